@@ -1,0 +1,129 @@
+"""One frozen configuration with switches that covers every supported decoder family."""
+
+import dataclasses
+
+# Larger than any context: a layer with this window sees everything before it.
+FULL_ATTENTION = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope:
+    """Rotary position settings shared by a group of layers.
+
+    Attributes:
+      theta: base of the geometric frequency series.
+      kind: "default", "linear" (all frequencies divided by factor) or "llama3" (Llama 3.1's smooth
+        interpolation between kept and divided frequencies).
+      factor: the divisor of "linear" and "llama3".
+      low_freq_factor, high_freq_factor, original_max_positions: the interpolation band of "llama3".
+    """
+
+    theta: float = 10000.0
+    kind: str = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_positions: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Everything static about a decoder; hashable, so that it can be a static argument of jit.
+
+    Attributes:
+      family: name of the row in families.py that the checkpoint came from and is saved as.
+      vocab_size, num_layers, embed_dim, num_heads, num_kv_heads, head_dim, mlp_dim: V, L, D, N, K, H, F.
+      norm_eps: added to the mean square inside every RMS norm.
+      query_scale: multiplies the query before the dot product with keys.
+      activation: "silu", "gelu_tanh" or "gelu" (the erf form), of the gate.
+      qkv_bias, output_bias, mlp_bias: which projections carry a bias.
+      query_key_norm: RMS norm over each head's query and key before the rotation (Qwen 3, Gemma 3).
+      post_norms: a second norm on the output of attention and of the MLP before they are added (Gemma 2, 3).
+      norm_plus_one: norm weights are stored as w and used as 1 + w (Gemma).
+      scale_embedding: token embeddings are multiplied by sqrt(D) (Gemma).
+      attention_softcap, final_softcap: cap * tanh(x / cap) on attention scores and on logits; None is off.
+      tied_head: logits use the embedding matrix; there is no separate head.
+      ropes: the distinct rotary settings; rope_of_layer[i] indexes them.
+      windows: per layer, how many positions back (itself included) a query sees; FULL_ATTENTION for all.
+      max_positions: the context length the checkpoint was made for.
+      bos_id, eos_ids: token ids the checkpoint's own config names; empty when it names none.
+    """
+
+    family: str
+    vocab_size: int
+    num_layers: int
+    embed_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    norm_eps: float
+    query_scale: float
+    activation: str = "silu"
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    query_key_norm: bool = False
+    post_norms: bool = False
+    norm_plus_one: bool = False
+    scale_embedding: bool = False
+    attention_softcap: float | None = None
+    final_softcap: float | None = None
+    tied_head: bool = False
+    ropes: tuple[Rope, ...] = (Rope(),)
+    rope_of_layer: tuple[int, ...] = ()
+    windows: tuple[int, ...] = ()
+    max_positions: int = 8192
+    bos_id: int | None = None
+    eos_ids: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        for field in ("rope_of_layer", "windows"):
+            if len(getattr(self, field)) != self.num_layers:
+                raise ValueError(f"ModelConfig.{field} has {len(getattr(self, field))} entries, expected one "
+                                 f"for each of the {self.num_layers} layers")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"ModelConfig.num_heads = {self.num_heads} is not a multiple of "
+                             f"num_kv_heads = {self.num_kv_heads}")
+
+
+def uniform_layers(num_layers: int, *, window: int = FULL_ATTENTION) -> dict:
+    """The per-layer fields of a model whose layers are all alike, to be passed on to ModelConfig."""
+    return {"rope_of_layer": (0,) * num_layers, "windows": (window,) * num_layers}
+
+
+def block_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of one block's parameters; stacked storage adds a leading L (docs/design.md)."""
+    D, N, K, H, F = cfg.embed_dim, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, cfg.mlp_dim
+    shapes = {
+        "attention_norm": (D,), "query": (D, N, H), "key": (D, K, H), "value": (D, K, H), "output": (N, H, D),
+        "mlp_norm": (D,), "gate": (D, F), "up": (D, F), "down": (F, D),
+    }
+    if cfg.qkv_bias:
+        shapes |= {"query_bias": (N, H), "key_bias": (K, H), "value_bias": (K, H)}
+    if cfg.output_bias:
+        shapes |= {"output_bias": (D,)}
+    if cfg.mlp_bias:
+        shapes |= {"gate_bias": (F,), "up_bias": (F,), "down_bias": (D,)}
+    if cfg.query_key_norm:
+        shapes |= {"query_norm": (H,), "key_norm": (H,)}
+    if cfg.post_norms:
+        shapes |= {"post_attention_norm": (D,), "post_mlp_norm": (D,)}
+    return shapes
+
+
+def parameter_shapes(cfg: ModelConfig) -> dict:
+    """The whole parameter tree as shapes: {"embed", "blocks": {name: (L, ...)}, "final_norm", ["head"]}."""
+    tree = {
+        "embed": (cfg.vocab_size, cfg.embed_dim),
+        "blocks": {name: (cfg.num_layers, *shape) for name, shape in block_shapes(cfg).items()},
+        "final_norm": (cfg.embed_dim,),
+    }
+    if not cfg.tied_head:
+        tree["head"] = (cfg.embed_dim, cfg.vocab_size)
+    return tree
+
+
+def layer_name(state: int) -> str:
+    """The name of a residual state in every file: 0 -> "embedding", i + 1 -> "L{i}" (docs/method.md section 0)."""
+    return "embedding" if state == 0 else f"L{state - 1}"

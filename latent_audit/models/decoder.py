@@ -1,0 +1,233 @@
+"""The one decoder that runs every family: pure functions of a parameter tree, and a thin linen shell.
+
+Residual state s = 0 is the embedding output, s = i + 1 the output of block i before the final norm
+(docs/method.md section 0). An edit is a function `edit(h, s) -> h` of the residual stream h: [B, T, D] and the
+traced state index s; it is applied to every state as that state is made, so what it changes is what
+the next block reads and what is returned.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from latent_audit.models import ops
+from latent_audit.models.config import ModelConfig, parameter_shapes
+
+
+class Context(NamedTuple):
+    """What all blocks of one pass share: rotary tables [R, B, S, H/2] and key distances int32 [B, T, S]."""
+
+    cos: jax.Array
+    sin: jax.Array
+    distance: jax.Array
+
+
+class LayerNumbers(NamedTuple):
+    """What differs between layers without being a weight: window and rope index, int32 [L] or scalars."""
+
+    window: jax.Array
+    rope: jax.Array
+
+
+class ForwardOutput(NamedTuple):
+    """logits: float32 [B, T, V]; resid: [L+1, B, T, D] in the parameters' dtype."""
+
+    logits: jax.Array
+    resid: jax.Array
+
+
+def positions_of(mask):
+    """Position of every real token in its own row, 0 on left padding; bool [B, T] -> int32 [B, T]."""
+    return jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+
+
+def make_context(mask, *, cfg: ModelConfig) -> Context:
+    """The shared tables of a full pass over `mask`: bool [B, T], False on padding."""
+    positions = positions_of(mask)
+    cos, sin = ops.rotary_tables(cfg.ropes, cfg.head_dim, positions)
+    # Slots, not positions, order the tokens: padding columns all share position 0.
+    slots = jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape)
+    return Context(cos, sin, ops.key_distance(slots, slots, mask))
+
+
+def layer_numbers(cfg: ModelConfig) -> LayerNumbers:
+    """Per-layer numbers as int32 [L] arrays, to be scanned beside the stacked weights."""
+    return LayerNumbers(jnp.asarray(cfg.windows, jnp.int32), jnp.asarray(cfg.rope_of_layer, jnp.int32))
+
+
+def take_layer(params, cfg: ModelConfig, index):
+    """One block's (weights, numbers) at a traced layer index."""
+    stacked = (params["blocks"], layer_numbers(cfg))
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), stacked)
+
+
+def embed(params, tokens, *, cfg: ModelConfig):
+    """Residual state 0 of `tokens` int [B, T]: [B, T, D], Gemma's scale included."""
+    x = params["embed"][tokens]
+    if cfg.scale_embedding:
+        # The scale is rounded to the parameters' dtype first, as transformers does.
+        x = x * jnp.asarray(np.sqrt(cfg.embed_dim), x.dtype)
+    return x
+
+
+def unembed(params, x, *, cfg: ModelConfig):
+    """Final norm and head: residual state [..., D] -> float32 logits [..., V]."""
+    x = _norm(x, params["final_norm"], cfg)
+    if cfg.tied_head:
+        logits = jnp.einsum("...d,vd->...v", x, params["embed"], preferred_element_type=jnp.float32)
+    else:
+        logits = jnp.einsum("...d,dv->...v", x, params["head"], preferred_element_type=jnp.float32)
+    return ops.softcap(logits, cfg.final_softcap)
+
+
+def project_query(layer, x, cos, sin, *, cfg: ModelConfig):
+    """Rotated queries of normed input x [B, T, D]: [B, T, N, H]."""
+    query = jnp.einsum("btd,dnh->btnh", x, layer["query"])
+    if cfg.qkv_bias:
+        query = query + layer["query_bias"]
+    if cfg.query_key_norm:
+        query = _norm(query, layer["query_norm"], cfg)
+    return ops.rotate(query, cos, sin)
+
+
+def project_key_value(layer, x, cos, sin, *, cfg: ModelConfig):
+    """Rotated keys and values of normed input x [B, T, D]: two [B, T, K, H]."""
+    key = jnp.einsum("btd,dkh->btkh", x, layer["key"])
+    value = jnp.einsum("btd,dkh->btkh", x, layer["value"])
+    if cfg.qkv_bias:
+        key, value = key + layer["key_bias"], value + layer["value_bias"]
+    if cfg.query_key_norm:
+        key = _norm(key, layer["key_norm"], cfg)
+    return ops.rotate(key, cos, sin), value
+
+
+def finish_block(layer, x, query, key, value, distance, window, *, cfg: ModelConfig):
+    """Attention, output projection and MLP with their residual additions; x: [B, T, D] of the query columns."""
+    mixed = ops.attend(query, key, value, distance, window, scale=cfg.query_scale, cap=cfg.attention_softcap)
+    mixed = jnp.einsum("btnh,nhd->btd", mixed, layer["output"])
+    if cfg.output_bias:
+        mixed = mixed + layer["output_bias"]
+    if cfg.post_norms:
+        mixed = _norm(mixed, layer["post_attention_norm"], cfg)
+    x = x + mixed
+    hidden = ops.gated_mlp(_norm(x, layer["mlp_norm"], cfg), layer, activation=cfg.activation)
+    if cfg.post_norms:
+        hidden = _norm(hidden, layer["post_mlp_norm"], cfg)
+    return x + hidden
+
+
+def block_with_cache(layer, numbers: LayerNumbers, x, context: Context, *, cfg: ModelConfig, first_query: int = 0):
+    """One block over a whole sequence, returning (output, (keys, values)) for a later decode.
+
+    Args:
+      x: [B, S, D]; context: tables of the same S columns.
+      first_query: static; columns before it serve as keys only and are left out of the output
+        [B, S - first_query, D]. The last block of a search needs only the columns that are read.
+    """
+    cos, sin = context.cos[numbers.rope], context.sin[numbers.rope]
+    normed = _norm(x, layer["attention_norm"], cfg)
+    key, value = project_key_value(layer, normed, cos, sin, cfg=cfg)
+    read = slice(first_query, None)
+    query = project_query(layer, normed[:, read], cos[:, read], sin[:, read], cfg=cfg)
+    out = finish_block(layer, x[:, read], query, key, value, context.distance[:, read], numbers.window, cfg=cfg)
+    return out, (key, value)
+
+
+def block(layer, numbers: LayerNumbers, x, context: Context, *, cfg: ModelConfig, first_query: int = 0):
+    """One block over a whole sequence: residual state s -> s + 1; see block_with_cache."""
+    return block_with_cache(layer, numbers, x, context, cfg=cfg, first_query=first_query)[0]
+
+
+def scan_states(params, tokens, mask, *, cfg: ModelConfig, edit=None, collect: Callable = lambda h: h):
+    """Run all blocks, collecting `collect(h)` of every residual state.
+
+    Args:
+      tokens: int32 [B, T]; mask: bool [B, T], False on left padding.
+      edit: edit(h, s) -> h applied to each state as it is made, or None.
+      collect: what to keep of each state; keep little (a column, a norm) when T or D are large.
+    Returns:
+      (state L: [B, T, D], collected with a leading axis of L + 1 states).
+    """
+    context = make_context(mask, cfg=cfg)
+    apply_edit = edit if edit is not None else lambda h, s: h
+    start = apply_edit(embed(params, tokens, cfg=cfg), jnp.int32(0))
+
+    def step(x, stacked):
+        layer, numbers, index = stacked
+        x = apply_edit(block(layer, numbers, x, context, cfg=cfg), index + 1)
+        return x, collect(x)
+
+    indices = jnp.arange(cfg.num_layers, dtype=jnp.int32)
+    last, collected = jax.lax.scan(step, start, (params["blocks"], layer_numbers(cfg), indices))
+    first = collect(start)
+    return last, jax.tree.map(lambda a, rest: jnp.concatenate([a[None], rest]), first, collected)
+
+
+def forward(params, tokens, mask, *, cfg: ModelConfig, edit=None) -> ForwardOutput:
+    """Logits and every residual state of a left-padded batch.
+
+    Args:
+      params: the tree of config.parameter_shapes; tokens: int32 [B, T]; mask: bool [B, T], False on padding.
+      edit: edit(h, s) -> h on the residual stream, or None; see the module docstring.
+    Returns:
+      ForwardOutput(logits float32 [B, T, V], resid [L+1, B, T, D]); docs/method.md section 0.
+    """
+    last, resid = scan_states(params, tokens, mask, cfg=cfg, edit=edit)
+    return ForwardOutput(unembed(params, last, cfg=cfg), resid)
+
+
+class Block(nn.Module):
+    """Declares the stacked parameters of all L blocks under one scope; the arithmetic is `block` above."""
+
+    cfg: ModelConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self):
+        shapes = parameter_shapes(self.cfg)["blocks"]
+        return {name: self.param(name, _initializer(name, shape, self.cfg), shape, self.dtype)
+                for name, shape in shapes.items()}
+
+
+class Decoder(nn.Module):
+    """linen shell: `Decoder(cfg).init(key, tokens, mask)["params"]` is the tree every function here takes."""
+
+    cfg: ModelConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens, mask, edit=None) -> ForwardOutput:
+        shapes = parameter_shapes(self.cfg)
+        params = {name: self.param(name, _initializer(name, shape, self.cfg), shape, self.dtype)
+                  for name, shape in shapes.items() if name != "blocks"}
+        params["blocks"] = Block(self.cfg, self.dtype, name="blocks")()
+        return forward(params, tokens, mask, cfg=self.cfg, edit=edit)
+
+
+def init_params(key, cfg: ModelConfig, dtype=jnp.float32):
+    """Random parameters of `cfg`; use under jax.eval_shape for sizes that do not fit this machine."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    return Decoder(cfg, dtype).init(key, tokens, tokens == 0)["params"]
+
+
+def _norm(x, weight, cfg: ModelConfig):
+    return ops.rms_norm(x, weight, eps=cfg.norm_eps, plus_one=cfg.norm_plus_one)
+
+
+# How many axes, after the stacked L, a matrix sums over: the fan-in of its initial scale.
+_INPUT_AXES = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1}
+
+
+def _initializer(name: str, shape, cfg: ModelConfig):
+    if name.endswith("norm"):
+        return nn.initializers.zeros if cfg.norm_plus_one else nn.initializers.ones
+    if name.endswith("bias"):
+        return nn.initializers.zeros
+    if name in ("embed", "head"):
+        return nn.initializers.normal(cfg.embed_dim**-0.5)
+    fan_in = int(np.prod(shape[1:1 + _INPUT_AXES[name]]))
+    return nn.initializers.normal(fan_in**-0.5)

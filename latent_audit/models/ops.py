@@ -1,0 +1,107 @@
+"""The decoder's arithmetic as plain functions of arrays: norms, rotary positions, attention, gated MLP."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from latent_audit.models.config import Rope
+
+# Finite, so that a query that sees no key (a padding column) gives a mean of values instead of NaN.
+MASKED_SCORE = -0.7 * float(np.finfo(np.float32).max)
+
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+
+def rms_norm(x, weight, *, eps: float, plus_one: bool):
+    """x / rms(x) * weight over the last axis, computed in float32 and returned in x's dtype.
+
+    The two families round at different places in low precision: with `plus_one` (Gemma) the product with
+    (1 + weight) is taken before the cast back, otherwise (Llama) after it.
+    """
+    wide = x.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    if plus_one:
+        return (wide * (1.0 + weight.astype(jnp.float32))).astype(x.dtype)
+    return weight * wide.astype(x.dtype)
+
+
+def softcap(x, cap: float | None):
+    """cap * tanh(x / cap), or x where cap is None."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
+def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
+    """Angular frequency of each rotated pair of dimensions; float32 [H/2]."""
+    inverse = 1.0 / rope.theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
+    if rope.kind == "linear":
+        inverse = inverse / rope.factor
+    elif rope.kind == "llama3":
+        wavelength = 2 * np.pi / inverse
+        turns = rope.original_max_positions / wavelength
+        # 0 where a wave turns too rarely within the original context (divide), 1 where often enough (keep).
+        keep = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+        keep = np.clip(keep, 0.0, 1.0)
+        inverse = (1 - keep) * inverse / rope.factor + keep * inverse
+    elif rope.kind != "default":
+        raise ValueError(f"unknown rope kind {rope.kind!r}")
+    return inverse.astype(np.float32)
+
+
+def rotary_tables(ropes: tuple[Rope, ...], head_dim: int, positions):
+    """cos and sin of every rope setting at `positions` int [B, T]: two float32 [R, B, T, H/2]."""
+    inverse = jnp.asarray(np.stack([inverse_frequencies(rope, head_dim) for rope in ropes]))
+    angles = positions[None, :, :, None].astype(jnp.float32) * inverse[:, None, None, :]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x, cos, sin):
+    """Rotate the two halves of each head: x [B, T, N, H] by cos, sin [B, T, H/2]; in float32, x's dtype back."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    cos, sin = cos[:, :, None, :], sin[:, :, None, :]
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+def key_distance(query_positions, key_positions, key_mask):
+    """How far back each key lies from each query; int32 [B, T, S], negative where the key must not be seen.
+
+    Args:
+      query_positions: int [B, T]; key_positions: int [B, S]; key_mask: bool [B, S], False on padding.
+    """
+    distance = query_positions[:, :, None] - key_positions[:, None, :]
+    return jnp.where(key_mask[:, None, :], distance, -1)
+
+
+def attend(query, key, value, distance, window, *, scale: float, cap: float | None):
+    """Grouped-query attention, softmax in float32.
+
+    Args:
+      query: [B, T, N, H]; key, value: [B, S, K, H] with N a multiple of K.
+      distance: int32 [B, T, S] of key_distance; window: int scalar, keys at 0 <= distance < window are seen.
+    Returns:
+      [B, T, N, H] in the query's dtype.
+    """
+    B, T, N, H = query.shape
+    K = key.shape[2]
+    grouped = query.reshape(B, T, K, N // K, H)
+    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, key, preferred_element_type=jnp.float32) * scale
+    visible = (distance >= 0) & (distance < window)
+    scores = jnp.where(visible[:, None, None], softcap(scores, cap), MASKED_SCORE)
+    weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", weights, value).reshape(B, T, N, H)
+
+
+def gated_mlp(x, layer, *, activation: str):
+    """down(act(gate(x)) * up(x)) with optional biases; x: [B, T, D]."""
+    gate = _dense(x, layer["gate"], layer.get("gate_bias"))
+    up = _dense(x, layer["up"], layer.get("up_bias"))
+    return _dense(ACTIVATIONS[activation](gate) * up, layer["down"], layer.get("down_bias"))
+
+
+def _dense(x, weight, bias):
+    product = x @ weight
+    return product if bias is None else product + bias

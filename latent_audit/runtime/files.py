@@ -1,0 +1,37 @@
+"""Writing files so that a reader never sees half of one."""
+
+import json
+import os
+import pathlib
+import tempfile
+
+
+def write_bytes(path, data: bytes) -> None:
+    """Write `data` beside `path`, flush it to disk, then rename it into place (atomic on one file system).
+
+    Raises OSError (disk full, read-only directory); the old file at `path`, if any, is then untouched.
+    """
+    path = pathlib.Path(path)
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp creates private files; results are meant to be shared like any other file.
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except BaseException:
+        if os.path.exists(aside):
+            os.unlink(aside)
+        raise
+
+
+def write_text(path, text: str) -> None:
+    """Write `text` as UTF-8, aside and renamed; see write_bytes."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path, value) -> None:
+    """Write `value` as indented JSON with a final newline; NaN is refused because JSON has none."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
