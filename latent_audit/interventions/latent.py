@@ -1,0 +1,217 @@
+"""Bounded perturbation searches at one residual state: projected gradient descent and its random controls.
+
+Everything is batched over prompts x budgets and jitted once: the state index and the budgets are traced, so the
+same compiled search serves every layer and every budget of every model of that shape (docs/method.md section 1).
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from latent_audit.interventions import suffix
+from latent_audit.models import decoder
+from latent_audit.models.config import ModelConfig
+
+# Steps and step size of the search, and the budgets swept: arXiv 2606.08044, docs/method.md section 1.
+PAPER_STEPS = 10
+PAPER_STEP_FRACTION = 0.25
+PAPER_BUDGETS = (0.0005, 0.001, 0.005)
+
+BUDGET_MODES = ("linf_of_max", "linf_of_rms", "l2_of_norm")
+ATTACKS = ("pgd", "random", "random_l2")
+
+
+class Clean(NamedTuple):
+    """One clean pass of prompt + target, shared by the attacks on every state.
+
+    states: [L+1, B, C, D] over C = P + n - 1 columns; gradient: [L+1, B, P, D] of each row's NLL with respect to the
+    prompt columns of every state; nll: float32 [B]; scale: float32 [L+1, B], what a relative budget multiplies.
+    """
+
+    states: jax.Array
+    gradient: jax.Array
+    nll: jax.Array
+    scale: jax.Array
+
+
+class Attacked(NamedTuple):
+    """Perturbations and diagnostics of one state; A is the order of ATTACKS.
+
+    delta: float32 [A, B, E, P, D], zero on padding; nll_first, nll_last, l2, linf, at_bound: float32 [A, B, E];
+    radius: float32 [B, E], the absolute budget; nll_trace: float32 [steps + 1, B, E] of pgd.
+    at_bound is the share of real prompt coordinates on the bound (for the L2 mode, whether ||delta|| is).
+    """
+
+    delta: jax.Array
+    nll_first: jax.Array
+    nll_last: jax.Array
+    l2: jax.Array
+    linf: jax.Array
+    at_bound: jax.Array
+    radius: jax.Array
+    nll_trace: jax.Array
+
+
+def with_target(tokens, mask, target):
+    """Append the target [n] but its last token, which predicts nothing: (tokens [B, C], mask [B, C])."""
+    B = tokens.shape[0]
+    behind = jnp.broadcast_to(target[:-1], (B, target.shape[0] - 1))
+    return jnp.concatenate([tokens, behind], axis=1), jnp.pad(mask, [(0, 0), (0, behind.shape[1])],
+                                                             constant_values=True)
+
+
+def budget_scale(states, mask, *, mode: str, skip_first: bool):
+    """What a relative budget multiplies at each state; docs/method.md section 1.
+
+    Args:
+      states: [S, B, P, D], prompt columns of the clean pass; mask: bool [B, P], left-padded.
+      mode: "linf_of_max" (the paper: largest absolute coordinate), "linf_of_rms" (root mean square
+        coordinate) or "l2_of_norm" (Frobenius norm of all prompt columns together).
+      skip_first: leave each row's first token (BOS) out; massive activations there can set the scale alone.
+    Returns:
+      float32 [S, B].
+    """
+    if skip_first:
+        mask = mask & (decoder.positions_of(mask) > 0)
+    real = jnp.where(mask[None, :, :, None], states.astype(jnp.float32), 0.0)
+    if mode == "linf_of_max":
+        return jnp.abs(real).max(axis=(2, 3))
+    squares = jnp.square(real).sum(axis=(2, 3))
+    if mode == "l2_of_norm":
+        return jnp.sqrt(squares)
+    if mode == "linf_of_rms":
+        return jnp.sqrt(squares / (mask.sum(axis=1) * states.shape[-1]))
+    raise ValueError(f"unknown budget mode {mode!r}, expected one of {BUDGET_MODES}")
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "mode", "skip_first"))
+def clean_pass(params, tokens, mask, target, *, cfg: ModelConfig, mode: str = "linf_of_max",
+               skip_first: bool = False) -> Clean:
+    """States, NLL and its gradient at every state without any perturbation: one forward and one backward.
+
+    Deltas start at zero, so this gradient is the first one of every search on every state and budget.
+
+    Args:
+      tokens: int32 [B, P]; mask: bool [B, P], left-padded; target: int32 [n].
+    """
+    B, P = tokens.shape
+    tokens, mask = with_target(tokens, mask, target)
+    n = target.shape[0]
+    context = decoder.make_context(mask, cfg=cfg)
+    last, states = decoder.scan_states(params, tokens, mask, cfg=cfg)
+    targets = jnp.broadcast_to(target, (B, n))
+
+    def loss(x):
+        losses = suffix.target_nll(params, x[:, P - 1:], targets, cfg=cfg)
+        return losses.sum(), losses
+
+    (_, nll), cotangent = jax.value_and_grad(loss, has_aux=True)(last)
+
+    def back(cotangent, stacked):
+        layer, numbers, x = stacked
+        _, pull = jax.vjp(lambda x: decoder.block(layer, numbers, x, context, cfg=cfg), x)
+        below, = pull(cotangent)
+        return below, below[:, :P]
+
+    stacked = (params["blocks"], decoder.layer_numbers(cfg), states[:-1])
+    _, gradients = jax.lax.scan(back, cotangent, stacked, reverse=True)
+    gradients = jnp.concatenate([gradients, cotangent[None, :, :P]])
+    scale = budget_scale(states[:, :, :P], mask[:, :P], mode=mode, skip_first=skip_first)
+    return Clean(states, gradients, nll, scale)
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "mode", "steps", "step_fraction"))
+def attack_state(params, clean: Clean, mask, target, state, budgets, row_keys, *, cfg: ModelConfig,
+                 mode: str = "linf_of_max", steps: int = PAPER_STEPS,
+                 step_fraction: float = PAPER_STEP_FRACTION) -> Attacked:
+    """Search one residual state at every budget and draw the random controls; docs/method.md section 1.
+
+    Args:
+      clean: clean_pass of the same prompts; mask: bool [B, P]; target: int32 [n].
+      state: int scalar (traced) in [0, L]; budgets: float32 [E], relative; row_keys: PRNG keys [B, E].
+      mode: budget mode, as given to clean_pass; steps: gradient steps; step_fraction: step size over budget.
+    """
+    B, P = mask.shape
+    E, n, D = budgets.shape[0], target.shape[0], clean.states.shape[-1]
+    rows = B * E
+    take = functools.partial(jax.lax.dynamic_index_in_dim, index=state, axis=0, keepdims=False)
+    h = jnp.repeat(take(clean.states), E, axis=0)
+    real = jnp.repeat(mask, E, axis=0)[..., None]
+    radius = take(clean.scale)[:, None] * budgets
+    radius_rows = radius.reshape(rows, 1, 1)
+    full_mask = jnp.pad(jnp.repeat(mask, E, axis=0), [(0, 0), (0, n - 1)], constant_values=True)
+    context = decoder.make_context(full_mask, cfg=cfg)
+    targets = jnp.broadcast_to(target, (rows, n))
+
+    def perturbed(delta):
+        return (h.astype(jnp.float32) + jnp.pad(delta, [(0, 0), (0, n - 1), (0, 0)])).astype(h.dtype)
+
+    def descend(delta, gradient):
+        gradient = jnp.where(real, gradient.astype(jnp.float32), 0.0)
+        if mode == "l2_of_norm":
+            moved = delta - step_fraction * radius_rows * gradient / (_norm(gradient) + 1e-30)
+            return moved * jnp.minimum(1.0, radius_rows / (_norm(moved) + 1e-30))
+        moved = delta - step_fraction * radius_rows * jnp.sign(gradient)
+        return jnp.clip(moved, -radius_rows, radius_rows)
+
+    def step(delta, _):
+        loss, gradient = suffix.nll_and_gradient(params, perturbed(delta), state, context, targets, cfg=cfg)
+        return descend(delta, gradient[:, :P]), loss
+
+    delta = descend(jnp.zeros((rows, P, D), jnp.float32), jnp.repeat(take(clean.gradient), E, axis=0))
+    delta, losses = jax.lax.scan(step, delta, length=steps - 1)
+    last = suffix.nll(params, perturbed(delta), state, context, targets, cfg=cfg)
+    clean_nll = jnp.repeat(clean.nll, E)
+    trace = jnp.concatenate([clean_nll[None], losses, last[None]]).reshape(steps + 1, B, E)
+
+    noise = column_noise(row_keys.reshape(rows), P, D, gaussian=mode == "l2_of_norm") * real
+    unit = noise / (_norm(noise) + 1e-30)
+    bounded = unit * radius_rows if mode == "l2_of_norm" else noise * radius_rows
+    deltas = jnp.stack([delta, bounded, unit * _norm(delta)])
+
+    def control_nll(delta):
+        return suffix.nll(params, perturbed(delta), state, context, targets, cfg=cfg)
+
+    lasts = jnp.concatenate([last[None], jax.lax.map(control_nll, deltas[1:])])
+    linf = jnp.abs(deltas).max(axis=(2, 3))
+    l2 = _norm(deltas)[..., 0, 0]
+    # The tolerance covers the rounding of budget * scale and of a projected norm.
+    if mode == "l2_of_norm":
+        at_bound = (l2 >= radius.reshape(rows) * (1 - 1e-5)).astype(jnp.float32)
+    else:
+        touched = (jnp.abs(deltas) >= radius_rows * (1 - 1e-6)) & real
+        at_bound = touched.sum(axis=(2, 3)) / (real.sum(axis=(1, 2)) * D)
+    cells = functools.partial(jnp.reshape, shape=(len(ATTACKS), B, E))
+    firsts = jnp.broadcast_to(clean_nll, (len(ATTACKS), rows))
+    return Attacked(deltas.reshape(len(ATTACKS), B, E, P, D), cells(firsts), cells(lasts), cells(l2), cells(linf),
+                    cells(at_bound), radius, trace)
+
+
+def row_keys(key, prompt_ids, state, budgets):
+    """PRNG keys [B, E] that depend on the prompt, the state and the budget, not on batching or order.
+
+    Args:
+      prompt_ids: int32 or uint32 [B], a number that identifies each prompt; state: int scalar;
+      budgets: float32 [E], folded in by their bits, so that adding a budget leaves the others' noise as it was.
+    """
+    codes = jax.lax.bitcast_convert_type(jnp.asarray(budgets, jnp.float32), jnp.uint32)
+    key = jax.random.fold_in(key, state)
+    fold = jax.random.fold_in
+    return jax.vmap(lambda prompt: jax.vmap(lambda code: fold(fold(key, prompt), code))(codes))(prompt_ids)
+
+
+def column_noise(keys, P: int, D: int, *, gaussian: bool):
+    """Noise [R, P, D] drawn per column counted from the decision point, so that left padding does not change it.
+
+    Uniform in [-1, 1], or standard normal where `gaussian`.
+    """
+    draw = jax.random.normal if gaussian else functools.partial(jax.random.uniform, minval=-1.0, maxval=1.0)
+    from_end = jnp.arange(P - 1, -1, -1)
+    return jax.vmap(lambda key: jax.vmap(lambda back: draw(jax.random.fold_in(key, back), (D,)))(from_end))(keys)
+
+
+def _norm(x):
+    """L2 norm over the last two axes together, kept as axes of length one."""
+    return jnp.sqrt(jnp.square(x).sum(axis=(-2, -1), keepdims=True))

@@ -1,0 +1,129 @@
+"""Loss and gradient of the rest of the network with respect to one residual state.
+
+A perturbation at state s cannot change the states before it, so a search step starts from state s and runs only
+blocks s .. L-1. Both loops have a traced trip count: one compile serves every state, and a skipped block costs
+nothing. The forward loop stores each block's backward residuals in [L, ...] buffers, the second loop reads
+them back. Two cuts are exact: the last block computes only the columns that are read, and the head only
+the columns that predict a target (docs/method.md section 1).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from latent_audit.models import decoder
+from latent_audit.models.config import ModelConfig
+
+
+def target_nll(params, x, target, *, cfg: ModelConfig):
+    """Mean negative log-likelihood of `target` int32 [R, n] read from states L `x` [R, n, D]; float32 [R]."""
+    log_probability = jax.nn.log_softmax(decoder.unembed(params, x, cfg=cfg), axis=-1)
+    return -jnp.take_along_axis(log_probability, target[..., None], axis=-1)[..., 0].mean(axis=-1)
+
+
+def nll(params, h, state, context, target, *, cfg: ModelConfig):
+    """NLL of the target when residual state `state` (traced) is `h`.
+
+    Args:
+      h: [R, C, D], all C = P + n - 1 columns of prompt and target but the last target token.
+      state: int scalar in [0, L]; context: decoder.Context of the C columns; target: int32 [R, n].
+    Returns:
+      float32 [R], natural-log units per token.
+    """
+    L, n = cfg.num_layers, target.shape[1]
+
+    def step(index, x):
+        layer, numbers = decoder.take_layer(params, cfg, index)
+        return decoder.block(layer, numbers, x, context, cfg=cfg)
+
+    x = jax.lax.fori_loop(jnp.minimum(state, L - 1), L - 1, step, h)
+    return _tail(params, x, state, context, target, cfg=cfg, differentiate=False)
+
+
+def nll_and_gradient(params, h, state, context, target, *, cfg: ModelConfig):
+    """NLL of each row and its gradient with respect to `h`; arguments as in nll.
+
+    Returns:
+      (float32 [R], gradient [R, C, D] in h's dtype). Rows do not mix: each gradient is of its own row's NLL.
+    """
+    L = cfg.num_layers
+    first = jnp.minimum(state, L - 1)
+    shapes = jax.eval_shape(lambda x: _block_and_residuals(params, context, 0, x, cfg=cfg)[1], h)
+    buffers = [jnp.zeros((L, *leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(shapes)]
+
+    def ahead(index, carry):
+        x, buffers = carry
+        x, residuals = _block_and_residuals(params, context, index, x, cfg=cfg)
+        return x, [jax.lax.dynamic_update_index_in_dim(buffer, leaf, index, 0)
+                   for buffer, leaf in zip(buffers, jax.tree.leaves(residuals), strict=True)]
+
+    def back(count, cotangent):
+        index = L - 2 - count
+        leaves = [jax.lax.dynamic_index_in_dim(buffer, index, keepdims=False) for buffer in buffers]
+        return _pull_back(params, context, index, jax.tree.unflatten(jax.tree.structure(shapes), leaves),
+                          cotangent, cfg=cfg)
+
+    x, buffers = jax.lax.fori_loop(first, L - 1, ahead, (h, buffers))
+    loss, cotangent = _tail(params, x, state, context, target, cfg=cfg, differentiate=True)
+    return loss, jax.lax.fori_loop(0, L - 1 - first, back, cotangent)
+
+
+def _tail(params, x, state, context, target, *, cfg, differentiate):
+    """From state min(state, L-1) to the loss: the last block, or only the head when `state` is L."""
+    L, n = cfg.num_layers, target.shape[1]
+    first_read = x.shape[1] - n
+
+    def through_block(x):
+        layer, numbers = decoder.take_layer(params, cfg, L - 1)
+        x = decoder.block(layer, numbers, x, context, cfg=cfg, first_query=first_read)
+        losses = target_nll(params, x, target, cfg=cfg)
+        return losses.sum(), losses
+
+    def head_only(x):
+        losses = target_nll(params, x[:, first_read:], target, cfg=cfg)
+        return losses.sum(), losses
+
+    def run(objective):
+        if not differentiate:
+            return lambda x: objective(x)[1]
+        def value_and_gradient(x):
+            (_, losses), gradient = jax.value_and_grad(objective, has_aux=True)(x)
+            return losses, gradient
+        return value_and_gradient
+
+    return jax.lax.cond(state < L, run(through_block), run(head_only), x)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    """Stands in a pullback for a weight or a shared table, which the backward loop fetches again by its place."""
+
+    place: int
+
+
+def _layer_and_leaves(params, context, index, cfg):
+    taken = decoder.take_layer(params, cfg, index)
+    return taken, jax.tree.leaves((taken, context))
+
+
+def _block_and_residuals(params, context, index, x, *, cfg):
+    """One block's output and its pullback, a pytree whose leaves are only what the backward loop cannot fetch.
+
+    Keeping the matrix products and recomputing the elementwise rest was the fastest policy measured on CPU; it
+    also leaves weights and tables in the pullback as they came, so that they are recognised by identity.
+    """
+    taken, known = _layer_and_leaves(params, context, index, cfg)
+    places = {id(leaf): place for place, leaf in enumerate(known)}
+    run = jax.checkpoint(lambda x: decoder.block(*taken, x, context, cfg=cfg),
+                         policy=jax.checkpoint_policies.dots_saveable)
+    out, pull = jax.vjp(run, x)
+    return out, jax.tree.map(lambda leaf: _Known(places[id(leaf)]) if id(leaf) in places else leaf, pull)
+
+
+def _pull_back(params, context, index, residuals, cotangent, *, cfg):
+    _, known = _layer_and_leaves(params, context, index, cfg)
+    pull = jax.tree.map(lambda leaf: known[leaf.place] if isinstance(leaf, _Known) else leaf, residuals,
+                        is_leaf=lambda leaf: isinstance(leaf, _Known))
+    return pull(cotangent)[0]

@@ -1,0 +1,179 @@
+"""Jitted generation: one prefill, then cached decode steps, for whole left-padded batches.
+
+Never vmap this: rows are already batched, and a vmapped while loop compiles for seconds and runs until the
+slowest member ends. Edits on rows of different states go through `edits.add_at` with a state per row.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from latent_audit.models import decoder, ops
+from latent_audit.models.config import ModelConfig
+
+
+class Generation(NamedTuple):
+    """tokens: int32 [B, new], pad_id after a row's end; lengths: int32 [B], the end token counted."""
+
+    tokens: jax.Array
+    lengths: jax.Array
+
+
+class Cache(NamedTuple):
+    """keys, values: [L, B, S, K, H] over S = prompt columns + new tokens; mask: bool [B, S], False on padding."""
+
+    keys: jax.Array
+    values: jax.Array
+    mask: jax.Array
+
+
+class Sampling(NamedTuple):
+    """Temperature and top-p sampling with an explicit key; None in its place means greedy."""
+
+    key: jax.Array
+    temperature: jax.Array | float = 1.0
+    top_p: jax.Array | float = 1.0
+
+
+def prefill(params, tokens, mask, *, cfg: ModelConfig, room: int, edit=None):
+    """Run the prompt and keep its keys and values.
+
+    Args:
+      tokens: int32 [B, P]; mask: bool [B, P], left-padded.
+      room: static, how many decode slots to reserve behind the prompt.
+      edit: edit(h, s) -> h on prompt columns, or None.
+    Returns:
+      (state L at the decision point [B, D], Cache).
+    """
+    context = decoder.make_context(mask, cfg=cfg)
+    apply_edit = edit if edit is not None else lambda h, s: h
+
+    def step(x, stacked):
+        layer, numbers, index = stacked
+        x, kept = decoder.block_with_cache(layer, numbers, x, context, cfg=cfg)
+        return apply_edit(x, index + 1), kept
+
+    x = apply_edit(decoder.embed(params, tokens, cfg=cfg), jnp.int32(0))
+    indices = jnp.arange(cfg.num_layers, dtype=jnp.int32)
+    x, (keys, values) = jax.lax.scan(step, x, (params["blocks"], decoder.layer_numbers(cfg), indices))
+    behind = [(0, 0), (0, 0), (0, room), (0, 0), (0, 0)]
+    mask = jnp.pad(mask, [(0, 0), (0, room)], constant_values=True)
+    return x[:, -1], Cache(jnp.pad(keys, behind), jnp.pad(values, behind), mask)
+
+
+def decode_step(params, token, slot, cache: Cache, *, cfg: ModelConfig, edit=None):
+    """Feed one token per row and advance the cache.
+
+    Args:
+      token: int32 [B]; slot: int scalar, the cache column all rows write (left padding keeps them aligned).
+      edit: edit(h, s) -> h on this column, h: [B, 1, D], or None.
+    Returns:
+      (state L [B, D], Cache).
+    """
+    apply_edit = edit if edit is not None else lambda h, s: h
+    B, S = cache.mask.shape
+    position = jnp.sum(cache.mask & (jnp.arange(S) < slot), axis=1, dtype=jnp.int32)[:, None]
+    cos, sin = ops.rotary_tables(cfg.ropes, cfg.head_dim, position)
+    slots = jnp.broadcast_to(jnp.arange(S), (B, S))
+    distance = ops.key_distance(jnp.full((B, 1), slot), slots, cache.mask)
+
+    def step(index, carry):
+        x, keys, values = carry
+        layer, numbers = decoder.take_layer(params, cfg, index)
+        turn = cos[numbers.rope], sin[numbers.rope]
+        normed = ops.rms_norm(x, layer["attention_norm"], eps=cfg.norm_eps, plus_one=cfg.norm_plus_one)
+        query = decoder.project_query(layer, normed, *turn, cfg=cfg)
+        key, value = decoder.project_key_value(layer, normed, *turn, cfg=cfg)
+        keys = jax.lax.dynamic_update_slice(keys, key[None], (index, 0, slot, 0, 0))
+        values = jax.lax.dynamic_update_slice(values, value[None], (index, 0, slot, 0, 0))
+        all_keys = jax.lax.dynamic_index_in_dim(keys, index, keepdims=False)
+        all_values = jax.lax.dynamic_index_in_dim(values, index, keepdims=False)
+        x = decoder.finish_block(layer, x, query, all_keys, all_values, distance, numbers.window, cfg=cfg)
+        return apply_edit(x, index + 1), keys, values
+
+    x = apply_edit(decoder.embed(params, token[:, None], cfg=cfg), jnp.int32(0))
+    x, keys, values = jax.lax.fori_loop(0, cfg.num_layers, step, (x, cache.keys, cache.values))
+    return x[:, 0], cache._replace(keys=keys, values=values)
+
+
+def generate(params, tokens, mask, *, cfg: ModelConfig, max_new_tokens: int, eos_ids: tuple[int, ...], pad_id: int = 0,
+             prompt_edit=None, decode_edit=None, sampling: Sampling | None = None,
+             repetition_penalty: float = 1.0) -> Generation:
+    """Continue every row until an end token or `max_new_tokens`, stopping early when all rows have ended.
+
+    Plain greedy decoding unless `sampling` is given (docs/method.md section 0).
+
+    Args:
+      params: decoder parameters; tokens: int32 [B, P]; mask: bool [B, P], left-padded.
+      max_new_tokens, eos_ids, pad_id, repetition_penalty: static.
+      prompt_edit: edit on the prompt's columns only; its effect reaches decode steps through the cache.
+      decode_edit: edit on every decode step's column, h: [B, 1, D]. The two are independent: pass both to act
+        on every position.
+      sampling: Sampling(key, temperature, top_p), or None for greedy.
+      repetition_penalty: transformers' rule over the row's real tokens; 1.0 is off. A float, compared at trace time.
+    """
+    return _generate(params, tokens, mask, prompt_edit, decode_edit, sampling, cfg=cfg, max_new_tokens=max_new_tokens,
+                     eos_ids=tuple(eos_ids), pad_id=pad_id, repetition_penalty=float(repetition_penalty))
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "max_new_tokens", "eos_ids", "pad_id", "repetition_penalty"))
+def _generate(params, tokens, mask, prompt_edit, decode_edit, sampling, *, cfg, max_new_tokens, eos_ids, pad_id,
+              repetition_penalty):
+    B, P = tokens.shape
+    ends = jnp.asarray(eos_ids, jnp.int32)
+    penalised = repetition_penalty != 1.0
+    seen = jnp.zeros((B, cfg.vocab_size if penalised else 0), bool)
+    if penalised:
+        seen = seen.at[jnp.arange(B)[:, None], tokens].max(mask)
+
+    def choose(x, seen, step):
+        logits = decoder.unembed(params, x, cfg=cfg)
+        if penalised:
+            damped = jnp.where(logits < 0, logits * repetition_penalty, logits / repetition_penalty)
+            logits = jnp.where(seen, damped, logits)
+        if sampling is None:
+            return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return _sample(logits, sampling, step)
+
+    def emit(state, x):
+        step, out, done, seen = state
+        token = jnp.where(done, pad_id, choose(x, seen, step))
+        out = jax.lax.dynamic_update_slice(out, token[:, None], (0, step))
+        if penalised:
+            seen = seen.at[jnp.arange(B), token].max(~done)
+        done = done | jnp.any(token[:, None] == ends, axis=1)
+        return (step + 1, out, done, seen), token
+
+    def body(carry):
+        state, token, cache = carry
+        x, cache = decode_step(params, token, P + state[0] - 1, cache, cfg=cfg, edit=decode_edit)
+        state, token = emit(state, x)
+        return state, token, cache
+
+    def unfinished(carry):
+        (step, _, done, _), _, _ = carry
+        return (step < max_new_tokens) & ~jnp.all(done)
+
+    x, cache = prefill(params, tokens, mask, cfg=cfg, room=max_new_tokens - 1, edit=prompt_edit)
+    out = jnp.full((B, max_new_tokens), pad_id, jnp.int32)
+    state, token = emit((jnp.int32(0), out, jnp.zeros(B, bool), seen), x)
+    (_, out, _, _), _, _ = jax.lax.while_loop(unfinished, body, (state, token, cache))
+    ended = jnp.any(out[:, :, None] == ends, axis=2)
+    lengths = jnp.where(ended.any(axis=1), jnp.argmax(ended, axis=1) + 1, max_new_tokens)
+    return Generation(out, lengths.astype(jnp.int32))
+
+
+def _sample(logits, sampling: Sampling, step):
+    logits = logits / sampling.temperature
+    order = jnp.argsort(-logits, axis=-1)
+    ranked = jnp.take_along_axis(logits, order, axis=-1)
+    probability = jax.nn.softmax(ranked, axis=-1)
+    # A token stays while the mass ranked strictly above it is short of top_p; the first always stays.
+    above = jnp.cumsum(probability, axis=-1) - probability
+    ranked = jnp.where((above < sampling.top_p) | (jnp.arange(logits.shape[-1]) == 0), ranked, -jnp.inf)
+    rows = jnp.arange(logits.shape[0])
+    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(sampling.key, step), row))(rows)
+    choice = jax.vmap(jax.random.categorical)(keys, ranked)
+    return jnp.take_along_axis(order, choice[:, None], axis=-1)[:, 0].astype(jnp.int32)
