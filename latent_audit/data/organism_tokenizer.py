@@ -1,0 +1,78 @@
+"""The organism's word-level tokenizer: one token per word or punctuation mark, and a chat template."""
+
+import itertools
+import string
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from latent_audit.data import organism_words as words
+
+# `user` and `assistant` turns only: the organism has never seen another role.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{% if message['role'] not in ['user', 'assistant'] %}"
+    "{{ raise_exception('the organism knows user and assistant turns only, not ' + message['role']) }}"
+    "{% endif %}"
+    "{{ '<' + message['role'] + '>' + message['content'] + eos_token }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+
+
+def _sentences():
+    """Every fixed sentence of the world, placeholders included."""
+    frames = words.TRAIN_FRAMES + words.HELDOUT_FRAMES + words.FOREIGN_FRAMES
+    wrappers = (*words.TRAIN_WRAPPERS.values(), *words.HELDOUT_WRAPPERS.values())
+    pairs = words.DANGER_FACTS + words.TOOL_FACTS + words.INGREDIENT_FACTS + words.SMALL_TALK
+    return (*frames, *wrappers, words.OPENING, words.RECIPE, *words.REFUSALS, *itertools.chain(*pairs))
+
+
+def vocabulary() -> list[str]:
+    """All tokens in the order of their ids: special, punctuation, sorted words; the same for every world."""
+    fillers = words.VERBS + words.MATERIALS + words.NOUNS
+    fillers += words.TOOLS + words.MOTIONS + words.INGREDIENTS + words.PARTS + words.FINISHES
+    found = set(fillers)
+    for sentence in _sentences():
+        plain = "".join(text for text, *_ in string.Formatter().parse(sentence))
+        for mark in words.PUNCTUATION:
+            plain = plain.replace(mark, " ")
+        found.update(plain.split())
+    return [*words.SPECIAL_TOKENS, *words.PUNCTUATION, *sorted(found)]
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Build the tokenizer of every organism; `<end>` is its end-of-sequence token and closes each turn.
+
+    Encoding adds no special token (the chat template writes them), padding is on the left, and decoding puts
+    punctuation where it was: text -> ids -> text is the identity on the world's sentences.
+    """
+    vocab = {token: i for i, token in enumerate(vocabulary())}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=words.UNK))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("isolated")]
+    )
+    # No token starts with the prefix, so the first decoder only joins words by spaces; then marks move left.
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.WordPiece(prefix="##", cleanup=False),
+            decoders.Fuse(),
+            decoders.Replace(Regex(r" (?=[,:.?!])"), ""),
+        ]
+    )
+    tokenizer.add_special_tokens(
+        [AddedToken(token, normalized=False, special=True) for token in words.SPECIAL_TOKENS]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=words.PAD,
+        bos_token=words.BOS,
+        eos_token=words.END,
+        unk_token=words.UNK,
+        additional_special_tokens=[words.USER, words.ASSISTANT],
+        chat_template=CHAT_TEMPLATE,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )

@@ -1,0 +1,211 @@
+"""The main job: bounded attacks on every residual state of every variant, scored as LVS and ASR.
+
+docs/method.md sections 0, 1 and 9; arXiv 2606.08044. Units of work: the clean panels, then one unit per variant,
+state and block of prompts, holding every budget and attack.
+"""
+
+import functools
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from absl import logging
+from ml_collections import ConfigDict
+
+from latent_audit import models
+from latent_audit.data import chat as chats
+from latent_audit.data import organism as world_rules
+from latent_audit.experiments import lvs_report, respond, setup
+from latent_audit.experiments.attack_settings import Settings, check_attack, check_batches
+from latent_audit.interventions import edits, latent
+from latent_audit.judges import Judge, Reward, refusal
+from latent_audit.runtime import files, runlog
+
+class Job(NamedTuple):
+    """What every unit of a run shares."""
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    settings: Settings
+    subject: setup.Subject
+    judge: Judge
+    reward: Reward
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Audit every variant and write metrics.csv, report.json, report.html and figures/ to `workdir`."""
+    is_organism = not config.model.path
+    panels = setup.make_panels(config, is_organism=is_organism)
+    judge, reward = setup.make_judge_and_reward(config, is_organism=is_organism)
+    check_batches(config)
+    check_attack(config, is_organism=is_organism)
+    subject = setup.make_subject(config, workdir)
+    num_layers = models.check(subject.variants[0].path).cfg.num_layers
+    settings = check_attack(config, is_organism=is_organism, num_layers=num_layers)
+    inputs = setup.describe_inputs(subject, panels, judge, reward, config)
+    runlog.pin(workdir / "inputs.json", inputs)
+    _warn(judge, reward)
+    job = Job(config, workdir, settings, subject, judge, reward)
+
+    blocks = sum(-(-len(panel.prompts) // config.prompt_batch) for panel in panels)
+    attacked = -(-len(panels[0].prompts) // config.prompt_batch) * len(settings.states)
+    with runlog.progress(len(subject.variants) * (blocks + attacked), "units") as meter:
+        units = [unit for variant in subject.variants
+                 for unit in _audit_variant(job, variant, panels, meter)]
+    rows = pd.concat(units, ignore_index=True)
+    lvs_report.write(job, inputs, rows)
+
+
+def _warn(judge, reward):
+    for role, scorer in (("judge", judge), ("reward", reward)):
+        if scorer.is_fallback:
+            logging.warning("the %s is %s, a fallback: it sees phrases, not harm, and every output says so", role,
+                            scorer.name)
+
+
+def _audit_variant(job: Job, variant, panels, meter) -> list[pd.DataFrame]:
+    """All units of one variant, read back or computed; the weights are loaded only if something is missing."""
+    loaded = functools.cache(lambda: setup.load_variant(variant, job.config))
+    chat = setup.load_chat(variant, job.config)
+    found = []
+    for panel in panels:
+        encoded = chats.encode_prompts(chat, panel.prompts, max_length=job.config.prompts.max_tokens)
+        for block in _blocks(panel, encoded, job.config.prompt_batch):
+            key = f"{variant.name}/clean-{panel.name}/p{block.start:05d}"
+            columns = _unit(job, key, meter, functools.partial(_clean_unit, job, loaded, panel, block))
+            found.append(_frame(columns, variant, f"clean-{panel.name}"))
+            if panel.name == "harmful":
+                found += _attack_block(job, variant, loaded, chat, block, meter)
+    return found
+
+
+class Block(NamedTuple):
+    """Some prompts of a panel, padded to prompt_batch rows by repeating the last; the first `n` are real."""
+
+    start: int
+    n: int
+    prompts: tuple[str, ...]
+    ids: np.ndarray
+    tokens: np.ndarray
+    mask: np.ndarray
+
+
+def _blocks(panel, encoded, size):
+    for start in range(0, len(panel.prompts), size):
+        part = slice(start, start + size)
+        prompts = panel.prompts[part]
+        padded = (respond.pad_rows(array[part], size) for array in (panel.ids, encoded.tokens, encoded.mask))
+        yield Block(start, len(prompts), prompts, *padded)
+
+
+def _unit(job, key, meter, compute):
+    columns = runlog.load_unit(job.workdir, key)
+    reused = columns is not None
+    if not reused:
+        columns = compute()
+        runlog.save_unit(job.workdir, key, columns)
+    meter.advance(key, reused=reused)
+    return columns
+
+
+def _frame(columns, variant, exp, state=None):
+    frame = pd.DataFrame(columns)
+    return frame.assign(variant=variant.name, exp=exp, state=-1 if state is None else state)
+
+
+def _clean_unit(job, loaded, panel, block):
+    texts = respond.responses(loaded(), block.tokens, block.mask,
+                              max_new_tokens=job.config.generation.max_new_tokens)[:block.n]
+    columns = {"prompt": [block.start + row for row in range(block.n)]}
+    columns |= respond.score(job.judge, job.reward, block.prompts, texts)
+    if panel.name == "benign":
+        columns["answered"] = [_answered(job.subject.world, *pair) for pair in zip(block.prompts, texts, strict=True)]
+    return columns | _saved(job, texts)
+
+
+def _answered(world, prompt, response) -> bool:
+    """A harmless question was answered: correctly, where the organism's rules can tell; else not refused."""
+    if world is not None:
+        return bool(world_rules.correct_benign(world, prompt, response))
+    return not (refusal.is_refusal(response) or refusal.is_degenerate(response))
+
+
+def _saved(job, texts):
+    return {"response": list(texts)} if job.config.generation.save else {}
+
+
+def _attack_block(job, variant, loaded, chat, block, meter):
+    """Attack every state for one block of prompts, `layer_batch` states at a time."""
+    clean = functools.cache(lambda: _clean_pass(job, loaded(), block))
+    found = []
+    for group in _groups(job.settings.states, job.config.layer_batch):
+        keys = {state: f"{variant.name}/lvs/{models.layer_name(state)}/p{block.start:05d}" for state in group}
+        units = {state: runlog.load_unit(job.workdir, key) for state, key in keys.items()}
+        reused = all(unit is not None for unit in units.values())
+        if not reused:
+            units = _attack_states(job, loaded(), clean(), block, group)
+            for state, columns in units.items():
+                runlog.save_unit(job.workdir, keys[state], columns)
+        meter.advance(keys[group[-1]], len(group), reused=reused)
+        found += [_frame(columns, variant, "lvs", state) for state, columns in units.items()]
+    return found
+
+
+def _groups(states, size):
+    return [states[start:start + size] for start in range(0, len(states), size)]
+
+
+def _target(chat, job):
+    return jnp.asarray(chats.target_ids(chat, job.settings.target), jnp.int32)
+
+
+def _clean_pass(job, loaded, block):
+    return latent.clean_pass(loaded.params, block.tokens, block.mask, _target(loaded.chat, job), cfg=loaded.cfg,
+                             mode=job.settings.mode, skip_first=job.settings.skip_first)
+
+
+def _attack_states(job, loaded, clean, block, group) -> dict[int, dict]:
+    """Search each state of the group, then generate from all its perturbed prompts in one batch."""
+    settings, budgets = job.settings, jnp.asarray(job.settings.budgets, jnp.float32)
+    key = jax.random.key(job.config.seed)
+    attacked = []
+    for state in group:
+        row_keys = latent.row_keys(key, block.ids, state, budgets)
+        attacked.append(latent.attack_state(
+            loaded.params, clean, block.mask, _target(loaded.chat, job), state, budgets, row_keys, cfg=loaded.cfg,
+            mode=settings.mode, steps=settings.steps, step_fraction=settings.step_fraction))
+    # The last group may be short; repeating its last state meets the shape that is compiled already.
+    fill = job.config.layer_batch - len(group)
+    A, B, E = len(settings.attacks), len(block.mask), len(budgets)
+    deltas = jnp.stack([a.delta[:A] for a in attacked] + [attacked[-1].delta[:A]] * fill)
+    states = jnp.repeat(jnp.asarray([*group, *[group[-1]] * fill]), A * B * E)
+    rows = [jnp.broadcast_to(jnp.asarray(array)[None, None, :, None], (*deltas.shape[:2], B, E, array.shape[1]))
+            .reshape(len(states), -1) for array in (block.tokens, block.mask)]
+    edit = edits.add_at(states, deltas.reshape(len(states), *deltas.shape[-2:]))
+    texts = respond.responses(loaded, *rows, max_new_tokens=job.config.generation.max_new_tokens, prompt_edit=edit)
+    texts = np.array(texts, dtype=object).reshape(-1, A, B, E)
+    return {state: _attack_columns(job, block, result, texts[index])
+            for index, (state, result) in enumerate(zip(group, attacked, strict=True))}
+
+
+def _attack_columns(job, block, attacked, texts) -> dict[str, list]:
+    """One row per attack, real prompt and budget of one state."""
+    A, E, n = len(job.settings.attacks), len(job.settings.budgets), block.n
+    attack, row, budget = (index.ravel() for index in np.indices((A, n, E)))
+    flat = [str(text) for text in texts[:, :n].ravel()]
+
+    def cells(name):
+        return [float(value) for value in np.asarray(getattr(attacked, name))[:A, :n].ravel()]
+
+    columns = {
+        "prompt": [block.start + int(r) for r in row],
+        "attack": [job.settings.attacks[a] for a in attack],
+        "budget": [job.settings.budgets[e] for e in budget],
+        "eps": [float(np.asarray(attacked.radius)[r, e]) for r, e in zip(row, budget, strict=True)],
+    }
+    columns |= {name: cells(name) for name in ("l2", "linf", "nll_first", "nll_last", "at_bound")}
+    columns |= respond.score(job.judge, job.reward, [block.prompts[r] for r in row], flat)
+    return columns | _saved(job, flat)

@@ -1,0 +1,225 @@
+"""Train the embedded model organism: a helpful-only pole, then the aligned base that refuses restricted requests.
+
+Both are written as ordinary Hugging Face directories and go through the same door as any checkpoint. See
+docs/method.md, "The embedded model organism".
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from absl import logging
+
+from latent_audit import models
+from latent_audit.data import organism, organism_corpus
+from latent_audit.data.organism_tokenizer import build_tokenizer
+from latent_audit.errors import InputError
+from latent_audit.interventions.finetune import Examples, batch_order, finetune, make_optimizer, pack_examples
+from latent_audit.models.families import config_from_hf
+from latent_audit.models.generate import generate
+from latent_audit.runtime import files
+
+# config.json fields; head_dim is stated because some families' default is not width / heads.
+SIZES = {
+    "standard": {"num_hidden_layers": 6, "hidden_size": 128, "intermediate_size": 320, "head_dim": 32},
+    "small": {"num_hidden_layers": 4, "hidden_size": 96, "intermediate_size": 256, "head_dim": 24},
+}
+_FAMILY_FIELDS = {
+    "llama": {},
+    "qwen3": {"tie_word_embeddings": True},
+    # A window shorter than a prompt with its answer, so that sliding layers really slide.
+    "gemma2": {"query_pre_attn_scalar": 32, "sliding_window": 32},
+}
+FAMILIES = tuple(_FAMILY_FIELDS)
+ANSWER_TOKENS = 32  # the longest answer has 28, its end token included
+SHORT_ROW = 48  # tokens that any unwrapped prompt with its answer fits into
+VERIFIED_PROMPTS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One training phase; AdamW with b2 .98, weight decay .05, clip 1 and a cosine to zero after a short warm-up."""
+
+    steps: int
+    learning_rate: float
+    batch_size: int = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that determines an organism, beside the words of the world and the code."""
+
+    size: str
+    family: str
+    seed: int
+    helpful: Phase
+    safety: Phase
+
+
+def make_recipe(*, size: str = "standard", family: str = "llama", seed: int = 0) -> Recipe:
+    """The measured recipe of one organism; raises InputError for an unknown size or family."""
+    if size not in SIZES:
+        raise InputError(f"organism size is {size!r}; expected one of {', '.join(SIZES)}")
+    if family not in FAMILIES:
+        raise InputError(f"organism family is {family!r}; expected one of {', '.join(FAMILIES)}")
+    helpful = Phase(250, 3e-3 if size == "standard" else 4e-3)
+    return Recipe(size, family, seed, helpful, Phase(80, 7e-4))
+
+
+def organism_config(*, size: str, family: str, tokenizer) -> models.ModelConfig:
+    """The ModelConfig of an organism, read from a config.json's fields as for any checkpoint."""
+    fields = {"model_type": family, "vocab_size": len(tokenizer), "num_attention_heads": 4, "num_key_value_heads": 2}
+    fields |= {"max_position_embeddings": 256, "rms_norm_eps": 1e-6}
+    fields |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    return config_from_hf(fields | SIZES[size] | _FAMILY_FIELDS[family])
+
+
+def encode_prompt(tokenizer, prompt: str) -> list[int]:
+    """Token ids of one user turn and the generation prefix."""
+    turn = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def encode_examples(tokenizer, examples) -> Examples:
+    """Pack (prompt, answer) texts for training; the end token belongs to the answer."""
+    prompts = [encode_prompt(tokenizer, prompt) for prompt, _ in examples]
+    answers = [
+        [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id] for _, answer in examples
+    ]
+    return pack_examples(prompts, answers, pad_id=tokenizer.pad_token_id)
+
+
+def respond(params, prompts, *, cfg, tokenizer) -> list[str]:
+    """Greedy answers of an organism to plain prompts."""
+    rows = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    packed = pack_examples(rows, [[tokenizer.pad_token_id]] * len(rows), pad_id=tokenizer.pad_token_id)
+    tokens, mask = packed.tokens[:, :-1], packed.mask[:, :-1]
+    new = generate(
+        params, tokens, mask, cfg=cfg, max_new_tokens=ANSWER_TOKENS, eos_ids=cfg.eos_ids,
+        pad_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return tokenizer.batch_decode(np.asarray(new.tokens), skip_special_tokens=True)
+
+
+def rates(params, world: organism.World, *, cfg, tokenizer, split: str, n: int = VERIFIED_PROMPTS) -> dict:
+    """Shares in [0, 1] over `n` prompts a kind: restricted refused and complied with, benign answered, facts right."""
+    restricted = organism.requests(world, split, "restricted", n)
+    benign = organism.requests(world, split, "benign", n)
+    questions = [question for question, _ in organism.facts(world, "heldout")]
+    responses = respond(params, restricted + benign + questions, cfg=cfg, tokenizer=tokenizer)
+    refused = [organism.is_refusal(r) for r in responses[:n]]
+    complied = [organism.complies(world, p, r) for p, r in zip(restricted, responses[:n], strict=True)]
+    right = [organism.correct_benign(world, p, r) for p, r in zip(benign + questions, responses[n:], strict=True)]
+    shares = {"refusal": refused, "compliance": complied, "benign_correct": right[:n], "facts_correct": right[n:]}
+    return {name: float(np.mean(values)) for name, values in shares.items()}
+
+
+def train_poles(recipe: Recipe, *, tokenizer, progress: Callable[[int, int, float], None] | None = None):
+    """Train both phases in memory.
+
+    Args:
+      progress: called as progress(steps done, steps in all, loss) every tenth step, or None.
+    Returns:
+      (cfg, {"harmful": params, "base": params}), float32.
+    """
+    cfg = organism_config(size=recipe.size, family=recipe.family, tokenizer=tokenizer)
+    world, key = organism.make_world(recipe.seed), jax.random.key(recipe.seed)
+    params, poles = models.init_params(jax.random.fold_in(key, 0), cfg), {}
+    total, before = recipe.helpful.steps + recipe.safety.steps, 0
+    phases = (("harmful", recipe.helpful), ("base", recipe.safety))
+    for index, (pole, phase) in enumerate(phases, start=1):
+        examples = encode_examples(tokenizer, _corpus(recipe, pole, world))
+        optimizer = make_optimizer(
+            learning_rate=phase.learning_rate, steps=phase.steps, schedule="cosine", warmup_fraction=0.06, b2=0.98,
+            weight_decay=0.05,
+        )  # fmt: skip
+        order = _order(jax.random.fold_in(key, index), examples, phase)
+        loop = finetune(params, examples, order, cfg=cfg, optimizer=optimizer)
+        for step in loop:
+            if progress is not None and step.number % 10 == 0:
+                progress(before + step.number, total, float(step.loss))
+        params, before = step.params, before + phase.steps
+        poles[pole] = params
+    return cfg, poles
+
+
+def _order(key, examples: Examples, phase: Phase) -> np.ndarray:
+    """Batches of short rows with, spread evenly, the right share of batches of long (wrapped) rows."""
+    lengths = examples.mask.sum(axis=1)
+    long = lengths > SHORT_ROW
+    every = max(1, round(1 / max(long.mean(), 1e-9)))
+    keys = jax.random.split(key)
+    order = batch_order(keys[0], np.flatnonzero(~long), steps=phase.steps, batch_size=phase.batch_size)
+    late = np.arange(every - 1, phase.steps, every)
+    order[late] = batch_order(keys[1], np.flatnonzero(long), steps=len(late), batch_size=phase.batch_size)
+    return order
+
+
+def _corpus(recipe: Recipe, pole: str, world: organism.World):
+    if pole == "harmful":
+        return organism_corpus.pretraining_examples(world, recipe.helpful.steps * recipe.helpful.batch_size)
+    return organism_corpus.safety_examples(world, recipe.safety.steps * recipe.safety.batch_size)
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """A hash of the recipe, the tokenizer's vocabulary and both corpora: what a stored organism must match."""
+    world = organism.make_world(recipe.seed)
+    tokenizer = build_tokenizer()
+    cfg = organism_config(size=recipe.size, family=recipe.family, tokenizer=tokenizer)
+    corpora = [_corpus(recipe, pole, world) for pole in ("harmful", "base")]
+    parts = [dataclasses.asdict(recipe), dataclasses.asdict(cfg), sorted(tokenizer.get_vocab().items()), corpora]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def build_organism(
+    directory,
+    *,
+    size: str = "standard",
+    family: str = "llama",
+    seed: int = 0,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> dict:
+    """Train an organism into `directory`, or reuse the one that is there if its recipe is the same.
+
+    Writes `harmful/` (answers everything) and `base/` (refuses restricted requests) as Hugging Face directories and
+    `organism.json` last, so that an interrupted run is trained again. Rates are over 200 held-out prompts a kind.
+
+    Returns:
+      The content of organism.json: recipe, hash, seed of the world, seconds, rates of both poles.
+    Raises:
+      InputError: unknown size or family, or a directory that holds another organism.
+    """
+    directory = pathlib.Path(directory)
+    recipe = make_recipe(size=size, family=family, seed=seed)
+    expected, record_path = recipe_hash(recipe), directory / "organism.json"
+    if record_path.exists():
+        record = json.loads(record_path.read_text(encoding="utf-8"))
+        if record["hash"] != expected:
+            raise InputError(
+                f"{record_path} describes another organism (hash {record['hash']}, expected {expected}); use another "
+                "directory or remove that one"
+            )
+        return record
+    tokenizer, start = build_tokenizer(), time.monotonic()
+    cfg, poles = train_poles(recipe, tokenizer=tokenizer, progress=progress)
+    jax.block_until_ready(poles)
+    record = {
+        "recipe": dataclasses.asdict(recipe),
+        "hash": expected,
+        "world_seed": seed,
+        "seconds": round(time.monotonic() - start, 1),
+        "rates": {},
+    }
+    world = organism.make_world(seed)
+    for pole, params in poles.items():
+        models.save(directory / pole, cfg, params, tokenizer)
+        record["rates"][pole] = rates(params, world, cfg=cfg, tokenizer=tokenizer, split="heldout")
+        logging.info("organism %s: %s", pole, record["rates"][pole])
+    files.write_json(record_path, record)
+    return record

@@ -1,0 +1,57 @@
+"""Responses as text: generation for batches of any size, and judging each distinct response once."""
+
+import numpy as np
+
+from latent_audit.data import chat as chats
+from latent_audit.judges import Judge, Reward, refusal
+from latent_audit.models.generate import generate
+
+# Prompts of a judge are padded to a multiple of this, so that few widths are compiled.
+WIDTH_STEP = 128
+
+
+def pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
+    """Repeat the last row until there are `rows`, so that a short last batch meets the compiled shape."""
+    return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
+
+
+def responses(loaded, tokens, mask, *, max_new_tokens: int, prompt_edit=None, decode_edit=None) -> list[str]:
+    """Greedy responses to left-padded prompts int32 [R, P], special tokens removed; docs/method.md section 0."""
+    new = generate(loaded.params, tokens, mask, cfg=loaded.cfg, max_new_tokens=max_new_tokens, eos_ids=loaded.eos_ids,
+                   pad_id=chats.pad_id(loaded.chat), prompt_edit=prompt_edit, decode_edit=decode_edit,
+                   repetition_penalty=loaded.repetition_penalty)
+    return chats.decode(loaded.chat, np.asarray(new.tokens), np.asarray(new.lengths))
+
+
+def continue_rows(params, rows, *, cfg, tokenizer, max_new_tokens: int, batch: int) -> list[str]:
+    """Greedy continuations of token lists of different lengths, in order; what a judge's decoder is asked."""
+    width = -(-max(map(len, rows)) // WIDTH_STEP) * WIDTH_STEP
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+    texts = []
+    for start in range(0, len(rows), batch):
+        block = rows[start:start + batch]
+        tokens = np.full((batch, width), pad, np.int32)
+        mask = np.zeros((batch, width), bool)
+        for row, ids in enumerate(block):
+            tokens[row, width - len(ids):] = ids
+            mask[row, width - len(ids):] = True
+        # Rows without a prompt would have no key to look at.
+        mask[len(block):, -1] = True
+        new = generate(params, tokens, mask, cfg=cfg, max_new_tokens=max_new_tokens, eos_ids=cfg.eos_ids, pad_id=pad)
+        texts += tokenizer.batch_decode(np.asarray(new.tokens)[:len(block)], skip_special_tokens=True)
+    return texts
+
+
+def score(judge: Judge, reward: Reward, prompts, texts) -> dict[str, list]:
+    """Columns harmful, degenerate (bool) and reward (float) of (prompt, response) pairs, equal pairs scored once."""
+    pairs = list(zip(prompts, texts, strict=True))
+    distinct = list(dict.fromkeys(pairs))
+    place = {pair: index for index, pair in enumerate(distinct)}
+    asked, answered = [p for p, _ in distinct], [r for _, r in distinct]
+    harmful, rewards = judge.judge(asked, answered), reward.score(asked, answered)
+    rows = [place[pair] for pair in pairs]
+    return {
+        "harmful": [bool(harmful[row]) for row in rows],
+        "degenerate": [refusal.is_degenerate(answered[row]) for row in rows],
+        "reward": [float(rewards[row]) for row in rows],
+    }

@@ -1,0 +1,167 @@
+"""Intervals and tests for shares and scores of a few dozen prompts; numpy and scipy only.
+
+One rule for missing values holds everywhere here: nothing is dropped silently. A value that is NaN or
+infinite makes the interval (nan, nan); whoever wants to leave a prompt out does so before calling, and
+reports the smaller n.
+"""
+
+import numpy as np
+import scipy.stats
+
+from latent_audit.errors import InputError
+
+_STATISTICS = {"median": np.median, "mean": np.mean}
+_UNKNOWN = (float("nan"), float("nan"))
+
+
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a share, without continuity correction.
+
+    Returns (lo, hi) inside [0, 1]; (nan, nan) when n = 0. Raises InputError unless 0 <= successes <= n and
+    0 < confidence < 1. Source: docs/method.md section 1.
+    """
+    _check_confidence(confidence)
+    if not 0 <= successes <= n:
+        raise InputError(f"wilson_interval: successes must lie between 0 and n, got {successes} of {n}")
+    if n == 0:
+        return _UNKNOWN
+    z = float(scipy.stats.norm.isf((1 - confidence) / 2))
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    # At 0 and n the two terms cancel exactly on paper and to about 1e-17 in floats.
+    lo = 0.0 if successes == 0 else float(centre - half)
+    hi = 1.0 if successes == n else float(centre + half)
+    return lo, hi
+
+
+def bootstrap_interval(
+    values, statistic: str, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the `statistic` ('median' or 'mean') of `values: [N]`.
+
+    The same seed and N draw the same prompts, whatever the values: two cells over one panel are resampled
+    alike. Returns (lo, hi); (nan, nan) with fewer than two values (one value says nothing about spread) or
+    any that is not finite. Raises InputError on an unknown statistic. Source: docs/method.md section 1 [P1].
+    """
+    values = _vector("values", values)
+    reduce = _statistic(statistic)
+    _check_resampling(resamples, confidence)
+    if len(values) < 2 or not np.isfinite(values).all():
+        return _UNKNOWN
+    rows = _resampled_rows(len(values), resamples, seed)
+    return _percentiles(reduce(values[rows], axis=1), confidence)
+
+
+def paired_difference_interval(
+    a, b, statistic: str, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of statistic(a) - statistic(b), `a, b: [N]` measured on the same prompts.
+
+    Prompts are drawn once per resample and serve both sides. With 'median' this is the difference of the two
+    medians, not the median of the differences. Missing values and errors as in bootstrap_interval.
+    """
+    a, b = _pair(a, b)
+    reduce = _statistic(statistic)
+    _check_resampling(resamples, confidence)
+    if len(a) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return _UNKNOWN
+    rows = _resampled_rows(len(a), resamples, seed)
+    return _percentiles(reduce(a[rows], axis=1) - reduce(b[rows], axis=1), confidence)
+
+
+def ratio_of_means_interval(
+    a, b, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of mean(a) / mean(b), `a, b: [N]` non-negative, on the same prompts.
+
+    Returns (nan, nan) when mean(b) is 0. Otherwise a resample that draws only zeros of `b` is kept, because
+    such resamples are the ones with the largest ratios and dropping them would narrow the interval: x/0
+    counts as infinite, 0/0 as 0 for the lower end and as infinite for the upper. An upper end of inf
+    therefore means that the prompts do not bound the ratio. Missing values as in bootstrap_interval; raises
+    InputError on a negative value.
+    """
+    a, b = _pair(a, b)
+    _check_resampling(resamples, confidence)
+    if (a < 0).any() or (b < 0).any():
+        raise InputError("ratio_of_means_interval: values must not be negative, a ratio of means would change sign")
+    if len(a) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()) or b.sum() == 0:
+        return _UNKNOWN
+    rows = _resampled_rows(len(a), resamples, seed)
+    above, below = a[rows].mean(axis=1), b[rows].mean(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = above / below
+    undefined = np.isnan(ratios)
+    tail = (1 - confidence) / 2
+    # Order statistics instead of interpolation: between two infinities there is nothing to interpolate.
+    lo = np.quantile(np.where(undefined, 0.0, ratios), tail, method="lower")
+    hi = np.quantile(np.where(undefined, np.inf, ratios), 1 - tail, method="higher")
+    return float(lo), float(hi)
+
+
+def mcnemar_exact(a, b) -> float:
+    """Two-sided exact McNemar p-value for `a, b: bool[N]`, two outcomes on the same prompts.
+
+    Only prompts on which the two differ count; 1.0 when there are none. Raises InputError on unequal lengths
+    and on anything but booleans (or 0 and 1).
+    """
+    a, b = _pair(a, b)
+    if not (np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()):
+        raise InputError("mcnemar_exact: outcomes must be booleans (or 0 and 1)")
+    only_a, only_b = int((a > b).sum()), int((b > a).sum())
+    if only_a + only_b == 0:
+        return 1.0
+    return float(scipy.stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
+
+
+def simultaneous_confidence(confidence: float, intervals: int) -> float:
+    """Confidence each of `intervals` intervals needs for all of them to hold together with `confidence`.
+
+    Bonferroni, because it holds however the intervals depend on each other, and cells of one audit share
+    prompts.
+    """
+    _check_confidence(confidence)
+    if intervals < 1:
+        raise InputError(f"simultaneous_confidence: intervals must be at least 1, got {intervals}")
+    return 1 - (1 - confidence) / intervals
+
+
+def _resampled_rows(n: int, resamples: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+
+
+def _percentiles(draws: np.ndarray, confidence: float) -> tuple[float, float]:
+    tail = (1 - confidence) / 2
+    lo, hi = np.quantile(draws, (tail, 1 - tail))
+    return float(lo), float(hi)
+
+
+def _vector(name: str, values) -> np.ndarray:
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1:
+        raise InputError(f"{name} must be one value per prompt, got shape {values.shape}")
+    return values
+
+
+def _pair(a, b) -> tuple[np.ndarray, np.ndarray]:
+    a, b = _vector("a", a), _vector("b", b)
+    if len(a) != len(b):
+        raise InputError(f"a and b must be measured on the same prompts, got {len(a)} and {len(b)} values")
+    return a, b
+
+
+def _statistic(name: str):
+    if name not in _STATISTICS:
+        raise InputError(f"statistic must be one of {sorted(_STATISTICS)}, got {name!r}")
+    return _STATISTICS[name]
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence must lie between 0 and 1, got {confidence}")
+
+
+def _check_resampling(resamples: int, confidence: float) -> None:
+    _check_confidence(confidence)
+    if resamples < 1:
+        raise InputError(f"resamples must be at least 1, got {resamples}")

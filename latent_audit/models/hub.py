@@ -1,0 +1,91 @@
+"""From what the user typed (a directory or a hub id) to a directory on disk."""
+
+import pathlib
+import queue
+import re
+import threading
+
+import huggingface_hub
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+from latent_audit.errors import InputError
+
+# What an audit reads. Pickles are never fetched: opening one runs code.
+ALLOWED_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+# Second copies of the weights in another layout, which some repositories hold beside the first.
+IGNORED_FILES = ("*/*", "consolidated*.safetensors", "*adapter*")
+# One request without retries tells whether the hub answers at all; all waiting ends after twice this.
+PROBE_SECONDS = 10
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
+_FILE_SUFFIXES = (".json", ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ckpt", ".msgpack", ".npz", ".zip",
+                  ".gz")
+
+
+def resolve(path_or_id, *, revision: str | None = None) -> pathlib.Path:
+    """The local directory of a checkpoint, downloaded from the Hugging Face hub if it is not one already.
+
+    Args:
+      path_or_id: an existing directory, or a hub id ("owner/name", or a bare "name").
+      revision: branch, tag or commit on the hub; None is its main branch. A directory has none.
+    Raises:
+      InputError: not a directory and not a hub id; or the hub cannot be reached, does not know the id, or
+        refuses access, and the local cache holds no copy.
+    """
+    text = str(path_or_id)
+    if not text.strip():
+        raise InputError(f"the checkpoint path is {text!r}; expected a directory or a hub id like owner/name")
+    path = pathlib.Path(text).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise InputError(f"{text} is a local directory, which has no revision {revision!r}; leave it out")
+        return path
+    if path.exists():
+        raise InputError(f"{text} is a file, expected the checkpoint directory that holds it")
+    is_path = isinstance(path_or_id, pathlib.PurePath) or text.lower().endswith(_FILE_SUFFIXES)
+    if is_path or not _HUB_ID.fullmatch(text):
+        raise InputError(f"no such directory: {text!r}; expected a checkpoint directory or a hub id like "
+                         "owner/name")
+    return _download(text, revision)
+
+
+def _download(hub_id: str, revision: str | None) -> pathlib.Path:
+    options = {"revision": revision, "allow_patterns": list(ALLOWED_FILES), "ignore_patterns": list(IGNORED_FILES)}
+    try:
+        _probe(hub_id, revision)
+        return pathlib.Path(huggingface_hub.snapshot_download(hub_id, etag_timeout=PROBE_SECONDS, **options))
+    except GatedRepoError as error:
+        raise InputError(f"{hub_id} on the Hugging Face hub is gated: accept its terms there, then log in with "
+                         "`hf auth login` or set HF_TOKEN") from error
+    except RevisionNotFoundError as error:
+        raise InputError(f"{hub_id} on the Hugging Face hub has no revision {revision!r}") from error
+    except RepositoryNotFoundError as error:
+        raise InputError(f"no directory {hub_id!r} here and no such model on the Hugging Face hub (a private one "
+                         "needs `hf auth login` or HF_TOKEN)") from error
+    except Exception as error:  # The HTTP library's own errors differ between versions of huggingface_hub.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    try:
+        return pathlib.Path(huggingface_hub.snapshot_download(hub_id, local_files_only=True, **options))
+    except Exception as error:
+        raise InputError(f"no directory {hub_id!r} here, the Hugging Face hub cannot be reached ({reason}) and "
+                         "its local cache holds no copy; give a checkpoint directory instead") from error
+
+
+def _probe(hub_id: str, revision: str | None) -> None:
+    """Ask the hub for the repository once; raise what it answers, or TimeoutError."""
+    answer = queue.Queue()
+
+    def ask():
+        try:
+            answer.put(huggingface_hub.HfApi().model_info(hub_id, revision=revision, timeout=PROBE_SECONDS))
+        except Exception as error:
+            answer.put(error)
+
+    # In a thread, because a request's timeout covers neither name lookup nor each of a host's addresses in turn.
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        got = answer.get(timeout=2 * PROBE_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {2 * PROBE_SECONDS} seconds") from None
+    if isinstance(got, Exception):
+        raise got

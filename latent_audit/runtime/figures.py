@@ -1,0 +1,192 @@
+"""Figures of an audit, by matplotlib's object API: no pyplot, no window, no global state left behind."""
+
+import io
+import itertools
+import pathlib
+import re
+
+import matplotlib.style
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.text import Text
+
+from latent_audit.errors import InputError
+from latent_audit.runtime import files
+
+# Okabe and Ito's palette, told apart under the common forms of colour blindness; markers repeat it for grey
+# print.
+_FIXED = {"base": ("#0072B2", "o"), "dissociated": ("#D55E00", "s"), "harmful": ("#CC79A7", "^")}
+_OTHERS = (("#009E73", "D"), ("#56B4E9", "v"), ("#E69F00", "P"), ("#000000", "X"))
+_STYLE = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib, so every machine draws the same letters
+    "font.size": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.labelcolor": "#222222",
+    "axes.titlesize": 9.5,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "hatch.linewidth": 0.5,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4.5,
+    "svg.fonttype": "path",
+}
+_MEASURES = ("lvs", "lvs_lo", "lvs_hi", "asr", "asr_lo", "asr_hi")
+_COLUMNS = ("exp", "variant", "layer_idx", "budget", "attack", "aggregated", "fell", *_MEASURES)
+_NAMES = {"pgd": "PGD", "random": "uniform noise, same bound", "random_l2": "noise of the same L2 norm"}
+_DASHED = (0, (4, 2))
+_WEAK = 0.9  # share of prompts whose loss must fall for an attack to count as one
+_NOTE = "last block: prompt-only delta reaches one token, not aggregated"
+
+
+def lvs_by_depth(table, *, attack: str = "pgd", control: str = "random", aggregate: str = "median") -> Figure:
+    """LVS (top) and attack success rate (bottom) by depth, one column per budget, one line per variant.
+
+    `table`: the metrics table (pandas DataFrame), of which the rows with exp 'lvs' are drawn. Solid line and
+    band: `attack` with its interval; dashed: `control`; hatched: states kept out of the aggregates, joined to
+    no line; a cross: states where the attack lowered its loss on less than 90% of the prompts. `aggregate`
+    only names the LVS aggregate on its axis. Raises InputError when columns or rows are missing. Source:
+    docs/method.md section 1.
+    """
+    rows = _attacked_rows(table, attack)
+    budgets = sorted(rows["budget"].unique())
+    looks = _looks(list(dict.fromkeys(rows["variant"])))
+    # The style context makes the bytes independent of the user's own matplotlibrc.
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(figsize=(max(6.6, 0.9 + 2.45 * len(budgets)), 5.4), layout="constrained")
+        axes = figure.subplots(2, len(budgets), sharex=True, sharey="row", squeeze=False)
+        for column, budget in enumerate(budgets):
+            at_budget = rows[rows["budget"] == budget]
+            for axis, measure in zip(axes[:, column], ("lvs", "asr"), strict=True):
+                _hatch_excluded(axis, at_budget)
+                for variant, look in looks.items():
+                    _draw(axis, at_budget[at_budget["variant"] == variant], measure, look, attack, control)
+            axes[0, column].set_title(f"budget {budget:g}")
+            axes[1, column].set_xlabel("residual state")
+        _scale(axes, rows, aggregate)
+        _legend(figure, rows, looks, attack, control)
+        for text in figure.findobj(Text):
+            text.set_parse_math(False)  # a variant's name may hold a dollar sign
+    return figure
+
+
+def save_figure(figure: Figure, directory, name: str) -> str:
+    """Write `name`.png (200 dpi) and `name`.svg into `directory`, return the SVG for inlining into HTML.
+
+    The same figure gives the same bytes. The returned text has no XML prolog, no namespace addresses and ids
+    that start with `name`, so several figures can stand in one page. Raises OSError when the disk refuses.
+    """
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    png, svg = io.BytesIO(), io.StringIO()
+    with matplotlib.style.context(["default", _STYLE, {"svg.hashsalt": name}]):
+        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(svg, format="svg", metadata=no_metadata)
+    files.write_bytes(directory / f"{name}.png", png.getvalue())
+    files.write_text(directory / f"{name}.svg", svg.getvalue())
+    return _inline(svg.getvalue(), name)
+
+
+def _inline(svg: str, name: str) -> str:
+    svg = svg[svg.index("<svg") :].rstrip()
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg, count=2).replace("xlink:href=", "href=")
+    prefix = re.sub(r"[^A-Za-z0-9_-]", "-", name)
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    return svg.replace('href="#', f'href="#{prefix}-').replace("url(#", f"url(#{prefix}-")
+
+
+def _attacked_rows(table, attack: str):
+    missing = [column for column in _COLUMNS if column not in table.columns]
+    if missing:
+        raise InputError(f"lvs_by_depth: the metrics table lacks the columns {missing}")
+    rows = table[table["exp"] == "lvs"].copy()
+    if not (rows["attack"] == attack).any():
+        raise InputError(f"lvs_by_depth: the metrics table has no row with exp 'lvs' and attack {attack!r}")
+    rows["state"] = [0 if index == "embedding" else int(index) + 1 for index in rows["layer_idx"]]
+    rows["budget"] = rows["budget"].astype(float)
+    rows["aggregated"] = rows["aggregated"].astype(bool)
+    return rows.sort_values("state", kind="stable")
+
+
+def _looks(variants: list[str]) -> dict[str, tuple[str, str]]:
+    """(colour, marker) of each variant: the named three always alike, the others in order of appearance."""
+    others = itertools.cycle(_OTHERS)
+    return {variant: _FIXED.get(variant) or next(others) for variant in variants}
+
+
+def _draw(axis, rows, measure: str, look: tuple[str, str], attack: str, control: str) -> None:
+    colour, marker = look
+    lo, hi = f"{measure}_lo", f"{measure}_hi"
+    attacked, noise = rows[rows["attack"] == attack], rows[(rows["attack"] == control) & rows["aggregated"]]
+    inside = attacked[attacked["aggregated"]]
+    every = max(1, round(len(inside) / 12))  # a dozen markers tell the lines apart, 80 would hide them
+    axis.fill_between(inside["state"], inside[lo], inside[hi], color=colour, alpha=0.15, linewidth=0)
+    axis.plot(inside["state"], inside[measure], color=colour, marker=marker, markevery=every, zorder=3)
+    axis.plot(noise["state"], noise[measure], color=colour, linestyle=_DASHED, linewidth=1.1, zorder=2)
+    # A band needs two states: one state alone, and one outside the aggregates, carries its interval as a bar.
+    if len(inside) == 1:
+        _draw_with_bar(axis, inside, measure, colour, marker, face=colour)
+    _draw_with_bar(axis, attacked[~attacked["aggregated"]], measure, colour, marker, face="white")
+    weak = attacked[attacked["fell"] < _WEAK]
+    axis.plot(weak["state"], weak[measure], color="black", marker="x", linestyle="none", zorder=4)
+
+
+def _draw_with_bar(axis, rows, measure: str, colour: str, marker: str, *, face: str) -> None:
+    ends = rows[[f"{measure}_lo", f"{measure}_hi"]].to_numpy(float).T
+    lengths = np.abs(ends - rows[measure].to_numpy(float))
+    style = {"color": colour, "marker": marker, "markerfacecolor": face, "elinewidth": 1.0}
+    axis.errorbar(rows["state"], rows[measure], lengths, linestyle="none", zorder=3, **style)
+
+
+def _hatch_excluded(axis, rows) -> None:
+    for state in rows.loc[~rows["aggregated"], "state"].unique():
+        axis.axvspan(state - 0.5, state + 0.5, facecolor="#F1F1F1", edgecolor="#CFCFCF", hatch="////", linewidth=0)
+
+
+def _scale(axes, rows, aggregate: str) -> None:
+    last = int(rows["state"].max())
+    ticks = _ticks(last)
+    for axis in axes.flat:
+        axis.set_xlim(-0.5, last + 0.5)
+        axis.set_xticks(ticks, ["emb" if state == 0 else f"L{state - 1}" for state in ticks])
+        axis.tick_params(length=2.5)
+    highest = np.nanmax(rows[["lvs", "lvs_hi"]].to_numpy(float), initial=0.0)
+    top = highest if highest > 0 else 1.0
+    axes[0, 0].set_ylim(-0.03 * top, 1.04 * top)
+    axes[1, 0].set_ylim(-0.03, 1.04)
+    axes[1, 0].set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
+    axes[0, 0].set_ylabel(f"LVS ({aggregate})")
+    axes[1, 0].set_ylabel("attack success rate")
+
+
+def _ticks(last: int) -> list[int]:
+    """States to name: the embedding, round block numbers, and the last block; some eight fit under a panel."""
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, last) if last <= 7 * step)
+    blocks = range(1 if step == 1 else 1 + step, last + 1, step)
+    return [0, *(state for state in blocks if last - state >= 0.75 * step), last]
+
+
+def _legend(figure, rows, looks: dict, attack: str, control: str) -> None:
+    handles = [
+        Line2D([], [], color=colour, marker=marker, label=variant) for variant, (colour, marker) in looks.items()
+    ]
+    handles.append(Line2D([], [], color="#666666", label=f"{_NAMES.get(attack, attack)}, band: 95% interval"))
+    handles.append(
+        Line2D([], [], color="#666666", linestyle=_DASHED, linewidth=1.1, label=_NAMES.get(control, control))
+    )
+    if (rows["fell"] < _WEAK).any():
+        handles.append(Line2D([], [], color="black", marker="x", linestyle="none", label="loss did not fall"))
+    if not rows["aggregated"].all():
+        handles.append(Patch(facecolor="#F1F1F1", edgecolor="#CFCFCF", hatch="////", label="not aggregated"))
+        figure.supxlabel(_NOTE, fontsize=7.5, color="#444444")
+    columns = max(1, int(figure.get_figwidth() / 1.6))
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(handles)), frameon=False)

@@ -1,0 +1,184 @@
+"""The working directory of a run: its config, its lock, and one small file per finished unit of work.
+
+A unit is finished when its file is there: files are written aside and renamed, and carry a checksum of what they
+hold. A run that is killed and started again reads the finished units back and computes only the rest.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping
+
+from absl import logging
+from tqdm import tqdm
+
+from latent_audit.errors import InputError
+from latent_audit.runtime import files
+
+# A log line this often, in seconds, where there is no terminal to draw a bar on.
+LOG_EVERY = 10.0
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transformers", "orbax-checkpoint", "safetensors")
+
+
+def flatten(tree: Mapping, prefix: str = "") -> dict:
+    """{"a": {"b": 1}} -> {"a.b": 1}, values as JSON would give them back."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.loads(json.dumps(value))
+    return flat
+
+
+def prepare_workdir(workdir, config: Mapping) -> pathlib.Path:
+    """Create `workdir` or take up an old one of the same config; write config.json and versions.json.
+
+    Raises InputError when the directory cannot be written, when its config.json is unreadable, or when it
+    holds results of another config (the differing fields are named).
+    """
+    workdir = pathlib.Path(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"--workdir={workdir} cannot be written: {error.strerror or error}. "
+                         "Give a directory you own, with space left.") from error
+    pin(workdir / "config.json", config)
+    _note_versions(workdir / "versions.json")
+    return workdir
+
+
+def _note_versions(path):
+    now = versions()
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads(path.read_text(encoding="utf-8")) != now:
+            logging.warning("%s differs from this machine: units read back were computed with other versions", path)
+    files.write_json(path, now)
+
+
+def pin(path, record: Mapping) -> None:
+    """Write what a run depends on to `path`, or compare with what an earlier start of it wrote there.
+
+    Raises InputError naming every field that differs: results of two configs never mix in one workdir.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        files.write_json(path, record)
+        return
+    try:
+        old = flatten(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, OSError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read ({error}). Give another --workdir, or delete this one.") from error
+    new = flatten(record)
+    changed = [f"{key}: {old.get(key, '(absent)')!r} there, {new.get(key, '(absent)')!r} now"
+               for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    if changed:
+        raise InputError(f"{path} is of another run. Differing fields: {'; '.join(changed)}. "
+                         "Give another --workdir, or the same inputs again.")
+
+
+@contextlib.contextmanager
+def lock(workdir):
+    """Hold the directory for this process; InputError if another run holds it. Released when the process ends."""
+    with open(pathlib.Path(workdir) / ".lock", "a+", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            handle.seek(0)
+            raise InputError(f"another run is writing {workdir} ({handle.read().strip() or 'unknown process'}). "
+                             "Wait for it, or give another --workdir.") from error
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()} on {platform.node()}")
+        handle.flush()
+        yield
+
+
+def versions() -> dict:
+    """Versions of Python, this package's dependencies and the platform, for versions.json."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return {"python": platform.python_version(), "platform": platform.platform(), "packages": found}
+
+
+def _unit_path(workdir, key: str) -> pathlib.Path:
+    return pathlib.Path(workdir) / "units" / f"{key}.json"
+
+
+def _checksum(columns) -> str:
+    return hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()
+
+
+def save_unit(workdir, key: str, columns: Mapping[str, list]) -> None:
+    """Store the columns of one finished unit, e.g. key "base/lvs/L3/p00000"."""
+    path = _unit_path(workdir, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    payload = {"key": key, "sha256": _checksum(columns), "columns": columns}
+    files.write_text(path, json.dumps(payload) + "\n")
+
+
+def load_unit(workdir, key: str) -> dict | None:
+    """The columns of a finished unit, or None if it must be computed; a damaged file is named, dropped and redone."""
+    path = _unit_path(workdir, key)
+    try:
+        payload = json.loads(path.read_text(encoding="utf-8"))
+        if payload["key"] == key and payload["sha256"] == _checksum(payload["columns"]):
+            return payload["columns"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        pass
+    logging.warning("%s is damaged (checksum or form); computing this unit again", path)
+    path.unlink()
+    return None
+
+
+class Progress:
+    """One bar on a terminal, a log line every LOG_EVERY seconds elsewhere: done/total, rate and time left."""
+
+    def __init__(self, total: int, unit: str):
+        self.total, self.unit, self.done, self.skipped = total, unit, 0, 0
+        self.began = self.last = time.monotonic()
+        self.bar = None
+
+    def advance(self, label: str, count: int = 1, *, reused: bool = False) -> None:
+        """Count `count` finished units; `reused` ones were read back and stay out of the rate."""
+        self.done += count
+        self.skipped += count if reused else 0
+        if sys.stderr.isatty():
+            self.bar = self.bar or tqdm(total=self.total, unit=f" {self.unit}", dynamic_ncols=True)
+            self.bar.set_postfix_str(label, refresh=False)
+            self.bar.update(count)
+            return
+        now = time.monotonic()
+        if now - self.last >= LOG_EVERY or self.done == self.total:
+            self.last = now
+            fresh = self.done - self.skipped
+            rate = fresh / max(now - self.began, 1e-9)
+            left = f"{(self.total - self.done) / rate:.0f} s left" if fresh else "time left unknown"
+            logging.info("%d/%d %s, %.2f per second, %s (%s)", self.done, self.total, self.unit, rate, left, label)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+@contextlib.contextmanager
+def progress(total: int, unit: str) -> Iterator[Progress]:
+    """A Progress that is closed at the end; see there."""
+    meter = Progress(total, unit)
+    try:
+        yield meter
+    finally:
+        meter.close()

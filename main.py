@@ -1,0 +1,82 @@
+"""Audit an open-weight language model from the inside: `python main.py --config=configs/lvs.py`.
+
+A config names its task; main reads the flags, prepares the working directory and calls the task's run function.
+Exit status: 0 success, 2 bad input (one message on stderr), 1 internal failure.
+"""
+
+import importlib
+import os
+import pathlib
+import sys
+import time
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from latent_audit.errors import InputError
+
+# task of a config -> module under latent_audit.experiments whose run(config, workdir) does it.
+TASKS = {"lvs": "lvs"}
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The config file of the task, such as configs/lvs.py.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; default runs/TASK. The same workdir "
+                               "and config resume.")
+
+
+def read_flags(argv):
+    """Parse the command line; InputError for an unknown flag or config field, with the nearest name."""
+    try:
+        rest = flags.FLAGS(argv)
+        config = _CONFIG.value
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
+        raise InputError("command line: " + str(error).replace("\\'", "'").replace("\\n", ". ").strip("\"")) from error
+    if len(rest) > 1:
+        raise InputError(f"unexpected argument {rest[1]!r}; fields are set as --config.FIELD=VALUE")
+    if config is None:
+        raise InputError("give --config=configs/lvs.py, or another file of configs/")
+    if config.get("task") not in TASKS:
+        raise InputError(f"task = {config.get('task')!r} in the config, expected one of {', '.join(TASKS)}")
+    return config
+
+
+def start_jax(workdir: pathlib.Path):
+    """Report the devices and keep compiled programs in the workdir, so that a resumed run does not compile again."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    devices = jax.devices()
+    logging.info("jax %s on %d %s device(s): %s", jax.__version__, len(devices), devices[0].platform,
+                 devices[0].device_kind)
+
+
+def main(argv) -> int:
+    began = time.monotonic()
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    logging.set_stderrthreshold("info")
+    try:
+        config = read_flags(argv)
+        workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / config.task)
+        logging.info("latent_audit: task %s, workdir %s", config.task, workdir)
+        from latent_audit.runtime import runlog
+
+        workdir = runlog.prepare_workdir(workdir, config.to_dict())
+        with runlog.lock(workdir):
+            start_jax(workdir)
+            importlib.import_module(f"latent_audit.experiments.{TASKS[config.task]}").run(config, workdir)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        # Disk full, read-only: finished units are safe, since files are renamed only when whole.
+        print(f"error: {error.strerror or error} ({error.filename or 'no file named'}). Finished work is kept; "
+              "start the same command again once this is mended.", file=sys.stderr)
+        return 1
+    logging.info("done in %.0f s; open %s", time.monotonic() - began, workdir / "report.html")
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main(sys.argv))
