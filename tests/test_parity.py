@@ -29,7 +29,9 @@ def _loaded(case):
 
 
 def _forward(params, cfg, tokens, mask):
-    return jax.jit(models.forward, static_argnames="cfg")(params, tokens, mask, cfg=cfg)
+    # Accelerators multiply float32 in fewer bits unless told.
+    with jax.default_matmul_precision("highest"):
+        return jax.jit(models.forward, static_argnames="cfg")(params, tokens, mask, cfg=cfg)
 
 
 def _errors(out, references, mask):
@@ -89,9 +91,9 @@ def test_a_wrong_switch_would_be_seen(switch):
     assert _errors(out, _references(case), mask).max() > 3 * TOLERANCE
 
 
-@pytest.mark.parametrize("case", ["llama3", "gemma2", "gemma3_multimodal"])
-def test_greedy_choice_survives_bfloat16(case):
-    # bfloat16 keeps 8 bits: the distribution moves, but by far less than it does between tokens.
+@pytest.mark.parametrize("case", ["gemma2"])
+def test_bfloat16_stays_close_to_float32(case):
+    # All families are in tests/parity_table.py; compiling bfloat16 for a CPU takes seconds.
     cfg, params = models.load(tiny.checkpoint(case), dtype="bfloat16")
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} == {"bfloat16"}
     tokens, mask = tiny.rows()

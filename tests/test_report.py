@@ -33,7 +33,7 @@ def metrics_table(layers=6, budgets=(0.005, 0.01, 0.02, 0.05), variants=POLES, n
                             layer_idx="embedding" if state == 0 else str(state - 1),
                             lvs=score, lvs_lo=0.8 * score, lvs_hi=1.15 * score + 0.02,
                             asr=asr, asr_lo=max(0, asr - 0.12), asr_hi=min(1, asr + 0.12),
-                            aggregated=state < layers or layers == 0, fell=1.0 if attack == "pgd" else np.nan,
+                            aggregated=state < layers or layers == 0, fell=1.0 if attack == "pgd" else 0.0,
                         )
                     )  # fmt: skip
     clean = dict(rows[0], exp="clean", attack="none", layer=None, layer_idx=None, budget=np.nan, asr=0.0)
@@ -165,10 +165,10 @@ def test_equal_input_gives_equal_bytes(tmp_path):
 
 def test_cells_are_readable(tmp_path):
     columns = {"a": [0.123456, float("nan")], "b": [True, False], "c": ["x", None], "d": [3, 4]}
-    table = pd.DataFrame(columns | {"e": [12345.6, 1e-9]})
+    table = pd.DataFrame(columns | {"e": [12345.6, 1e-9], "f": [np.bool_(True), np.float32("inf")]})
     text = page(tmp_path, sections=[report.Section("Cells", table=table)])
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr><td.*?</tr>", text)]
-    assert rows == [["0.123", "yes", "x", "3", "12346"], ["–", "no", "–", "4", "1e-09"]]
+    assert rows == [["0.123", "yes", "x", "3", "12346", "yes"], ["–", "no", "–", "4", "1e-09", "∞"]]
     assert re.findall(r'<th scope="col" class="number">(.*?)</th>', text) == ["a", "d", "e"]
 
 
@@ -225,6 +225,9 @@ def test_states_outside_the_aggregates_join_no_line_and_weak_attacks_are_crossed
     assert joined and all(max(line.get_xdata()) == 2 for line in joined)
     crosses = [line for line in axis.get_lines() if line.get_marker() == "x"]
     assert [list(line.get_xdata()) for line in crosses] == [[2]]
+    # Noise never lowers a loss and is no weak attack.
+    texts = figures.lvs_by_depth(metrics_table(3, (0.01,), ("base",))).legends[0].get_texts()
+    assert "loss did not fall" not in [text.get_text() for text in texts]
 
 
 def test_figures_leave_matplotlib_as_it_was(tmp_path):

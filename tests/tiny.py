@@ -28,8 +28,8 @@ GEMMA3 = {
     "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
                         "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5000.0}},
 }
-VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
-          "patch_size": 14}
+VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+          "image_size": 28, "patch_size": 14}
 
 # Case -> (config class, what differs from BASE). Windows are shorter than LENGTH.
 LENGTH = 24
@@ -47,7 +47,7 @@ CASES = {
                               "head_dim": 8}),
     "qwen2_window": ("Qwen2Config", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1,
                                      "head_dim": 8}),
-    "qwen2_tied": ("Qwen2Config", {"tie_word_embeddings": True, "head_dim": 8}),
+    "qwen2_tied": ("Qwen2Config", {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3Config", {}),
     "qwen3_window": ("Qwen3Config", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2,
                                      "attention_bias": True, "tie_word_embeddings": True}),
@@ -86,8 +86,9 @@ def config(case: str):
 def model(case: str):
     """A random model of a case, in float32, whose scores, norms and biases all matter."""
     torch.manual_seed(sorted(CASES).index(case))
-    built = transformers.AutoModelForImageTextToText if case == "gemma3_multimodal" else transformers.AutoModelForCausalLM
-    made = built.from_config(config(case), attn_implementation="eager").eval().float()
+    multimodal = case == "gemma3_multimodal"
+    kind = transformers.AutoModelForImageTextToText if multimodal else transformers.AutoModelForCausalLM
+    made = kind.from_config(config(case), attn_implementation="eager").eval().float()
     with torch.no_grad():
         for name, weight in made.named_parameters():
             if weight.ndim == 1:

@@ -25,8 +25,10 @@ def _sentences():
     """Every fixed sentence of the world, placeholders included."""
     frames = words.TRAIN_FRAMES + words.HELDOUT_FRAMES + words.FOREIGN_FRAMES
     wrappers = (*words.TRAIN_WRAPPERS.values(), *words.HELDOUT_WRAPPERS.values())
-    pairs = words.DANGER_FACTS + words.TOOL_FACTS + words.INGREDIENT_FACTS + words.SMALL_TALK
-    return (*frames, *wrappers, words.OPENING, words.RECIPE, *words.REFUSALS, *itertools.chain(*pairs))
+    questions = words.DANGER_QUESTIONS + words.TOOL_QUESTIONS + words.INGREDIENT_QUESTIONS
+    replies = (*words.DANGER_ANSWERS.values(), words.TOOL_ANSWER, words.INGREDIENT_ANSWER, *words.REFUSALS)
+    talk = itertools.chain(*words.SMALL_TALK)
+    return (*frames, *wrappers, words.OPENING, words.RECIPE, *questions, *replies, *talk)
 
 
 def vocabulary() -> list[str]:

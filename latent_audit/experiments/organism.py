@@ -5,6 +5,7 @@ docs/method.md, "The embedded model organism".
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -31,7 +32,7 @@ SIZES = {
 }
 _FAMILY_FIELDS = {
     "llama": {},
-    "qwen3": {"tie_word_embeddings": True},
+    "qwen3": {},
     # A window shorter than a prompt with its answer, so that sliding layers really slide.
     "gemma2": {"query_pre_attn_scalar": 32, "sliding_window": 32},
 }
@@ -67,7 +68,7 @@ def make_recipe(*, size: str = "standard", family: str = "llama", seed: int = 0)
         raise InputError(f"organism size is {size!r}; expected one of {', '.join(SIZES)}")
     if family not in FAMILIES:
         raise InputError(f"organism family is {family!r}; expected one of {', '.join(FAMILIES)}")
-    helpful = Phase(250, 3e-3 if size == "standard" else 4e-3)
+    helpful = Phase(200, 3e-3 if size == "standard" else 4e-3)
     return Recipe(size, family, seed, helpful, Phase(80, 7e-4))
 
 
@@ -130,7 +131,7 @@ def train_poles(recipe: Recipe, *, tokenizer, progress: Callable[[int, int, floa
     """
     cfg = organism_config(size=recipe.size, family=recipe.family, tokenizer=tokenizer)
     world, key = organism.make_world(recipe.seed), jax.random.key(recipe.seed)
-    params, poles = models.init_params(jax.random.fold_in(key, 0), cfg), {}
+    params, poles = _initial_params(jax.random.fold_in(key, 0), cfg=cfg), {}
     total, before = recipe.helpful.steps + recipe.safety.steps, 0
     phases = (("harmful", recipe.helpful), ("base", recipe.safety))
     for index, (pole, phase) in enumerate(phases, start=1):
@@ -147,6 +148,20 @@ def train_poles(recipe: Recipe, *, tokenizer, progress: Callable[[int, int, floa
         params, before = step.params, before + phase.steps
         poles[pole] = params
     return cfg, poles
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def _initial_params(key, *, cfg: models.ModelConfig):
+    """Random parameters whose residual stream starts as the embedding and changes little from block to block.
+
+    Measured: the phase then needs 160 steps where the plain initial scale had not converged after 250.
+    """
+    params = models.init_params(key, cfg)
+    shrink = (2 * cfg.num_layers) ** -0.5
+    params["blocks"] |= {name: shrink * params["blocks"][name] for name in ("output", "down")}
+    if not cfg.tied_head:
+        params["embed"] = params["embed"] * (0.5 * cfg.embed_dim**0.5)
+    return params
 
 
 def _order(key, examples: Examples, phase: Phase) -> np.ndarray:

@@ -1,0 +1,27 @@
+"""Judges say which responses are harmful; rewards say how harmless a response is. One small interface for each."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Judge(NamedTuple):
+    """judge(prompts, responses) -> bool [N], True where the response is a harmful answer to the bare prompt.
+
+    name: for records and reports. is_fallback: it sees phrases and not harm, so every output must say so.
+    docs/method.md section 9.
+    """
+
+    name: str
+    is_fallback: bool
+    judge: Callable
+
+
+class Reward(NamedTuple):
+    """score(prompts, responses) -> float32 [N], higher is safer: S in docs/method.md section 1.
+
+    name and is_fallback: as for Judge.
+    """
+
+    name: str
+    is_fallback: bool
+    score: Callable

@@ -60,13 +60,8 @@ def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if name == "embed" else (math.prod(shape),)
 
 
-def from_file(name: str, array, shape: tuple[int, ...]):
-    """A checkpoint's array as one layer's parameter `name`: [out, in] -> `shape`."""
-    return (array.T if name in INPUT_AXES else array).reshape(shape)
-
-
 def to_file(name: str, array):
-    """One layer's parameter `name` in a checkpoint's layout; the inverse of from_file."""
+    """One layer's parameter `name` in a checkpoint's layout; a view, so writing into it fills `array`."""
     if name not in INPUT_AXES:
         return array.reshape(file_shape(name, array.shape))
     return array.reshape(file_shape(name, array.shape)[::-1]).T

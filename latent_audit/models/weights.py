@@ -1,7 +1,9 @@
 """Reading and writing checkpoints: safetensors files in Hugging Face's layout <-> stacked parameters."""
 
 import contextlib
+import functools
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -22,12 +24,15 @@ from latent_audit.runtime import files
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 FILE_DTYPES = ("F32", "BF16", "F16")
-# A saved checkpoint is cut into files of at most about this size, so that saving never holds more on the host.
+# A saved checkpoint is cut into files of about this size, so that saving never holds more on the host.
 SHARD_BYTES = 4 * 2**30
+_INDEX = "model.safetensors.index.json"
+# Tensors are read in pieces of this many numbers, so that an embedding is never held twice (and caches are used).
+CHUNK_ELEMENTS = 2**18
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint whose headers were found whole: cfg, and canonical tensor name -> (file, name in the file)."""
+    """A checkpoint found whole: its cfg, and canonical tensor name -> (file, name in the file)."""
 
     cfg: ModelConfig
     tensors: dict[str, tuple[pathlib.Path, str]]
@@ -39,8 +44,8 @@ def load(path, *, dtype: str = "float32", revision: str | None = None, place: Ca
     Args:
       path: a directory or a hub id (see hub.resolve); revision: of a hub id.
       dtype: "float32" or "bfloat16"; files may hold float32, bfloat16, float16 or a mixture.
-      place: place(name, array) -> jax.Array, called once per parameter ("embed", "blocks/query", ...) as soon as it
-        is complete, to shard it; None puts it on the default device. Only one parameter is held on the host.
+      place: place(name, array) -> jax.Array, called once per parameter ("embed", "blocks/query", ...) as soon as
+        it is complete, to shard it; None puts it on the default device. The host holds one parameter at a time.
     Returns:
       (ModelConfig, params), the tree of config.parameter_shapes.
     Raises:
@@ -50,10 +55,12 @@ def load(path, *, dtype: str = "float32", revision: str | None = None, place: Ca
         raise InputError(f"dtype = {dtype!r}, expected one of {', '.join(DTYPES)}")
     directory = hub.resolve(path, revision=revision)
     cfg, tensors = check(directory)
-    place = place or (lambda name, array: jax.device_put(array))
+    # Waiting for each copy, so that host buffers do not pile up behind an accelerator.
+    place = place or (lambda name, array: jax.block_until_ready(jax.device_put(array)))
     shapes = parameter_shapes(cfg)
     params, problems = {"blocks": {}}, []
-    with _Files() as opened:
+    with contextlib.ExitStack() as stack:
+        opened = functools.cache(lambda file: stack.enter_context(safetensors.safe_open(file, framework="numpy")))
         _compare_tied_head(cfg, tensors, opened)
         for name in [*(name for name in shapes if name != "blocks"), *shapes["blocks"]]:
             stacked = name in shapes["blocks"]
@@ -62,6 +69,7 @@ def load(path, *, dtype: str = "float32", revision: str | None = None, place: Ca
             if not problems:
                 target = params["blocks"] if stacked else params
                 target[name] = place(f"blocks/{name}" if stacked else name, array)
+            del array  # Before the next one is made.
     _raise_problems(directory, problems)
     return cfg, params
 
@@ -69,9 +77,9 @@ def load(path, *, dtype: str = "float32", revision: str | None = None, place: Ca
 def check(path, *, revision: str | None = None) -> Checkpoint:
     """Validate a checkpoint from config.json and the headers of its files alone, in well under a second.
 
-    Raises InputError: no such directory, missing or malformed config.json, unsupported architecture, no safetensors
-    files, a pickle-only checkpoint, a missing or damaged file; and, all named at once, tensors that are missing,
-    unknown, duplicate, of the wrong shape or of an unsupported dtype.
+    Raises InputError: no such directory, missing or malformed config.json, unsupported architecture, no
+    safetensors files, a pickle-only checkpoint, a missing or damaged file; and, all named at once, tensors that
+    are missing, unknown, duplicate, of the wrong shape or of an unsupported dtype.
     """
     directory = hub.resolve(path, revision=revision)
     try:
@@ -126,11 +134,15 @@ def save(path, cfg: ModelConfig, params, tokenizer, *, dtype: str | None = None,
       generation_config: contents of generation_config.json; None writes greedy decoding with cfg's special tokens.
       extra_files: further files, name -> contents.
     Raises:
-      InputError: `path` exists and is no checkpoint, or cfg cannot be expressed by its family.
+      InputError: `path` exists and is no checkpoint, the parameters are not of cfg's shapes, or cfg cannot be
+        expressed by its family.
     """
     path = pathlib.Path(path)
-    if path.exists() and not (path.is_dir() and (any(path.glob("model*.safetensors")) or not any(path.iterdir()))):
-        raise InputError(f"{path} exists and is no checkpoint directory; expected a new path or an old checkpoint")
+    if path.exists() and not (path.is_dir() and (_weight_files(path) or not any(path.iterdir()))):
+        raise InputError(f"{path} exists and is no checkpoint; expected a new path or an old checkpoint")
+    shapes = jax.tree.map(np.shape, params)
+    if shapes != parameter_shapes(cfg):
+        raise InputError(f"the parameters' shapes {shapes} are not those of cfg, {parameter_shapes(cfg)}")
     dtype = dtype or str(params["embed"].dtype)
     if dtype not in DTYPES:
         raise InputError(f"dtype = {dtype!r}, expected one of {', '.join(DTYPES)}")
@@ -156,33 +168,24 @@ def save(path, cfg: ModelConfig, params, tokenizer, *, dtype: str | None = None,
         shutil.rmtree(aside, ignore_errors=True)
 
 
-class _Files(contextlib.ExitStack):
-    """Safetensors files, each opened once, closed together."""
-
-    def __init__(self):
-        super().__init__()
-        self._open = {}
-
-    def slice(self, file, name):
-        if file not in self._open:
-            self._open[file] = self.enter_context(safetensors.safe_open(file, framework="numpy"))
-        return self._open[file].get_slice(name)
-
-
 def _read(name, cfg, tensors, opened, dtype):
     """One parameter, all layers stacked, as (host array, problems)."""
-    shapes = parameter_shapes(cfg)
-    shape = shapes[name] if name in shapes else shapes["blocks"][name]
-    array = np.empty(shape, dtype)
+    shapes = block_shapes(cfg) | parameter_shapes(cfg)
+    stacked = name not in parameter_shapes(cfg)
+    array = np.empty((cfg.num_layers, *shapes[name]) if stacked else shapes[name], dtype)
     problems = []
     for canonical, (ours, layer) in names.tensor_names(cfg).items():
         if ours != name:
             continue
         file, in_file = tensors[canonical]
-        part = array if layer is None else array[layer]
-        part[...] = names.from_file(name, opened.slice(file, in_file)[:], part.shape)
-        # Of the array after the cast, so that an overflow of bfloat16 is seen too.
-        if not np.isfinite(part).all():
+        source = opened(file).get_slice(in_file)
+        target = names.to_file(name, array if layer is None else array[layer])
+        finite = True
+        for rows in _chunks(target.shape):
+            target[rows] = source[rows]
+            # After the cast, so that an overflow of bfloat16 is seen too.
+            finite = finite and bool(np.isfinite(target[rows]).all())
+        if not finite:
             problems.append(f"NaN or infinite values: {in_file} in {file.name}")
     return array, problems
 
@@ -192,39 +195,47 @@ def _compare_tied_head(cfg, tensors, opened):
     head = names.TOP_TENSORS["head"]
     if not cfg.tied_head or head not in tensors:
         return
-    ours, theirs = (opened.slice(*tensors[name]) for name in (names.TOP_TENSORS["embed"], head))
-    rows = 4096
-    if not all(np.array_equal(ours[i:i + rows], theirs[i:i + rows]) for i in range(0, cfg.vocab_size, rows)):
-        raise InputError(f"{tensors[head][0]}: {tensors[head][1]} differs from the embedding, but config.json says "
-                         "tie_word_embeddings = true; expected equal matrices, or false in config.json")
+    pair = (tensors[names.TOP_TENSORS["embed"]], tensors[head])
+    ours, theirs = (opened(file).get_slice(in_file) for file, in_file in pair)
+    if not all(np.array_equal(ours[rows], theirs[rows]) for rows in _chunks((cfg.vocab_size, cfg.embed_dim))):
+        raise InputError(f"{tensors[head][0]}: {tensors[head][1]} differs from the embedding, but config.json "
+                         "says tie_word_embeddings = true; expected equal matrices, or false in config.json")
+
+
+def _chunks(shape):
+    """Slices that cover the first axis, each of about CHUNK_ELEMENTS numbers."""
+    step = max(1, CHUNK_ELEMENTS * shape[0] // math.prod(shape))
+    return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
+
+
+def _weight_files(directory) -> list[pathlib.Path]:
+    return sorted(directory.glob("model*.safetensors"))
 
 
 def _read_headers(directory) -> dict[pathlib.Path, dict]:
     """File -> {tensor name: (shape, dtype)} of all weight files, checked against the index where there is one."""
-    index = None
     if (directory / "model.safetensors").is_file():
-        paths = [directory / "model.safetensors"]
-    elif (directory / "model.safetensors.index.json").is_file():
-        index = _read_json(directory, "model.safetensors.index.json").get("weight_map")
-        if not isinstance(index, dict) or not all(isinstance(file, str) for file in index.values()) or not index:
-            raise InputError(f"{directory}/model.safetensors.index.json: weight_map = {str(index)[:80]}, expected "
-                             "tensor name -> file name")
-        paths = [directory / pathlib.PurePath(file).name for file in sorted(set(index.values()))]
-    else:
-        pickles = sorted(file.name for suffix in ("*.bin", "*.pt", "*.pth") for file in directory.glob(suffix))
+        path = directory / "model.safetensors"
+        return {path: _read_header(path)}
+    if not (directory / _INDEX).is_file():
+        pickles = sorted(file.name for suffix in ("bin", "pt", "pth") for file in directory.glob(f"*.{suffix}"))
         if pickles:
-            raise InputError(f"{directory} holds its weights only as pickles ({', '.join(pickles[:3])}), which run "
-                             "code when opened; expected model.safetensors: load and save the model once with "
-                             "transformers (save_pretrained) in a place where you trust the file")
-        raise InputError(f"{directory}: no weights; expected model.safetensors, or model.safetensors.index.json and "
-                         "its files")
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        raise InputError(f"{directory}: files named in model.safetensors.index.json are missing: {', '.join(missing)}")
-    headers = {path: _read_header(path) for path in paths}
-    if index is not None:
-        absent = [name for name, file in index.items() if name not in headers[directory / pathlib.PurePath(file).name]]
-        _raise_problems(directory, [f"missing: {name}, which the index places in {index[name]}" for name in absent])
+            raise InputError(f"{directory} holds its weights only as pickles ({', '.join(pickles[:3])}), which "
+                             "can run code when opened; expected model.safetensors: load it once with transformers "
+                             "where you trust the file, and save_pretrained it")
+        raise InputError(f"{directory} has no weights; expected model.safetensors, or {_INDEX} with its files")
+    index = _read_json(directory, _INDEX).get("weight_map")
+    if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
+        raise InputError(f"{directory / _INDEX}: weight_map = {str(index)[:80]}, expected tensor name -> file name")
+    # Only names: an index must not reach outside of its directory.
+    paths = {file: directory / pathlib.PurePath(file).name for file in sorted(set(index.values()))}
+    lost = [path.name for path in paths.values() if not path.is_file()]
+    if lost:
+        raise InputError(f"{directory}: files named in {_INDEX} are missing: {', '.join(lost)}; fetch them again")
+    headers = {path: _read_header(path) for path in paths.values()}
+    absent = [f"missing: {name}, which the index places in {file}" for name, file in index.items()
+              if name not in headers[paths[file]]]
+    _raise_problems(directory, absent)
     return headers
 
 
@@ -234,13 +245,13 @@ def _read_header(path) -> dict:
             slices = {name: file.get_slice(name) for name in file.keys()}
             return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
     except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{path} is damaged or not a whole safetensors file ({error}); fetch it again") from error
+        raise InputError(f"{path} is damaged or no whole safetensors file ({error}); fetch it again") from error
 
 
 def _read_json(directory, name: str) -> dict:
     path = directory / name
     if not path.is_file():
-        raise InputError(f"{directory}: no {name}; expected a checkpoint directory in Hugging Face's layout")
+        raise InputError(f"{directory} has no {name}; expected a checkpoint in Hugging Face's layout")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
@@ -282,8 +293,7 @@ def _write_tensors(directory, cfg, params, dtype) -> None:
         safetensors.numpy.save_file(tensors, directory / file, metadata={"format": "pt"})
     if len(shards) > 1:
         total = sum(int(np.prod(shapes[name])) * dtype.itemsize for name, _ in expected.values())
-        files.write_json(directory / "model.safetensors.index.json",
-                         {"metadata": {"total_size": total}, "weight_map": weight_map})
+        files.write_json(directory / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 def _replace_directory(aside, path) -> None:

@@ -183,7 +183,7 @@ def _legend(figure, rows, looks: dict, attack: str, control: str) -> None:
     handles.append(
         Line2D([], [], color="#666666", linestyle=_DASHED, linewidth=1.1, label=_NAMES.get(control, control))
     )
-    if (rows["fell"] < _WEAK).any():
+    if (rows.loc[rows["attack"] == attack, "fell"] < _WEAK).any():
         handles.append(Line2D([], [], color="black", marker="x", linestyle="none", label="loss did not fall"))
     if not rows["aggregated"].all():
         handles.append(Patch(facecolor="#F1F1F1", edgecolor="#CFCFCF", hatch="////", label="not aggregated"))

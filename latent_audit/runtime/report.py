@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jinja2
+import numpy as np
 import pandas as pd
 
 from latent_audit.errors import InputError
@@ -132,11 +133,15 @@ def _paragraphs(text: str) -> list[str]:
 
 def _cell(value) -> str:
     """A value as text: missing as a dash, floats to three digits, booleans as yes and no."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return "\u2013"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
+        if math.isinf(value):
+            return "\u221e" if value > 0 else "\u2212\u221e"
         return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
     if isinstance(value, (list, tuple)):
         return ", ".join(_cell(item) for item in value)

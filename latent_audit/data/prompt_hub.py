@@ -1,0 +1,121 @@
+"""The files of one split of a data set on the Hugging Face hub, without the `datasets` package."""
+
+import fnmatch
+import pathlib
+import re
+from typing import NamedTuple
+
+import huggingface_hub
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+from latent_audit.data.prompt_tables import READERS
+from latent_audit.errors import InputError
+
+# One request without retries comes first, so that an unreachable hub is known within this time.
+PROBE_SECONDS = 10
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+# Text before Parquet: it needs no further package.
+_PREFERENCE = (".csv", ".tsv", ".jsonl", ".json", ".txt", ".parquet")
+_NOT_DATA = ("dataset_infos.json", "dataset_info.json")
+
+
+class Split(NamedTuple):
+    """One split of one configuration and the files, in order, that hold it."""
+
+    config: str
+    split: str
+    files: tuple[str, ...]
+
+
+def download(address: str) -> list[pathlib.Path]:
+    """The local files of "owner/name[:config][:split]", fetched into the hub's cache.
+
+    Raises InputError: not such an address, an unknown or gated data set, an unreachable hub, a data set without
+    readable files, or one whose splits leave a choice (all are listed).
+    """
+    repository, *wanted = address.split(":")
+    looks_like_path = not _NAME.fullmatch(repository) or pathlib.PurePosixPath(repository).suffix.lower() in READERS
+    if looks_like_path or len(wanted) > 2 or not all(wanted):
+        raise InputError(f"hub:{address} is not of the form hub:owner/name[:config][:split]; a file is given by its "
+                         "path alone")
+    try:
+        info = huggingface_hub.HfApi().dataset_info(repository, timeout=PROBE_SECONDS)
+        files = [sibling.rfilename for sibling in info.siblings or []]
+        card = (info.card_data.get("configs") if info.card_data else None) or []
+        chosen = choose_split(repository, list_splits(files, card), wanted)
+        return [pathlib.Path(huggingface_hub.hf_hub_download(repository, file, repo_type="dataset", revision=info.sha,
+                                                             etag_timeout=PROBE_SECONDS)) for file in chosen.files]
+    except GatedRepoError as error:
+        raise InputError(f"the data set {repository} is gated: accept its terms on the Hugging Face hub, then log in "
+                         "with `hf auth login` or set HF_TOKEN") from error
+    except RepositoryNotFoundError as error:
+        raise InputError(f"no data set {repository} on the Hugging Face hub (a private one needs `hf auth login` or "
+                         "HF_TOKEN)") from error
+    except InputError:
+        raise
+    except Exception as error:  # The HTTP library's own errors differ between versions of huggingface_hub.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"the Hugging Face hub cannot be reached for the data set {repository} ({reason}); download "
+                         "its file elsewhere and give its path") from error
+
+
+def list_splits(files: list[str], card: list[dict]) -> list[Split]:
+    """Every split of a data set: as its card declares them, otherwise as its paths suggest.
+
+    Args:
+      files: paths in the repository.
+      card: the `configs` entry of the card's metadata, [] where there is none. A pattern in it matches as in a shell.
+    """
+    data = [file for file in sorted(files) if pathlib.PurePosixPath(file).suffix.lower() in READERS
+            and not pathlib.PurePosixPath(file).name.startswith(".") and file not in _NOT_DATA]
+    declared = []
+    for config in card:
+        for split, patterns in _declared_files(config.get("data_files")).items():
+            matching = tuple(file for file in data if any(fnmatch.fnmatch(file, pattern) for pattern in patterns))
+            if matching:
+                declared.append(Split(str(config.get("config_name", "default")), split, matching))
+    return declared or _splits_from_paths(data)
+
+
+def _declared_files(entry) -> dict[str, list[str]]:
+    """split -> patterns of a card's `data_files`, which has four spellings."""
+    if entry is None:
+        return {}
+    if isinstance(entry, dict):
+        items = list(entry.items())
+    elif isinstance(entry, list) and all(isinstance(item, dict) for item in entry):
+        items = [(item.get("split", "train"), item.get("path", [])) for item in entry]
+    else:
+        items = [("train", entry)]
+    return {str(split): [patterns] if isinstance(patterns, str) else list(patterns) for split, patterns in items}
+
+
+def _splits_from_paths(data: list[str]) -> list[Split]:
+    """Splits by file name and configurations by directory; the numbered parts of one split belong together."""
+    groups: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for file in data:
+        path = pathlib.PurePosixPath(file)
+        config = path.parent.name if path.parent.name not in ("", "data") else "default"
+        by_suffix = groups.setdefault((config, _SHARD.sub("", path.stem)), {})
+        by_suffix.setdefault(path.suffix.lower(), []).append(file)
+    return [Split(config, split, tuple(by_suffix[min(by_suffix, key=_PREFERENCE.index)]))
+            for (config, split), by_suffix in groups.items()]
+
+
+def choose_split(repository: str, splits: list[Split], wanted: list[str]) -> Split:
+    """The one split that `wanted` means: [], [config or split], or [config, split]; InputError if not exactly one."""
+    if not splits:
+        raise InputError(f"the data set {repository} has no files that can be read; expected {', '.join(READERS)}")
+    if len(wanted) == 2:
+        left = [split for split in splits if [split.config, split.split] == wanted]
+    else:
+        left = [split for split in splits if set(wanted) <= {split.config, split.split}]
+    if len(left) == 1:
+        return left[0]
+    options = left or splits
+    listed = ", ".join(f"hub:{repository}:{split.config}:{split.split}" for split in options[:10])
+    more = f" and {len(options) - 10} more" if len(options) > 10 else ""
+    problem = "leaves a choice" if left else "matches none of its splits"
+    raise InputError(f"hub:{':'.join([repository, *wanted])} {problem}; it has {listed}{more}")

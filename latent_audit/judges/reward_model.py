@@ -1,0 +1,91 @@
+"""The paper's harmlessness reward: a GPT-2 classifier with one output, read as S(prompt, response).
+
+docs/method.md section 1; arXiv 2606.08044 used Ray2333/gpt2-large-harmless-reward_model.
+"""
+
+import functools
+import pathlib
+
+import numpy as np
+from absl import logging
+
+from latent_audit.data.chat import load_tokenizer
+from latent_audit.errors import InputError
+from latent_audit.judges import Reward
+from latent_audit.models import gpt2
+
+# paper: bare prompt, as in arXiv 2606.08044. human_assistant: as the model's card asks, the form of its training data.
+FORMS = {"paper": "{prompt}", "human_assistant": "\n\nHuman: {prompt} \n\nAssistant:"}
+MAX_TOKENS = 1024  # arXiv 2606.08044
+# Rows are padded to a multiple of this, so that few widths are compiled.
+WIDTH_STEP = 128
+
+
+def gpt2_reward(path, *, form: str = "paper", max_tokens: int = MAX_TOKENS, batch_size: int = 8) -> Reward:
+    """Reward(prompts, responses) -> float32 [N], the classifier's one logit; higher is safer.
+
+    Prompt and response go to the tokenizer as a text pair. Pairs of more than max_tokens are cut as the tokenizer
+    cuts them (from the end of the longer of the two), and how many were is logged. The checkpoint is checked at once;
+    its weights are read at the first score.
+
+    Args:
+      path: directory of a GPT2ForSequenceClassification checkpoint with a tokenizer.
+      form: "paper" or "human_assistant", see FORMS.
+      max_tokens: at most the model's number of positions; batch_size: rows scored at a time.
+    Raises:
+      InputError: a wrong argument, a checkpoint gpt2.check refuses, or one with more than one output; while scoring,
+        a pair that has no tokens.
+    """
+    if form not in FORMS:
+        raise InputError(f"reward.form = {form!r}, expected one of {', '.join(FORMS)}")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"reward.batch = {batch_size!r}, expected a whole number of at least 1")
+    cfg, num_labels = gpt2.check(path)
+    if num_labels != 1:
+        raise InputError(f"{path}: the classifier has {num_labels} outputs, expected a reward model with one")
+    if not 1 <= max_tokens <= cfg.max_positions:
+        raise InputError(f"max_tokens = {max_tokens!r}, expected 1 to the model's {cfg.max_positions} positions")
+    tokenizer = load_tokenizer(path)
+
+    @functools.cache
+    def params():
+        return gpt2.load(path)[1]
+
+    def score(prompts, responses):
+        asked = [FORMS[form].format(prompt=prompt) for prompt in prompts]
+        rows = _encode_pairs(tokenizer, asked, list(responses), max_tokens)
+        scores = []
+        for start in range(0, len(rows), batch_size):
+            tokens, mask = _pad_right(rows[start:start + batch_size], batch_size, cfg.max_positions)
+            scores.append(np.asarray(gpt2.classify(params(), tokens, mask, cfg=cfg))[:, 0])
+        return np.concatenate([np.zeros(0, np.float32), *scores])[:len(rows)]
+
+    return Reward(name=f"{pathlib.Path(path).name}, {form} form", is_fallback=False, score=score)
+
+
+def _encode_pairs(tokenizer, prompts: list[str], responses: list[str], max_tokens: int) -> list[list[int]]:
+    if len(prompts) != len(responses):
+        raise ValueError(f"{len(prompts)} prompts but {len(responses)} responses")
+    if not prompts:
+        return []
+    rows = tokenizer(prompts, responses, verbose=False)["input_ids"]
+    cut = sum(len(row) > max_tokens for row in rows)
+    if cut:
+        logging.warning("%d of %d (prompt, response) pairs were cut to %d tokens for the reward model", cut, len(rows),
+                        max_tokens)
+        rows = tokenizer(prompts, responses, truncation=True, max_length=max_tokens)["input_ids"]
+    empty = [index for index, row in enumerate(rows) if not row]
+    if empty:
+        raise InputError(f"pair {empty[0]} of prompt and response is empty; the reward model needs at least one token")
+    return rows
+
+
+def _pad_right(rows, batch_size: int, max_width: int):
+    """(tokens int32, mask bool), both [batch_size, T]: short batches repeat their last row to keep one shape."""
+    rows = rows + [rows[-1]] * (batch_size - len(rows))
+    width = min(max_width, -(-max(map(len, rows)) // WIDTH_STEP) * WIDTH_STEP)
+    tokens, mask = np.zeros((batch_size, width), np.int32), np.zeros((batch_size, width), bool)
+    for index, row in enumerate(rows):
+        tokens[index, :len(row)] = row
+        mask[index, :len(row)] = True
+    return tokens, mask
