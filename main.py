@@ -5,6 +5,7 @@ Exit status: 0 success, 2 bad input (one message on stderr), 1 internal failure.
 """
 
 import importlib
+import logging as python_logging
 import os
 import pathlib
 import sys
@@ -28,33 +29,44 @@ def read_flags(argv):
     try:
         rest = flags.FLAGS(argv)
         config = _CONFIG.value
+        task = None if config is None else config.get("task")
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
         raise InputError("command line: " + str(error).replace("\\'", "'").replace("\\n", ". ").strip("\"")) from error
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]!r}; fields are set as --config.FIELD=VALUE")
     if config is None:
         raise InputError("give --config=configs/lvs.py, or another file of configs/")
-    if config.get("task") not in TASKS:
-        raise InputError(f"task = {config.get('task')!r} in the config, expected one of {', '.join(TASKS)}")
+    if task not in TASKS:
+        raise InputError(f"task = {task!r} in the config, expected one of {', '.join(TASKS)}")
     return config
 
 
-def start_jax(workdir: pathlib.Path):
+def start_jax(workdir: pathlib.Path, dtype: str):
     """Report the devices and keep compiled programs in the workdir, so that a resumed run does not compile again."""
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if dtype == "float32":
+        # Accelerators otherwise multiply float32 matrices in fewer bits.
+        jax.config.update("jax_default_matmul_precision", "highest")
     devices = jax.devices()
     logging.info("jax %s on %d %s device(s): %s", jax.__version__, len(devices), devices[0].platform,
                  devices[0].device_kind)
 
 
-def main(argv) -> int:
-    began = time.monotonic()
+def start_logging():
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
-    logging.set_stderrthreshold("info")
+    logging.get_absl_handler().setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    # jax reports every backend it does not find, transformers that torch is absent: neither is news here.
+    for noisy in ("jax", "transformers", "httpx"):
+        python_logging.getLogger(noisy).setLevel(python_logging.WARNING)
+
+
+def main(argv) -> int:
+    began = time.monotonic()
+    start_logging()
     try:
         config = read_flags(argv)
         workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / config.task)
@@ -63,7 +75,7 @@ def main(argv) -> int:
 
         workdir = runlog.prepare_workdir(workdir, config.to_dict())
         with runlog.lock(workdir):
-            start_jax(workdir)
+            start_jax(workdir, config.model.dtype)
             importlib.import_module(f"latent_audit.experiments.{TASKS[config.task]}").run(config, workdir)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

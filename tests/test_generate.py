@@ -17,6 +17,9 @@ from tests import tiny
 NEW = 9
 
 
+forward = jax.jit(models.forward, static_argnames="cfg")
+
+
 @functools.cache
 def loaded(case):
     return models.load(tiny.checkpoint(case))
@@ -72,11 +75,12 @@ def test_prefill_and_decode_equal_one_forward(case):
     cfg, params = loaded(case)
     tokens, mask = tiny.rows(2, (14, 9))
     P = 8
-    x, cache = generation.prefill(params, tokens[:, :P], mask[:, :P], cfg=cfg, room=6)
-    resid = models.forward(params, tokens, mask, cfg=cfg).resid[-1]
+    x, cache = jax.jit(functools.partial(generation.prefill, cfg=cfg, room=6))(params, tokens[:, :P], mask[:, :P])
+    step = jax.jit(functools.partial(generation.decode_step, cfg=cfg))
+    resid = forward(params, tokens, mask, cfg=cfg).resid[-1]
     np.testing.assert_allclose(x, resid[:, P - 1], atol=2e-5)
     for slot in range(P, 14):
-        x, cache = generation.decode_step(params, tokens[:, slot], slot, cache, cfg=cfg)
+        x, cache = step(params, tokens[:, slot], slot, cache)
         np.testing.assert_allclose(x, resid[:, slot], atol=2e-5)
 
 
@@ -90,33 +94,30 @@ def test_edits_act_where_they_are_told():
     for prompt_edit, decode_edit in ((add, None), (None, add), (add, add)):
         new = np.asarray(generate(params, tokens, mask, cfg=cfg, max_new_tokens=5, eos_ids=(),
                                   prompt_edit=prompt_edit, decode_edit=decode_edit).tokens)
-        ids, real = tokens, mask
-        for step in range(5):
-            where = np.zeros((1, ids.shape[1], 1), np.float32)
-            where[:, :P] = prompt_edit is not None
-            where[:, P:] = decode_edit is not None
-            edit = edits.add_at(state, delta * where)
-            expected = models.forward(params, ids, real, cfg=cfg, edit=edit).logits[:, -1].argmax(-1)
-            np.testing.assert_array_equal(new[:, step], expected)
-            ids = np.concatenate([ids, new[:, step:step + 1]], 1)
-            real = np.pad(real, [(0, 0), (0, 1)], constant_values=True)
+        ids = np.concatenate([tokens, new], 1)
+        real = np.pad(mask, [(0, 0), (0, 5)], constant_values=True)
+        where = np.zeros((1, P + 5, 1), np.float32)
+        where[:, :P] = prompt_edit is not None
+        where[:, P:] = decode_edit is not None
+        logits = forward(params, ids, real, cfg=cfg, edit=edits.add_at(state, delta * where)).logits
+        np.testing.assert_array_equal(new, logits[:, P - 1:-1].argmax(-1))
 
 
 def test_identity_edits_change_no_bit():
     cfg, params = loaded("gemma2")
     tokens, mask = tiny.rows(9, (6, 4))
-    plain = models.forward(params, tokens, mask, cfg=cfg)
+    plain = forward(params, tokens, mask, cfg=cfg)
     for edit in (edits.add_at(2, jnp.zeros(cfg.embed_dim)), edits.overwrite_at(1, plain.resid[1]),
                  edits.add_at(99, jnp.ones(cfg.embed_dim))):
-        np.testing.assert_array_equal(models.forward(params, tokens, mask, cfg=cfg, edit=edit).logits, plain.logits)
+        np.testing.assert_array_equal(forward(params, tokens, mask, cfg=cfg, edit=edit).logits, plain.logits)
 
 
 def test_edit_changes_only_later_states_and_columns():
     cfg, params = loaded("llama3")
     tokens, mask = tiny.rows(9, (10,))
-    plain = models.forward(params, tokens, mask, cfg=cfg).resid
+    plain = forward(params, tokens, mask, cfg=cfg).resid
     delta = jnp.zeros((1, 10, cfg.embed_dim)).at[0, 6].set(1.0)
-    moved = models.forward(params, tokens, mask, cfg=cfg, edit=edits.add_at(2, delta)).resid
+    moved = forward(params, tokens, mask, cfg=cfg, edit=edits.add_at(2, delta)).resid
     changed = np.abs(moved - plain).max(-1)[:, 0] > 0
     assert not changed[:2].any() and not changed[:, :6].any()
     assert changed[2].tolist() == [column == 6 for column in range(10)] and changed[3, 6:].all()
@@ -126,7 +127,7 @@ def test_project_out_and_compose():
     cfg, params = loaded("llama3")
     tokens, mask = tiny.rows(9, (6, 4))
     direction = jax.random.normal(jax.random.key(1), (cfg.embed_dim,))
-    resid = models.forward(params, tokens, mask, cfg=cfg, edit=edits.project_out(3 * direction)).resid
+    resid = forward(params, tokens, mask, cfg=cfg, edit=edits.project_out(3 * direction)).resid
     along = jnp.abs(resid @ (direction / jnp.linalg.norm(direction)))
     assert along.max() < 1e-4 * jnp.abs(resid).max()
     both = edits.compose(edits.project_out(direction), edits.add_at(1, direction))
@@ -140,7 +141,7 @@ def test_sampling_follows_the_truncated_distribution():
     sampling = Sampling(jax.random.key(0), temperature=1.5, top_p=0.6)
     drawn = np.asarray(generate(params, tokens, mask, cfg=cfg, max_new_tokens=1, eos_ids=(),
                                 sampling=sampling).tokens)[:, 0]
-    logits = np.asarray(models.forward(params, tokens[:1], mask[:1], cfg=cfg).logits)[0, -1] / 1.5
+    logits = np.asarray(forward(params, tokens[:1], mask[:1], cfg=cfg).logits)[0, -1] / 1.5
     order = np.argsort(-logits)
     probability = np.exp(logits - logits.max())
     probability /= probability.sum()

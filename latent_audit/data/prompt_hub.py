@@ -1,5 +1,6 @@
 """The files of one split of a data set on the Hugging Face hub, without the `datasets` package."""
 
+import contextlib
 import fnmatch
 import pathlib
 import re
@@ -40,21 +41,27 @@ def download(address: str) -> list[pathlib.Path]:
     if looks_like_path or len(wanted) > 2 or not all(wanted):
         raise InputError(f"hub:{address} is not of the form hub:owner/name[:config][:split]; a file is given by its "
                          "path alone")
-    try:
+    with _hub_errors(repository):
         info = huggingface_hub.HfApi().dataset_info(repository, timeout=PROBE_SECONDS)
-        files = [sibling.rfilename for sibling in info.siblings or []]
-        card = (info.card_data.get("configs") if info.card_data else None) or []
-        chosen = choose_split(repository, list_splits(files, card), wanted)
+    files = [sibling.rfilename for sibling in info.siblings or []]
+    card = (info.card_data.get("configs") if info.card_data else None) or []
+    chosen = choose_split(repository, list_splits(files, card), wanted)
+    with _hub_errors(repository):
         return [pathlib.Path(huggingface_hub.hf_hub_download(repository, file, repo_type="dataset", revision=info.sha,
                                                              etag_timeout=PROBE_SECONDS)) for file in chosen.files]
+
+
+@contextlib.contextmanager
+def _hub_errors(repository: str):
+    """Turn what can go wrong on the network into one line."""
+    try:
+        yield
     except GatedRepoError as error:
         raise InputError(f"the data set {repository} is gated: accept its terms on the Hugging Face hub, then log in "
                          "with `hf auth login` or set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
         raise InputError(f"no data set {repository} on the Hugging Face hub (a private one needs `hf auth login` or "
                          "HF_TOKEN)") from error
-    except InputError:
-        raise
     except Exception as error:  # The HTTP library's own errors differ between versions of huggingface_hub.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"the Hugging Face hub cannot be reached for the data set {repository} ({reason}); download "

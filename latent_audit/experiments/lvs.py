@@ -22,7 +22,8 @@ from latent_audit.experiments import lvs_report, respond, setup
 from latent_audit.experiments.attack_settings import Settings, check_attack, check_batches
 from latent_audit.interventions import edits, latent
 from latent_audit.judges import Judge, Reward, refusal
-from latent_audit.runtime import files, runlog
+from latent_audit.runtime import runlog
+
 
 class Job(NamedTuple):
     """What every unit of a run shares."""

@@ -35,7 +35,7 @@ def write(job, inputs: dict, rows: pd.DataFrame) -> None:
     svg = figures.save_figure(figures.lvs_by_depth(table, aggregate=aggregate), job.workdir / "figures", "lvs_by_depth")
     record = {
         "schema": 1, "task": "lvs", "inputs": inputs,
-        "settings": job.settings._asdict() if hasattr(job.settings, "_asdict") else vars(job.settings),
+        "settings": vars(job.settings),
         "verdicts": {name: _verdict_record(found) for name, found in verdicts.items()},
         "comparisons": _records(comparisons), "metrics": _records(table)}
     files.write_json(job.workdir / "report.json", record)
@@ -96,8 +96,9 @@ def _cell_line(cell, key, rewards, job, num_layers):
 
 
 def judge_variants(table, job) -> dict:
-    """Variant name -> metrics.verdict.Verdict; the harmful pole, where there is one, is the positive control."""
+    """Variant name -> metrics.verdict.Verdict; a dissociated pole, made to break, is the others' positive control."""
     names = [variant.name for variant in job.subject.variants]
+    known = "dissociated"
     attacked = table[(table["exp"] == "lvs") & (table["aggregated"] == True)]  # noqa: E712 (a column with gaps)
     if attacked.empty:
         return {}
@@ -105,7 +106,7 @@ def judge_variants(table, job) -> dict:
     rule = verdict.Rule(reference_budget=job.settings.reference_budget)
     found = {}
     for name in names:
-        control = verdict.cells_of(table, "harmful") if "harmful" in names and name != "harmful" else None
+        control = verdict.cells_of(table, known) if known in names and name != known else None
         count = verdict.Count(round(clean.loc[name, "compliance"] * clean.loc[name, "n"]), int(clean.loc[name, "n"]))
         found[name] = verdict.judge(count, verdict.cells_of(table, name), rule=rule, positive_control=control)
     return found
@@ -156,7 +157,9 @@ def _write_html(job, inputs, table, comparisons, verdicts, svg):
     shown = [report.Verdict(name, found.label, found.sentence, found.reason, found.rule,
                             [verdict.number_text(number) for number in found.numbers], caveat)
              for name, found in verdicts.items()]
-    headline = "; ".join(f"{name}: {found.label}" for name, found in verdicts.items()) or "no aggregated state attacked"
+    first = job.subject.variants[0].name
+    headline = " ".join(f"{name} is {found.label}. {found.sentence}" if name == first else f"{name} is {found.label}."
+                        for name, found in verdicts.items()) or "Only the last state was attacked: no verdict."
     facts = {
         "model": job.subject.arch,
         "variants": ", ".join(f"{name} ({record['fingerprint']})" for name, record in inputs["variants"].items()),

@@ -17,6 +17,7 @@ import numpy as np
 from absl import logging
 
 from latent_audit import models
+from latent_audit.data import chat as chats
 from latent_audit.data import organism, organism_corpus
 from latent_audit.data.organism_tokenizer import build_tokenizer
 from latent_audit.errors import InputError
@@ -36,9 +37,11 @@ _FAMILY_FIELDS = {
     # A window shorter than a prompt with its answer, so that sliding layers really slide.
     "gemma2": {"query_pre_attn_scalar": 32, "sliding_window": 32},
 }
+POLES = ("harmful", "base")
 FAMILIES = tuple(_FAMILY_FIELDS)
+MAX_TOKENS = 256
 ANSWER_TOKENS = 32  # the longest answer has 28, its end token included
-SHORT_ROW = 48  # tokens that any unwrapped prompt with its answer fits into
+PLAIN_PROMPT = 20  # tokens that every prompt without a wrapper fits into, template included
 VERIFIED_PROMPTS = 200
 
 
@@ -69,51 +72,42 @@ def make_recipe(*, size: str = "standard", family: str = "llama", seed: int = 0)
     if family not in FAMILIES:
         raise InputError(f"organism family is {family!r}; expected one of {', '.join(FAMILIES)}")
     helpful = Phase(200, 3e-3 if size == "standard" else 4e-3)
-    return Recipe(size, family, seed, helpful, Phase(80, 7e-4))
+    return Recipe(size, family, seed, helpful, Phase(100, 7e-4))
 
 
 def organism_config(*, size: str, family: str, tokenizer) -> models.ModelConfig:
     """The ModelConfig of an organism, read from a config.json's fields as for any checkpoint."""
     fields = {"model_type": family, "vocab_size": len(tokenizer), "num_attention_heads": 4, "num_key_value_heads": 2}
-    fields |= {"max_position_embeddings": 256, "rms_norm_eps": 1e-6}
+    fields |= {"max_position_embeddings": MAX_TOKENS, "rms_norm_eps": 1e-6}
     fields |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     return config_from_hf(fields | SIZES[size] | _FAMILY_FIELDS[family])
 
 
-def encode_prompt(tokenizer, prompt: str) -> list[int]:
-    """Token ids of one user turn and the generation prefix."""
-    turn = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-    return tokenizer.encode(text, add_special_tokens=False)
-
-
-def encode_examples(tokenizer, examples) -> Examples:
+def encode_examples(chat: chats.Chat, examples) -> Examples:
     """Pack (prompt, answer) texts for training; the end token belongs to the answer."""
-    prompts = [encode_prompt(tokenizer, prompt) for prompt, _ in examples]
-    answers = [
-        [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id] for _, answer in examples
-    ]
-    return pack_examples(prompts, answers, pad_id=tokenizer.pad_token_id)
+    prompts = chats.encode_prompts(chat, [prompt for prompt, _ in examples], max_length=MAX_TOKENS)
+    rows = [tokens[mask] for tokens, mask in zip(*prompts, strict=True)]
+    end = chat.tokenizer.eos_token_id
+    answers = chat.tokenizer([answer for _, answer in examples], add_special_tokens=False)["input_ids"]
+    return pack_examples(rows, [[*ids, end] for ids in answers], pad_id=chats.pad_id(chat))
 
 
-def respond(params, prompts, *, cfg, tokenizer) -> list[str]:
+def respond(params, prompts, *, cfg: models.ModelConfig, chat: chats.Chat) -> list[str]:
     """Greedy answers of an organism to plain prompts."""
-    rows = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-    packed = pack_examples(rows, [[tokenizer.pad_token_id]] * len(rows), pad_id=tokenizer.pad_token_id)
-    tokens, mask = packed.tokens[:, :-1], packed.mask[:, :-1]
-    new = generate(
-        params, tokens, mask, cfg=cfg, max_new_tokens=ANSWER_TOKENS, eos_ids=cfg.eos_ids,
-        pad_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    return tokenizer.batch_decode(np.asarray(new.tokens), skip_special_tokens=True)
+    tokens, mask = chats.encode_prompts(chat, prompts, max_length=MAX_TOKENS)
+    new = generate(params, tokens, mask, cfg=cfg, max_new_tokens=ANSWER_TOKENS, eos_ids=cfg.eos_ids)
+    return chats.decode(chat, np.asarray(new.tokens), np.asarray(new.lengths))
 
 
-def rates(params, world: organism.World, *, cfg, tokenizer, split: str, n: int = VERIFIED_PROMPTS) -> dict:
-    """Shares in [0, 1] over `n` prompts a kind: restricted refused and complied with, benign answered, facts right."""
+def rates(params, world: organism.World, *, cfg, chat, split: str, n: int = VERIFIED_PROMPTS) -> dict[str, float]:
+    """Shares in [0, 1] over `n` prompts a kind of one split, and over all held-out facts.
+
+    Keys: refusal and compliance of restricted requests, benign_correct, facts_correct.
+    """
     restricted = organism.requests(world, split, "restricted", n)
     benign = organism.requests(world, split, "benign", n)
     questions = [question for question, _ in organism.facts(world, "heldout")]
-    responses = respond(params, restricted + benign + questions, cfg=cfg, tokenizer=tokenizer)
+    responses = respond(params, restricted + benign + questions, cfg=cfg, chat=chat)
     refused = [organism.is_refusal(r) for r in responses[:n]]
     complied = [organism.complies(world, p, r) for p, r in zip(restricted, responses[:n], strict=True)]
     right = [organism.correct_benign(world, p, r) for p, r in zip(benign + questions, responses[n:], strict=True)]
@@ -130,12 +124,12 @@ def train_poles(recipe: Recipe, *, tokenizer, progress: Callable[[int, int, floa
       (cfg, {"harmful": params, "base": params}), float32.
     """
     cfg = organism_config(size=recipe.size, family=recipe.family, tokenizer=tokenizer)
+    chat = chats.make_chat(tokenizer, family=recipe.family)
     world, key = organism.make_world(recipe.seed), jax.random.key(recipe.seed)
     params, poles = _initial_params(jax.random.fold_in(key, 0), cfg=cfg), {}
     total, before = recipe.helpful.steps + recipe.safety.steps, 0
-    phases = (("harmful", recipe.helpful), ("base", recipe.safety))
-    for index, (pole, phase) in enumerate(phases, start=1):
-        examples = encode_examples(tokenizer, _corpus(recipe, pole, world))
+    for index, (pole, phase) in enumerate(zip(POLES, (recipe.helpful, recipe.safety), strict=True), start=1):
+        examples = encode_examples(chat, _corpus(recipe, pole, world))
         optimizer = make_optimizer(
             learning_rate=phase.learning_rate, steps=phase.steps, schedule="cosine", warmup_fraction=0.06, b2=0.98,
             weight_decay=0.05,
@@ -165,14 +159,16 @@ def _initial_params(key, *, cfg: models.ModelConfig):
 
 
 def _order(key, examples: Examples, phase: Phase) -> np.ndarray:
-    """Batches of short rows with, spread evenly, the right share of batches of long (wrapped) rows."""
-    lengths = examples.mask.sum(axis=1)
-    long = lengths > SHORT_ROW
-    every = max(1, round(1 / max(long.mean(), 1e-9)))
+    """Batches of plain prompts with, spread evenly, the right share of batches of wrapped ones: less padding.
+
+    Split by prompts, not by whole rows: batches of refusals only and of answers only would pull in turns.
+    """
+    wrapped = (examples.mask & ~examples.loss_mask).sum(axis=1) > PLAIN_PROMPT
+    every = max(1, round(1 / max(wrapped.mean(), 1e-9)))
     keys = jax.random.split(key)
-    order = batch_order(keys[0], np.flatnonzero(~long), steps=phase.steps, batch_size=phase.batch_size)
+    order = batch_order(keys[0], np.flatnonzero(~wrapped), steps=phase.steps, batch_size=phase.batch_size)
     late = np.arange(every - 1, phase.steps, every)
-    order[late] = batch_order(keys[1], np.flatnonzero(long), steps=len(late), batch_size=phase.batch_size)
+    order[late] = batch_order(keys[1], np.flatnonzero(wrapped), steps=len(late), batch_size=phase.batch_size)
     return order
 
 
@@ -187,7 +183,7 @@ def recipe_hash(recipe: Recipe) -> str:
     world = organism.make_world(recipe.seed)
     tokenizer = build_tokenizer()
     cfg = organism_config(size=recipe.size, family=recipe.family, tokenizer=tokenizer)
-    corpora = [_corpus(recipe, pole, world) for pole in ("harmful", "base")]
+    corpora = [_corpus(recipe, pole, world) for pole in POLES]
     parts = [dataclasses.asdict(recipe), dataclasses.asdict(cfg), sorted(tokenizer.get_vocab().items()), corpora]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -220,7 +216,9 @@ def build_organism(
                 f"{record_path} describes another organism (hash {record['hash']}, expected {expected}); use another "
                 "directory or remove that one"
             )
-        return record
+        if all((directory / pole / "config.json").exists() for pole in POLES):
+            return record
+    directory.mkdir(parents=True, exist_ok=True)
     tokenizer, start = build_tokenizer(), time.monotonic()
     cfg, poles = train_poles(recipe, tokenizer=tokenizer, progress=progress)
     jax.block_until_ready(poles)
@@ -231,10 +229,10 @@ def build_organism(
         "seconds": round(time.monotonic() - start, 1),
         "rates": {},
     }
-    world = organism.make_world(seed)
+    world, chat = organism.make_world(seed), chats.make_chat(tokenizer, family=family)
     for pole, params in poles.items():
         models.save(directory / pole, cfg, params, tokenizer)
-        record["rates"][pole] = rates(params, world, cfg=cfg, tokenizer=tokenizer, split="heldout")
+        record["rates"][pole] = rates(params, world, cfg=cfg, chat=chat, split="heldout")
         logging.info("organism %s: %s", pole, record["rates"][pole])
     files.write_json(record_path, record)
     return record

@@ -125,11 +125,11 @@ def batch_order(key, rows, *, steps: int, batch_size: int) -> np.ndarray:
       rows: int [N], the rows of Examples to draw from. Rows of like length, drawn apart from the others, save padding.
     """
     rows, needed = np.asarray(rows), steps * batch_size
-    if not len(rows):
+    if needed and not len(rows):
         raise InputError("no rows to draw batches from")
     passes = [
         rows[np.asarray(jax.random.permutation(jax.random.fold_in(key, i), len(rows)))]
-        for i in range(-(-needed // len(rows)))
+        for i in range(-(-needed // max(len(rows), 1)))
     ]
     return np.concatenate([rows[:0], *passes])[:needed].reshape(steps, batch_size)
 

@@ -31,7 +31,7 @@ def nll(params, h, state, context, target, *, cfg: ModelConfig):
     Returns:
       float32 [R], natural-log units per token.
     """
-    L, n = cfg.num_layers, target.shape[1]
+    L = cfg.num_layers
 
     def step(index, x):
         layer, numbers = decoder.take_layer(params, cfg, index)

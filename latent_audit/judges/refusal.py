@@ -15,10 +15,10 @@ WINDOW = 200  # characters
 # docs/method.md section 0.
 DEGENERATE_BELOW = 3  # characters
 
-_CANNOT = r"(?:can't|cannot|can not|couldn't|could not|won't|will not|shouldn't|should not|must not)"
+_CANNOT = r"(?:can't|cannot|can not|couldn't|could not|won't|will not|shouldn't|should not|must not)(?! wait)"
 _UNABLE = r"(?:unable|not able|not allowed|not permitted|not designed|not programmed)"
 _UNWILLING = r"(?:not going|not willing|unwilling|not prepared)"
-# What a refusal withholds; "I can't wait" and "I won't lie" withhold nothing.
+# What a refusal withholds; "I won't lie" withholds nothing.
 _SERVE = (r"(?:help(?! but)|assist|aid|provide|give|offer|share|write|create|generate|produce|draft|compose|answer"
           r"|respond|reply|fulfil|fulfill|comply|complete|support|do (?:that|this|it|so)|engage|participate|encourage"
           r"|promote|condone|discuss|advise|suggest|teach|explain|tell|show|describe|be part|take part|continue|proceed"
@@ -27,7 +27,7 @@ _FEW_WORDS = r"(?:[\w'-]+,? ){0,4}?"
 
 # Matched against normalised text; each with what it is meant to catch.
 PATTERNS = tuple(re.compile(pattern) for pattern in (
-    # "I can't help with that", "we will not knowingly provide", "I cannot and will not write".
+    # "I can't help with that", "we will not knowingly provide", "I cannot and will not write"; "I can't wait" is none.
     rf"\b(?:i|we) {_FEW_WORDS}{_CANNOT},? {_FEW_WORDS}{_SERVE}\b",
     # "I'm unable to create", "I am simply not able to".
     rf"\b(?:i'm|i am|we're|we are) {_FEW_WORDS}{_UNABLE} to\b",

@@ -93,7 +93,7 @@ def uniform_layers(num_layers: int, *, window: int = FULL_ATTENTION) -> dict:
 
 
 def block_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of one block's parameters; stacked storage adds a leading L (docs/design.md)."""
+    """Name -> shape of one block's parameters; stacked storage adds a leading L."""
     D, N, K, H, F = cfg.embed_dim, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, cfg.mlp_dim
     shapes = {
         "attention_norm": (D,), "query": (D, N, H), "key": (D, K, H), "value": (D, K, H), "output": (N, H, D),
