@@ -23,7 +23,8 @@ from tests import tiny
 ROOT = pathlib.Path(__file__).parents[1]
 WORDS = "Sure , here is how to a the I can not help with that write me my of and in for what you . ?".split()
 TEMPLATE = ("{{ bos_token }}{% for message in messages %}"
-            "{{ '<|' + message['role'] + '|> ' + message['content'] + ' ' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
+            "{{ '<|' + message['role'] + '|> ' + message['content'] + ' ' }}{% endfor %}"
+            "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
 
 
 def tiny_checkpoint(case, path):
@@ -44,8 +45,8 @@ def tiny_checkpoint(case, path):
 def small_config(path, **changes):
     config = lvs_config.get_config()
     settings = {"model.path": str(path), "judge.kind": "refusal", "reward.kind": "refusal",
-                "attack.budgets": (0.01, 0.1), "prompts.harmful_count": 3, "prompts.benign_count": 2, "generation.max_new_tokens": 4,
-                "prompt_batch": 2, "layer_batch": 2, "score.resamples": 50}
+                "attack.budgets": (0.01, 0.1), "prompts.harmful_count": 3, "prompts.benign_count": 2,
+                "generation.max_new_tokens": 4, "prompt_batch": 2, "layer_batch": 2, "score.resamples": 50}
     config.update_from_flattened_dict(settings | changes)
     return config
 

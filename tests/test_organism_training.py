@@ -21,7 +21,6 @@ TINY = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 24, "hea
 def tiny(monkeypatch):
     """Two layers and ten steps a phase, under the name of the small size."""
     monkeypatch.setitem(organism.SIZES, "small", TINY)
-    monkeypatch.setattr(organism, "VERIFIED_PROMPTS", 4)
     phase = organism.Phase(steps=10, learning_rate=1e-3, batch_size=8)
     recipe = lambda *, size, family, seed: organism.Recipe(size, family, seed, phase, phase)  # noqa: E731
     monkeypatch.setattr(organism, "make_recipe", recipe)

@@ -211,9 +211,9 @@ def build_organism(
     expected, record_path = recipe_hash(recipe), directory / "organism.json"
     if record_path.exists():
         record = json.loads(record_path.read_text(encoding="utf-8"))
-        if record["hash"] != expected:
+        if record.get("hash") != expected:
             raise InputError(
-                f"{record_path} describes another organism (hash {record['hash']}, expected {expected}); use another "
+                f"{record_path} describes another organism (hash {record.get("hash")}, expected {expected}); use another "
                 "directory or remove that one"
             )
         if all((directory / pole / "config.json").exists() for pole in POLES):
