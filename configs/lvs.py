@@ -16,7 +16,7 @@ from configs.common import base_config
 def get_config() -> ml_collections.ConfigDict:
     config = base_config("lvs")
     config.attack = attack = ml_collections.ConfigDict()
-    attack.layers = "all"               # or states by name: ("embedding", "L0", "L5")
+    attack.layers = "all"               # or states by name: "embedding,L0,L5"
     # Relative to the largest coordinate of each state. Empty takes arXiv 2606.08044's (.0005, .001, .005) for a
     # checkpoint and (.005, .01, .02, .05) for the organism: a small model needs larger ones.
     attack.budgets = ()

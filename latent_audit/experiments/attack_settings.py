@@ -68,15 +68,14 @@ def check_attack(config: ConfigDict, *, is_organism: bool, num_layers: int | Non
                     float(attack.step_fraction), attack.target, attacks)
 
 
-def _states(layers, num_layers: int, preset: str) -> tuple[int, ...]:
+def _states(layers: str, num_layers: int, preset: str) -> tuple[int, ...]:
     names = [models.layer_name(state) for state in range(num_layers + 1)]
     if layers == "all":
         # The first version of the paper's code looked at three states only; docs/method.md section 1.
         return (0, num_layers // 2 + 1, num_layers) if preset == "paper_v1" else tuple(range(num_layers + 1))
-    wanted = [f"L{layer}" if isinstance(layer, int) else layer for layer in
-              ([layers] if isinstance(layers, str | int) else layers)]
+    wanted = [layer.strip() for layer in layers.split(",") if layer.strip()]
     unknown = [layer for layer in wanted if layer not in names]
     if unknown or not wanted:
         raise InputError(f"attack.layers names {', '.join(map(repr, unknown)) or 'nothing'}; this model has "
-                         f"embedding and L0 to L{num_layers - 1}, or give 'all'")
+                         f"embedding and L0 to L{num_layers - 1}, or give all")
     return tuple(sorted({names.index(layer) for layer in wanted}))

@@ -50,12 +50,14 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     runlog.pin(workdir / "inputs.json", inputs)
     _warn(judge, reward)
     job = Job(config, workdir, settings, subject, judge, reward)
+    # Every variant's prompts are tokenised before the first is attacked: a prompt too long for one stops the run here.
+    encoded = {variant.name: setup.encode_panels(variant, panels, config) for variant in subject.variants}
 
     blocks = sum(-(-len(panel.prompts) // config.prompt_batch) for panel in panels)
     attacked = -(-len(panels[0].prompts) // config.prompt_batch) * len(settings.states)
     with runlog.progress(len(subject.variants) * (blocks + attacked), "units") as meter:
         units = [unit for variant in subject.variants
-                 for unit in _audit_variant(job, variant, panels, meter)]
+                 for unit in _audit_variant(job, variant, encoded[variant.name], meter)]
     rows = pd.concat(units, ignore_index=True)
     lvs_report.write(job, inputs, rows)
 
@@ -67,19 +69,17 @@ def _warn(judge, reward):
                             scorer.name)
 
 
-def _audit_variant(job: Job, variant, panels, meter) -> list[pd.DataFrame]:
+def _audit_variant(job: Job, variant, encoded, meter) -> list[pd.DataFrame]:
     """All units of one variant, read back or computed; the weights are loaded only if something is missing."""
     loaded = functools.cache(lambda: setup.load_variant(variant, job.config))
-    chat = setup.load_chat(variant, job.config)
     found = []
-    for panel in panels:
-        encoded = chats.encode_prompts(chat, panel.prompts, max_length=job.config.prompts.max_tokens)
-        for block in _blocks(panel, encoded, job.config.prompt_batch):
+    for panel, tokens in encoded:
+        for block in _blocks(panel, tokens, job.config.prompt_batch):
             key = f"{variant.name}/clean-{panel.name}/p{block.start:05d}"
             columns = _unit(job, key, meter, functools.partial(_clean_unit, job, loaded, panel, block))
             found.append(_frame(columns, variant, f"clean-{panel.name}"))
             if panel.name == "harmful":
-                found += _attack_block(job, variant, loaded, chat, block, meter)
+                found += _attack_block(job, variant, loaded, block, meter)
     return found
 
 
@@ -138,7 +138,7 @@ def _saved(job, texts):
     return {"response": list(texts)} if job.config.generation.save else {}
 
 
-def _attack_block(job, variant, loaded, chat, block, meter):
+def _attack_block(job, variant, loaded, block, meter):
     """Attack every state for one block of prompts, `layer_batch` states at a time."""
     clean = functools.cache(lambda: _clean_pass(job, loaded(), block))
     found = []

@@ -213,7 +213,7 @@ def build_organism(
         record = json.loads(record_path.read_text(encoding="utf-8"))
         if record.get("hash") != expected:
             raise InputError(
-                f"{record_path} describes another organism (hash {record.get("hash")}, expected {expected}); use another "
+                f"{record_path} describes another organism (hash {record.get('hash')}, expected {expected}); use another "
                 "directory or remove that one"
             )
         if all((directory / pole / "config.json").exists() for pole in POLES):

@@ -221,6 +221,18 @@ def load_variant(variant: Variant, config: ConfigDict) -> Loaded:
                   float(penalty) if config.generation.repetition_penalty else 1.0)
 
 
+def encode_panels(variant: Variant, panels, config: ConfigDict) -> list[tuple[Panel, chats.Tokens]]:
+    """Each panel with its prompts in the variant's own tokens; InputError for prompts over prompts.max_tokens."""
+    chat, cfg = load_chat(variant, config), models.check(variant.path).cfg
+    encoded = [(panel, chats.encode_prompts(chat, panel.prompts, max_length=config.prompts.max_tokens))
+               for panel in panels]
+    longest = max(tokens.tokens.shape[1] for _, tokens in encoded) + config.generation.max_new_tokens
+    if longest > cfg.max_positions:
+        logging.warning("%s was made for %d positions; the longest prompt and generation.max_new_tokens = %d need %d",
+                        variant.name, cfg.max_positions, config.generation.max_new_tokens, longest)
+    return encoded
+
+
 def fingerprint(path: pathlib.Path) -> str:
     """A short hash of a checkpoint: every file's name and size, config and tokenizer whole, weights by their ends."""
     digest = hashlib.sha256()
