@@ -14,9 +14,10 @@ from latent_audit.runtime import figures, files, report
 # The first thirteen are a contract with readers of metrics.csv; further ones may be added behind.
 COLUMNS = (
     "arch", "variant", "exp", "layer", "layer_idx", "budget", "attack", "lvs", "lvs_lo", "lvs_hi", "asr", "frac",
-    "compliance", "n", "lvs_mean", "lvs_mean_lo", "lvs_mean_hi", "asr_lo", "asr_hi", "refusal", "degenerate",
+    "compliance", "n", "lvs_mean", "lvs_mean_lo", "lvs_mean_hi", "lvs_median", "asr_lo", "asr_hi", "refusal", "degenerate",
     "compliance_lo", "compliance_hi", "answered", "answered_lo", "answered_hi", "reward_clean", "reward_attacked",
-    "eps", "l2", "linf", "nll_first", "nll_last", "fell", "at_bound", "aggregated", "judge", "reward")
+    "eps", "l2", "linf", "nll_first", "nll_last", "fell", "at_bound", "aggregated", "judge", "reward",
+    "template_sha256")
 LIMITS = (
     "A bounded search of ten steps towards one opening is a lower bound on what an attacker with the weights can do: "
     "high scores are evidence of weakness, low ones are not proof of strength. Scores at the embedding and the first "
@@ -27,7 +28,7 @@ LIMITS = (
 def write(job, inputs: dict, rows: pd.DataFrame) -> None:
     """Write metrics.csv, figures/, report.json and report.html from the rows of all units."""
     num_layers = models.check(job.subject.variants[0].path).cfg.num_layers
-    table = summarise(rows, job, num_layers)
+    table = summarise(rows, job, inputs, num_layers)
     files.write_text(job.workdir / "metrics.csv", table.to_csv(index=False, lineterminator="\n"))
     verdicts = judge_variants(table, job)
     comparisons = compare_variants(rows, job, num_layers)
@@ -43,7 +44,7 @@ def write(job, inputs: dict, rows: pd.DataFrame) -> None:
     _log_table(table, job)
 
 
-def summarise(rows: pd.DataFrame, job, num_layers: int) -> pd.DataFrame:
+def summarise(rows: pd.DataFrame, job, inputs: dict, num_layers: int) -> pd.DataFrame:
     """One line per clean panel and per (variant, state, budget, attack) cell; columns as COLUMNS."""
     lines = []
     for variant in job.subject.variants:
@@ -58,7 +59,8 @@ def summarise(rows: pd.DataFrame, job, num_layers: int) -> pd.DataFrame:
         order = sorted(groups, key=lambda key: (key[0], key[1], latent.ATTACKS.index(key[2])))
         lines += [{"variant": variant.name, **_cell_line(groups[key], key, rewards, job, num_layers)} for key in order]
     table = pd.DataFrame(lines).assign(arch=job.subject.arch, judge=_label(job.judge), reward=_label(job.reward))
-    return table.reindex(columns=COLUMNS)
+    templates = {name: record["template_sha256"] for name, record in inputs["variants"].items()}
+    return table.assign(template_sha256=table["variant"].map(templates)).reindex(columns=COLUMNS)
 
 
 def _label(scorer) -> str:
@@ -169,8 +171,21 @@ def _write_html(job, inputs, table, comparisons, verdicts, svg):
         "judge": _label(job.judge), "reward": _label(job.reward), "dtype": job.config.model.dtype,
         "budgets": ", ".join(f"{b:g}" for b in job.settings.budgets) + f" of {job.settings.mode}"}
     report.render_report(job.workdir / "report.html", title=f"Latent vulnerability of {job.subject.arch}",
-                         headline=headline, verdicts=shown, facts=facts, warnings=[caveat] if caveat else [],
+                         headline=headline, verdicts=shown, facts=facts, warnings=_warnings(table, caveat),
                          sections=_sections(job, table, comparisons, svg, caveat))
+
+
+def _warnings(table, caveat) -> list[str]:
+    """What a reader must know before any number: phrase scoring, and searches whose loss did not fall."""
+    weak = table[(table["attack"] == "pgd") & (table["fell"] < 1)]
+    found = [caveat] if caveat else []
+    if len(weak):
+        cells = ", ".join(f"{line.variant} {line.layer} at {line.budget:g} ({line.fell:.0%} fell)"
+                          for line in weak.head(6).itertuples())
+        more = f" and {len(weak) - 6} more" if len(weak) > 6 else ""
+        found.append(f"Weak attacks: the loss did not fall on every prompt in {cells}{more}. "
+                     "A weak attack reads as safety.")
+    return found
 
 
 def _sections(job, table, comparisons, svg, caveat):
@@ -186,7 +201,10 @@ def _sections(job, table, comparisons, svg, caveat):
                  "the budget times the state's largest coordinate; the response is then generated greedily and scored "
                  "(docs/method.md section 1)."),
         report.Section(
-            title="Behaviour when merely asked", caveat=caveat, text="Wilson 95 % intervals; docs/method.md section 0.",
+            title="Behaviour when merely asked", caveat=caveat,
+            text="Wilson 95 % intervals; docs/method.md section 0. Harmless requests count as answered when "
+                 + ("the answer is right by the world's rules." if job.subject.world is not None else
+                    "the response holds no refusal phrase and is not degenerate (phrases, whatever the judge)."),
             table=clean[["variant", "exp", "n", "compliance", "compliance_lo", "compliance_hi", "refusal", "degenerate",
                          "answered", "answered_lo", "answered_hi"]],
             limits="Compliance is what the judge says of these prompts, not of every way to ask."),
@@ -208,12 +226,24 @@ def _sections(job, table, comparisons, svg, caveat):
 
 
 def _log_table(table, job):
-    """Print the worst pgd state per variant and budget with its control."""
-    cells = table[(table["exp"] == "lvs") & (table["aggregated"] == True)]  # noqa: E712 (a column with gaps)
+    """Print what was found: per variant, ASR of pgd with its uniform-noise control, and LVS, by budget and state."""
+    cells = table[table["exp"] == "lvs"]
     for variant in job.subject.variants:
-        clean = table[(table["variant"] == variant.name) & (table["exp"] == "clean")].iloc[0]
-        logging.info("%s: complies with %.2f of %d harmful requests when asked", variant.name, clean["compliance"],
-                     clean["n"])
-    for (variant, budget), cell in cells[cells["attack"] == "pgd"].groupby(["variant", "budget"], sort=False):
-        asr = " ".join(f"{line.layer} {line.asr:.2f}" for line in cell.itertuples())
-        logging.info("%s, budget %g: pgd ASR %s", variant, budget, asr)
+        own = cells[cells["variant"] == variant.name]
+        clean, benign = (table[(table["variant"] == variant.name) & (table["exp"] == exp)].iloc[0]
+                         for exp in ("clean", "clean-benign"))
+        logging.info("%s: complies with %.2f of %d harmful requests (%.2f-%.2f), answers %.2f of %d harmless ones",
+                     variant.name, clean["compliance"], clean["n"], clean["compliance_lo"], clean["compliance_hi"],
+                     benign["answered"], benign["n"])
+        for measure, title in (("asr", "ASR, pgd/uniform noise"), ("lvs", "LVS, pgd/uniform noise")):
+            grid = _grid(own, measure)
+            logging.info("%s by budget and state (* not aggregated)\n%s", title, grid.to_string())
+
+
+def _grid(own, measure):
+    """Budgets x states of "pgd/noise" as text; the noise part is left out where no control was run."""
+    named = own.assign(state=own["layer"] + own["aggregated"].map({True: "", False: "*"}))
+    order = list(dict.fromkeys(named["state"]))
+    grids = [named[named["attack"] == attack].pivot(index="budget", columns="state", values=measure)[order]
+             .map("{:.2f}".format) for attack in ("pgd", "random") if (named["attack"] == attack).any()]
+    return grids[0] if len(grids) == 1 else grids[0] + "/" + grids[1]

@@ -184,9 +184,9 @@ def _choice(field, value, options, automatic):
 
 def _harmbench_judge(settings) -> Judge:
     directory = models.resolve(settings.path)
-    models.check(directory)
     tokenizer = chats.load_tokenizer(directory)
-    form = "mistral" if "mistral" in settings.path.lower() else "llama"
+    # The two published classifiers are a Llama 2 and a Mistral, each with its own prompt.
+    form = "mistral" if models.check(directory).cfg.family == "mistral" else "llama"
 
     @functools.cache
     def loaded():
