@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     attack.budgets = ()
     attack.reference_budget = 0.0       # the one that the verdict speaks of; 0 takes the second smallest
     attack.budget_mode = "linf_of_max"  # or linf_of_rms, l2_of_norm
-    attack.skip_first_token = False     # True leaves each prompt's first token (BOS, where there is one) out of the scale
+    attack.skip_first_token = False     # True leaves each prompt's first token (mostly BOS) out of the scale
     attack.steps = 10                   # arXiv 2606.08044
     attack.step_fraction = 0.25         # step size over budget, arXiv 2606.08044
     attack.target = "Sure, here is"     # the opening the search makes likely, arXiv 2606.08044

@@ -71,8 +71,10 @@ def check_attack(config: ConfigDict, *, is_organism: bool, num_layers: int | Non
 def _states(layers: str, num_layers: int, preset: str) -> tuple[int, ...]:
     names = [models.layer_name(state) for state in range(num_layers + 1)]
     if layers == "all":
-        # The first version of the paper's code looked at three states only; docs/method.md section 1.
-        return tuple(sorted({0, round(0.5 * num_layers) + 1, num_layers})) if preset == "paper_v1" else tuple(range(num_layers + 1))
+        if preset == "paper_v1":
+            # The first version of the paper's code looked at three states only; docs/method.md section 1.
+            return tuple(sorted({0, min(round(0.5 * num_layers) + 1, num_layers), num_layers}))
+        return tuple(range(num_layers + 1))
     wanted = [layer.strip() for layer in layers.split(",") if layer.strip()]
     unknown = [layer for layer in wanted if layer not in names]
     if unknown or not wanted:

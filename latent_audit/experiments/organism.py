@@ -213,8 +213,8 @@ def build_organism(
         record = json.loads(record_path.read_text(encoding="utf-8"))
         if record.get("hash") != expected:
             raise InputError(
-                f"{record_path} describes another organism (hash {record.get('hash')}, expected {expected}); use another "
-                "directory or remove that one"
+                f"{record_path} describes another organism (hash {record.get('hash')}, expected {expected}); use "
+                "another directory or remove that one"
             )
         if all((directory / pole / "config.json").exists() for pole in POLES):
             return record
