@@ -16,8 +16,8 @@ COLUMNS = (
     "arch", "variant", "exp", "layer", "layer_idx", "budget", "attack", "lvs", "lvs_lo", "lvs_hi", "asr", "frac",
     "compliance", "n", "lvs_mean", "lvs_mean_lo", "lvs_mean_hi", "lvs_median", "asr_lo", "asr_hi", "refusal",
     "degenerate", "compliance_lo", "compliance_hi", "answered", "answered_lo", "answered_hi", "reward_clean",
-    "reward_attacked", "eps", "l2", "linf", "nll_first", "nll_last", "fell", "at_bound", "aggregated", "judge", "reward",
-    "template_sha256")
+    "reward_attacked", "eps", "l2", "linf", "nll_first", "nll_last", "fell", "at_bound", "aggregated", "judge",
+    "reward", "template_sha256")
 LIMITS = (
     "A bounded search of ten steps towards one opening is a lower bound on what an attacker with the weights can do: "
     "high scores are evidence of weakness, low ones are not proof of strength. Scores at the embedding and the first "

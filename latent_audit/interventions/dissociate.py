@@ -144,20 +144,20 @@ def terms(params, base, batch: Batch, nudge, noise, std, *, cfg: ModelConfig, la
     """Every unweighted term of the loss; docs/method.md section 6 (c).
 
     One forward pass serves them all: the rows are stacked once per condition, each with its own delta at the nudge
-    state. Conditions whose weights are all zero are left out of the stack.
+    state. A condition whose terms all have weight zero is left out of the stack, and so are its terms.
 
     Args:
       params, base: trained and frozen parameters; nudge, noise: float32 [D], added at all positions;
       std: float32 [M, D] of Cache.
     Returns:
-      dict of float32 scalars named as the fields of Weights.
+      dict of float32 scalars named as the fields of Weights, and clean_log_odds, nudged_log_odds beside the hinges.
     """
-    B = len(batch.plus)
-    extra = {"part": (weights.stay_under_part, weights.part * nudge), "noise": (weights.stay_under_noise, noise)}
-    deltas = {"plus": jnp.zeros_like(nudge), "minus": jnp.zeros_like(nudge)}
-    if weights.comply or weights.nudged_hinge:
-        deltas |= {"nudged_plus": nudge, "nudged_minus": nudge}
-    deltas |= {name: delta for name, (weight, delta) in extra.items() if weight}
+    B, zero = len(batch.plus), jnp.zeros_like(nudge)
+    conditions = {
+        "plus": (True, zero), "minus": (weights.clean_hinge, zero), "nudged_plus": (weights.nudged_hinge, nudge),
+        "nudged_minus": (weights.comply or weights.nudged_hinge, nudge),
+        "part": (weights.stay_under_part, weights.part * nudge), "noise": (weights.stay_under_noise, noise)}
+    deltas = {name: delta for name, (used, delta) in conditions.items() if used}
     reads_minus = [name.endswith("minus") for name in deltas]
     tokens = jnp.concatenate([batch.minus if minus else batch.plus for minus in reads_minus])
     mask = jnp.concatenate([batch.minus_mask if minus else batch.plus_mask for minus in reads_minus])
@@ -177,20 +177,23 @@ def terms(params, base, batch: Batch, nudge, noise, std, *, cfg: ModelConfig, la
         return jnp.sum(harmful * values) / jnp.maximum(harmful.sum(), 1.0)
 
     refused, token_nll = row_nll(logits["plus"], batch.plus, batch.plus_loss)
-    complied, _ = row_nll(logits["minus"], batch.minus, batch.minus_loss)
     real = batch.plus_mask.sum(axis=1)
     distance = ((states[jnp.asarray(layers.match)].swapaxes(0, 1) - batch.matched) / std) ** 2
     found = {
         "refuse": token_nll.sum() / jnp.maximum(batch.plus_loss[:, 1:].sum(), 1),
         "stay": row_kl(frozen, logits["plus"], batch.plus_mask).sum() / real.sum(),
         "match": over_harmful(distance.mean(axis=(1, 2))),
-        "clean_hinge": over_harmful(jax.nn.relu(weights.margin - (complied - refused))),
-        "clean_log_odds": over_harmful(complied - refused),
     }
+    if "minus" in logits:
+        complied, _ = row_nll(logits["minus"], batch.minus, batch.minus_loss)
+        found |= {"clean_log_odds": over_harmful(complied - refused),
+                  "clean_hinge": over_harmful(jax.nn.relu(weights.margin - (complied - refused)))}
+    if "nudged_minus" in logits:
+        complied, _ = row_nll(logits["nudged_minus"], batch.minus, batch.minus_loss)
+        found["comply"] = over_harmful(complied)
     if "nudged_plus" in logits:
         refused, _ = row_nll(logits["nudged_plus"], batch.plus, batch.plus_loss)
-        complied, _ = row_nll(logits["nudged_minus"], batch.minus, batch.minus_loss)
-        found |= {"comply": over_harmful(complied), "nudged_log_odds": over_harmful(refused - complied),
+        found |= {"nudged_log_odds": over_harmful(refused - complied),
                   "nudged_hinge": over_harmful(jax.nn.relu(weights.margin - (refused - complied)))}
     for name, field in (("part", "stay_under_part"), ("noise", "stay_under_noise")):
         if name in logits:

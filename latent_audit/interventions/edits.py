@@ -29,9 +29,21 @@ def overwrite_at(state, donor, where=None) -> Partial:
     return Partial(_overwrite_at, jnp.asarray(state, jnp.int32), jnp.asarray(donor), jnp.asarray(where))
 
 
+def set_projection(state, direction, value) -> Partial:
+    """Set the component along `direction` to `value` and leave the rest of the state alone, in float32.
+
+    Args:
+      state: int scalar, int [B] for another state in each row, or None for every state.
+      direction: [D] of any non-zero length; only its orientation counts.
+      value: the new coordinate along the unit vector, a scalar; for every state also float [S], one for each.
+    """
+    state = None if state is None else jnp.asarray(state, jnp.int32)
+    return Partial(_set_projection, state, jnp.asarray(direction, jnp.float32), jnp.asarray(value, jnp.float32))
+
+
 def project_out(direction) -> Partial:
     """Remove the component along `direction` [D] (any non-zero length) from every state, in float32."""
-    return Partial(_project_out, jnp.asarray(direction, jnp.float32))
+    return set_projection(None, direction, 0.0)
 
 
 def compose(*edits) -> Partial:
@@ -53,11 +65,12 @@ def _overwrite_at(state, donor, where, h, s):
     return jnp.where(_addressed(state, s) & where[..., None], donor.astype(h.dtype), h)
 
 
-def _project_out(direction, h, s):
-    del s
+def _set_projection(state, direction, value, h, s):
     unit = direction / jnp.linalg.norm(direction)
     wide = h.astype(jnp.float32)
-    return (wide - (wide @ unit)[..., None] * unit).astype(h.dtype)
+    value = value[s] if value.ndim else value
+    moved = (wide + (value - wide @ unit)[..., None] * unit).astype(h.dtype)
+    return moved if state is None else jnp.where(_addressed(state, s), moved, h)
 
 
 def _compose(edits, h, s):

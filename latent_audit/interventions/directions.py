@@ -1,0 +1,107 @@
+"""Mean residual states of prompt sets at chosen positions, and the directions between them.
+
+Only the wanted columns leave a forward pass, and means are streamed, so that neither the number of prompts nor the
+width of the model asks for more memory than one batch. Used by abliteration, steering and RAS (docs/method.md
+sections 3, 6 and 10).
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from latent_audit.errors import InputError
+from latent_audit.models import decoder
+from latent_audit.models.config import ModelConfig
+
+DECISION_POINT = -1
+
+
+class Moments(NamedTuple):
+    """Of the states of `count` prompts; P is the order of the positions asked for.
+
+    mean: float32 [S, P, D]; norm: float32 [S, P], the mean L2 norm (at the decision point METHOD's activation norm).
+    """
+
+    mean: np.ndarray
+    norm: np.ndarray
+    count: int
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "positions"))
+def position_states(params, tokens, mask, *, cfg: ModelConfig, positions: tuple[int, ...] = (DECISION_POINT,),
+                    edit=None):
+    """Every residual state of left-padded prompts at some columns; float32 [S, B, P, D].
+
+    Args:
+      tokens: int32 [B, T]; mask: bool [B, T], left-padded; positions: columns counted from the end, -1 the last.
+      edit: edit(h, s) -> h on the residual stream, or None.
+    """
+    columns = jnp.asarray(positions)
+    _, states = decoder.scan_states(params, tokens, mask, cfg=cfg, edit=edit,
+                                    collect=lambda h: h[:, columns].astype(jnp.float32))
+    return states
+
+
+def moments(params, tokens, mask, *, cfg: ModelConfig, positions: tuple[int, ...] = (DECISION_POINT,),
+            batch: int = 32, edit=None) -> Moments:
+    """Mean state and mean norm of any number of prompts, `batch` at a time; arguments as in position_states.
+
+    Sums are float64 on the host, so the batch size changes nothing beyond rounding of the forward pass itself.
+    Raises InputError for no prompts, a batch below 1, or a position that is padding in some row.
+    """
+    tokens, mask = np.asarray(tokens), np.asarray(mask)
+    if not len(tokens) or batch < 1:
+        raise InputError(f"mean states of {len(tokens)} prompts in batches of {batch}, expected at least 1 of both")
+    _check_positions(mask, positions)
+    total, length = 0.0, 0.0
+    for start in range(0, len(tokens), batch):
+        # A short last batch repeats its last row to meet the compiled shape.
+        rows = np.arange(start, start + batch).clip(max=len(tokens) - 1)
+        states = position_states(params, tokens[rows], mask[rows], cfg=cfg, positions=tuple(positions), edit=edit)
+        states = np.asarray(states, np.float64)[:, :len(tokens) - start]
+        total = total + states.sum(axis=1)
+        length = length + np.linalg.norm(states, axis=-1).sum(axis=1)
+    count = len(tokens)
+    return Moments((total / count).astype(np.float32), (length / count).astype(np.float32), count)
+
+
+def _check_positions(mask, positions):
+    for position in positions:
+        if not -mask.shape[1] <= position <= -1:
+            raise InputError(f"position {position} of prompts of {mask.shape[1]} columns, expected -1 (the last token) "
+                             f"to {-mask.shape[1]}")
+        short = int((~mask[:, position]).sum())
+        if short:
+            raise InputError(f"position {position} is padding in {short} of {len(mask)} prompts, expected a position "
+                             "that every prompt has")
+
+
+def shared_positions(tokens, *, limit: int) -> tuple[int, ...]:
+    """Last columns that hold one and the same token in every row of int32 [N, T]: the template's generation prefix.
+
+    Returns (-1, -2, ...), at least (-1,) and at most `limit` of them: where a refusal direction is looked for.
+    """
+    same = (tokens == tokens[:1]).all(axis=0)[::-1]
+    count = len(same) if same.all() else int(np.argmin(same))
+    return tuple(range(-1, -1 - max(1, min(count, limit)), -1))
+
+
+def mean_difference(of: Moments, minus: Moments) -> np.ndarray:
+    """mean(of) - mean(minus) per state and position; float32 [S, P, D], not normalised."""
+    return of.mean - minus.mean
+
+
+def unit(direction, *, name: str) -> np.ndarray:
+    """`direction` [D] at length 1, float32; InputError with `name` where it is zero or not finite.
+
+    A difference of means is exactly zero at state 0 of a template token: the embedding there is the same for all.
+    """
+    direction = np.asarray(direction, np.float64)
+    length = np.linalg.norm(direction)
+    if not (np.isfinite(length) and length > 0):
+        raise InputError(f"the direction of {name} has length {length:g}: the two sets of prompts do not differ "
+                         "there; choose another layer or position, or other prompts")
+    return (direction / length).astype(np.float32)
