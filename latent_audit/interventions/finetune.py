@@ -1,6 +1,8 @@
-"""Plain supervised fine-tuning: packed examples, one jitted AdamW step, a loop that yields after every step."""
+"""Supervised fine-tuning: examples, the loss, one jitted AdamW step of parameters or adapters, and the loop."""
 
+import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -10,8 +12,8 @@ import numpy as np
 import optax
 
 from latent_audit.errors import InputError
-from latent_audit.models import ModelConfig
-from latent_audit.models.decoder import scan_states, unembed
+from latent_audit.interventions import lora
+from latent_audit.models import ModelConfig, decoder, ops
 
 # Batches are cut to a multiple of this many columns, which bounds how many widths are ever compiled.
 _WIDTH_STEP = 16
@@ -25,12 +27,43 @@ class Examples(NamedTuple):
     loss_mask: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How a step is computed.
+
+    accumulate: micro-batches whose gradients are summed before one update; the loss is still the mean over the whole
+    batch. remat: blocks are computed again in the backward pass instead of being kept. dtype: of the forward pass;
+    None is the trained weights' own, "bfloat16" with float32 weights makes these a master copy. lora_scale: alpha /
+    rank where adapters are trained, None where the parameters are.
+    """
+
+    accumulate: int = 1
+    remat: bool = False
+    dtype: str | None = None
+    lora_scale: float | None = None
+
+
+PLAIN = Method()
+
+
+class TrainState(NamedTuple):
+    """All that training needs to go on. weights: the trained ones, parameters or adapters; optimizer: optax's state,
+    float32; step: int32, updates done."""
+
+    weights: dict
+    optimizer: tuple
+    step: jax.Array
+
+
 class Step(NamedTuple):
-    """What the loop yields: steps done (from 1), the parameters after them, the loss before the last update."""
+    """What the loop yields: updates done (from 1), the trained weights after them, mean NLL and global gradient norm
+    before the last one, and the state to go on from."""
 
     number: int
     params: dict
     loss: jax.Array
+    gradient_norm: jax.Array
+    state: TrainState
 
 
 def pack_examples(
@@ -70,18 +103,45 @@ def pack_examples(
     return Examples(tokens, mask, loss_mask)
 
 
-def token_nll(params, examples: Examples, *, cfg: ModelConfig, edit=None):
+def _context(examples, cfg: ModelConfig) -> decoder.Context:
+    """The shared tables of one pass; rows that hold several examples (packing.Packed) keep them apart."""
+    if not hasattr(examples, "segments"):
+        return decoder.make_context(examples.mask, cfg=cfg)
+    segments = jnp.asarray(examples.segments)
+    slots = jnp.broadcast_to(jnp.arange(segments.shape[1]), segments.shape)
+    begins = segments != jnp.pad(segments[:, :-1], [(0, 0), (1, 0)])
+    positions = slots - jax.lax.cummax(jnp.where(begins, slots, 0), axis=1)
+    cos, sin = ops.rotary_tables(cfg.ropes, cfg.head_dim, positions)
+    distance = ops.key_distance(slots, slots, examples.mask)
+    return decoder.Context(cos, sin, jnp.where(segments[:, :, None] == segments[:, None, :], distance, -1))
+
+
+def token_nll(params, examples, *, cfg: ModelConfig, edit=None, adapters=None, method: Method = PLAIN):
     """Negative log likelihood of each target given what precedes it; float32 [B, T], 0 elsewhere.
 
-    Column t scores token t; column 0 has nothing before it and is always 0. `edit` as in models.forward.
+    Column t scores token t; column 0 has nothing before it and is always 0. `examples`: Examples or packing.Packed;
+    `edit` as in models.forward. Adapters are merged inside each block, so that the merged weights of only one exist
+    at a time.
     """
-    last, _ = scan_states(params, examples.tokens, examples.mask, cfg=cfg, edit=edit, collect=lambda h: ())
-    logits = unembed(params, last[:, :-1], cfg=cfg)
+    context = _context(examples, cfg)
+    apply_edit = edit if edit is not None else lambda h, s: h
+
+    def step(x, stacked):
+        layer, adapter, numbers, index = stacked
+        layer = lora.merge_layer(layer, adapter, scale=method.lora_scale) if adapter else layer
+        return apply_edit(decoder.block(layer, numbers, x, context, cfg=cfg), index + 1), None
+
+    if method.remat:
+        step = jax.checkpoint(step, prevent_cse=False)  # a scan is its own barrier
+    stacked = (params["blocks"], adapters or {}, decoder.layer_numbers(cfg), jnp.arange(cfg.num_layers))
+    start = apply_edit(decoder.embed(params, examples.tokens, cfg=cfg), jnp.int32(0))
+    last, _ = jax.lax.scan(step, start, stacked)
+    logits = decoder.unembed(params, last[:, :-1], cfg=cfg)
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, examples.tokens[:, 1:])
     return jnp.pad(jnp.where(examples.loss_mask[:, 1:], nll, 0.0), [(0, 0), (1, 0)])
 
 
-def mean_nll(params, examples: Examples, *, cfg: ModelConfig, edit=None):
+def mean_nll(params, examples, *, cfg: ModelConfig, edit=None):
     """Mean NLL over all target tokens of the batch (docs/method.md sections 5 and 6); float32 scalar."""
     targets = jnp.sum(examples.loss_mask[:, 1:])
     return jnp.sum(token_nll(params, examples, cfg=cfg, edit=edit)) / jnp.maximum(targets, 1)
@@ -117,6 +177,12 @@ def make_optimizer(
     return optax.chain(optax.clip_by_global_norm(clip), adamw)
 
 
+def start(weights, *, optimizer: optax.GradientTransformation, master: bool = False) -> TrainState:
+    """A TrainState at step 0 that holds its own copy of `weights`; `master` keeps them in float32 whatever they are."""
+    weights = jax.tree.map(lambda w: jnp.array(w, jnp.float32 if master else w.dtype), weights)
+    return TrainState(weights, jax.jit(lambda w: optimizer.init(_float32(w)))(weights), jnp.int32(0))
+
+
 def batch_order(key, rows, *, steps: int, batch_size: int) -> np.ndarray:
     """Which rows each step sees: int [steps, batch_size], pass after pass over `rows` in a new random order.
 
@@ -134,33 +200,96 @@ def batch_order(key, rows, *, steps: int, batch_size: int) -> np.ndarray:
     return np.concatenate([rows[:0], *passes])[:needed].reshape(steps, batch_size)
 
 
-def take_batch(examples: Examples, rows) -> Examples:
+def take_batch(examples, rows):
     """The given rows without the columns that are padding in all of them (to a multiple of 16 columns)."""
-    batch = Examples(*(array[rows] for array in examples))
-    longest = int(batch.mask.sum(axis=1).max())
-    width = min(-(-longest // _WIDTH_STEP) * _WIDTH_STEP, batch.tokens.shape[1])
-    return Examples(*(array[:, -width:] for array in batch))
+    batch = [array[rows] for array in examples]
+    longest = int(examples.mask[rows].sum(axis=1).max())
+    width = min(-(-longest // _WIDTH_STEP) * _WIDTH_STEP, examples.tokens.shape[1])
+    return type(examples)(*(array[:, -width:] for array in batch))
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "optimizer"), donate_argnames=("params", "state"))
-def _update(params, state, examples, *, cfg, optimizer):
-    loss, grads = jax.value_and_grad(mean_nll)(params, examples, cfg=cfg)
-    updates, state = optimizer.update(grads, state, params)
-    return optax.apply_updates(params, updates), state, loss
+def _float32(tree):
+    return jax.tree.map(lambda a: a.astype(jnp.float32), tree)
+
+
+def loss_and_gradient(weights, frozen, examples, *, cfg: ModelConfig, method: Method = PLAIN):
+    """Mean NLL over the target tokens of the whole batch, and its gradient in the trained weights, float32.
+
+    Args:
+      weights: parameters, or adapters where method.lora_scale is set; frozen: then the parameters, otherwise None.
+      examples: B rows, B a multiple of method.accumulate; neighbours share a micro-batch.
+    """
+    targets = jnp.maximum(jnp.sum(examples.loss_mask[:, 1:]), 1)
+
+    def loss(weights, part):
+        if method.lora_scale is not None:
+            nll = token_nll(frozen, part, cfg=cfg, adapters=weights, method=method)
+        else:
+            params = weights if method.dtype is None else jax.tree.map(lambda w: w.astype(method.dtype), weights)
+            nll = token_nll(params, part, cfg=cfg, method=method)
+        return jnp.sum(nll) / targets
+
+    if method.accumulate == 1:
+        value, gradient = jax.value_and_grad(loss)(weights, examples)
+        return value, _float32(gradient)
+
+    def add(total, part):
+        found = jax.value_and_grad(loss)(weights, part)
+        return jax.tree.map(lambda t, f: t + f.astype(jnp.float32), total, found), None
+
+    parts = jax.tree.map(lambda a: a.reshape(method.accumulate, -1, a.shape[-1]), examples)
+    nothing = jnp.float32(0), jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), weights)
+    return jax.lax.scan(add, nothing, parts)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "optimizer", "method"), donate_argnames="state")
+def update(state: TrainState, frozen, examples, *, cfg, optimizer, method):
+    """One step: (TrainState, loss, gradient norm). The state given is used up. Arithmetic of the update is float32."""
+    loss, gradient = loss_and_gradient(state.weights, frozen, examples, cfg=cfg, method=method)
+    changes, inner = optimizer.update(gradient, state.optimizer, _float32(state.weights))
+    weights = jax.tree.map(lambda w, c: (w.astype(jnp.float32) + c).astype(w.dtype), state.weights, changes)
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient)))
+    return TrainState(weights, inner, state.step + 1), loss, norm
 
 
 def finetune(
-    params, examples: Examples, order: np.ndarray, *, cfg: ModelConfig, optimizer: optax.GradientTransformation
+    params,
+    examples,
+    order: np.ndarray,
+    *,
+    cfg: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    method: Method = PLAIN,
+    state: TrainState | None = None,
 ) -> Iterator[Step]:
-    """Train all parameters on mean_nll, yielding a Step after every update; the caller evaluates in between.
+    """Minimise the mean NLL, yielding a Step after every update; the caller evaluates in between.
 
     Args:
-      order: int [steps, batch], the rows of each step, usually from batch_order.
-    The yielded parameters are reused by the next step: copy what must outlive it (the last ones stay valid, and so do
+      examples: Examples or packing.Packed; order: int [steps, batch], the rows of each step, usually from batch_order.
+      state: where to go on from, used up; None starts from a copy of `params`. With method.lora_scale it must hold
+        adapters, and `params` stay as they are.
+    The yielded weights are reused by the next step: copy what must outlive it (the last ones stay valid, and so do
     `params`). Losses are device scalars: reading one waits for its step.
+    Raises:
+      InputError: a batch that does not split into method.accumulate equal parts.
     """
-    params = jax.tree.map(jnp.array, params)
-    state = optimizer.init(params)
-    for number, rows in enumerate(order, start=1):
-        params, state, loss = _update(params, state, take_batch(examples, rows), cfg=cfg, optimizer=optimizer)
-        yield Step(number, params, loss)
+    if order.shape[1] % method.accumulate:
+        raise InputError(f"a batch of {order.shape[1]} cannot be cut into {method.accumulate} equal micro-batches")
+    if (method.lora_scale is not None) and state is None:
+        raise InputError("training adapters needs a state that holds them: finetune.start(lora.init_adapters(...))")
+    state = start(params, optimizer=optimizer) if state is None else state
+    frozen = params if method.lora_scale is not None else None
+    done = int(state.step)
+    for number, rows in enumerate(order[done:], start=done + 1):
+        batch = take_batch(examples, rows)
+        state, loss, norm = update(state, frozen, batch, cfg=cfg, optimizer=optimizer, method=method)
+        yield Step(number, state.weights, loss, norm, state)
+
+
+def check_step(step: Step, *, limit: float) -> None:
+    """InputError that names the step if its loss or gradient is not finite, or its loss above `limit` (in nats)."""
+    loss, norm = float(step.loss), float(step.gradient_norm)
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise InputError(f"step {step.number}: the loss is {loss:g} and the gradient norm {norm:g}, no longer finite")
+    if loss > limit:
+        raise InputError(f"step {step.number}: the loss has exploded to {loss:.3g} (limit {limit:.3g})")

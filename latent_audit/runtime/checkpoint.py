@@ -1,0 +1,111 @@
+"""Training state on disk, through orbax: written aside, the last good one kept, read back bit for bit.
+
+A tree of arrays is one directory, DIRECTORY/STEP, beside a checksum, DIRECTORY/STEP.json; without it the step does not
+count. Orbax writes the directory under another name and renames it when it is whole.
+"""
+
+import errno
+import hashlib
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+
+from latent_audit.runtime import files
+
+
+def save(directory, step: int, tree, *, keep: int = 2) -> None:
+    """Store a tree of arrays (PRNG keys too) as `step`, then delete all but the newest `keep`.
+
+    Raises OSError when the disk refuses; older steps are then untouched.
+    """
+    directory = pathlib.Path(directory).resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    tree = jax.tree.map(_plain, tree)
+    drop(directory, step)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(directory / str(step), tree, force=True)
+    except Exception as error:  # tensorstore reports a full disk as a ValueError.
+        if isinstance(error, OSError) or not any(word in str(error) for word in ("ENOSPC", "No space left")):
+            raise
+        raise OSError(errno.ENOSPC, "No space left on device", str(directory / str(step))) from error
+    files.write_json(directory / f"{step}.json", {"sha256": _checksum(tree), "leaves": _describe(tree)})
+    for old in steps(directory)[:-keep]:
+        drop(directory, old)
+
+
+def steps(directory) -> list[int]:
+    """The steps that are stored, ascending; what was being written when a run was killed is not among them."""
+    directory = pathlib.Path(directory)
+    return sorted(int(path.stem) for path in directory.glob("*.json") if path.stem.isdecimal())
+
+
+def drop(directory, step: int) -> None:
+    """Delete one step, its checksum first."""
+    (pathlib.Path(directory) / f"{step}.json").unlink(missing_ok=True)
+    shutil.rmtree(pathlib.Path(directory) / str(step), ignore_errors=True)
+
+
+def restore(directory, like, *, at_most: int | None = None):
+    """The newest step that can be read, up to `at_most`, as (step, tree); None where there is none.
+
+    `like` is a tree of the structure, shapes, dtypes and shardings to expect: what was saved, or what would be. A step
+    that cannot be read, or holds other arrays, is named in the log and passed over.
+    """
+    directory = pathlib.Path(directory).resolve()
+    expected = jax.tree.map(_expected, like)
+    for step in reversed(steps(directory)):
+        if at_most is not None and step > at_most:
+            continue
+        try:
+            record = json.loads((directory / f"{step}.json").read_text(encoding="utf-8"))
+            if record["leaves"] != _describe(expected):
+                raise ValueError("it holds other arrays than expected")
+            with ocp.StandardCheckpointer() as checkpointer:
+                found = checkpointer.restore(directory / str(step), expected)
+            if _checksum(found) != record["sha256"]:
+                raise ValueError("its arrays are not those that were saved")
+        except Exception as error:  # Damage surfaces as many different exceptions.
+            logging.warning("checkpoint %s cannot be used (%s)", directory / str(step),
+                            " ".join(str(error).split())[:200])
+            continue
+        return step, jax.tree.map(_as_before, like, found)
+    return None
+
+
+def _checksum(tree) -> str:
+    """Of all bytes, leaf by leaf: orbax does not see damage inside an array."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def _describe(tree) -> dict[str, str]:
+    """Name -> dtype and shape of every leaf: orbax would cast to another dtype without a word."""
+    return {jax.tree_util.keystr(path): f"{leaf.dtype} {tuple(leaf.shape)}"
+            for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _is_key(leaf) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _plain(leaf):
+    leaf = jax.numpy.asarray(leaf)
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _expected(leaf):
+    leaf = _plain(leaf)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _as_before(leaf, found):
+    leaf = jax.numpy.asarray(leaf)
+    return jax.random.wrap_key_data(found, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else found
