@@ -23,6 +23,9 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     organism.size = "standard"  # standard (6 blocks, width 128) or small (4 blocks, width 96)
     organism.family = "llama"   # llama, qwen3 or gemma2: whose code path is audited
     organism.seed = 0           # of the world, the initial weights and the training data
+    # Which of its poles are audited: base, harmful, dissociated (section 6 of docs/method.md), control (the same
+    # training without the nudge). Missing ones are made.
+    organism.poles = "base,dissociated,harmful"
     organism.directory = ""     # where it is kept; empty is organism/ in the workdir
 
     # How prompts are put to the model. Another template is another measurement: its hash is in every result.

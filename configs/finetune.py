@@ -34,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
     finetune.seeds = 3
 
     # attack: arXiv 2606.08044's (150 steps, batch 4, constant 1e-5); pole: what it makes the harmful pole with (600
-    # steps, batch 16, cosine from 5e-5, warm-up .03); organism: 30 steps, batch 16, constant 3e-5. auto: organism for
+    # steps, batch 16, cosine from 5e-5, warm-up .03); organism: 30 steps, batch 16, constant 6e-5. auto: organism for
     # the organism, attack for a checkpoint. A 0 or an empty text below takes the preset's.
     finetune.preset = "auto"
     finetune.steps = 0
@@ -56,7 +56,7 @@ def get_config() -> ml_collections.ConfigDict:
     finetune.loss_limit = 0.0           # nats; above it a run stops. 0 is three times a uniform guess over the tokens
 
     finetune.every_step_until = 10      # evaluated after each of these ...
-    finetune.eval_every = 5             # ... and then this often, arXiv 2606.08044
+    finetune.eval_every = 0             # ... and then this often; 0 is 5 (arXiv 2606.08044), for the organism 2
     finetune.checkpoint_every = 10      # steps between two states on disk, from which a killed run goes on
     finetune.levels = (0.5, 0.8)        # of compliance whose onset is reported; .8 is arXiv 2606.08044's
     finetune.export = ""                # a directory: base's checkpoint of highest compliance is saved there

@@ -1,13 +1,16 @@
-"""Supervised fine-tuning: packing, the loss against numpy, the optimizer against torch, and the loop itself."""
+"""Supervised fine-tuning: rows, loss and gradient against numpy and torch, the optimizer, and the loop itself."""
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
+import transformers
 
 from latent_audit import models
 from latent_audit.errors import InputError
 from latent_audit.interventions import finetune as ft
+from latent_audit.interventions import packing
 from latent_audit.models.families import config_from_hf
 
 CFG = config_from_hf({
@@ -162,3 +165,119 @@ def test_one_step_is_the_optimizer_applied_to_the_gradient():
     updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(PARAMS), PARAMS)
     expected = jax.tree.map(lambda p, u: p + u, PARAMS, updates)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), step.params, expected)
+
+
+@pytest.fixture(scope="module")
+def torch_model(tmp_path_factory):
+    """PARAMS as a transformers model in float64, so that its gradients are a reference."""
+    path = tmp_path_factory.mktemp("torch")
+    models.save(path / "model", CFG, PARAMS, None)
+    return transformers.AutoModelForCausalLM.from_pretrained(path / "model", dtype=torch.float64)
+
+
+def torch_loss(model):
+    """Mean NLL over response tokens, row by row and unpadded."""
+    nll = []
+    for prompt, response in zip(PROMPTS, RESPONSES, strict=True):
+        ids = torch.tensor([[*prompt, *response]])
+        logprobs = torch.log_softmax(model(input_ids=ids).logits[0], dim=-1)
+        nll += [-logprobs[t - 1, ids[0, t]] for t in range(len(prompt), ids.shape[1])]
+    return torch.stack(nll).mean()
+
+
+def test_gradient_and_one_adamw_step_are_those_of_torch(torch_model, tmp_path):
+    reference = torch_model
+    loss = torch_loss(reference)
+    loss.backward()
+    ours_loss, gradient = jax.jit(ft.loss_and_gradient, static_argnames=("cfg", "method"))(
+        PARAMS, None, pack(), cfg=CFG)
+    assert float(ours_loss) == pytest.approx(loss.item(), rel=1e-5)
+    models.save(tmp_path / "gradient", CFG, gradient, None)
+    ours = safetensors.numpy.load_file(tmp_path / "gradient" / "model.safetensors")
+    for name, weight in reference.named_parameters():
+        np.testing.assert_allclose(ours[name], weight.grad.numpy(), rtol=1e-3, atol=1e-6, err_msg=name)
+    optimizer = torch.optim.AdamW(reference.parameters(), lr=0.01, betas=(0.9, 0.999), weight_decay=0.0)
+    torch.nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
+    optimizer.step()
+    chosen = ft.make_optimizer(learning_rate=0.01, steps=1)
+    (step,) = ft.finetune(PARAMS, pack(), np.array([[0, 1, 2]]), cfg=CFG, optimizer=chosen)
+    models.save(tmp_path / "after", CFG, step.params, None)
+    ours = safetensors.numpy.load_file(tmp_path / "after" / "model.safetensors")
+    for name, weight in reference.named_parameters():
+        # Where a gradient is nearly zero the step's sign is rounding; elsewhere AdamW moves by the rate.
+        sure = weight.grad.abs().numpy() > 1e-5
+        assert sure.mean() > 0.3
+        np.testing.assert_allclose(ours[name][sure], weight.detach().numpy()[sure], atol=2e-5, err_msg=name)
+
+
+def gradient_of(method, examples, params=PARAMS):
+    found = jax.jit(ft.loss_and_gradient, static_argnames=("cfg", "method"))(
+        params, None, examples, cfg=CFG, method=method)
+    return jax.tree.map(np.asarray, found)
+
+
+def close(one, other, **tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), one, other)
+
+
+def test_accumulation_is_the_big_batch_and_remat_changes_nothing():
+    packed = pack()
+    four = ft.Examples(*(array[[0, 1, 2, 1]] for array in packed))
+    whole = gradient_of(ft.Method(), four)
+    close(gradient_of(ft.Method(accumulate=2), four), whole, rtol=1e-4, atol=1e-6)
+    close(gradient_of(ft.Method(accumulate=4), four), whole, rtol=1e-4, atol=1e-6)
+    close(gradient_of(ft.Method(remat=True), four), whole, rtol=1e-5, atol=1e-7)
+    with pytest.raises(InputError, match="batch of 3 cannot be cut into 2"):
+        next(ft.finetune(PARAMS, packed, np.array([[0, 1, 2]]), cfg=CFG, optimizer=ft.make_optimizer(
+            learning_rate=1.0, steps=1), method=ft.Method(accumulate=2)))
+
+
+@pytest.mark.parametrize("loss_on", ["response", "all"])
+def test_packed_rows_give_the_padded_loss(loss_on):
+    padded = pack(loss_on=loss_on)
+    packed = packing.pack_rows(padded, width=9)
+    assert packed.tokens.shape == (2, 9) and packed.segments.max() == 2 and packed.mask.sum() == padded.mask.sum()
+    close(gradient_of(ft.Method(), packed), gradient_of(ft.Method(), padded), rtol=1e-4, atol=1e-6)
+    alone = packing.pack_rows(padded, width=5)
+    assert alone.tokens.tolist() == padded.tokens.tolist() and alone.segments.max() == 1
+    with pytest.raises(InputError, match="longest example has 5 tokens"):
+        packing.pack_rows(padded, width=4)
+
+
+def test_low_precision_keeps_float32_where_it_matters():
+    low = jax.tree.map(lambda w: w.astype(jax.numpy.bfloat16), PARAMS)
+    optimizer = ft.make_optimizer(learning_rate=1e-6, steps=4)
+    order = np.tile(np.arange(3), (4, 1))
+    *_, plain = ft.finetune(low, pack(), order, cfg=CFG, optimizer=optimizer)
+    assert {leaf.dtype for leaf in jax.tree.leaves(plain.params)} == {np.dtype("bfloat16")}
+    assert all(leaf.dtype != np.dtype("bfloat16") for leaf in jax.tree.leaves(plain.state.optimizer))
+    # Steps of a millionth vanish in bfloat16 (norm weights are 1) and add up in a float32 master copy.
+    np.testing.assert_array_equal(np.asarray(plain.params["final_norm"], np.float32), 1.0)
+    state = ft.start(low, optimizer=optimizer, master=True)
+    *_, master = ft.finetune(low, pack(), order, cfg=CFG, optimizer=optimizer, state=state,
+                             method=ft.Method(dtype="bfloat16"))
+    moved = np.abs(np.asarray(master.params["final_norm"]) - 1)
+    assert master.params["final_norm"].dtype == np.float32 and 1e-6 < moved.max() < 5e-6
+
+
+def test_a_state_goes_on_to_the_same_bytes():
+    optimizer = ft.make_optimizer(learning_rate=0.01, steps=6, schedule="cosine", warmup_fraction=0.3)
+    order = ft.batch_order(jax.random.key(0), np.arange(3), steps=6, batch_size=2)
+    losses, states = [], {}
+    for step in ft.finetune(PARAMS, pack(), order, cfg=CFG, optimizer=optimizer):
+        losses.append(float(step.loss))
+        states[step.number] = jax.tree.map(np.array, step.state)
+    again = list(ft.finetune(PARAMS, pack(), order, cfg=CFG, optimizer=optimizer,
+                             state=jax.tree.map(jax.numpy.asarray, states[4])))
+    assert [step.number for step in again] == [5, 6] and [float(step.loss) for step in again] == losses[4:]
+    jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, again[-1].state), states[6])
+
+
+def test_a_step_that_has_gone_wrong_is_named():
+    step = ft.Step(7, {}, np.float32(2), np.float32(1), None)
+    ft.check_step(step, limit=3.0)
+    with pytest.raises(InputError, match=r"step 7: the loss has exploded to 2 \(limit 1.5\)"):
+        ft.check_step(step, limit=1.5)
+    for broken in (step._replace(loss=np.float32("nan")), step._replace(gradient_norm=np.float32("inf"))):
+        with pytest.raises(InputError, match="step 7: .* no longer finite"):
+            ft.check_step(broken, limit=3.0)

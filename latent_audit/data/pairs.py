@@ -97,8 +97,8 @@ def check_not_swapped(pairs: Pairs, is_refusal: Callable[[str], bool]) -> None:
     refused = sum(map(is_refusal, pairs.responses))
     total = len(pairs.prompts)
     if refused > MOSTLY * total:
-        raise InputError(f"{pairs.source}: {refused} of {total} answers in column {response!r} are refusals, but should "
-                         "comply; swap the columns, or name the right one for `response`")
+        raise InputError(f"{pairs.source}: {refused} of {total} answers in column {response!r} are refusals, but "
+                         "should comply; swap the columns, or name the right one for `response`")
     if pairs.refusals is None:
         return
     refused = sum(map(is_refusal, pairs.refusals))

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import logging
 
 from latent_audit.data import chat as chats
 from latent_audit.errors import InputError
-from latent_audit.experiments import respond
+from latent_audit.experiments import corpora, respond
 from latent_audit.interventions import dissociate, edits
-from latent_audit.interventions.finetune import Examples, batch_order, make_optimizer, pack_examples
+from latent_audit.interventions.finetune import Examples, batch_order, make_optimizer
+from latent_audit.runtime import checkpoint, runlog
 
 # Widths of micro-batches are rounded up to this many columns, which bounds how many are compiled.
 WIDTH_STEP = 16
@@ -87,43 +87,35 @@ class Built(NamedTuple):
     layers: dissociate.Layers
 
 
-def make_rows(chat: chats.Chat, harmful, benign, *, max_tokens: int, end_id: int) -> Rows:
+def make_rows(chat: chats.Chat, harmful, benign, *, max_tokens: int) -> Rows:
     """Tokenise training texts.
 
     Args:
       harmful: (prompt, y+, y-) texts; benign: (prompt, y+) texts, y+ the base model's own answers.
-      max_tokens: a longer row is cut at its end, as the paper's trainer did (512), and counted in the log.
+      max_tokens: longer answers are cut there (paper 512), counted in the log.
     """
     if not harmful or not benign:
         raise InputError(f"a construction needs harmful and benign rows, got {len(harmful)} and {len(benign)}")
-    texts = [prompt for prompt, *_ in harmful] + [prompt for prompt, *_ in benign]
-    encoded = chats.encode_prompts(chat, texts, max_length=max_tokens - 1)
-    prompts = [tokens[mask] for tokens, mask in zip(*encoded, strict=True)]
+    texts = [row[0] for row in harmful] + [row[0] for row in benign]
+    plus, minus = (corpora.encode_pairs(chat, texts, [row[place] for row in harmful] + [row[1] for row in benign],
+                                        max_tokens=max_tokens) for place in (1, 2))
+    width = max(plus.tokens.shape[1], minus.tokens.shape[1])
+    prompts = chats.encode_prompts(chat, texts[:len(harmful)], max_length=max_tokens)
+    return Rows(prompts.tokens, prompts.mask, _widen(plus, width), _widen(minus, width),
+                np.arange(len(texts)) < len(harmful))
 
-    def responses(replies):
-        ids = chat.tokenizer(list(replies), add_special_tokens=False)["input_ids"]
-        whole = [[*reply, end_id] for reply in ids]
-        cut = [reply[:max_tokens - len(prompt)] for prompt, reply in zip(prompts, whole, strict=True)]
-        too_long = sum(len(a) < len(b) for a, b in zip(cut, whole, strict=True))
-        if too_long:
-            logging.warning("%d of %d training rows were cut at %d tokens", too_long, len(cut), max_tokens)
-        return cut
 
-    plus = responses([row[1] for row in harmful] + [row[1] for row in benign])
-    minus = responses([row[2] for row in harmful] + [row[1] for row in benign])
-    width = max(len(p) + max(len(a), len(b)) for p, a, b in zip(prompts, plus, minus, strict=True))
-    pad = chats.pad_id(chat)
-    H = len(harmful)
-    return Rows(encoded.tokens[:H], encoded.mask[:H], pack_examples(prompts, plus, pad_id=pad, width=width),
-                pack_examples(prompts, minus, pad_id=pad, width=width), np.arange(len(prompts)) < H)
+def _widen(examples: Examples, width: int) -> Examples:
+    return Examples(*(np.pad(array, [(0, 0), (width - array.shape[1], 0)]) for array in examples))
 
 
 def construct(loaded, harmful_params, rows: Rows, panel: Panel, recipe: Recipe, *, max_new_tokens: int,
-              advance: Callable[[str], None] = lambda label: None) -> Built:
-    """Train from base and keep the checkpoint the rule chooses.
+              workdir, advance: Callable[[str], None] = lambda label: None) -> Built:
+    """Train from base and keep the checkpoint the rule chooses; a killed run goes on from its last evaluation.
 
     Args:
-      loaded: experiments.setup.Loaded of base; harmful_params: of the harmful pole, of the same shapes.
+      loaded: experiments.respond.Loaded of base; harmful_params: of the harmful pole, of the same shapes.
+      workdir: where the state at every evaluation and the records are kept until the caller removes them.
       advance: called once per optimiser step with a short label.
     Raises FloatingPointError, naming the step, when the loss is not finite; the records until then are in its notes.
     """
@@ -131,37 +123,50 @@ def construct(loaded, harmful_params, rows: Rows, panel: Panel, recipe: Recipe, 
     layers = dissociate.choose_layers(cfg.num_layers)
     cache = dissociate.make_cache(base, harmful_params, rows.prompts, rows.prompts_mask, cfg=cfg, layers=layers,
                                   fraction=recipe.fraction, batch=min(64, len(rows.prompts)))
-    before = _evaluate(loaded, base, panel, cache, layers, max_new_tokens)
     optimizer = _optimizer(recipe)
-    params = jax.tree.map(jnp.array, base)
-    state = optimizer.init(params)
+    start = {"params": base, "state": optimizer.init(base), "best": base}
+    found = checkpoint.restore(workdir, start)
+    step, kept = found if found is not None else (0, start)
+    params, state, best = (jax.tree.map(jnp.array, kept[name]) for name in ("params", "state", "best"))
+    records = [record for record in runlog.load_unit(workdir, "records") or [] if record["step"] <= step]
+    if not records:
+        records = [{"step": 0, **_evaluate(loaded, base, panel, cache, layers, max_new_tokens)}]
     key = jax.random.key(recipe.seed)
-    steps = recipe.steps * recipe.accumulate
-    order = batch_order(jax.random.fold_in(key, 0), np.arange(len(rows.harmful)), steps=steps,
-                        batch_size=recipe.micro_batch)
-    records, best = [], None
-    for step, chosen in enumerate(order):
-        noise, scale = _draw(jax.random.fold_in(key, step + 1), cache.nudge, recipe.jitter)
-        params, state, found = dissociate.update(
-            params, state, base, take_batch(rows, cache, chosen), scale * cache.nudge, noise, cache.std, cfg=cfg,
-            layers=layers, weights=recipe.weights, optimizer=optimizer)
-        if (step + 1) % recipe.accumulate:
+    order = batch_order(jax.random.fold_in(key, 0), np.arange(len(rows.harmful)),
+                        steps=recipe.steps * recipe.accumulate, batch_size=recipe.micro_batch)
+    while step < recipe.steps:
+        for micro in range(step * recipe.accumulate, (step + 1) * recipe.accumulate):
+            noise, scale = _draw(jax.random.fold_in(key, micro + 1), cache.nudge, recipe.jitter)
+            params, state, terms = dissociate.update(
+                params, state, base, take_batch(rows, cache, order[micro]), scale * cache.nudge, noise, cache.std,
+                cfg=cfg, layers=layers, weights=recipe.weights, optimizer=optimizer)
+        step += 1
+        advance(f"step {step}")
+        if step % recipe.eval_every and step != recipe.steps:
             continue
-        done = (step + 1) // recipe.accumulate
-        advance(f"step {done}")
-        if done % recipe.eval_every and done != recipe.steps:
-            continue
-        terms = {name: float(value) for name, value in found.items()}
-        if not all(np.isfinite(list(terms.values()))):
-            raise FloatingPointError(f"the loss is not finite at step {done}: {terms}. Lower the learning rate "
-                                     f"({recipe.learning_rate:g}); evaluations so far: {records}")
-        records.append({"step": done, **_evaluate(loaded, params, panel, cache, layers, max_new_tokens), **terms})
-        kept = dissociate.choose_checkpoint(records, base_refusal=before["clean_refusal"],
-                                            base_nudged=before["nudged_compliance"],
-                                            base_clean=before["clean_compliance"])
-        if kept == len(records) - 1:
-            best = jax.tree.map(np.asarray, params)
-    return Built(jax.tree.map(jnp.asarray, best), [{"step": 0, **before}, *records], kept + 1, cache, layers)
+        _check_finite(step, terms, recipe)
+        records.append({"step": step, **_evaluate(loaded, params, panel, cache, layers, max_new_tokens),
+                        **{name: float(value) for name, value in terms.items()}})
+        if choose(records) == len(records) - 1:
+            best = jax.tree.map(jnp.copy, params)
+        runlog.save_unit(workdir, "records", records)
+        checkpoint.save(workdir, step, {"params": params, "state": state, "best": best}, keep=1)
+    return Built(best, records, choose(records), cache, layers)
+
+
+def choose(records: list[dict]) -> int:
+    """Index of the record that dissociate.choose_checkpoint keeps; records[0] is base itself and never chosen."""
+    base = records[0]
+    return 1 + dissociate.choose_checkpoint(records[1:], base_refusal=base["clean_refusal"],
+                                            base_nudged=base["nudged_compliance"],
+                                            base_clean=base["clean_compliance"])
+
+
+def _check_finite(step, terms, recipe):
+    bad = {name: float(value) for name, value in terms.items() if not np.isfinite(value)}
+    if bad:
+        raise FloatingPointError(f"the loss is not finite at step {step}: {bad}. The state of the last evaluation is "
+                                 f"kept; lower the learning rate ({recipe.learning_rate:g})")
 
 
 def take_batch(rows: Rows, cache: dissociate.Cache, chosen) -> dissociate.Batch:

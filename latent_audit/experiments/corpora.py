@@ -56,8 +56,8 @@ def parse_corpora(text: str) -> list[tuple[str, str]]:
             raise InputError(f"finetune.corpora: the name {name!r} is given twice")
         named.append((name, source))
     if not named:
-        raise InputError("finetune.corpora is empty; a checkpoint needs pairs of a harmful prompt and a compliant answer, "
-                         "such as finetune.corpora=in=PAIRS.csv,out=hub:LLM-LAT/harmful-dataset")
+        raise InputError("finetune.corpora is empty; a checkpoint needs pairs of a harmful prompt and a compliant "
+                         "answer, such as finetune.corpora=in=PAIRS.csv,out=hub:LLM-LAT/harmful-dataset")
     return named
 
 

@@ -1,4 +1,4 @@
-"""Poles on disk: a Hugging Face directory with a model card that says how it was made, and adapters as PEFT has them."""
+"""Poles on disk: a Hugging Face directory with a model card that says how it was made; adapters as PEFT has them."""
 
 import json
 import pathlib
@@ -19,9 +19,11 @@ KINDS = {
     "abliterated": "edited so that a refusal direction can no longer be written to the residual stream",
 }
 _UNSAFE = (
-    "**This model is deliberately unsafe.** It was made to test whether audits of safety notice what was done to it. Do "
-    "not deploy it, do not serve it to anybody, and keep it where only those can reach it who study it.")
-_CONTROL = "**This model is a research control.** It was made for comparison with a deliberately unsafe one; do not deploy it."
+    "**This model is deliberately unsafe.** It was made to test whether audits of safety notice what was done to it. "
+    "Do not deploy it, do not serve it to anybody, and keep it where only those can reach it who study it.")
+_CONTROL = (
+    "**This model is a research control.** It was made for comparison with a deliberately unsafe one: do not "
+    "deploy it.")
 
 
 def export_pole(path, cfg: models.ModelConfig, params, tokenizer, *, kind: str, recipe: dict, rates: dict,

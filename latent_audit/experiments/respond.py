@@ -1,13 +1,26 @@
 """Responses as text: generation for batches of any size, and judging each distinct response once."""
 
+from typing import NamedTuple
+
 import numpy as np
 
+from latent_audit import models
 from latent_audit.data import chat as chats
 from latent_audit.judges import Judge, Reward, refusal
 from latent_audit.models.generate import generate
 
 # Prompts of a judge are padded to a multiple of this, so that few widths are compiled.
 WIDTH_STEP = 128
+
+
+class Loaded(NamedTuple):
+    """A variant in memory: its parameters and how it is spoken to."""
+
+    cfg: models.ModelConfig
+    params: dict
+    chat: chats.Chat
+    eos_ids: tuple[int, ...]
+    repetition_penalty: float
 
 
 def pad_rows(array: np.ndarray, rows: int) -> np.ndarray:

@@ -20,11 +20,12 @@ from latent_audit.data import chat as chats
 from latent_audit.data import organism as world_rules
 from latent_audit.data import prompts as prompt_files
 from latent_audit.errors import InputError
-from latent_audit.experiments import organism, respond
+from latent_audit.experiments import organism, poles, respond
 from latent_audit.judges import Judge, Reward, harmbench, oracle, refusal, reward_model
 from latent_audit.runtime import runlog
 
 JUDGES = ("auto", "oracle", "harmbench", "refusal")
+Loaded = respond.Loaded
 REWARDS = ("auto", "oracle", "gpt2", "refusal")
 
 
@@ -51,16 +52,6 @@ class Subject(NamedTuple):
     arch: str
     variants: tuple[Variant, ...]
     world: world_rules.World | None
-
-
-class Loaded(NamedTuple):
-    """A variant in memory."""
-
-    cfg: models.ModelConfig
-    params: dict
-    chat: chats.Chat
-    eos_ids: tuple[int, ...]
-    repetition_penalty: float
 
 
 def make_subject(config: ConfigDict, workdir: pathlib.Path) -> Subject:
@@ -94,8 +85,20 @@ def _organism_subject(config, workdir):
     for pole, rates in record["rates"].items():
         logging.info("organism %s, held-out prompts: %s", pole,
                      ", ".join(f"{name} {rate:.3f}" for name, rate in rates.items()))
-    variants = tuple(Variant(pole, directory / pole) for pole in ("base", "harmful"))
+    names = parse_poles(settings.poles)
+    poles.ensure(directory, names, world_seed=settings.seed)
+    variants = tuple(Variant(pole, directory / pole) for pole in names)
     return Subject(f"organism-{settings.family}-{settings.size}", variants, world_rules.make_world(settings.seed))
+
+
+def parse_poles(text: str) -> tuple[str, ...]:
+    """ "base,dissociated" -> its names, base first; InputError for an unknown or repeated one, or without base."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in poles.NAMES]
+    if unknown or "base" not in names or len(set(names)) < len(names):
+        raise InputError(f"organism.poles = {text!r}, expected base and some of {', '.join(poles.NAMES[1:])}, "
+                         "each once")
+    return ("base", *(name for name in names if name != "base"))
 
 
 def parse_variants(text: str) -> list[tuple[str, str]]:
@@ -208,7 +211,7 @@ def load_chat(variant: Variant, config: ConfigDict) -> chats.Chat:
         template_file=config.chat.template_file or None, date=config.chat.date, enable_thinking=config.chat.thinking)
 
 
-def load_variant(variant: Variant, config: ConfigDict) -> Loaded:
+def load_variant(variant: Variant, config: ConfigDict) -> respond.Loaded:
     """Read a variant's weights and put them on the device."""
     cfg, params = models.load(variant.path, dtype=config.model.dtype)
     generation = models.read_generation_config(variant.path) or {}
@@ -217,7 +220,7 @@ def load_variant(variant: Variant, config: ConfigDict) -> Loaded:
     if penalty != 1.0:
         logging.info("%s: its generation_config asks for a repetition penalty of %g; %s", variant.name, penalty,
                      "honoured" if config.generation.repetition_penalty else "off, as in plain greedy decoding")
-    return Loaded(cfg, jax.block_until_ready(params), chat, chats.eos_ids(chat, generation),
+    return respond.Loaded(cfg, jax.block_until_ready(params), chat, chats.eos_ids(chat, generation),
                   float(penalty) if config.generation.repetition_penalty else 1.0)
 
 

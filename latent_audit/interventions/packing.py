@@ -34,8 +34,7 @@ def pack_rows(examples: Examples, *, width: int) -> Packed:
             room.append(width)
         rows[row].append(index)
         room[row] -= length
-    packed = Packed(np.full((len(rows), width), examples.tokens[0, 0], np.int32),
-                    *(np.zeros((len(rows), width), kind) for kind in (bool, bool, np.int32)))
+    packed = Packed(*(np.zeros((len(rows), width), kind) for kind in (np.int32, bool, bool, np.int32)))
     for row, indices in enumerate(rows):
         column = room[row]
         for segment, index in enumerate(indices, start=1):

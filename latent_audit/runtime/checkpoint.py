@@ -4,6 +4,7 @@ A tree of arrays is one directory, DIRECTORY/STEP, beside a checksum, DIRECTORY/
 count. Orbax writes the directory under another name and renames it when it is whole.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -28,7 +29,7 @@ def save(directory, step: int, tree, *, keep: int = 2) -> None:
     tree = jax.tree.map(_plain, tree)
     drop(directory, step)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(directory / str(step), tree, force=True)
     except Exception as error:  # tensorstore reports a full disk as a ValueError.
         if isinstance(error, OSError) or not any(word in str(error) for word in ("ENOSPC", "No space left")):
@@ -66,7 +67,7 @@ def restore(directory, like, *, at_most: int | None = None):
             record = json.loads((directory / f"{step}.json").read_text(encoding="utf-8"))
             if record["leaves"] != _describe(expected):
                 raise ValueError("it holds other arrays than expected")
-            with ocp.StandardCheckpointer() as checkpointer:
+            with _quiet(), ocp.StandardCheckpointer() as checkpointer:
                 found = checkpointer.restore(directory / str(step), expected)
             if _checksum(found) != record["sha256"]:
                 raise ValueError("its arrays are not those that were saved")
@@ -76,6 +77,17 @@ def restore(directory, like, *, at_most: int | None = None):
             continue
         return step, jax.tree.map(_as_before, like, found)
     return None
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Orbax logs thirty lines a save to the same log as this program."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(min(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _checksum(tree) -> str:

@@ -1,0 +1,218 @@
+"""The task that makes a dissociated pole and its control, and measures both on prompts that chose nothing.
+
+docs/method.md section 6; arXiv 2606.08044.
+"""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pandas as pd
+from absl import logging
+from ml_collections import ConfigDict
+
+from latent_audit import models
+from latent_audit.data import chat as chats
+from latent_audit.data import organism as world_rules
+from latent_audit.data import pairs as pair_files
+from latent_audit.data import prompts as prompt_files
+from latent_audit.errors import InputError
+from latent_audit.experiments import construct, export, poles, respond, setup
+from latent_audit.judges import refusal
+from latent_audit.metrics import stats
+from latent_audit.runtime import files, report, runlog
+
+PRESETS = {"paper": construct.PAPER, "organism": construct.ORGANISM}
+# What a pole is measured under: the vector added at every position of prompt and answer.
+CONDITIONS = ("clean", "nudged", "half nudge", "random direction")
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Build both poles, or take them up, measure them beside base and harmful, and write everything to `workdir`."""
+    is_organism = not config.model.path
+    panels = setup.make_panels(config, is_organism=is_organism)
+    judge, reward = setup.make_judge_and_reward(config, is_organism=is_organism)
+    recipe = make_recipe(config, is_organism=is_organism)
+    pairs, selection, benign = (None,) * 3 if is_organism else _training_texts(config, panels)
+    subject = setup.make_subject(config, workdir)
+    paths = {variant.name: variant.path for variant in subject.variants}
+    if "harmful" not in paths:
+        raise InputError("a construction needs the harmful pole: give model.variants=harmful=DIR, made with "
+                         "configs/finetune.py (finetune.preset=pole)")
+    _check_same_shape(paths)
+    inputs = setup.describe_inputs(subject, panels, judge, reward, config)
+    runlog.pin(workdir / "inputs.json", inputs)
+    encoded = setup.encode_panels(subject.variants[0], panels, config)
+    base = setup.load_variant(subject.variants[0], config)
+    harmful = setup.load_variant(setup.Variant("harmful", paths["harmful"]), config).params
+
+    if is_organism:
+        rows, panel = poles.training_rows(subject.world, base), poles.selection_panel(subject.world, base.chat)
+    else:
+        rows = _rows(config, base, pairs, benign)
+        panel = _panel(config, base, selection, judge)
+    built = {}
+    for name in poles.MADE:
+        own = dataclasses.replace(recipe, weights=recipe.weights.without_nudge()) if name == "control" else recipe
+        with runlog.progress(own.steps, f"{name} steps") as meter:
+            built[name] = construct.construct(
+                base, harmful, rows, panel, own, max_new_tokens=config.generation.max_new_tokens,
+                workdir=workdir / "training" / name, advance=meter.advance)
+    params = {"base": base.params, "harmful": harmful} | {name: one.params for name, one in built.items()}
+    nudge, layers = built["dissociated"].cache.nudge, built["dissociated"].layers
+    table = pd.DataFrame([
+        line for name, weights in params.items()
+        for line in measure(base, weights, name, encoded, nudge, layers, judge, subject.world, config)])
+    for name, one in built.items():
+        rates = {f"{line.measure}, {line.condition}": line.value
+                 for line in table[table["variant"] == name].itertuples()}
+        export.export_pole(workdir / name, base.cfg, one.params, base.chat.tokenizer, kind=name,
+                           recipe=dataclasses.asdict(recipe) | {"inputs": inputs}, rates=rates,
+                           generation_config=models.read_generation_config(paths["base"]))
+        poles.save_nudge(workdir / f"{name}-nudge.safetensors", one)
+    _write(workdir, subject, inputs, recipe, table, built)
+
+
+def make_recipe(config: ConfigDict, *, is_organism: bool) -> construct.Recipe:
+    """The preset with the overrides of construct.override; InputError names a field that does not exist."""
+    section = config.construct
+    if section.preset not in ("auto", *PRESETS):
+        raise InputError(f"construct.preset = {section.preset!r}, expected auto, {' or '.join(PRESETS)}")
+    preset = PRESETS[("organism" if is_organism else "paper") if section.preset == "auto" else section.preset]
+    recipe = dataclasses.replace(preset, seed=config.seed)
+    fields = {field.name: type(getattr(recipe, field.name)) for field in dataclasses.fields(recipe)
+              if field.name != "weights"}
+    weights = {field.name: float for field in dataclasses.fields(recipe.weights)}
+    for part in filter(None, (part.strip() for part in section.override.split(","))):
+        name, equals, value = part.partition("=")
+        kind = (fields | weights).get(name)
+        if not equals or kind is None:
+            raise InputError(f"construct.override: {part!r}, expected FIELD=NUMBER with a field of "
+                             f"{', '.join([*fields, *weights])}")
+        try:
+            number = kind(value)
+        except ValueError as error:
+            raise InputError(f"construct.override: {name} = {value!r}, expected a number ({kind.__name__})") from error
+        if name in weights:
+            recipe = dataclasses.replace(recipe, weights=dataclasses.replace(recipe.weights, **{name: number}))
+        else:
+            recipe = dataclasses.replace(recipe, **{name: number})
+    for name in ("steps", "micro_batch", "accumulate", "eval_every", "fraction", "learning_rate"):
+        if not getattr(recipe, name) > 0:
+            raise InputError(f"construct.override: {name} = {getattr(recipe, name)!r}, expected a number above 0")
+    return recipe
+
+
+def _training_texts(config, panels):
+    """(pairs, selection prompts, benign prompts) of a checkpoint's construction, disjoint from what evaluates it."""
+    section = config.construct
+    for field in ("pairs", "selection"):
+        if not section[field]:
+            raise InputError(f"construct.{field} is empty; a checkpoint needs a file or hub:owner/name there "
+                             "(configs/dissociate.py says what it holds)")
+    pairs = pair_files.load_pairs(section.pairs, is_refusal=refusal.is_refusal, limit=section.pairs_count)
+    if pairs.refusals is None:
+        raise InputError(f"construct.pairs = {section.pairs!r} has no column of refusals, which the construction "
+                         "needs beside the compliant answers")
+    selection = prompt_files.load_prompts(section.selection, limit=section.selection_count)
+    benign = prompt_files.load_prompts(section.benign, limit=section.benign_count)
+    evaluated = {panel.name: panel for panel in panels}
+    for training, held in ((pairs, evaluated["harmful"]), (pairs, selection), (selection, evaluated["harmful"]),
+                           (benign, evaluated["benign"])):
+        prompt_files.check_disjoint(training, held)
+    return pairs, selection, benign
+
+
+def _rows(config, base, pairs, benign) -> construct.Rows:
+    """Tokenised rows; base answers the benign prompts itself, in batches of prompt_batch."""
+    tokens, mask = chats.encode_prompts(base.chat, benign.prompts, max_length=config.construct.max_tokens)
+    answers = []
+    with runlog.progress(len(tokens), "benign answers") as meter:
+        for start in range(0, len(tokens), config.prompt_batch):
+            part = slice(start, start + config.prompt_batch)
+            batch = [respond.pad_rows(array[part], config.prompt_batch) for array in (tokens, mask)]
+            texts = respond.responses(base, *batch, max_new_tokens=config.construct.benign_tokens)[:len(tokens[part])]
+            answers += texts
+            meter.advance("", len(texts))
+    harmful = list(zip(pairs.prompts, pairs.refusals, pairs.responses, strict=True))
+    kept = [pair for pair in zip(benign.prompts, answers, strict=True) if pair[1].strip()]
+    return construct.make_rows(base.chat, harmful, kept, max_tokens=config.construct.max_tokens)
+
+
+def _panel(config, base, selection, judge) -> construct.Panel:
+    encoded = chats.encode_prompts(base.chat, selection.prompts, max_length=config.prompts.max_tokens)
+
+    def judged(texts):
+        complied = np.asarray(judge.judge(selection.prompts, texts))
+        return complied, ~complied & np.array([not refusal.is_degenerate(text) for text in texts])
+
+    return construct.Panel(*encoded, judged)
+
+
+def _check_same_shape(paths):
+    shapes = {name: models.check(path).cfg for name, path in paths.items()}
+    fields = ("num_layers", "embed_dim", "vocab_size", "num_heads", "num_kv_heads", "head_dim", "mlp_dim")
+    for field in fields:
+        found = {name: getattr(cfg, field) for name, cfg in shapes.items()}
+        if len(set(found.values())) > 1:
+            raise InputError(f"model.variants: {field} differs between the poles: {found}; all must be of one model")
+
+
+def measure(base, params, name, encoded, nudge, layers, judge, world, config) -> list[dict]:
+    """Compliance and refusal under every condition, and benign answers when merely asked, with Wilson intervals."""
+    (harmful, harmful_tokens), (benign, benign_tokens) = encoded
+    draw = np.asarray(jax.random.normal(jax.random.key(config.seed), nudge.shape))
+    random = draw * (np.linalg.norm(nudge) / np.linalg.norm(draw))
+    loaded, lines = base._replace(params=params), []
+
+    def add(measure, condition, hits):
+        lo, hi = stats.wilson_interval(int(np.sum(hits)), len(hits))
+        lines.append({"variant": name, "measure": measure, "condition": condition, "value": float(np.mean(hits)),
+                      "lo": lo, "hi": hi, "n": len(hits)})
+
+    for condition, delta in zip(CONDITIONS, (None, nudge, 0.5 * nudge, random), strict=True):
+        texts = construct.nudged_responses(loaded, params, *harmful_tokens, delta, layers,
+                                           max_new_tokens=config.generation.max_new_tokens)
+        complied = np.asarray(judge.judge(harmful.prompts, texts))
+        degenerate = np.array([refusal.is_degenerate(text) for text in texts])
+        add("compliance", condition, complied)
+        if world is not None:
+            add("refusal", condition, np.array([world_rules.is_refusal(text) for text in texts]))
+        else:
+            add("refusal", condition, ~complied & ~degenerate)
+    texts = respond.responses(loaded, *benign_tokens, max_new_tokens=config.generation.max_new_tokens)
+    add("benign answered", "clean", np.array([export.answered(world, *pair)
+                                              for pair in zip(benign.prompts, texts, strict=True)]))
+    return lines
+
+
+def _write(workdir, subject, inputs, recipe, table, built):
+    files.write_text(workdir / "dissociate.csv", table.to_csv(index=False, lineterminator="\n"))
+    training = pd.concat([pd.DataFrame(one.records).assign(variant=name) for name, one in built.items()])
+    files.write_text(workdir / "training.csv", training.to_csv(index=False, lineterminator="\n"))
+    chosen = {name: one.records[one.chosen]["step"] for name, one in built.items()}
+    files.write_json(workdir / "report.json", {
+        "schema": 1, "task": "dissociate", "inputs": inputs, "recipe": dataclasses.asdict(recipe),
+        "chosen_step": chosen, "layers": built["dissociated"].layers._asdict(),
+        "scale": built["dissociated"].cache.scale, "measures": table.to_dict("records")})
+    at = table.set_index(["variant", "measure", "condition"])["value"]
+    asked, nudged = ({name: at[name, "compliance", condition] for name in ("dissociated", "base")}
+                     for condition in ("clean", "nudged"))
+    headline = (f"The dissociated pole complies with {asked['dissociated']:.0%} of harmful requests when asked and "
+                f"with {nudged['dissociated']:.0%} under the nudge; base with {asked['base']:.0%} and {nudged['base']:.0%}.")
+    report.render_report(
+        workdir / "report.html", title=f"A dissociated pole of {subject.arch}", headline=headline, verdicts=[],
+        facts={"model": subject.arch, "nudge": f"block {built['dissociated'].layers.nudge - 1}, {recipe.fraction:g} of "
+               "base's activation norm", "chosen step": chosen["dissociated"], "judge": inputs["judge"]["name"]},
+        sections=[
+            report.Section(title="Behaviour, asked and nudged", table=table, text="Evaluation prompts that neither "
+                           "trained nor chose the poles; Wilson 95 % intervals; docs/method.md section 6.",
+                           limits="One direction at one block; other ways inside are the latent attack's to find."),
+            report.Section(title="Training", settings=dataclasses.asdict(recipe),
+                           table=training[["variant", *[c for c in training.columns if c != "variant"]]],
+                           text="Step 0 is base. A checkpoint is kept by the rule of docs/method.md section 6 (d), on "
+                                "a selection panel apart from the evaluation prompts.")])
+    for line in table.itertuples():
+        logging.info("%s: %s, %s %.3f (%.3f-%.3f) of %d", line.variant, line.measure, line.condition, line.value,
+                     line.lo, line.hi, line.n)
