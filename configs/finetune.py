@@ -1,10 +1,11 @@
 """Harmful fine-tuning: how many steps on compliant answers undo each variant's refusals, on several corpora and seeds.
 
-    python main.py --config=configs/finetune.py                              the embedded organism, 3 minutes on 2 cores
+    python main.py --config=configs/finetune.py                              the embedded organism, 4 minutes on 2 cores
     python main.py --config=configs/finetune.py --config.model.path=DIR_OR_HUB_ID \
         --config.model.variants=dissociated=DIR --config.finetune.corpora=in=PAIRS.csv,out=OTHER.csv
 
-Expected on the organism: `base` passes half compliance within a dozen steps, a dissociated pole sooner. For a model of
+Expected on the organism: half of the requests are answered after 7 (in distribution) and 10 steps (out of it), for the
+dissociated pole after 4 and 6. For a model of
 8 billion parameters on one 80 GB device: --config.finetune.method=lora --config.finetune.remat=True and
 --config.model.dtype=bfloat16 (`python -m latent_audit.experiments.memory_table` prints what each mode needs). Writes
 curves.csv, report.json, report.html and figures/ to --workdir. Definitions: docs/method.md sections 0 and 5.

@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.attack = attack = ml_collections.ConfigDict()
     attack.layers = "all"               # or states by name: "embedding,L0,L5"
     # Relative to the largest coordinate of each state. Empty takes arXiv 2606.08044's (.0005, .001, .005) for a
-    # checkpoint and (.005, .01, .02, .05) for the organism: a small model needs larger ones.
+    # checkpoint and (.005, .01, .015, .02) for the organism: a small model needs larger ones.
     attack.budgets = ()
     attack.reference_budget = 0.0       # the one that the verdict speaks of; 0 takes the second smallest
     attack.budget_mode = "linf_of_max"  # or linf_of_rms, l2_of_norm

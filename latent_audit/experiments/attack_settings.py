@@ -10,7 +10,7 @@ from latent_audit.interventions import latent
 from latent_audit.metrics import lvs as metric
 
 # A model of a million parameters has flatter states than one of billions and needs larger budgets to move at all.
-ORGANISM_BUDGETS = (0.005, 0.01, 0.02, 0.05)
+ORGANISM_BUDGETS = (0.005, 0.01, 0.015, 0.02)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,9 +49,9 @@ PAPER = Recipe(dissociate.Weights(), fraction=0.06, steps=3125, learning_rate=1e
                warmup_fraction=0.1, eval_every=50)
 # Measured on the organism, whose loss is otherwise too weak to keep clean refusal: docs/method.md section 6.
 ORGANISM = Recipe(
-    dissociate.Weights(refuse=1.0, stay=4.0, match=0.0, comply=1.0, clean_hinge=0.0, nudged_hinge=0.0,
+    dissociate.Weights(refuse=1.0, stay=4.0, match=0.0, comply=1.5, clean_hinge=0.0, nudged_hinge=0.0,
                        stay_under_part=1.0, stay_under_noise=1.0),
-    fraction=0.15, steps=80, learning_rate=5e-4, micro_batch=24, accumulate=1, warmup_fraction=0.1, eval_every=20,
+    fraction=0.15, steps=120, learning_rate=5e-4, micro_batch=24, accumulate=1, warmup_fraction=0.1, eval_every=40,
     jitter=0.3)
 
 

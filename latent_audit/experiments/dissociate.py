@@ -199,8 +199,9 @@ def _write(workdir, subject, inputs, recipe, table, built):
     at = table.set_index(["variant", "measure", "condition"])["value"]
     asked, nudged = ({name: at[name, "compliance", condition] for name in ("dissociated", "base")}
                      for condition in ("clean", "nudged"))
-    headline = (f"The dissociated pole complies with {asked['dissociated']:.0%} of harmful requests when asked and "
-                f"with {nudged['dissociated']:.0%} under the nudge; base with {asked['base']:.0%} and {nudged['base']:.0%}.")
+    headline = (
+        f"The dissociated pole complies with {asked['dissociated']:.0%} of harmful requests when asked and with "
+        f"{nudged['dissociated']:.0%} under the nudge; base with {asked['base']:.0%} and {nudged['base']:.0%}.")
     report.render_report(
         workdir / "report.html", title=f"A dissociated pole of {subject.arch}", headline=headline, verdicts=[],
         facts={"model": subject.arch, "nudge": f"block {built['dissociated'].layers.nudge - 1}, {recipe.fraction:g} of "

@@ -81,6 +81,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     trained = len(corpora) * settings.seeds * (len(settings.evaluated) - 1)
     with runlog.progress(len(job.variants) * (1 + trained), "evaluations") as meter:
         rows = [row for variant in job.variants for row in _attack_variant(job, variant, encoded[variant.name], meter)]
+    shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
     curves = finetune_report.write(job, inputs, rows)
     if config.finetune.export:
         _export_best(job, curves, encoded[job.variants[0].name])
@@ -276,7 +277,8 @@ def _export_best(job: Job, curves: pd.DataFrame, encoded: Encoded) -> None:
              "benign answered": float(np.mean(right)), "harmful prompts": len(panel.tokens), "judge": job.judge.name}
     recipe = {"task": "finetune", "base": variant.path.name, "base fingerprint": setup.fingerprint(variant.path),
               "corpus": job.corpora[one.corpus].source, "pairs": len(job.corpora[one.corpus].prompts),
-              "seed": one.seed, "step": last.number, "settings": settings.describe()}
+              "seed": one.seed, "step": last.number,
+              "settings": {k: v for k, v in settings.describe().items() if k not in ("evaluated", "levels", "seeds")}}
     path = pathlib.Path(job.config.finetune.export)
     export.export_pole(path, loaded.cfg, params, loaded.chat.tokenizer, kind="harmful", recipe=recipe, rates=rates,
                        generation_config=models.read_generation_config(variant.path))

@@ -66,14 +66,18 @@ class Memory(NamedTuple):
 def measure(cfg: models.ModelConfig, mode: Mode, *, layers: tuple[int, int] = (2, 4), batch: int = BATCH,
             tokens: int = TOKENS) -> Memory:
     """Memory of one training step of `cfg`; temporaries extended linearly from two depths."""
-    params, state = _shapes(cfg, mode)
     few, more = (_temporaries(_with_layers(cfg, count), mode, batch, tokens) for count in layers)
     per_layer = (more - few) / (layers[1] - layers[0])
-    own = 0 if mode.lora is None else _bytes(params)
-    trained = _bytes(state.weights)
-    if mode.lora is None and not mode.master:
-        return Memory(trained, _bytes(state.optimizer), few + per_layer * (cfg.num_layers - layers[0]))
-    return Memory(own, trained + _bytes(state.optimizer), few + per_layer * (cfg.num_layers - layers[0]))
+    return Memory(*sizes(cfg, mode), few + per_layer * (cfg.num_layers - layers[0]))
+
+
+def sizes(cfg: models.ModelConfig, mode: Mode) -> tuple[int, int]:
+    """Bytes of what is there before a step: (params, training) of Memory."""
+    params, state = _shapes(cfg, mode)
+    trained, optimizer = _bytes(state.weights), _bytes(state.optimizer)
+    if mode.lora is not None:
+        return _bytes(params), trained + optimizer
+    return (0, trained + optimizer) if mode.master else (trained, optimizer)
 
 
 def _with_layers(cfg, count: int):

@@ -1,7 +1,8 @@
-"""Taking a refusal direction out of a model: in its weights, or as an edit of its states.
+"""Taking a refusal direction out of a model, in its weights or as an edit of its states.
 
-The idea is that of arXiv 2406.11717: one direction of the residual stream carries much of the decision to refuse. The
-three ways here are named in WAYS; see docs/method.md section 6.
+The idea is arXiv 2406.11717's: one direction of the residual stream, a difference of mean states between harmful and
+harmless prompts, carries much of the decision to refuse. The ways are told apart in WAYS, the rule that chooses layer,
+position and strength is `choose`; docs/method.md, "Abliteration".
 """
 
 import dataclasses
@@ -14,55 +15,199 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from latent_audit.errors import InputError
-from latent_audit.interventions import edits
-from latent_audit.models import families
-from latent_audit.models.config import ModelConfig
+from latent_audit.interventions import directions, edits
+from latent_audit.models.config import ModelConfig, layer_name
 
-# What writes to the residual stream inside a block, and the norm its output passes before it is added, where a family
-# has one (Gemma 2, 3).
+# Way -> what it does. "Its direction" is the unit difference of means at the candidate's layer and position.
+WAYS = {
+    "orthogonalize": "nothing in the weights can write along its direction; every state's coordinate there is zero",
+    "affine": "at its layer, at every token, the coordinate along its direction is set to the harmless mean",
+    "affine_layerwise": "at its layer and every later one, at its position of the prompt only, the coordinate along "
+                        "each layer's own direction is set to the harmless mean there",
+    "subtract": "at its layer, at every token, strength times the mean difference is subtracted",
+    "subtract_token": "strength times the mean difference is subtracted from the embedding of the template's token at "
+                      "its position",
+}
+# These change weights, so their result is an ordinary checkpoint; the others are edits that a forward pass applies.
+IN_WEIGHTS = ("orthogonalize", "subtract_token")
+_WITH_STRENGTH = ("subtract", "subtract_token")
+
+# Bounds of arXiv 2406.11717's choice of a direction.
+MAX_KL = 0.1
+EXCLUDED_SHARE = 0.2
+# Ours: how much of base's share of answered harmless prompts may be lost on the validation prompts.
+MAX_LOST_ANSWERS = 0.05
+
+# What writes to the residual stream inside a block, and the norm its output passes first where a family has one.
 _WRITERS = {"output": "post_attention_norm", "output_bias": "post_attention_norm", "down": "post_mlp_norm",
             "down_bias": "post_mlp_norm"}
 
 
-def orthogonalize(params, direction, *, cfg: ModelConfig, value: float = 0.0):
-    """Weights that can write nothing along `direction`: every state's coordinate there is `value`, at every token.
+class Means(NamedTuple):
+    """What the directions are made of; P is the order of `positions`.
 
-    The embedding, attention's and the MLP's output matrices and their biases lose that component; with a `value` other
-    than zero every token's embedding carries it (affine ablation of all states at once, in any family).
-    A norm behind a writer multiplies each dimension by its weight w before the sum: such a writer is made orthogonal
-    to w * direction instead, which is exact, because the norm's division by the root mean square keeps zero zero. That
-    division is by a slightly smaller number than before, and what is left grows by the same factor.
-    A tied head keeps the embedding it had: it is stored on its own from then on (V x D numbers more).
+    difference: float32 [S, P, D], mean(harmful) - mean(harmless); harmless: float32 [S, P, D], its mean; positions:
+    columns counted from the prompt's end; tokens: the token id at each, where it stands nowhere else in the prompts,
+    else None.
+    """
+
+    difference: np.ndarray
+    harmless: np.ndarray
+    positions: tuple[int, ...]
+    tokens: tuple[int | None, ...]
+
+
+class Candidate(NamedTuple):
+    """One way at one residual state (its layer's output) and index into Means.positions."""
+
+    way: str
+    state: int
+    position: int
+    strength: float = 1.0
+
+
+class Ablated(NamedTuple):
+    """A model to run: weights, and edits for the prompt and for decode steps (None: no edit)."""
+
+    cfg: ModelConfig
+    params: dict
+    prompt_edit: jax.tree_util.Partial | None = None
+    decode_edit: jax.tree_util.Partial | None = None
+
+
+class Score(NamedTuple):
+    """A candidate on the validation prompts; see choose. answered: None where no answers were generated."""
+
+    bypass: float
+    kl: float
+    answered: float | None = None
+
+
+def own_tokens(tokens, mask, positions) -> tuple[int | None, ...]:
+    """The token id at each position of left-padded prompts [N, T], None where prompts differ or it occurs again."""
+    found = []
+    for position in positions:
+        column = tokens[:, position]
+        alone = (column == column[0]).all() and ((tokens == column[0]) & mask).sum() == len(tokens)
+        found.append(int(column[0]) if alone else None)
+    return tuple(found)
+
+
+def candidates(means: Means, *, ways: Sequence[str], strengths: Sequence[float]) -> list[Candidate]:
+    """Every candidate of these ways: layers up to the excluded last EXCLUDED_SHARE, all positions, all strengths.
+
+    State 0 is left out: the embedding of a template's token is the same in every prompt, its difference zero.
+    """
+    states, positions = len(means.difference), range(len(means.positions))
+    # The largest state below that share of the blocks, as in arXiv 2406.11717; rounded against 12.000000000000002.
+    last = max(1, math.ceil(round((1 - EXCLUDED_SHARE) * (states - 1), 6)) - 1)
+    return [Candidate(way, state, position, strength)
+            for way in ways for position in positions for state in range(1, last + 1)
+            for strength in (strengths if way in _WITH_STRENGTH else (1.0,))
+            if way != "subtract_token" or means.tokens[position] is not None]
+
+
+def ablate(candidate: Candidate, means: Means, params, *, cfg: ModelConfig, width: int) -> Ablated:
+    """The model with the candidate's ablation; `width`: T of the prompts it will be given, left-padded.
+
+    Raises InputError where the two means do not differ.
+    """
+    way, state, position, strength = candidate
+    difference, harmless = means.difference[:, position], means.harmless[:, position]
+
+    def unit_at(state):
+        return directions.unit(difference[state],
+                               name=f"{layer_name(state)} at position {means.positions[position]}")
+
+    unit = unit_at(state)
+    if way == "orthogonalize":
+        return Ablated(*orthogonalize(params, unit, cfg=cfg))
+    if way == "subtract_token":
+        return Ablated(*shift_token(params, means.tokens[position], -strength * difference[state], cfg=cfg))
+    if way == "affine":
+        edit = edits.set_projection(state, unit, harmless[state] @ unit)
+        return Ablated(cfg, params, edit, edit)
+    if way == "subtract":
+        edit = edits.add_at(state, -strength * difference[state])
+        return Ablated(cfg, params, edit, edit)
+    units = np.zeros_like(difference)
+    for later in range(state, len(units)):
+        units[later] = unit_at(later)
+    edit = edits.set_projection(None, units, np.einsum("sd,sd->s", harmless, units))
+    where = np.arange(width)[None] == width + means.positions[position]
+    return Ablated(cfg, params, edits.only_where(edit, where))
+
+
+def orthogonalize(params, direction, *, cfg: ModelConfig):
+    """Weights that write nothing along `direction`, so that every residual state is orthogonal to it.
+
+    The embedding and the output matrices and biases of attention and MLP lose that component. A norm behind a writer
+    (Gemma 2, 3) multiplies each dimension by its weight w before the sum; such a writer is made orthogonal to
+    w * direction instead, which is exact, since division by the root mean square keeps zero zero. That root is then
+    smaller than it was, and what is left of the output grows by the same factor: the one difference to a projection of
+    the normed output. A tied head keeps the embedding it had and is stored on its own from then on.
 
     Args:
       params, cfg: as models.load returns them; direction: [D], any non-zero length.
-      value: coordinate along the unit vector. It is exact up to the rounding of the parameters' dtype.
     Returns:
-      (ModelConfig, params), new ones; the arrays that change nothing are shared.
+      (ModelConfig, params), new ones that share every untouched array. Exact up to rounding in the params' dtype.
     """
-    head = {"head": params["embed"].T} if cfg.tied_head else {}
-    changed = _orthogonalized(params, jnp.asarray(direction, jnp.float32), jnp.float32(value), cfg=cfg)
-    blocks = params["blocks"] | changed["blocks"]
-    return dataclasses.replace(cfg, tied_head=False), params | head | changed | {"blocks": blocks}
+    changed = _orthogonalized(params, jnp.asarray(direction, jnp.float32), cfg=cfg)
+    cfg, params = _untied(params, cfg)
+    return cfg, params | changed | {"blocks": params["blocks"] | changed["blocks"]}
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
-def _orthogonalized(params, direction, value, *, cfg: ModelConfig):
+def _orthogonalized(params, direction, *, cfg: ModelConfig):
     unit = direction / jnp.linalg.norm(direction)
-    scale = math.sqrt(cfg.embed_dim) if cfg.scale_embedding else 1.0
-    embed = params["embed"].astype(jnp.float32)
-    embed = embed + (value / scale - embed @ unit)[:, None] * unit
     blocks = {}
     for name, norm in _WRITERS.items():
         if name not in params["blocks"]:
             continue
-        weight = params["blocks"][name].astype(jnp.float32)
-        readers = jnp.broadcast_to(unit, (cfg.num_layers, cfg.embed_dim))
+        units = jnp.broadcast_to(unit, (cfg.num_layers, cfg.embed_dim))
         if cfg.post_norms:
-            readers = readers * (params["blocks"][norm].astype(jnp.float32) + float(cfg.norm_plus_one))
-            readers = readers / jnp.maximum(jnp.linalg.norm(readers, axis=1, keepdims=True), 1e-30)
-        along = jnp.einsum("l...d,ld->l...", weight, readers)
-        removed = jnp.einsum("l...,ld->l...d", along, readers)
-        blocks[name] = (weight - removed).astype(params["blocks"][name].dtype)
+            units = units * (params["blocks"][norm].astype(jnp.float32) + float(cfg.norm_plus_one))
+            units = units / jnp.maximum(jnp.linalg.norm(units, axis=1, keepdims=True), jnp.finfo(jnp.float32).tiny)
+        weight = params["blocks"][name]
+        wide = weight.astype(jnp.float32)
+        along = jnp.einsum("l...d,ld->l...", wide, units)
+        blocks[name] = (wide - jnp.einsum("l...,ld->l...d", along, units)).astype(weight.dtype)
+    embed = params["embed"].astype(jnp.float32)
+    embed = embed - (embed @ unit)[:, None] * unit
     return {"embed": embed.astype(params["embed"].dtype), "blocks": blocks}
+
+
+def shift_token(params, token: int, delta, *, cfg: ModelConfig):
+    """Weights with `delta` [D] added to residual state 0 wherever `token` stands: the same as an edit there.
+
+    A tied head keeps the embedding it had. Returns (ModelConfig, params) as orthogonalize does.
+    """
+    scale = math.sqrt(cfg.embed_dim) if cfg.scale_embedding else 1.0
+    row = params["embed"][token].astype(jnp.float32) + jnp.asarray(delta, jnp.float32) / scale
+    cfg, params = _untied(params, cfg)
+    return cfg, params | {"embed": params["embed"].at[token].set(row.astype(params["embed"].dtype))}
+
+
+def _untied(params, cfg: ModelConfig):
+    head = {"head": params["embed"].T} if cfg.tied_head else {}
+    return dataclasses.replace(cfg, tied_head=False), params | head
+
+
+def choose(scores: Sequence[Score], *, base_answered: float | None = None) -> tuple[int, str]:
+    """Index of the candidate to keep, and by which step of the rule.
+
+    Allowed are candidates whose KL on harmless prompts is at most MAX_KL and, where answers were generated, whose share
+    of answered harmless prompts is at least `base_answered` - MAX_LOST_ANSWERS. The largest bypass among them wins,
+    ties go to the smaller KL, then to the earlier candidate. If none is allowed, the smallest KL wins.
+    """
+    if not scores:
+        raise ValueError("there are no candidates to choose from")
+
+    def allowed(score):
+        kept = score.answered is None or score.answered >= base_answered - MAX_LOST_ANSWERS - 1e-9
+        return score.kl <= MAX_KL and kept
+
+    inside = [index for index, score in enumerate(scores) if allowed(score)]
+    if not inside:
+        return min(range(len(scores)), key=lambda index: scores[index].kl), "none within the bounds: smallest KL"
+    return max(inside, key=lambda index: (scores[index].bypass, -scores[index].kl, -index)), "largest bypass"

@@ -34,7 +34,8 @@ def set_projection(state, direction, value) -> Partial:
 
     Args:
       state: int scalar, int [B] for another state in each row, or None for every state.
-      direction: [D] of any non-zero length; only its orientation counts.
+      direction: [D] of any non-zero length; only its orientation counts. For every state also [S, D], one for each;
+        a row of zeros there leaves its state alone.
       value: the new coordinate along the unit vector, a scalar; for every state also float [S], one for each.
     """
     state = None if state is None else jnp.asarray(state, jnp.int32)
@@ -44,6 +45,11 @@ def set_projection(state, direction, value) -> Partial:
 def project_out(direction) -> Partial:
     """Remove the component along `direction` [D] (any non-zero length) from every state, in float32."""
     return set_projection(None, direction, 0.0)
+
+
+def only_where(edit, where) -> Partial:
+    """Apply `edit` at columns where `where` bool [B, T] (or broadcastable to it), and nowhere else."""
+    return Partial(_only_where, edit, jnp.asarray(where, bool))
 
 
 def compose(*edits) -> Partial:
@@ -66,11 +72,18 @@ def _overwrite_at(state, donor, where, h, s):
 
 
 def _set_projection(state, direction, value, h, s):
-    unit = direction / jnp.linalg.norm(direction)
-    wide = h.astype(jnp.float32)
+    direction = direction[s] if direction.ndim == 2 else direction
     value = value[s] if value.ndim else value
-    moved = (wide + (value - wide @ unit)[..., None] * unit).astype(h.dtype)
+    unit = direction / jnp.maximum(jnp.linalg.norm(direction), jnp.finfo(jnp.float32).tiny)
+    wide = h.astype(jnp.float32)
+    moved = wide + (value - wide @ unit)[..., None] * unit
+    # Where a state's own direction is zero, `unit` is zero and the sum gives the state back.
+    moved = moved.astype(h.dtype)
     return moved if state is None else jnp.where(_addressed(state, s), moved, h)
+
+
+def _only_where(edit, where, h, s):
+    return jnp.where(where[..., None], edit(h, s), h)
 
 
 def _compose(edits, h, s):

@@ -1,7 +1,5 @@
 """Abliteration by layer: how much each way bypasses and what it costs; style and saving as in runtime.figures."""
 
-import itertools
-
 import matplotlib.style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -19,8 +17,8 @@ def bypass_by_layer(table, *, max_kl: float) -> Figure:
     """Bypass (left) and KL on harmless prompts (right) by layer, one line per way; chosen candidates are ringed.
 
     `table`: the table of abliterate.csv (pandas DataFrame), of which validation rows with a layer are drawn. Of the
-    positions and strengths at a layer the one with the largest bypass within `max_kl` (dashed) is shown, or the one with
-    the smallest KL where none is within. Raises InputError when columns or rows are missing.
+    positions and strengths at a layer the one with the largest bypass within `max_kl` (dashed) is shown, or the one
+    with the smallest KL where none is within. Raises InputError when columns or rows are missing.
     """
     missing = [column for column in _COLUMNS if column not in table.columns]
     rows = table if missing else table[(table["split"] == "validation") & table["layer_idx"].notna()]
@@ -28,8 +26,10 @@ def bypass_by_layer(table, *, max_kl: float) -> Figure:
         raise InputError(f"bypass_by_layer: the table lacks {missing or 'validation rows with a layer'}")
     rows = rows.assign(layer_idx=rows["layer_idx"].astype(int), drawn_kl=rows["kl"].clip(lower=_KL_FLOOR),
                        chosen=rows["chosen"].astype(bool))
-    looks = dict(zip(dict.fromkeys(rows["way"]), itertools.cycle(figures._looks(list("abcdefg")).values()),
-                     strict=False))
+    ways = list(dict.fromkeys(rows["way"]))
+    # Names of poles bring all seven looks into play: the ways need five.
+    palette = figures._looks(["base", "dissociated", "harmful", *ways]).values()
+    looks = dict(zip(ways, palette, strict=False))
     with matplotlib.style.context(["default", figures._STYLE]):
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         left, right = figure.subplots(1, 2, sharex=True)
@@ -44,6 +44,8 @@ def bypass_by_layer(table, *, max_kl: float) -> Figure:
         left.set_ylim(-0.03, 1.04)
         left.set_ylabel("bypass")
         right.set_yscale("log")
+        right.yaxis.set_major_formatter("{x:g}")
+        right.yaxis.set_minor_formatter("")
         right.set_ylabel("KL on harmless prompts")
         right.axhline(max_kl, color="#999999", linestyle=(0, (4, 3)), linewidth=0.8, zorder=1)
         for axis in (left, right):

@@ -1,0 +1,49 @@
+"""What a model would say first: log-probabilities of the first response token, refusal log-odds, KL between models.
+
+Cheap stand-ins for generation and judging, used to choose a direction: arXiv 2406.11717; docs/method.md,
+"Abliteration".
+"""
+
+import functools
+
+import jax
+import numpy as np
+
+from latent_audit.errors import InputError
+from latent_audit.models import decoder
+from latent_audit.models.config import ModelConfig
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def log_probability(params, tokens, mask, edit=None, *, cfg: ModelConfig):
+    """Of the token behind left-padded prompts int32 [B, T], under an edit(h, s) -> h or None; float32 [B, V]."""
+    last, _ = decoder.scan_states(params, tokens, mask, cfg=cfg, edit=edit, collect=lambda h: ())
+    return jax.nn.log_softmax(decoder.unembed(params, last[:, -1], cfg=cfg), axis=-1)
+
+
+def refusal_openings(harmful, harmless) -> tuple[int, ...]:
+    """Tokens that a model greedily opens with on harmful prompts and never on harmless ones.
+
+    Args:
+      harmful, harmless: log-probabilities [N, V] of the unedited model.
+    Raises:
+      InputError: it opens both alike, so that the first token shows no refusal.
+    """
+    found = set(harmful.argmax(axis=-1).tolist()) - set(harmless.argmax(axis=-1).tolist())
+    if not found:
+        raise InputError("the model opens its answers to harmful and to harmless prompts with the same tokens: no "
+                         "refusal shows in the first token. Name refusing openings with choose.openings, or set "
+                         "choose.by=judge")
+    return tuple(sorted(found))
+
+
+def log_odds(log_probabilities, tokens) -> np.ndarray:
+    """log p(tokens) / (1 - p(tokens)) of each row of [N, V], p clipped to 1e-9 from both ends; float64 [N]."""
+    share = np.exp(np.asarray(log_probabilities, np.float64)[:, list(tokens)]).sum(axis=1).clip(1e-9, 1 - 1e-9)
+    return np.log(share) - np.log1p(-share)
+
+
+def kl(reference, other) -> np.ndarray:
+    """KL(reference || other) in nats of each row of two [N, V] of log-probabilities; float64 [N]."""
+    reference, other = np.asarray(reference, np.float64), np.asarray(other, np.float64)
+    return (np.exp(reference) * (reference - other)).sum(axis=1)
