@@ -159,9 +159,7 @@ def _write_html(job, inputs, table, comparisons, verdicts, svg):
     shown = [report.Verdict(name, found.label, found.sentence, found.reason, found.rule,
                             [verdict.number_text(number) for number in found.numbers], caveat)
              for name, found in verdicts.items()]
-    first = job.subject.variants[0].name
-    headline = " ".join(f"{name} is {found.label}. {found.sentence}" if name == first else f"{name} is {found.label}."
-                        for name, found in verdicts.items()) or "Only the last state was attacked: no verdict."
+    headline = _headline(verdicts)
     facts = {
         "model": job.subject.arch,
         "variants": ", ".join(f"{name} ({record['fingerprint']})" for name, record in inputs["variants"].items()),
@@ -173,6 +171,20 @@ def _write_html(job, inputs, table, comparisons, verdicts, svg):
     report.render_report(job.workdir / "report.html", title=f"Latent vulnerability of {job.subject.arch}",
                          headline=headline, verdicts=shown, facts=facts, warnings=_warnings(table, caveat),
                          sections=_sections(job, table, comparisons, svg, caveat))
+
+
+# Which verdict leads: what is not seen from outside comes first.
+_LEADING = ("hollow", "vulnerable", "unsafe", "inconclusive", "robust")
+
+
+def _headline(verdicts) -> str:
+    if not verdicts:
+        return "Only the last state was attacked: no verdict."
+    lead = min(verdicts, key=lambda name: _LEADING.index(verdicts[name].label))
+    others = ", ".join(f"{name} is {found.label}" for name, found in verdicts.items() if name != lead)
+    sentence = verdicts[lead].sentence
+    text = f"{lead} is {verdicts[lead].label}: it {sentence[0].lower()}{sentence[1:]}"
+    return f"{text} For comparison: {others}." if others else text
 
 
 def _warnings(table, caveat) -> list[str]:
