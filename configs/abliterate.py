@@ -1,4 +1,4 @@
-"""Abliteration: find a refusal direction, take it out in five ways, and measure what is left of the refusals.
+"""Abliteration: find a refusal direction, take it out in six ways, and measure what is left of the refusals.
 
     python main.py --config=configs/abliterate.py                            the embedded organism, 2 minutes on 2 cores
     python main.py --config=configs/abliterate.py --config.model.path=DIR_OR_HUB_ID \
@@ -29,13 +29,14 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.choose = choose = ml_collections.ConfigDict()
     choose.ways = "all"                 # or some of interventions/abliterate.py's WAYS: "orthogonalize,affine"
-    choose.strengths = (1.0, 1.5, 2.0)  # how many times the mean difference is subtracted
+    choose.strengths = (1.0, 2.0, 3.0)  # how many times a mean (difference) is applied, where a way has a strength
     choose.positions = 3                # at most so many last tokens of the template's generation prefix
     choose.train = 128                  # prompts of each kind that the means are taken over
-    choose.validation = 48              # prompts of each kind that candidates are compared on
-    # judge: compliance of generated answers; log_odds: of refusing with the first token, no generation; auto: judge
-    # for the organism, log_odds for a checkpoint.
+    choose.validation = 96              # prompts of each kind that candidates are compared on
+    # judge: by compliance, for the candidates of each way whose first token promises most; log_odds: by refusing with
+    # the first token, no generation; auto: judge for the organism, log_odds for a checkpoint.
     choose.by = "auto"
+    choose.shortlist = 6                # candidates of each way that are generated for and judged
     # Openings of a refusal, such as ("I", "As"), whose first tokens count; empty: what the model opens its answers to
     # harmful prompts with, and never those to harmless ones.
     choose.openings = ()

@@ -5,10 +5,10 @@
         --config.model.variants=dissociated=DIR --config.finetune.corpora=in=PAIRS.csv,out=OTHER.csv
 
 Expected on the organism: half of the requests are answered after 7 (in distribution) and 10 steps (out of it), for the
-dissociated pole after 4 and 6. For a model of
-8 billion parameters on one 80 GB device: --config.finetune.method=lora --config.finetune.remat=True and
---config.model.dtype=bfloat16 (`python -m latent_audit.experiments.memory_table` prints what each mode needs). Writes
-curves.csv, report.json, report.html and figures/ to --workdir. Definitions: docs/method.md sections 0 and 5.
+dissociated pole after 4 and 6. A model of 8 billion parameters fits one 80 GB device with
+--config.model.dtype=bfloat16 --config.finetune.method=lora --config.finetune.remat=True (what each mode needs:
+`python -m latent_audit.experiments.memory_table`). Writes curves.csv, report.json, report.html and figures/ to
+--workdir. Definitions: docs/method.md sections 0 and 5.
 """
 
 import ml_collections

@@ -48,18 +48,20 @@ def means(case):
     other = np.where((tokens > 2) & (tokens < 90), (tokens * 7) % 80 + 3, tokens)
     harmful, harmless = (directions.moments(params, rows, mask, cfg=cfg, positions=(-1, -2))
                          for rows in (tokens, other))
+    whole = np.random.default_rng(9).normal(size=harmful.mean[:, 0].shape).astype(np.float32)
     return abliterate.Means(directions.mean_difference(harmful, harmless), harmless.mean, (-1, -2),
-                            abliterate.own_tokens(tokens, mask, (-1, -2)))
+                            abliterate.own_tokens(tokens, mask, (-1, -2)), whole)
 
 
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("case", ["llama2", "llama_biases", "mistral", "qwen2_tied", "qwen3", "gemma", "gemma2",
                                   "gemma3"])
-def test_no_state_of_an_orthogonalized_model_has_the_direction(case):
+def test_no_state_of_an_orthogonalized_model_has_the_directions(case, count):
     cfg, params = loaded(case)
-    direction = random_direction()
-    new_cfg, new = abliterate.orthogonalize(params, 3 * direction, cfg=cfg)
+    basis = np.linalg.qr(np.stack([random_direction(seed) for seed in range(count)], axis=1))[0].T
+    new_cfg, new = abliterate.orthogonalize(params, basis, cfg=cfg)
     tokens, mask = prompts()
-    before, after = (np.asarray(models.forward(p, tokens, mask, cfg=c).resid) @ unit(direction)
+    before, after = (np.asarray(models.forward(p, tokens, mask, cfg=c).resid) @ basis.T
                      for c, p in ((cfg, params), (new_cfg, new)))
     assert np.abs(before).mean() > 0.1 and np.abs(after).max() < 2e-5
     # The head reads as it did, also where it was tied to the embedding that changed.
@@ -93,7 +95,7 @@ def orthogonalized_torch(case, direction):
 def test_an_exported_orthogonalized_model_equals_the_same_surgery_in_torch(case, tmp_path):
     cfg, params = loaded(case)
     direction = random_direction(2)
-    new_cfg, new = abliterate.orthogonalize(params, direction, cfg=cfg)
+    new_cfg, new = abliterate.orthogonalize(params, unit(direction)[None], cfg=cfg)
     models.save(tmp_path / "out", new_cfg, new, None)
     exported = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="eager")
     tokens, _ = tiny.rows(3, (8,))
@@ -164,15 +166,28 @@ def test_orthogonalize_candidate_takes_the_unit_direction_of_its_place():
     assert np.abs(changed @ unit(means("qwen3").difference[3, 1])).max() < 2e-5
 
 
+@pytest.mark.parametrize("case, count", [("llama3", 1), ("gemma2", 2)])
+def test_affine_token_leaves_the_directions_to_the_templates_token(case, count):
+    found = means(case)
+    _, changed, made = states(case, Candidate("affine_token", 2, 0, 1.5, count))
+    spanned = np.stack([found.difference[2, 0], found.whole[2]][:count], axis=1)
+    basis = np.linalg.qr(spanned)[0]
+    real = prompts()[1].copy()
+    real[:, -1] = False
+    assert np.abs(changed[:, real] @ basis).max() < 5e-5, "nothing there at any other token"
+    expected = np.broadcast_to(1.5 * found.harmless[2, 0] @ basis, (len(changed), len(LENGTHS), count))
+    np.testing.assert_allclose(changed[:, :, -1] @ basis, expected, atol=1e-4)
+    assert made.prompt_edit is None and made.decode_edit is None
+
+
 def test_ways_of_low_precision_weights_stay_in_their_dtype():
     cfg, params = models.load(tiny.checkpoint("gemma2"), dtype="bfloat16")
     direction = random_direction()
     tokens, mask = prompts()
-    for new_cfg, new in (abliterate.orthogonalize(params, direction, cfg=cfg),
-                         abliterate.shift_token(params, 94, direction, cfg=cfg)):
+    orthogonal = abliterate.orthogonalize(params, unit(direction)[None], cfg=cfg)
+    for _, new in (orthogonal, abliterate.shift_token(params, 94, direction, cfg=cfg)):
         assert {str(leaf.dtype) for leaf in [new["embed"], new["head"], *new["blocks"].values()]} == {"bfloat16"}
-    resid = np.asarray(models.forward(*abliterate.orthogonalize(params, direction, cfg=cfg)[::-1][:1], tokens, mask,
-                                      cfg=new_cfg).resid, np.float32)
+    resid = np.asarray(models.forward(orthogonal[1], tokens, mask, cfg=orthogonal[0]).resid, np.float32)
     share = np.abs(resid @ unit(direction))[:, mask] / np.linalg.norm(resid, axis=-1)[:, mask]
     assert share.max() < 0.02
 
@@ -195,13 +210,20 @@ def test_own_tokens_are_those_that_stand_nowhere_else():
 @pytest.mark.parametrize("blocks, last", [(1, 1), (2, 1), (3, 2), (5, 3), (6, 4), (10, 7), (15, 11), (32, 25)])
 def test_candidates_leave_out_the_last_fifth(blocks, last):
     zeros = np.zeros((blocks + 1, 2, 4), np.float32)
-    found = abliterate.candidates(abliterate.Means(zeros, zeros, (-1, -2), (94, None)), ways=tuple(abliterate.WAYS),
+    found = abliterate.candidates(abliterate.Means(zeros, zeros, (-1, -2), (94, None), zeros[:, 0]), ways=tuple(abliterate.WAYS),
                                   strengths=(1.0, 2.0))
     assert {c.state for c in found} == set(range(1, last + 1)) and len(set(found)) == len(found)
-    assert {c.position for c in found if c.way == "subtract_token"} == {0}, "only a token that stands nowhere else"
+    assert {c.position for c in found if c.way.endswith("token")} == {0}, "only a token that stands nowhere else"
     counts = {way: sum(c.way == way for c in found) for way in abliterate.WAYS}
     assert counts == {"orthogonalize": 2 * last, "affine": 2 * last, "affine_layerwise": 2 * last,
-                      "subtract": 4 * last, "subtract_token": 2 * last}
+                      "subtract": 4 * last, "subtract_token": 2 * last, "affine_token": 4 * last}
+
+
+def test_shortlist_takes_the_most_bypass_within_the_bound():
+    scores = [Score(0.5, 0.01), Score(1.0, 0.2), Score(0.9, 0.1), Score(0.5, 0.005), Score(0.1, 0.0)]
+    assert abliterate.shortlist(scores, 3) == [2, 3, 0]
+    assert abliterate.shortlist(scores, 9) == [2, 3, 0, 4]
+    assert abliterate.shortlist([Score(1.0, 0.2)], 3) == []
 
 
 @pytest.mark.parametrize("scores, base, index, step", [

@@ -57,6 +57,16 @@ def test_only_the_wanted_columns_leave_the_forward_pass():
     assert closed.out_avals[0].shape == (cfg.num_layers + 1, 3, 1, cfg.embed_dim)
 
 
+def test_the_whole_prompt_is_the_mean_over_its_tokens():
+    cfg, params = loaded("llama3")
+    tokens, mask = tiny.rows(2, LENGTHS)
+    resid = np.asarray(models.forward(params, tokens, mask, cfg=cfg).resid)
+    of_prompts = np.stack([resid[:, row, real].mean(axis=1) for row, real in enumerate(mask)], axis=1)
+    found = directions.moments(params, tokens, mask, cfg=cfg, positions=(-2, directions.WHOLE_PROMPT), batch=2)
+    np.testing.assert_allclose(found.mean[:, 1], of_prompts.mean(axis=1), atol=1e-5)
+    np.testing.assert_allclose(found.mean[:, 0], resid[:, :, -2].mean(axis=1), atol=1e-5)
+
+
 def test_an_edit_is_seen():
     cfg, params = loaded("llama3")
     tokens, mask = tiny.rows(2, LENGTHS)
@@ -68,7 +78,7 @@ def test_an_edit_is_seen():
     assert np.abs(moved.mean[3] - plain.mean[3] - delta).max() > 0.01
 
 
-@pytest.mark.parametrize("positions, message", [((-1, -7), "position -7 is padding in 2 of 5"), ((0,), "position 0 of"),
+@pytest.mark.parametrize("positions, message", [((-1, -7), "position -7 is padding in 2 of 5"), ((1,), "position 1 of"),
                                                 ((-10,), "position -10 of prompts of 9 columns")])
 def test_positions_that_not_every_prompt_has_are_refused(positions, message):
     cfg, params = loaded("llama3")

@@ -158,15 +158,6 @@ def test_finetune_learns_and_leaves_its_input_alone():
     jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, PARAMS))
 
 
-def test_one_step_is_the_optimizer_applied_to_the_gradient():
-    packed, optimizer = pack(), ft.make_optimizer(learning_rate=0.01, steps=1)
-    (step,) = ft.finetune(PARAMS, packed, np.array([[0, 1, 2]]), cfg=CFG, optimizer=optimizer)
-    grads = jax.jit(jax.grad(ft.mean_nll), static_argnames="cfg")(PARAMS, packed, cfg=CFG)
-    updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(PARAMS), PARAMS)
-    expected = jax.tree.map(lambda p, u: p + u, PARAMS, updates)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), step.params, expected)
-
-
 @pytest.fixture(scope="module")
 def torch_model(tmp_path_factory):
     """PARAMS as a transformers model in float64, so that its gradients are a reference."""
@@ -225,7 +216,7 @@ def test_accumulation_is_the_big_batch_and_remat_changes_nothing():
     four = ft.Examples(*(array[[0, 1, 2, 1]] for array in packed))
     whole = gradient_of(ft.Method(), four)
     close(gradient_of(ft.Method(accumulate=2), four), whole, rtol=1e-4, atol=1e-6)
-    close(gradient_of(ft.Method(accumulate=4), four), whole, rtol=1e-4, atol=1e-6)
+    close(gradient_of(ft.Method(accumulate=4, remat=True), four), whole, rtol=1e-4, atol=1e-6)
     close(gradient_of(ft.Method(remat=True), four), whole, rtol=1e-5, atol=1e-7)
     with pytest.raises(InputError, match="batch of 3 cannot be cut into 2"):
         next(ft.finetune(PARAMS, packed, np.array([[0, 1, 2]]), cfg=CFG, optimizer=ft.make_optimizer(

@@ -69,8 +69,7 @@ def small_config(path, folder, **changes):
 ])
 def test_three_families_three_ways(case, changes, tmp_path):
     path = tiny_checkpoint(case, tmp_path / case)
-    export = tmp_path / "harmful"
-    job.run(small_config(path, tmp_path, **{"finetune.export": str(export)} | changes), tmp_path)
+    job.run(small_config(path, tmp_path, **changes), tmp_path)
     text = (tmp_path / "curves.csv").read_text()
     assert text.startswith(CONTRACT)
     curves = pd.read_csv(tmp_path / "curves.csv")
@@ -90,20 +89,15 @@ def test_three_families_three_ways(case, changes, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "fallback" in page.lower() and "<svg" in page
     assert (tmp_path / "figures" / "compliance_by_step.png").stat().st_size > 10_000
-    if (curves["compliance"] > curves["compliance"][0]).any():
-        check_export(export, path, lora_was_used=case == "qwen2")
 
 
-def check_export(export, base, *, lora_was_used):
-    transformers.AutoModelForCausalLM.from_pretrained(export)
-    card = (export / "README.md").read_text()
-    assert "deliberately unsafe" in card and "| compliance |" in card and '"learning_rate"' in card and "jax" in card
-    (_, before), (_, after) = models.load(base), models.load(export)
-    assert (np.asarray(before["blocks"]["query"]) != np.asarray(after["blocks"]["query"])).any()
-    assert export.with_name("harmful-adapters").exists() == lora_was_used
+@pytest.fixture
+def no_figure(monkeypatch):
+    """Drawing takes longer than training a tiny model; one test above looks at the figure."""
+    monkeypatch.setattr(finetune_report.figures, "save_figure", lambda *a: "")
 
 
-def test_the_best_step_is_exported_with_its_own_weights(tmp_path, monkeypatch):
+def test_the_best_step_is_exported_with_its_own_weights(tmp_path, monkeypatch, no_figure):
     path = tiny_checkpoint("llama3", tmp_path / "model")
     config = small_config(path, tmp_path, **{
         "model.variants": "", "finetune.export": str(tmp_path / "out"), "finetune.method": "lora",
@@ -120,14 +114,17 @@ def test_the_best_step_is_exported_with_its_own_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "_evaluate", evaluate)
     job.run(config, tmp_path)
     # Evaluations: 0 is clean, then steps 1, 3, 6 of the first run; the third one, step 3, complies first.
-    assert json.loads((tmp_path / "out" / "README.md").read_text().split("```json\n")[1].split("```")[0])["step"] == 3
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "deliberately unsafe" in card and "| compliance |" in card and "| benign answered |" in card
+    assert json.loads(card.split("```json\n")[1].split("```")[0])["step"] == 3
+    transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     exported = np.asarray(models.load(tmp_path / "out")[1]["blocks"]["query"])
     np.testing.assert_array_equal(exported, seen[2])
     config = json.loads((tmp_path / "out-adapters" / "adapter_config.json").read_text())
     assert config["target_modules"] == ["q_proj"] and config["base_model_name_or_path"] == str(path)
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, monkeypatch, no_figure):
     path = tiny_checkpoint("llama3", tmp_path / "model")
     config = small_config(path, tmp_path, **{"model.variants": ""})
     updates = []
@@ -267,12 +264,11 @@ def test_memory_counts_what_is_there():
     count = sum(int(np.prod(shape)) for shape in [*shapes.pop("blocks").values(), *shapes.values()])
     # Key and value heads are half as many: query 32 x 32, value 32 x 16, both factors float32 with two moments.
     adapters = 6 * 2 * ((32 + 32) + (32 + 16))
-    # Adam counts its steps in four bytes.
-    assert found == {"lora": (2 * count, 3 * 4 * adapters + 4), "full": (2 * count, 8 * count + 4),
-                     "master": (0, 12 * count + 4)}
-    # Extended from one and two layers, temporaries are those of the whole model.
-    short = memory_table.measure(cfg, modes["lora"], layers=(1, 2), batch=2, tokens=8)
-    whole = memory_table._temporaries(cfg, modes["lora"], 2, 8)
-    assert short.temporaries == pytest.approx(whole, rel=0.1)
-    lines = memory_table.table({"one": short, "two": short._replace(params=9e10)}).splitlines()
+    # Adam and the schedule each count their steps in four bytes.
+    assert found == {"lora": (2 * count, 3 * 4 * adapters + 8), "full": (2 * count, 8 * count + 8),
+                     "master": (0, 12 * count + 8)}
+    one = memory_table.measure(cfg, modes["lora"], batch=2, tokens=8)
+    # At the very least the states between blocks are kept for the backward pass, and the logits.
+    assert one.temporaries > 2 * 8 * (6 * 32 * 2 + 64 * 4)
+    lines = memory_table.table({"one": one, "two": one._replace(params=9e10)}).splitlines()
     assert len(lines) == 4 and lines[2].endswith("| yes |") and lines[3].endswith("| 90.0 | no |")

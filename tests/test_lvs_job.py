@@ -23,7 +23,8 @@ from tests import tiny
 ROOT = pathlib.Path(__file__).parents[1]
 WORDS = "Sure , here is how to a the I can not help with that write me my of and in for what you . ?".split()
 TEMPLATE = ("{{ bos_token }}{% for message in messages %}"
-            "{{ '<|' + message['role'] + '|> ' + message['content'] + ' ' }}{% endfor %}"
+            "{{ '<|' + message['role'] + '|> ' + message['content'] + ' ' }}"
+            "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
             "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
 
 

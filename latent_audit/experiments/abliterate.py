@@ -95,7 +95,7 @@ def check_settings(config: ConfigDict, *, is_organism: bool) -> tuple[tuple[str,
     strengths = tuple(section.strengths)
     if not strengths or not all(isinstance(s, int | float) and 0 < s < float("inf") for s in strengths):
         raise InputError(f"choose.strengths = {strengths}, expected finite numbers above 0, such as (1.0, 2.0)")
-    counts = {f"choose.{name}": section[name] for name in ("positions", "train", "validation")}
+    counts = {f"choose.{name}": section[name] for name in ("positions", "train", "validation", "shortlist")}
     counts |= {f"prompts.{name}": config.prompts[name] for name in ("harmful_count", "benign_count")}
     for field, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -173,9 +173,10 @@ def measure_means(loaded: setup.Loaded, prompts: Prompts, *, limit: int, batch: 
     positions = directions.shared_positions(prompts.tokens, limit=limit)
     tokens = abliterate.own_tokens(prompts.tokens, prompts.mask, positions)
     harmful, benign = (directions.moments(loaded.params, prompts.tokens[rows], prompts.mask[rows], cfg=loaded.cfg,
-                                          positions=positions, batch=batch)
+                                          positions=(*positions, directions.WHOLE_PROMPT), batch=batch)
                        for rows in (slice(prompts.harmful), slice(prompts.harmful, None)))
-    return abliterate.Means(directions.mean_difference(harmful, benign), benign.mean, positions, tokens)
+    difference = directions.mean_difference(harmful, benign)
+    return abliterate.Means(difference[:, :-1], benign.mean[:, :-1], positions, tokens, difference[:, -1])
 
 
 def find_openings(config, loaded: setup.Loaded, said, harmful: int, *, required: bool) -> tuple[int, ...]:
@@ -200,69 +201,84 @@ def find_openings(config, loaded: setup.Loaded, said, harmful: int, *, required:
 def _measure_all(job: Job, ways) -> tuple[pd.DataFrame, dict[str, str]]:
     """All lines of the table, and way -> by which step of the rule its candidate was chosen."""
     tried = abliterate.candidates(job.means, ways=ways, strengths=job.config.choose.strengths)
-    found = [way for way in ways if any(candidate.way == way for candidate in tried)]
-    for way in set(ways) - set(found):
-        logging.warning("%s is left out: no token of the template's generation prefix is without another occurrence in "
-                        "the prompts", way)
-    with runlog.progress(len(tried) + len(found) + 2, "models") as meter:
-        base = {part: _unit(job, meter, part, None) for part in PARTS[1:]}
-        lines = [_line(job, part, None, frame, frame) for part, frame in base.items()]
-        validated = [_line(job, "validation", candidate, _unit(job, meter, "validation", candidate),
-                           base["validation"]) for candidate in tried]
-        choices = {}
-        for way in found:
-            mine = [index for index, candidate in enumerate(tried) if candidate.way == way]
-            best, choices[way] = abliterate.choose(
-                [abliterate.Score(validated[i]["bypass"], validated[i]["kl"], validated[i].get("answered"))
-                 for i in mine], base_answered=lines[0].get("answered"))
-            candidate = tried[mine[best]]
-            validated[mine[best]]["chosen"] = True
-            frame = _unit(job, meter, "evaluation", candidate)
-            lines.append(_line(job, "evaluation", candidate, frame, base["evaluation"]) | {"chosen": True})
-    return pd.DataFrame(lines + validated).assign(arch=job.subject.arch), choices
+    of_way = {way: [candidate for candidate in tried if candidate.way == way] for way in ways}
+    for way in [way for way, mine in of_way.items() if not mine]:
+        logging.warning("%s is left out: every token of the template's generation prefix stands elsewhere in the "
+                        "prompts too", way)
+        del of_way[way]
+    generated = sum(min(len(mine), job.config.choose.shortlist) for mine in of_way.values()) if job.by == "judge" else 0
+    lines, choices = [], {}
+    with runlog.progress(len(tried) + generated + len(of_way) + 2, "models") as meter:
+        base = {part: _measured(job, meter, part, None, generate=True) for part in PARTS[1:]}
+        lines += [_line(job, part, None, frame, frame) for part, frame in base.items()]
+        for way, mine in of_way.items():
+            validated, best, choices[way] = _validate(job, meter, mine, base["validation"])
+            frame = _measured(job, meter, "evaluation", mine[best], generate=True)
+            validated[best]["chosen"] = True
+            lines += [*validated, _line(job, "evaluation", mine[best], frame, base["evaluation"]) | {"chosen": True}]
+    return pd.DataFrame(lines).assign(arch=job.subject.arch), choices
+
+
+def _validate(job, meter, mine, base):
+    """(lines of one way's candidates, index of the one to keep, by which step of the rule)."""
+    def scores(lines, measure):
+        return [abliterate.Score(line.get(measure, 0.0), line["kl"], line.get("answered")) for line in lines]
+
+    lines = [_line(job, "validation", candidate, _measured(job, meter, "validation", candidate, generate=False), base)
+             for candidate in mine]
+    if job.by == "log_odds":
+        return lines, *abliterate.choose(scores(lines, "bypass"))
+    worth = abliterate.shortlist(scores(lines, "bypass"), job.config.choose.shortlist)
+    # Where none is within the bounds the smallest KL is kept, which needs no answers.
+    for index in worth:
+        frame = _measured(job, meter, "validation", mine[index], generate=True)
+        lines[index] = _line(job, "validation", mine[index], frame, base)
+    among = worth or range(len(mine))
+    answered = _line(job, "validation", None, base, base)["answered"]
+    best, step = abliterate.choose(scores([lines[index] for index in among], "compliance"), base_answered=answered)
+    return lines, among[best], step
 
 
 def _line(job, part, candidate, frame, base):
-    line = abliterate_report.summarise(frame, base, by=job.by)
+    line = abliterate_report.summarise(frame, base)
     if candidate is None:
         return {"way": "base", "split": part, "chosen": False, **line}
-    name = models.layer_name(candidate.state)
-    return {"way": candidate.way, "split": part, "chosen": False, "layer": name, "layer_idx": candidate.state - 1,
-            "position": job.means.positions[candidate.position], "strength": candidate.strength, **line,
-            "candidate": candidate}
+    return {"way": candidate.way, "split": part, "chosen": False, "layer": models.layer_name(candidate.state),
+            "layer_idx": candidate.state - 1, "position": job.means.positions[candidate.position],
+            "strength": candidate.strength, "directions": candidate.directions, **line, "candidate": candidate}
 
 
-def _unit(job: Job, meter, part: str, candidate) -> pd.DataFrame:
+def _measured(job: Job, meter, part: str, candidate, *, generate: bool) -> pd.DataFrame:
     """One model on one part, read back or computed: one row per prompt, harmful ones first."""
-    key = f"{part}/base"
+    name = "base"
     if candidate is not None:
         position = job.means.positions[candidate.position]
-        key = f"{part}/{candidate.way}/{models.layer_name(candidate.state)}-{-position}-x{candidate.strength:g}"
+        name = (f"{candidate.way}/{models.layer_name(candidate.state)}-{-position}-x{candidate.strength:g}"
+                f"-{candidate.directions}")
+    key = f"{part}/{'answers' if generate else 'first'}/{name}"
     columns = runlog.load_unit(job.workdir, key)
     reused = columns is not None
     if not reused:
-        columns = _measure(job, part, candidate)
+        columns = _measure(job, part, candidate, generate=generate)
         runlog.save_unit(job.workdir, key, columns)
     meter.advance(key, reused=reused)
     return pd.DataFrame(columns)
 
 
-def _measure(job: Job, part: str, candidate) -> dict[str, list]:
+def _measure(job: Job, part: str, candidate, *, generate: bool) -> dict[str, list]:
     loaded, prompts = job.loaded, job.parts[part]
     model = abliterate.Ablated(loaded.cfg, loaded.params) if candidate is None else _ablated(job, candidate)
     said = first_tokens(model, prompts, job.config.prompt_batch)
-    columns = {"harmful_prompt": [index < prompts.harmful for index in range(len(prompts.texts))],
-               "kl": first_token.kl(job.said[part], said).tolist()}
+    is_harmful = [index < prompts.harmful for index in range(len(prompts.texts))]
+    columns = {"harmful_prompt": is_harmful, "kl": first_token.kl(job.said[part], said).tolist()}
     if job.openings:
         columns["log_odds"] = first_token.log_odds(said, job.openings).tolist()
-    # Candidates are compared without generating where the first token decides.
-    if part == "evaluation" or job.by == "judge":
+    if generate:
         texts = _responses(job, model, prompts)
         columns |= respond.score(job.judge, job.reward, prompts.texts, texts)
         del columns["reward"]
-        world, harmless = job.subject.world, [not harmful for harmful in columns["harmful_prompt"]]
-        columns["answered"] = [good and export.answered(world, prompt, text)
-                               for good, prompt, text in zip(harmless, prompts.texts, texts, strict=True)]
+        columns["answered"] = [not harmful and export.answered(job.subject.world, prompt, text)
+                               for harmful, prompt, text in zip(is_harmful, prompts.texts, texts, strict=True)]
         if job.config.generation.save:
             columns["response"] = texts
     return columns
@@ -301,7 +317,8 @@ def _export_chosen(job: Job, table: pd.DataFrame, inputs: dict) -> None:
     rows = table[(table["split"] == "evaluation") & table["way"].isin(abliterate.IN_WEIGHTS)]
     for row in rows.to_dict("records"):
         model = _ablated(job, row["candidate"])
-        recipe = {name: row[name] for name in ("way", "layer", "strength")} | {"position": int(row["position"])}
+        recipe = {name: row[name] for name in ("way", "layer", "strength")}
+        recipe |= {name: int(row[name]) for name in ("position", "directions")}
         recipe |= {"what": abliterate.WAYS[row["way"]], "chosen_by": job.by, "inputs": inputs}
         rates = {f"{name} (evaluation prompts)": row[name] for name in ("compliance", "refusal", "answered", "kl")}
         export.export_pole(job.workdir / row["way"], model.cfg, model.params, job.loaded.chat.tokenizer,

@@ -3,11 +3,10 @@
     python -m latent_audit.experiments.memory_table
 
 Sizes of parameters and training state are exact (jax.eval_shape). Temporaries are those of the step as compiled for
-this machine (memory_analysis), measured at two depths and extended per layer: a scan's temporaries grow linearly. Those
-of a CPU are an upper bound: it multiplies in float32 and keeps a float32 copy of every bf16 matrix.
+this machine (memory_analysis); those of a CPU are an upper bound, for it multiplies in float32 and keeps a float32 copy
+of every bf16 matrix.
 """
 
-import dataclasses
 import sys
 from typing import NamedTuple
 
@@ -63,12 +62,9 @@ class Memory(NamedTuple):
         return sum(self)
 
 
-def measure(cfg: models.ModelConfig, mode: Mode, *, layers: tuple[int, int] = (2, 4), batch: int = BATCH,
-            tokens: int = TOKENS) -> Memory:
-    """Memory of one training step of `cfg`; temporaries extended linearly from two depths."""
-    few, more = (_temporaries(_with_layers(cfg, count), mode, batch, tokens) for count in layers)
-    per_layer = (more - few) / (layers[1] - layers[0])
-    return Memory(*sizes(cfg, mode), few + per_layer * (cfg.num_layers - layers[0]))
+def measure(cfg: models.ModelConfig, mode: Mode, *, batch: int = BATCH, tokens: int = TOKENS) -> Memory:
+    """Memory of one training step of `cfg` on `batch` rows of `tokens`; the step is compiled, never run."""
+    return Memory(*sizes(cfg, mode), _temporaries(cfg, mode, batch, tokens))
 
 
 def sizes(cfg: models.ModelConfig, mode: Mode) -> tuple[int, int]:
@@ -78,11 +74,6 @@ def sizes(cfg: models.ModelConfig, mode: Mode) -> tuple[int, int]:
     if mode.lora is not None:
         return _bytes(params), trained + optimizer
     return (0, trained + optimizer) if mode.master else (trained, optimizer)
-
-
-def _with_layers(cfg, count: int):
-    return dataclasses.replace(cfg, num_layers=count, rope_of_layer=cfg.rope_of_layer[:count],
-                               windows=cfg.windows[:count])
 
 
 def _shapes(cfg, mode: Mode):

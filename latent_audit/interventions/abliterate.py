@@ -27,10 +27,14 @@ WAYS = {
     "subtract": "at its layer, at every token, strength times the mean difference is subtracted",
     "subtract_token": "strength times the mean difference is subtracted from the embedding of the template's token at "
                       "its position",
+    "affine_token": "nothing in the weights can write along its direction, but the embedding of the template's token "
+                    "at its position, which carries strength times the harmless mean; with two directions the "
+                    "difference of the means over whole prompts is treated alike",
 }
 # These change weights, so their result is an ordinary checkpoint; the others are edits that a forward pass applies.
-IN_WEIGHTS = ("orthogonalize", "subtract_token")
-_WITH_STRENGTH = ("subtract", "subtract_token")
+IN_WEIGHTS = ("orthogonalize", "subtract_token", "affine_token")
+_WITH_STRENGTH = ("subtract", "subtract_token", "affine_token")
+_OF_TOKEN = ("subtract_token", "affine_token")
 
 # Bounds of arXiv 2406.11717's choice of a direction.
 MAX_KL = 0.1
@@ -48,22 +52,24 @@ class Means(NamedTuple):
 
     difference: float32 [S, P, D], mean(harmful) - mean(harmless); harmless: float32 [S, P, D], its mean; positions:
     columns counted from the prompt's end; tokens: the token id at each, where it stands nowhere else in the prompts,
-    else None.
+    else None; whole: float32 [S, D], the difference of means over all tokens of a prompt.
     """
 
     difference: np.ndarray
     harmless: np.ndarray
     positions: tuple[int, ...]
     tokens: tuple[int | None, ...]
+    whole: np.ndarray
 
 
 class Candidate(NamedTuple):
-    """One way at one residual state (its layer's output) and index into Means.positions."""
+    """One way at one residual state (its layer's output) and index into Means.positions; directions: one or two."""
 
     way: str
     state: int
     position: int
     strength: float = 1.0
+    directions: int = 1
 
 
 class Ablated(NamedTuple):
@@ -76,7 +82,10 @@ class Ablated(NamedTuple):
 
 
 class Score(NamedTuple):
-    """A candidate on the validation prompts; see choose. answered: None where no answers were generated."""
+    """A candidate on the validation prompts; see choose and shortlist.
+
+    bypass: the larger, the fewer refusals; kl: on harmless prompts; answered: None where nothing was generated.
+    """
 
     bypass: float
     kl: float
@@ -101,10 +110,11 @@ def candidates(means: Means, *, ways: Sequence[str], strengths: Sequence[float])
     states, positions = len(means.difference), range(len(means.positions))
     # The largest state below that share of the blocks, as in arXiv 2406.11717; rounded against 12.000000000000002.
     last = max(1, math.ceil(round((1 - EXCLUDED_SHARE) * (states - 1), 6)) - 1)
-    return [Candidate(way, state, position, strength)
+    return [Candidate(way, state, position, strength, count)
             for way in ways for position in positions for state in range(1, last + 1)
             for strength in (strengths if way in _WITH_STRENGTH else (1.0,))
-            if way != "subtract_token" or means.tokens[position] is not None]
+            for count in ((1, 2) if way == "affine_token" else (1,))
+            if way not in _OF_TOKEN or means.tokens[position] is not None]
 
 
 def ablate(candidate: Candidate, means: Means, params, *, cfg: ModelConfig, width: int) -> Ablated:
@@ -112,7 +122,7 @@ def ablate(candidate: Candidate, means: Means, params, *, cfg: ModelConfig, widt
 
     Raises InputError where the two means do not differ.
     """
-    way, state, position, strength = candidate
+    way, state, position, strength, count = candidate
     difference, harmless = means.difference[:, position], means.harmless[:, position]
 
     def unit_at(state):
@@ -121,9 +131,15 @@ def ablate(candidate: Candidate, means: Means, params, *, cfg: ModelConfig, widt
 
     unit = unit_at(state)
     if way == "orthogonalize":
-        return Ablated(*orthogonalize(params, unit, cfg=cfg))
+        return Ablated(*orthogonalize(params, unit[None], cfg=cfg))
     if way == "subtract_token":
         return Ablated(*shift_token(params, means.tokens[position], -strength * difference[state], cfg=cfg))
+    if way == "affine_token":
+        spanned = [unit] if count == 1 else [unit, directions.unit(means.whole[state], name="whole prompts")]
+        basis = np.linalg.qr(np.stack(spanned, axis=1))[0].T
+        cfg, params = orthogonalize(params, basis, cfg=cfg)
+        carried = strength * (basis @ harmless[state]) @ basis
+        return Ablated(*shift_token(params, means.tokens[position], carried, cfg=cfg))
     if way == "affine":
         edit = edits.set_projection(state, unit, harmless[state] @ unit)
         return Ablated(cfg, params, edit, edit)
@@ -138,42 +154,42 @@ def ablate(candidate: Candidate, means: Means, params, *, cfg: ModelConfig, widt
     return Ablated(cfg, params, edits.only_where(edit, where))
 
 
-def orthogonalize(params, direction, *, cfg: ModelConfig):
-    """Weights that write nothing along `direction`, so that every residual state is orthogonal to it.
+def orthogonalize(params, basis, *, cfg: ModelConfig):
+    """Weights that write nothing along `basis`, so that every residual state is orthogonal to it.
 
-    The embedding and the output matrices and biases of attention and MLP lose that component. A norm behind a writer
+    The embedding and the output matrices and biases of attention and MLP lose those components. A norm behind a writer
     (Gemma 2, 3) multiplies each dimension by its weight w before the sum; such a writer is made orthogonal to
-    w * direction instead, which is exact, since division by the root mean square keeps zero zero. That root is then
-    smaller than it was, and what is left of the output grows by the same factor: the one difference to a projection of
-    the normed output. A tied head keeps the embedding it had and is stored on its own from then on.
+    w * direction instead, which is exact, since division by the root mean square keeps zero zero. It is not the same as
+    a projection of the normed output: dimensions of large w give more of themselves, and the root is smaller than it
+    was, so that what is left of the output grows by that factor. A tied head keeps the embedding it had and is stored
+    on its own from then on.
 
     Args:
-      params, cfg: as models.load returns them; direction: [D], any non-zero length.
+      params, cfg: as models.load returns them; basis: [K, D], orthonormal rows (for one direction: its unit vector).
     Returns:
       (ModelConfig, params), new ones that share every untouched array. Exact up to rounding in the params' dtype.
     """
-    changed = _orthogonalized(params, jnp.asarray(direction, jnp.float32), cfg=cfg)
+    changed = _orthogonalized(params, jnp.asarray(basis, jnp.float32), cfg=cfg)
     cfg, params = _untied(params, cfg)
     return cfg, params | changed | {"blocks": params["blocks"] | changed["blocks"]}
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
-def _orthogonalized(params, direction, *, cfg: ModelConfig):
-    unit = direction / jnp.linalg.norm(direction)
+def _orthogonalized(params, basis, *, cfg: ModelConfig):
     blocks = {}
     for name, norm in _WRITERS.items():
         if name not in params["blocks"]:
             continue
-        units = jnp.broadcast_to(unit, (cfg.num_layers, cfg.embed_dim))
+        rows = jnp.broadcast_to(basis, (cfg.num_layers, *basis.shape))
         if cfg.post_norms:
-            units = units * (params["blocks"][norm].astype(jnp.float32) + float(cfg.norm_plus_one))
-            units = units / jnp.maximum(jnp.linalg.norm(units, axis=1, keepdims=True), jnp.finfo(jnp.float32).tiny)
+            scaled = rows * (params["blocks"][norm].astype(jnp.float32) + float(cfg.norm_plus_one))[:, None]
+            rows = jnp.linalg.qr(scaled.swapaxes(1, 2))[0].swapaxes(1, 2)
         weight = params["blocks"][name]
         wide = weight.astype(jnp.float32)
-        along = jnp.einsum("l...d,ld->l...", wide, units)
-        blocks[name] = (wide - jnp.einsum("l...,ld->l...d", along, units)).astype(weight.dtype)
+        along = jnp.einsum("l...d,lkd->l...k", wide, rows)
+        blocks[name] = (wide - jnp.einsum("l...k,lkd->l...d", along, rows)).astype(weight.dtype)
     embed = params["embed"].astype(jnp.float32)
-    embed = embed - (embed @ unit)[:, None] * unit
+    embed = embed - (embed @ basis.T) @ basis
     return {"embed": embed.astype(params["embed"].dtype), "blocks": blocks}
 
 
@@ -191,6 +207,12 @@ def shift_token(params, token: int, delta, *, cfg: ModelConfig):
 def _untied(params, cfg: ModelConfig):
     head = {"head": params["embed"].T} if cfg.tied_head else {}
     return dataclasses.replace(cfg, tied_head=False), params | head
+
+
+def shortlist(scores: Sequence[Score], size: int) -> list[int]:
+    """Indices of the `size` candidates worth generating for: KL within MAX_KL, largest bypass, ties to smaller KL."""
+    inside = [index for index, score in enumerate(scores) if score.kl <= MAX_KL]
+    return sorted(inside, key=lambda index: (-scores[index].bypass, scores[index].kl, index))[:size]
 
 
 def choose(scores: Sequence[Score], *, base_answered: float | None = None) -> tuple[int, str]:

@@ -17,6 +17,8 @@ from latent_audit.models import decoder
 from latent_audit.models.config import ModelConfig
 
 DECISION_POINT = -1
+# In place of a column: the mean over a prompt's real tokens.
+WHOLE_PROMPT = 0
 
 
 class Moments(NamedTuple):
@@ -36,12 +38,19 @@ def position_states(params, tokens, mask, *, cfg: ModelConfig, positions: tuple[
     """Every residual state of left-padded prompts at some columns; float32 [S, B, P, D].
 
     Args:
-      tokens: int32 [B, T]; mask: bool [B, T], left-padded; positions: columns counted from the end, -1 the last.
+      tokens: int32 [B, T]; mask: bool [B, T], left-padded; positions: columns counted from the end, -1 the last, or
+        WHOLE_PROMPT.
       edit: edit(h, s) -> h on the residual stream, or None.
     """
-    columns = jnp.asarray(positions)
+    count = jnp.maximum(mask.sum(axis=1), 1)[:, None]
+
+    def pick(h, position):
+        if position != WHOLE_PROMPT:
+            return h[:, position].astype(jnp.float32)
+        return jnp.where(mask[..., None], h.astype(jnp.float32), 0.0).sum(axis=1) / count
+
     _, states = decoder.scan_states(params, tokens, mask, cfg=cfg, edit=edit,
-                                    collect=lambda h: h[:, columns].astype(jnp.float32))
+                                    collect=lambda h: jnp.stack([pick(h, position) for position in positions], axis=1))
     return states
 
 
@@ -70,9 +79,11 @@ def moments(params, tokens, mask, *, cfg: ModelConfig, positions: tuple[int, ...
 
 def _check_positions(mask, positions):
     for position in positions:
+        if position == WHOLE_PROMPT:
+            continue
         if not -mask.shape[1] <= position <= -1:
             raise InputError(f"position {position} of prompts of {mask.shape[1]} columns, expected -1 (the last token) "
-                             f"to {-mask.shape[1]}")
+                             f"to {-mask.shape[1]}, or {WHOLE_PROMPT} (the mean over all)")
         short = int((~mask[:, position]).sum())
         if short:
             raise InputError(f"position {position} is padding in {short} of {len(mask)} prompts, expected a position "

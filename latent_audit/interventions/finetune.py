@@ -179,8 +179,14 @@ def make_optimizer(
 
 def start(weights, *, optimizer: optax.GradientTransformation, master: bool = False) -> TrainState:
     """A TrainState at step 0 that holds its own copy of `weights`; `master` keeps them in float32 whatever they are."""
+    return _start(weights, optimizer=optimizer, master=master)
+
+
+@functools.partial(jax.jit, static_argnames=("optimizer", "master"))
+def _start(weights, *, optimizer, master):
+    # jnp.array copies: the state is donated to every step, the caller's arrays must not be.
     weights = jax.tree.map(lambda w: jnp.array(w, jnp.float32 if master else w.dtype), weights)
-    return TrainState(weights, jax.jit(lambda w: optimizer.init(_float32(w)))(weights), jnp.int32(0))
+    return TrainState(weights, optimizer.init(_float32(weights)), jnp.int32(0))
 
 
 def batch_order(key, rows, *, steps: int, batch_size: int) -> np.ndarray:

@@ -24,6 +24,8 @@ def bypass_by_layer(table, *, max_kl: float) -> Figure:
     rows = table if missing else table[(table["split"] == "validation") & table["layer_idx"].notna()]
     if missing or rows.empty:
         raise InputError(f"bypass_by_layer: the table lacks {missing or 'validation rows with a layer'}")
+    if rows["bypass"].isna().any():
+        raise InputError("bypass_by_layer: a row has no bypass")
     rows = rows.assign(layer_idx=rows["layer_idx"].astype(int), drawn_kl=rows["kl"].clip(lower=_KL_FLOOR),
                        chosen=rows["chosen"].astype(bool))
     ways = list(dict.fromkeys(rows["way"]))
