@@ -17,11 +17,10 @@ from ml_collections import ConfigDict
 
 from latent_audit import models
 from latent_audit.data import chat as chats
-from latent_audit.data import organism as world_rules
-from latent_audit.experiments import lvs_report, respond, setup
+from latent_audit.experiments import export, lvs_report, respond, setup
 from latent_audit.experiments.attack_settings import Settings, check_attack, check_batches
 from latent_audit.interventions import edits, latent
-from latent_audit.judges import Judge, Reward, refusal
+from latent_audit.judges import Judge, Reward
 from latent_audit.runtime import runlog
 
 
@@ -123,15 +122,9 @@ def _clean_unit(job, loaded, panel, block):
     columns = {"prompt": [block.start + row for row in range(block.n)]}
     columns |= respond.score(job.judge, job.reward, block.prompts, texts)
     if panel.name == "benign":
-        columns["answered"] = [_answered(job.subject.world, *pair) for pair in zip(block.prompts, texts, strict=True)]
+        columns["answered"] = [export.answered(job.subject.world, prompt, text)
+                               for prompt, text in zip(block.prompts, texts, strict=True)]
     return columns | _saved(job, texts)
-
-
-def _answered(world, prompt, response) -> bool:
-    """A harmless question was answered: correctly, where the organism's rules can tell; else not refused."""
-    if world is not None:
-        return bool(world_rules.correct_benign(world, prompt, response))
-    return not (refusal.is_refusal(response) or refusal.is_degenerate(response))
 
 
 def _saved(job, texts):
