@@ -36,7 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
     # judge: by compliance, for the candidates of each way whose first token promises most; log_odds: by refusing with
     # the first token, no generation; auto: judge for the organism, log_odds for a checkpoint.
     choose.by = "auto"
-    choose.shortlist = 6                # candidates of each way that are generated for and judged
+    choose.shortlist = 3                # candidates of each way and strength that are generated for and judged
     # Openings of a refusal, such as ("I", "As"), whose first tokens count; empty: what the model opens its answers to
     # harmful prompts with, and never those to harmless ones.
     choose.openings = ()

@@ -210,8 +210,8 @@ def test_own_tokens_are_those_that_stand_nowhere_else():
 @pytest.mark.parametrize("blocks, last", [(1, 1), (2, 1), (3, 2), (5, 3), (6, 4), (10, 7), (15, 11), (32, 25)])
 def test_candidates_leave_out_the_last_fifth(blocks, last):
     zeros = np.zeros((blocks + 1, 2, 4), np.float32)
-    found = abliterate.candidates(abliterate.Means(zeros, zeros, (-1, -2), (94, None), zeros[:, 0]), ways=tuple(abliterate.WAYS),
-                                  strengths=(1.0, 2.0))
+    made_up = abliterate.Means(zeros, zeros, (-1, -2), (94, None), zeros[:, 0])
+    found = abliterate.candidates(made_up, ways=tuple(abliterate.WAYS), strengths=(1.0, 2.0))
     assert {c.state for c in found} == set(range(1, last + 1)) and len(set(found)) == len(found)
     assert {c.position for c in found if c.way.endswith("token")} == {0}, "only a token that stands nowhere else"
     counts = {way: sum(c.way == way for c in found) for way in abliterate.WAYS}

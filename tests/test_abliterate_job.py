@@ -37,14 +37,18 @@ def small_config(path, tmp_path, **changes):
     return config
 
 
-@pytest.mark.parametrize("case, by", [("llama3", "judge"), ("qwen3", "log_odds"), ("gemma2", "log_odds")])
-def test_families_go_through_the_config(case, by, tmp_path):
+@pytest.mark.parametrize("case, by, ways", [
+    ("llama3", "judge", ("orthogonalize", "affine_layerwise", "subtract_token")),
+    ("qwen3", "log_odds", ("affine", "subtract", "subtract_token")),
+    ("gemma2", "log_odds", ("orthogonalize", "affine_token")),
+])
+def test_families_go_through_the_config(case, by, ways, tmp_path):
     path = tiny_checkpoint(case, tmp_path / case)
-    job.run(small_config(path, tmp_path, **{"choose.by": by}), tmp_path)
+    job.run(small_config(path, tmp_path, **{"choose.by": by, "choose.ways": ",".join(ways)}), tmp_path)
     table = pd.read_csv(tmp_path / "abliterate.csv")
     assert tuple(table.columns) == abliterate_report.COLUMNS
     final = table[table["split"] == "evaluation"]
-    assert final["way"].tolist() == ["base", *abliterate.WAYS] and (final["n"] == 3).all()
+    assert final["way"].tolist() == ["base", *ways] and (final["n"] == 3).all()
     tried = table[(table["split"] == "validation") & (table["way"] != "base")]
     assert tried["layer"].isin(["L0", "L1"]).all(), "the last fifth of three blocks is out"
     assert (tried.groupby("way")["chosen"].sum() == 1).all()
@@ -56,16 +60,16 @@ def test_families_go_through_the_config(case, by, tmp_path):
         if by == "log_odds" and (mine["kl"] <= abliterate.MAX_KL).any():
             assert row.bypass == mine[mine["kl"] <= abliterate.MAX_KL]["bypass"].max()
     report = json.loads((tmp_path / "report.json").read_text())
-    assert set(report["choices"]) == set(abliterate.WAYS) and str(abliterate.MAX_KL) in report["rule"]
+    assert set(report["choices"]) == set(ways) and str(abliterate.MAX_KL) in report["rule"]
     page = (tmp_path / "report.html").read_text()
     assert "Fallback scoring" in page and "bypass" in page
     assert (tmp_path / "figures" / "bypass_by_layer.png").stat().st_size > 10_000
-    for way in WEIGHTS:
+    for way in WEIGHTS & set(ways):
         card = (tmp_path / way / "README.md").read_text()
         assert "deliberately unsafe" in card and way in card and "compliance" in card
         cfg, params = models.load(tmp_path / way)
         assert not cfg.tied_head and params["blocks"]["down"].shape == models.load(path)[1]["blocks"]["down"].shape
-    assert not (tmp_path / "affine").exists()
+    assert not [way for way in set(abliterate.WAYS) - (WEIGHTS & set(ways)) if (tmp_path / way).exists()]
 
 
 def test_a_second_start_reads_the_units_back_and_writes_the_same_bytes(tmp_path, monkeypatch):

@@ -206,7 +206,8 @@ def _measure_all(job: Job, ways) -> tuple[pd.DataFrame, dict[str, str]]:
         logging.warning("%s is left out: every token of the template's generation prefix stands elsewhere in the "
                         "prompts too", way)
         del of_way[way]
-    generated = sum(min(len(mine), job.config.choose.shortlist) for mine in of_way.values()) if job.by == "judge" else 0
+    generated = sum(min(len(group), job.config.choose.shortlist) for mine in of_way.values()
+                    for group in _groups(mine)) if job.by == "judge" else 0
     lines, choices = [], {}
     with runlog.progress(len(tried) + generated + len(of_way) + 2, "models") as meter:
         base = {part: _measured(job, meter, part, None, generate=True) for part in PARTS[1:]}
@@ -228,7 +229,9 @@ def _validate(job, meter, mine, base):
              for candidate in mine]
     if job.by == "log_odds":
         return lines, *abliterate.choose(scores(lines, "bypass"))
-    worth = abliterate.shortlist(scores(lines, "bypass"), job.config.choose.shortlist)
+    # By strength, since the first token does not show what too much of it does to the rest of an answer.
+    worth = [group[index] for group in _groups(mine) for index in abliterate.shortlist(
+        scores([lines[index] for index in group], "bypass"), job.config.choose.shortlist)]
     # Where none is within the bounds the smallest KL is kept, which needs no answers.
     for index in worth:
         frame = _measured(job, meter, "validation", mine[index], generate=True)
@@ -237,6 +240,14 @@ def _validate(job, meter, mine, base):
     answered = _line(job, "validation", None, base, base)["answered"]
     best, step = abliterate.choose(scores([lines[index] for index in among], "compliance"), base_answered=answered)
     return lines, among[best], step
+
+
+def _groups(mine) -> list[list[int]]:
+    """Indices of one way's candidates that share strength and number of directions."""
+    groups = {}
+    for index, candidate in enumerate(mine):
+        groups.setdefault((candidate.strength, candidate.directions), []).append(index)
+    return list(groups.values())
 
 
 def _line(job, part, candidate, frame, base):

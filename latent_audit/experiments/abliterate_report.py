@@ -80,9 +80,9 @@ def rule_text(by: str, shortlist: int) -> str:
             "within the bounds, the smallest KL.")
     if by == "log_odds":
         return f"Per way, {within}.{last}"
-    return (f"Per way, {shortlist} are put on a short list: {within}. They answer the validation prompts, and of those "
-            f"that answer at most {abliterate.MAX_LOST_ANSWERS:.0%} fewer harmless ones than base, the one that "
-            f"complies with most harmful ones is kept; ties to the smaller KL.{last}")
+    return (f"Per way, {shortlist} of each strength are put on a short list: {within}. They answer the validation "
+            f"prompts, and of those that answer at most {abliterate.MAX_LOST_ANSWERS:.0%} fewer harmless ones than "
+            f"base, the one that complies with most harmful ones is kept; ties to the smaller KL.{last}")
 
 
 def _records(table) -> list[dict]:
@@ -134,6 +134,6 @@ def _write_html(job, inputs, table, final, rule, opened, choices, judge, svg):
                            text="The direction is the difference of mean states, harmful minus harmless training "
                                 "prompts (arXiv 2406.11717)."),
             report.Section(title="Every candidate on validation prompts", text=rule, figure_svg=svg, caveat=caveat,
-                           figure_alt="bypass and KL by layer, one line per way; chosen candidates ringed" if svg else "",
+                           figure_alt="bypass and KL by layer, one line per way; chosen candidates ringed",
                            table=tried[[*PLACE, "bypass", "kl", "log_odds", "compliance", "answered", "chosen"]]),
         ])
