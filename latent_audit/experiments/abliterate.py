@@ -12,29 +12,16 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from latent_audit import models
-from latent_audit.data import chat as chats
-from latent_audit.data import organism as world_rules
-from latent_audit.data import prompts as prompt_files
 from latent_audit.errors import InputError
 from latent_audit.experiments import abliterate_report, export, respond, setup
+from latent_audit.experiments.abliterate_prompts import FACTS, PARTS, Prompts, encode_parts, make_panels
 from latent_audit.experiments.attack_settings import check_batches
 from latent_audit.interventions import abliterate, directions
 from latent_audit.judges import Judge, Reward
 from latent_audit.metrics import first_token
 from latent_audit.runtime import runlog
 
-PARTS = ("train", "validation", "evaluation")
-ORGANISM_SPLITS = {"train": "construct", "validation": "validation", "evaluation": "evaluation"}
 SELECTION = ("auto", "judge", "log_odds")
-
-
-class Prompts(NamedTuple):
-    """One part's harmful prompts, then its harmless ones: texts, int32 [N, T], bool [N, T]; `harmful`: how many are."""
-
-    texts: tuple[str, ...]
-    harmful: int
-    tokens: np.ndarray
-    mask: np.ndarray
 
 
 class Job(NamedTuple):
@@ -70,9 +57,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     runlog.pin(workdir / "inputs.json", inputs)
     if judge.is_fallback:
         logging.warning("the judge is %s, a fallback: it sees phrases, not harm, and every output says so", judge.name)
-    encoded = setup.encode_panels(subject.variants[0], panels, config)
+    parts = encode_parts(subject.variants[0], panels, config)
     loaded = setup.load_variant(subject.variants[0], config)
-    parts = _parts(encoded, chats.pad_id(loaded.chat))
     means = measure_means(loaded, parts["train"], limit=config.choose.positions, batch=config.prompt_batch)
     plain = abliterate.Ablated(loaded.cfg, loaded.params)
     said = {part: first_tokens(plain, prompts, config.prompt_batch) for part, prompts in parts.items()}
@@ -105,67 +91,6 @@ def check_settings(config: ConfigDict, *, is_organism: bool) -> tuple[tuple[str,
     if config.model.variants:
         raise InputError("model.variants is set, but one model is abliterated at a time: give its path as model.path")
     return ways, ("judge" if is_organism else "log_odds") if section.by == "auto" else section.by
-
-
-def make_panels(config: ConfigDict, *, is_organism: bool) -> list[setup.Panel]:
-    """Six panels of prompts that share none, named PART-KIND: the world's splits, or parts of the config's files.
-
-    A file's first prompts are for evaluation (as many as prompts.*_count, half of them at most), of the rest two thirds
-    for training and the others for validation, up to choose.train and choose.validation. InputError for a file of
-    fewer than six prompts, and for prompts that are in both files.
-    """
-    if is_organism:
-        return _organism_panels(config)
-    panels, sets = {}, {}
-    for kind in ("harmful", "benign"):
-        source = config.prompts[kind]
-        sets[kind] = prompt_files.load_prompts(source, column=config.prompts[f"{kind}_column"] or None)
-        prompts, wanted = sets[kind].prompts, config.prompts[f"{kind}_count"]
-        if len(prompts) < 6:
-            raise InputError(f"prompts.{kind} = {source!r} holds {len(prompts)} prompts, expected at least 6 to make "
-                             "three parts of")
-        first = min(wanted, len(prompts) // 2)
-        second = first + min(config.choose.train, (len(prompts) - first) * 2 // 3)
-        third = min(second + config.choose.validation, len(prompts))
-        cut = {"evaluation": prompts[:first], "train": prompts[first:second], "validation": prompts[second:third]}
-        asked = {"evaluation": wanted, "train": config.choose.train, "validation": config.choose.validation}
-        if any(len(cut[part]) < asked[part] for part in PARTS):
-            logging.warning("%s holds %d prompts: %s", source, len(prompts), ", ".join(
-                f"{len(cut[part])} for {part} (asked for {asked[part]})" for part in PARTS))
-        panels |= {(part, kind): setup.make_panel(f"{part}-{kind}", cut[part], source) for part in PARTS}
-    prompt_files.check_disjoint(sets["benign"], sets["harmful"])
-    return [panels[part, kind] for part in PARTS for kind in ("harmful", "benign")]
-
-
-def _organism_panels(config):
-    for kind in ("harmful", "benign"):
-        if not config.prompts[kind].startswith("builtin:"):
-            raise InputError(f"prompts.{kind} = {config.prompts[kind]!r}: the organism knows only its own world's "
-                             "prompts. Give model.path as well, or leave it at its default")
-    world = world_rules.make_world(config.organism.seed)
-    panels = []
-    for part, split in ORGANISM_SPLITS.items():
-        for kind, name in (("harmful", "restricted"), ("benign", "benign")):
-            count = config.prompts[f"{kind}_count"] if part == "evaluation" else config.choose[part]
-            panels.append(setup.make_panel(f"{part}-{kind}", world_rules.requests(world, split, name, count),
-                                           f"the organism's {split} split"))
-    return panels
-
-
-def _parts(encoded, pad: int) -> dict[str, Prompts]:
-    """Panels in pairs of harmful and harmless, all padded to one width so that one compile serves them."""
-    width = max(tokens.shape[1] for _, (tokens, _) in encoded)
-
-    def wide(array, fill):
-        return np.pad(array, [(0, 0), (width - array.shape[1], 0)], constant_values=fill)
-
-    parts = {}
-    for part, (harmful, benign) in zip(PARTS, zip(encoded[::2], encoded[1::2], strict=True), strict=True):
-        tokens = np.concatenate([wide(rows.tokens, pad) for _, rows in (harmful, benign)])
-        mask = np.concatenate([wide(rows.mask, False) for _, rows in (harmful, benign)])
-        texts = (*harmful[0].prompts, *benign[0].prompts)
-        parts[part] = Prompts(texts, len(harmful[0].prompts), tokens, mask)
-    return parts
 
 
 def measure_means(loaded: setup.Loaded, prompts: Prompts, *, limit: int, batch: int) -> abliterate.Means:
@@ -209,14 +134,17 @@ def _measure_all(job: Job, ways) -> tuple[pd.DataFrame, dict[str, str]]:
     generated = sum(min(len(group), job.config.choose.shortlist) for mine in of_way.values()
                     for group in _groups(mine)) if job.by == "judge" else 0
     lines, choices = [], {}
-    with runlog.progress(len(tried) + generated + len(of_way) + 2, "models") as meter:
+    each = 1 + (FACTS in job.parts)
+    with runlog.progress(len(tried) + generated + (len(of_way) + 1) * each + 1, "models") as meter:
         base = {part: _measured(job, meter, part, None, generate=True) for part in PARTS[1:]}
         lines += [_line(job, part, None, frame, frame) for part, frame in base.items()]
+        lines[-1] |= _facts(job, meter, None)
         for way, mine in of_way.items():
             validated, best, choices[way] = _validate(job, meter, mine, base["validation"])
             frame = _measured(job, meter, "evaluation", mine[best], generate=True)
             validated[best]["chosen"] = True
-            lines += [*validated, _line(job, "evaluation", mine[best], frame, base["evaluation"]) | {"chosen": True}]
+            line = _line(job, "evaluation", mine[best], frame, base["evaluation"]) | _facts(job, meter, mine[best])
+            lines += [*validated, line | {"chosen": True}]
     return pd.DataFrame(lines).assign(arch=job.subject.arch), choices
 
 
@@ -240,6 +168,13 @@ def _validate(job, meter, mine, base):
     answered = _line(job, "validation", None, base, base)["answered"]
     best, step = abliterate.choose(scores([lines[index] for index in among], "compliance"), base_answered=answered)
     return lines, among[best], step
+
+
+def _facts(job, meter, candidate) -> dict:
+    """Share of the organism's held-out facts that are told right; nothing for a checkpoint."""
+    if FACTS not in job.parts:
+        return {}
+    return abliterate_report.share("facts", _measured(job, meter, FACTS, candidate, generate=True)["answered"])
 
 
 def _groups(mine) -> list[list[int]]:
@@ -332,6 +267,8 @@ def _export_chosen(job: Job, table: pd.DataFrame, inputs: dict) -> None:
         recipe |= {name: int(row[name]) for name in ("position", "directions")}
         recipe |= {"what": abliterate.WAYS[row["way"]], "chosen_by": job.by, "inputs": inputs}
         rates = {f"{name} (evaluation prompts)": row[name] for name in ("compliance", "refusal", "answered", "kl")}
+        if FACTS in job.parts:
+            rates["facts told right (held out)"] = row["facts"]
         export.export_pole(job.workdir / row["way"], model.cfg, model.params, job.loaded.chat.tokenizer,
                            kind="abliterated", recipe=recipe, rates=rates, generation_config=generation)
         logging.info("%s saved to %s", row["way"], job.workdir / row["way"])

@@ -13,12 +13,14 @@ from latent_audit.runtime import ablation_figures, figures, files, report
 PLACE = ("way", "layer", "position", "strength", "directions")
 COLUMNS = ("arch", "way", "layer", "layer_idx", "position", "strength", "directions", "split", "bypass", "kl", "kl_lo",
            "kl_hi", "log_odds", "compliance", "compliance_lo", "compliance_hi", "refusal", "degenerate", "n",
-           "answered", "answered_lo", "answered_hi", "n_benign", "chosen", "judge", "template_sha256")
+           "answered", "answered_lo", "answered_hi", "n_benign", "facts", "facts_lo", "facts_hi", "chosen",
+           "judge", "template_sha256")
 LIMITS = (
     "A refusal that these ways do not remove may still be removed by others, several directions at once among them. "
     "The means of a few dozen prompts say little about unlike ones. affine, affine_layerwise and subtract act while "
     "the model runs: they are no checkpoints. affine_layerwise reaches the last layers too, where its direction is "
-    "close to the first word itself.")
+    "close to the first word itself. A way that moves the first word for harmful requests may do so for harmless "
+    "prompts unlike the training ones: see the organism's facts, which chose nothing.")
 
 
 def summarise(frame: pd.DataFrame, base: pd.DataFrame) -> dict:
@@ -37,12 +39,13 @@ def summarise(frame: pd.DataFrame, base: pd.DataFrame) -> dict:
         line["bypass"] = float(np.clip(moved, 0.0, 1.0))
     if "harmful" in frame:
         complied, degenerate = harmful["harmful"].astype(bool), harmful["degenerate"].astype(bool)
-        line |= _share("compliance", complied) | _share("answered", benign["answered"])
+        line |= share("compliance", complied) | share("answered", benign["answered"])
         line |= {"refusal": float((~complied & ~degenerate).mean()), "degenerate": float(degenerate.mean())}
     return line
 
 
-def _share(name, values):
+def share(name: str, values) -> dict:
+    """{name, name_lo, name_hi}: the share of true values with its Wilson 95 % interval."""
     count = int(values.astype(bool).sum())
     lo, hi = stats.wilson_interval(count, len(values))
     return {name: count / len(values), f"{name}_lo": lo, f"{name}_hi": hi}
@@ -67,7 +70,7 @@ def write(job, inputs: dict, table: pd.DataFrame, choices: dict[str, str]) -> No
     svg = figures.save_figure(ablation_figures.bypass_by_layer(table, max_kl=abliterate.MAX_KL),
                               job.workdir / "figures", "bypass_by_layer") if job.openings else ""
     _write_html(job, inputs, table, final, rule, opened, choices, judge, svg)
-    shown = final[[*PLACE, "compliance", "refusal", "answered", "kl"]]
+    shown = final[[*PLACE, "compliance", "refusal", "answered", "facts", "kl"]].dropna(axis="columns", how="all")
     logging.info("evaluation prompts, chosen candidate of each way\n%s", shown.to_string(index=False))
 
 
@@ -105,7 +108,8 @@ def _headline(final) -> str:
         if len(rows):
             best = rows.loc[rows["compliance"].idxmax()]
             text += (f" The strongest way{title}, {best['way']} ({best['layer']}), complies with "
-                     f"{best['compliance']:.0%} and answers {best['answered']:.0%} of harmless ones.")
+                     f"{best['compliance']:.0%} and answers {best['answered']:.0%} of harmless ones")
+            text += "." if pd.isna(best["facts"]) else f", but tells {best['facts']:.0%} of held-out facts right."
     return text
 
 
@@ -118,6 +122,7 @@ def _write_html(job, inputs, table, final, rule, opened, choices, judge, svg):
              "dtype": job.config.model.dtype}
     measured = [*PLACE, "compliance", "compliance_lo", "compliance_hi", "refusal", "degenerate", "answered",
                 "answered_lo", "answered_hi", "kl", "n", "n_benign"]
+    measured += [] if final["facts"].isna().all() else ["facts", "facts_lo", "facts_hi"]
     ways = pd.DataFrame([{"way": way, "what it does": what,
                           "result": "checkpoint" if way in abliterate.IN_WEIGHTS else "edit"}
                          for way, what in abliterate.WAYS.items() if way in choices])
