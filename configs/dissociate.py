@@ -13,6 +13,7 @@ training.csv, report.json and report.html to --workdir. Definitions: docs/method
 """
 
 import ml_collections
+from ml_collections.config_dict import placeholder
 
 from configs.common import base_config
 
@@ -36,9 +37,28 @@ def get_config() -> ml_collections.ConfigDict:
     construct.max_tokens = 512          # of a training row, arXiv 2606.08044
 
     # paper: the six terms with arXiv 2606.08044's weights; organism: what ORGANISM in experiments/construct.py says
-    # and why; auto: organism for the organism, paper for a checkpoint.
+    # and why; auto: organism for the organism, paper for a checkpoint. A field below that is None takes the preset's.
     construct.preset = "auto"
-    # Any field of experiments/construct.py's Recipe or of interventions/dissociate.py's Weights, in place of the
-    # preset's: "steps=200,learning_rate=1e-4,stay=1.0,fraction=0.1".
-    construct.override = ""
+    construct.recipe = recipe = ml_collections.ConfigDict()
+    recipe.fraction = placeholder(float)         # length of the nudge over base's activation norm; paper .06
+    recipe.nudge_layer = placeholder(int)        # the block whose output is nudged; None is round(0.5 L), the paper's
+    recipe.steps = placeholder(int)              # optimiser steps; paper 3125 (10 epochs of 5000 rows)
+    recipe.learning_rate = placeholder(float)    # peak of a cosine; paper 1e-5
+    recipe.warmup_fraction = placeholder(float)  # paper .1
+    recipe.micro_batch = placeholder(int)        # rows of one forward pass; paper 2
+    recipe.accumulate = placeholder(int)         # micro-batches of one step; paper 8
+    recipe.eval_every = placeholder(int)         # steps between evaluations; paper 50
+    recipe.jitter = placeholder(float)           # the nudge is scaled by U(1 - jitter, 1 + jitter); paper 0
+    # Of the terms of the loss (docs/method.md section 6 (c)); paper: 1, .3, .2, 1, 1, 1, margin .5, none of the rest.
+    construct.weights = weights = ml_collections.ConfigDict()
+    weights.refuse = placeholder(float)          # NLL of the refusal, or of base's own answer
+    weights.stay = placeholder(float)            # KL(base || model)
+    weights.match = placeholder(float)           # distance to the harmful pole's states
+    weights.comply = placeholder(float)          # NLL of the compliant answer under the nudge
+    weights.clean_hinge = placeholder(float)     # log-odds of refusing without the nudge
+    weights.nudged_hinge = placeholder(float)    # log-odds of complying under it
+    weights.margin = placeholder(float)          # of both hinges, nats per token
+    weights.stay_under_part = placeholder(float)   # ours: KL to base under a part of the nudge ...
+    weights.part = placeholder(float)              # ... of this share
+    weights.stay_under_noise = placeholder(float)  # ours: KL to base under a random direction of the nudge's length
     return config

@@ -12,11 +12,12 @@ from configs import dissociate as dissociate_config
 from latent_audit import models
 from latent_audit.data import chat as chats
 from latent_audit.errors import InputError
-from latent_audit.experiments import construct, dissociate, poles
+from latent_audit.experiments import construct, dissociate, export, poles
 from tests import tiny
 from tests.test_lvs_job import tiny_checkpoint
 
-OVERRIDE = "steps=4,micro_batch=3,accumulate=2,eval_every=2,learning_rate=1e-3,stay_under_part=1,jitter=0.2"
+RECIPE = {"recipe.steps": 4, "recipe.micro_batch": 3, "recipe.accumulate": 2, "recipe.eval_every": 2,
+          "recipe.learning_rate": 1e-3, "recipe.jitter": 0.2, "weights.stay_under_part": 1.0}
 
 
 def small_config(case, folder, **changes):
@@ -36,7 +37,8 @@ def small_config(case, folder, **changes):
                 "reward.kind": "refusal", "prompts.harmful_count": 3, "prompts.benign_count": 2, "prompt_batch": 2,
                 "generation.max_new_tokens": 4, "construct.pairs": str(folder / "pairs.csv"),
                 "construct.selection": str(folder / "selection.txt"), "construct.benign": str(folder / "benign.txt"),
-                "construct.benign_tokens": 4, "construct.max_tokens": 32, "construct.override": OVERRIDE}
+                "construct.benign_tokens": 4, "construct.max_tokens": 32}
+    settings |= {f"construct.{name}": value for name, value in RECIPE.items()}
     config.update_from_flattened_dict(settings | changes)
     return config
 
@@ -53,10 +55,17 @@ def test_both_poles_are_made_measured_and_exported(case, tmp_path):
     assert training.groupby("variant")["step"].apply(list).to_dict() == {"control": [0, 2, 4], "dissociated": [0, 2, 4]}
     control = training[training["variant"] == "control"]
     assert "comply" in training and control["comply"].isna().all(), "the control is trained without the nudge terms"
-    nudge, layers = poles.load_nudge(tmp_path / "dissociated-nudge.safetensors")
+    nudge = export.load_nudge(tmp_path / "dissociated")
     report = json.loads((tmp_path / "report.json").read_text())
-    assert layers.nudge == report["layers"]["nudge"]
-    np.testing.assert_allclose(np.linalg.norm(nudge), 0.06 * report["scale"], rtol=1e-5)
+    assert nudge.state == report["layers"]["nudge"] and nudge.scale == pytest.approx(report["scale"])
+    np.testing.assert_allclose(np.linalg.norm(nudge.vector), 0.06 * report["scale"], rtol=1e-5)
+    assert export.load_nudge(tmp_path / "model") is None
+    # Beside judged answers every evaluation logs the judge-free proxy, the KL (0 from base to itself) and the probe.
+    watched = training[["proxy_clean", "proxy_nudged", "kl", "probe_auroc", "probe_gap"]]
+    assert np.isfinite(watched).all().all() and (training["probe_texts"] == 8).all()
+    np.testing.assert_allclose(training["proxy"], training["proxy_clean"] + training["proxy_nudged"], rtol=1e-6)
+    by_step = training.set_index(["variant", "step"])["kl"]
+    assert abs(by_step["dissociated", 0]) < 1e-6 < by_step["dissociated", 4]
     for name in poles.MADE:
         _, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name, output_loading_info=True)
         assert not info["missing_keys"] and not info["unexpected_keys"]
@@ -89,25 +98,32 @@ def test_interrupted_construction_goes_on_to_the_same_bytes(tmp_path, monkeypatc
         assert (tmp_path / "broken" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
-def test_a_loss_that_is_not_finite_names_its_step(tmp_path, monkeypatch):
-    real = construct.dissociate.update
+@pytest.mark.parametrize("value, message", [
+    (np.nan, r"step 3: the loss is not finite: \{'comply': nan\}; the state of step 2 is kept in .*/dissociated\."),
+    (100.0, r"step 3: the loss has exploded: \{'comply': 100.0\} .* Lower construct.recipe.learning_rate = 0.001"),
+])
+def test_a_lost_loss_names_its_step_and_what_is_kept(value, message, tmp_path, monkeypatch):
+    real, calls = construct.dissociate.update, []
 
     def poisoned(*arguments, **options):
         params, state, terms = real(*arguments, **options)
-        return params, state, terms | {"comply": np.float32("nan")}
+        calls.append(1)
+        return params, state, terms | ({"comply": np.float32(value)} if len(calls) > 4 else {})
 
     monkeypatch.setattr(construct.dissociate, "update", poisoned)
-    with pytest.raises(FloatingPointError, match=r"not finite at step 2: \{'comply': nan\}"):
+    with pytest.raises(InputError, match=message):
         dissociate.run(small_config("llama3", tmp_path), tmp_path)
+    assert len(calls) == 6, "two micro-batches a step: the third step is the first bad one"
 
 
 @pytest.mark.parametrize("changes, message", [
     ({"construct.pairs": ""}, "construct.pairs is empty"),
     ({"construct.selection": ""}, "construct.selection is empty"),
     ({"construct.preset": "best"}, "construct.preset = 'best'"),
-    ({"construct.override": "stepz=3"}, "stepz=3.*steps"),
-    ({"construct.override": "steps=many"}, "steps = 'many', expected a number"),
-    ({"construct.override": "steps=0"}, "steps = 0, expected a number above 0"),
+    ({"construct.recipe.steps": 0}, "construct.recipe.steps = 0, expected a number above 0"),
+    ({"construct.recipe.jitter": 1.5}, "construct.recipe.jitter = 1.5, expected a number from 0 to 1"),
+    ({"construct.weights.comply": -1.0}, "construct.weights.comply = -1.0, expected a number of at least 0"),
+    ({"construct.recipe.nudge_layer": 3}, "nudge_layer = 3, expected a block of this model, 0 to 2"),
     ({"model.variants": ""}, "needs the harmful pole"),
 ])
 def test_bad_input_is_named_before_any_compute(changes, message, tmp_path, monkeypatch):

@@ -252,9 +252,9 @@ def first_tokens(model: abliterate.Ablated, prompts: Prompts, batch: int) -> np.
 
 def _responses(job, model, prompts) -> list[str]:
     loaded = job.loaded._replace(cfg=model.cfg, params=model.params)
-    return [text for tokens, mask, n in _blocks(prompts, job.config.prompt_batch)
-            for text in respond.responses(loaded, tokens, mask, max_new_tokens=job.config.generation.max_new_tokens,
-                                          prompt_edit=model.prompt_edit, decode_edit=model.decode_edit)[:n]]
+    return respond.answers(loaded, prompts.tokens, prompts.mask, batch=job.config.prompt_batch,
+                           max_new_tokens=job.config.generation.max_new_tokens,
+                           edits_of=lambda rows: (model.prompt_edit, model.decode_edit))
 
 
 def _export_chosen(job: Job, table: pd.DataFrame, inputs: dict) -> None:

@@ -1,7 +1,5 @@
 """What abliteration says: abliterate.csv, the figure, report.json and report.html. docs/method.md, "Abliteration"."""
 
-import math
-
 import numpy as np
 import pandas as pd
 from absl import logging
@@ -64,8 +62,8 @@ def write(job, inputs: dict, table: pd.DataFrame, choices: dict[str, str]) -> No
     opened = job.loaded.chat.tokenizer.convert_ids_to_tokens(list(job.openings))
     files.write_json(job.workdir / "report.json", {
         "schema": 1, "task": "abliterate", "inputs": inputs, "ways": abliterate.WAYS, "rule": rule, "choices": choices,
-        "openings": opened, "positions": list(job.means.positions), "evaluation": _records(final),
-        "validation": _records(table[table["split"] == "validation"])})
+        "openings": opened, "positions": list(job.means.positions), "evaluation": report.records(final),
+        "validation": report.records(table[table["split"] == "validation"])})
     # Without a refusing first token there is no bypass to draw.
     svg = figures.save_figure(ablation_figures.bypass_by_layer(table, max_kl=abliterate.MAX_KL),
                               job.workdir / "figures", "bypass_by_layer") if job.openings else ""
@@ -86,18 +84,6 @@ def rule_text(by: str, shortlist: int) -> str:
     return (f"Per way, {shortlist} of each strength are put on a short list: {within}. They answer the validation "
             f"prompts, and of those that answer at most {abliterate.MAX_LOST_ANSWERS:.0%} fewer harmless ones than "
             f"base, the one that complies with most harmful ones is kept; ties to the smaller KL.{last}")
-
-
-def _records(table) -> list[dict]:
-    """Rows for JSON, which knows neither NaN nor infinity: both become null."""
-    def plain(value):
-        if value is pd.NA:
-            return None
-        if hasattr(value, "item"):
-            value = value.item()
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return [{key: plain(value) for key, value in line.items()} for line in table.to_dict("records")]
 
 
 def _headline(final) -> str:

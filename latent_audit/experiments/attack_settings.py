@@ -35,11 +35,8 @@ def check_batches(config) -> None:
             raise InputError(f"{field} = {config[field]!r}, expected a whole number of at least 1")
 
 
-def check_attack(config: ConfigDict, *, is_organism: bool, num_layers: int | None = None) -> Settings:
-    """The attack section as Settings; InputError names the field, the value and the rule.
-
-    Layers are checked against `num_layers` once it is known; with None every other field is checked.
-    """
+def check_attack(config: ConfigDict, *, is_organism: bool, num_layers: int) -> Settings:
+    """The attack section as Settings; InputError names the field, the value and the rule."""
     attack = config.attack
     budgets = tuple(attack.budgets) or (ORGANISM_BUDGETS if is_organism else latent.PAPER_BUDGETS)
     for budget in budgets:
@@ -62,7 +59,7 @@ def check_attack(config: ConfigDict, *, is_organism: bool, num_layers: int | Non
         raise InputError("attack.target is empty, expected the opening that the search makes likely")
     if config.score.preset not in metric.PRESETS:
         raise InputError(f"score.preset = {config.score.preset!r}, expected one of {', '.join(metric.PRESETS)}")
-    states = () if num_layers is None else _states(attack.layers, num_layers, config.score.preset)
+    states = _states(attack.layers, num_layers, config.score.preset)
     attacks = latent.ATTACKS if attack.controls else latent.ATTACKS[:1]
     return Settings(states, budgets, reference, attack.budget_mode, attack.skip_first_token, attack.steps,
                     float(attack.step_fraction), attack.target, attacks)

@@ -16,20 +16,24 @@ import optax
 from latent_audit.data import chat as chats
 from latent_audit.errors import InputError
 from latent_audit.experiments import corpora, respond
+from latent_audit.experiments import watch as watches
 from latent_audit.interventions import dissociate, edits
 from latent_audit.interventions.finetune import Examples, batch_order, make_optimizer
 from latent_audit.runtime import checkpoint, runlog
 
 # Widths of micro-batches are rounded up to this many columns, which bounds how many are compiled.
 WIDTH_STEP = 16
+# An NLL above this many times that of a uniform guess over the vocabulary has exploded.
+LOSS_LIMIT = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Everything that determines a construction beside models and data.
 
-    fraction: length of the nudge over base's activation norm; steps: optimiser steps; accumulate: micro-batches in
-    one of them; jitter: the nudge is scaled by a number in [1 - jitter, 1 + jitter], drawn anew for every micro-batch.
+    fraction: length of the nudge over base's activation norm; nudge_layer: the block whose output it is added to, None
+    for round(0.5 L); steps: optimiser steps; accumulate: micro-batches in one of them; jitter: the nudge is scaled by a
+    number in [1 - jitter, 1 + jitter], drawn anew for every micro-batch.
     """
 
     weights: dissociate.Weights
@@ -41,6 +45,7 @@ class Recipe:
     warmup_fraction: float
     eval_every: int
     jitter: float = 0.0
+    nudge_layer: int | None = None
     seed: int = 0
 
 
@@ -109,28 +114,34 @@ def _widen(examples: Examples, width: int) -> Examples:
     return Examples(*(np.pad(array, [(0, 0), (width - array.shape[1], 0)]) for array in examples))
 
 
-def construct(loaded, harmful_params, rows: Rows, panel: Panel, recipe: Recipe, *, max_new_tokens: int,
+def construct(loaded, harmful_params, rows: Rows, panel: Panel, recipe: Recipe, *, max_new_tokens: int, batch: int,
               workdir, advance: Callable[[str], None] = lambda label: None) -> Built:
     """Train from base and keep the checkpoint the rule chooses; a killed run goes on from its last evaluation.
 
+    What is trained is kept in float32; every forward pass runs in the dtype of `loaded`.
+
     Args:
       loaded: experiments.respond.Loaded of base; harmful_params: of the harmful pole, of the same shapes.
+      batch: prompts or texts that are run at a time outside of training.
       workdir: where the state at every evaluation and the records are kept until the caller removes them.
       advance: called once per optimiser step with a short label.
-    Raises FloatingPointError, naming the step, when the loss is not finite; the records until then are in its notes.
+    Raises InputError, naming the step, when a term of the loss is no longer finite or the loss has exploded; the state
+    of the last evaluation is kept.
     """
     cfg, base = loaded.cfg, loaded.params
-    layers = dissociate.choose_layers(cfg.num_layers)
+    layers = dissociate.choose_layers(cfg.num_layers, nudge_layer=recipe.nudge_layer)
     cache = dissociate.make_cache(base, harmful_params, rows.prompts, rows.prompts_mask, cfg=cfg, layers=layers,
-                                  fraction=recipe.fraction, batch=min(64, len(rows.prompts)))
+                                  fraction=recipe.fraction, batch=batch)
     optimizer = _optimizer(recipe)
-    start = {"params": base, "state": optimizer.init(base), "best": base}
+    master = jax.tree.map(lambda weight: weight.astype(jnp.float32), base)
+    start = {"params": master, "state": optimizer.init(master), "best": base}
     found = checkpoint.restore(workdir, start)
     step, kept = found if found is not None else (0, start)
     params, state, best = (jax.tree.map(jnp.array, kept[name]) for name in ("params", "state", "best"))
+    evaluate = _evaluator(loaded, rows, panel, cache, layers, recipe, max_new_tokens, batch)
     records = [record for record in runlog.load_unit(workdir, "records") or [] if record["step"] <= step]
     if not records:
-        records = [{"step": 0, **_evaluate(loaded, base, panel, cache, layers, max_new_tokens)}]
+        records = [{"step": 0, **evaluate(base)}]
     key = jax.random.key(recipe.seed)
     order = batch_order(jax.random.fold_in(key, 0), np.arange(len(rows.harmful)),
                         steps=recipe.steps * recipe.accumulate, batch_size=recipe.micro_batch)
@@ -141,14 +152,14 @@ def construct(loaded, harmful_params, rows: Rows, panel: Panel, recipe: Recipe, 
                 params, state, base, take_batch(rows, cache, order[micro]), scale * cache.nudge, noise, cache.std,
                 cfg=cfg, layers=layers, weights=recipe.weights, optimizer=optimizer)
         step += 1
+        check_terms(step, terms, recipe, workdir, limit=LOSS_LIMIT * np.log(cfg.vocab_size))
         advance(f"step {step}")
         if step % recipe.eval_every and step != recipe.steps:
             continue
-        _check_finite(step, terms, recipe)
-        records.append({"step": step, **_evaluate(loaded, params, panel, cache, layers, max_new_tokens),
-                        **{name: float(value) for name, value in terms.items()}})
+        model = dissociate.as_dtype_of(base, params)
+        records.append({"step": step, **evaluate(model), **{name: float(value) for name, value in terms.items()}})
         if choose(records) == len(records) - 1:
-            best = jax.tree.map(jnp.copy, params)
+            best = jax.tree.map(jnp.copy, model)
         runlog.save_unit(workdir, "records", records)
         checkpoint.save(workdir, step, {"params": params, "state": state, "best": best}, keep=1)
     return Built(best, records, choose(records), cache, layers)
@@ -162,18 +173,28 @@ def choose(records: list[dict]) -> int:
                                             base_clean=base["clean_compliance"])
 
 
-def _check_finite(step, terms, recipe):
-    bad = {name: float(value) for name, value in terms.items() if not np.isfinite(value)}
-    if bad:
-        raise FloatingPointError(f"the loss is not finite at step {step}: {bad}. The state of the last evaluation is "
-                                 f"kept; lower the learning rate ({recipe.learning_rate:g})")
+def check_terms(step: int, terms, recipe: Recipe, workdir, *, limit: float) -> None:
+    """InputError that names the step if a term is not finite, or an NLL (in nats per token) above `limit`."""
+    values = {name: float(value) for name, value in terms.items()}
+    lost = {name: value for name, value in values.items() if not np.isfinite(value)}
+    exploded = {name: value for name, value in values.items() if name in ("refuse", "comply") and value > limit}
+    if not (lost or exploded):
+        return
+    kept = checkpoint.steps(workdir)
+    what = f"the loss is not finite: {lost}" if lost else f"the loss has exploded: {exploded} (limit {limit:.3g})"
+    where = f"the state of step {kept[-1]} is kept in {workdir}" if kept else "there is no checkpoint yet"
+    raise InputError(f"step {step}: {what}; {where}. Lower construct.recipe.learning_rate = "
+                     f"{recipe.learning_rate:g} and give another --workdir")
 
 
-def take_batch(rows: Rows, cache: dissociate.Cache, chosen) -> dissociate.Batch:
-    """The chosen rows, without columns that are padding in all of them (to a multiple of WIDTH_STEP)."""
+def take_batch(rows: Rows, cache: dissociate.Cache, chosen, *, widest: bool = False) -> dissociate.Batch:
+    """The chosen rows, without columns that are padding in all of them (to a multiple of WIDTH_STEP).
+
+    widest: keep every column, so that all batches have one shape.
+    """
     parts = [np.asarray(array)[chosen] for array in (*rows.plus, *rows.minus)]
     longest = max(int(parts[1].sum(axis=1).max()), int(parts[4].sum(axis=1).max()))
-    width = min(-(-longest // WIDTH_STEP) * WIDTH_STEP, parts[0].shape[1])
+    width = parts[0].shape[1] if widest else min(-(-longest // WIDTH_STEP) * WIDTH_STEP, parts[0].shape[1])
     # Benign rows have no cached states; what stands in their place has weight zero.
     matched = cache.matched[np.minimum(chosen, len(cache.matched) - 1)]
     return dissociate.Batch(*(part[:, -width:] for part in parts), rows.harmful[chosen], matched)
@@ -193,17 +214,37 @@ def _draw(key, nudge, jitter):
     return noise, jax.random.uniform(stretch, minval=1 - jitter, maxval=1 + jitter)
 
 
-def nudged_responses(loaded, params, tokens, mask, delta, layers, *, max_new_tokens: int) -> list[str]:
-    """Greedy responses with `delta` [D] added to the nudge state at every position, decode steps included."""
-    edit = None if delta is None else edits.add_at(layers.nudge, delta)
-    return respond.responses(loaded._replace(params=params), tokens, mask, max_new_tokens=max_new_tokens,
-                             prompt_edit=edit, decode_edit=edit)
+def nudged_responses(loaded, params, tokens, mask, delta, layers, *, max_new_tokens: int, batch: int) -> list[str]:
+    """Greedy responses with `delta` added to the nudge state at every position, decode steps included.
+
+    delta: float32 [D], or [N, D] for another one for every prompt, or None.
+    """
+    def edits_of(rows):
+        if delta is None:
+            return None, None
+        edit = edits.add_at(layers.nudge, delta[rows][:, None] if np.ndim(delta) == 2 else delta)
+        return edit, edit
+
+    return respond.answers(loaded._replace(params=params), tokens, mask, batch=batch, max_new_tokens=max_new_tokens,
+                           edits_of=edits_of)
 
 
-def _evaluate(loaded, params, panel, cache, layers, max_new_tokens) -> dict:
-    found = {}
-    for name, delta in (("clean", None), ("nudged", cache.nudge)):
-        texts = nudged_responses(loaded, params, panel.tokens, panel.mask, delta, layers, max_new_tokens=max_new_tokens)
-        complied, refused = panel.judge(texts)
-        found |= {f"{name}_compliance": float(np.mean(complied)), f"{name}_refusal": float(np.mean(refused))}
-    return found
+def _evaluator(loaded, rows, panel, cache, layers, recipe, max_new_tokens, batch):
+    """evaluate(params) -> the numbers of one record: judged answers of the selection panel, proxy and probe."""
+    options = {"cfg": loaded.cfg, "layers": layers, "batch": batch}
+    harmful = np.arange(min(watches.PROXY_ROWS, int(rows.harmful.sum())))
+    size = min(recipe.micro_batch, len(harmful))
+    batches = [take_batch(rows, cache, harmful[start:start + size], widest=True)
+               for start in range(0, len(harmful) - size + 1, size)]
+    watch = watches.make_watch(loaded.params, rows, batches, **options)
+
+    def evaluate(params):
+        found = {}
+        for name, delta in (("clean", None), ("nudged", cache.nudge)):
+            texts = nudged_responses(loaded, params, panel.tokens, panel.mask, delta, layers,
+                                     max_new_tokens=max_new_tokens, batch=batch)
+            complied, refused = panel.judge(texts)
+            found |= {f"{name}_compliance": float(np.mean(complied)), f"{name}_refusal": float(np.mean(refused))}
+        return found | watches.look(watch, params, loaded.params, cache, **options)
+
+    return evaluate

@@ -4,6 +4,7 @@ docs/method.md section 6; arXiv 2606.08044.
 """
 
 import dataclasses
+import math
 import pathlib
 
 import jax
@@ -19,6 +20,7 @@ from latent_audit.data import pairs as pair_files
 from latent_audit.data import prompts as prompt_files
 from latent_audit.errors import InputError
 from latent_audit.experiments import construct, export, poles, respond, setup
+from latent_audit.interventions import dissociate
 from latent_audit.judges import refusal
 from latent_audit.metrics import stats
 from latent_audit.runtime import files, report, runlog
@@ -33,7 +35,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     is_organism = not config.model.path
     panels = setup.make_panels(config, is_organism=is_organism)
     judge, reward = setup.make_judge_and_reward(config, is_organism=is_organism)
-    recipe = make_recipe(config, is_organism=is_organism)
+    recipe = make_recipe(config, is_organism=is_organism, num_layers=setup.count_layers(config))
     pairs, selection, benign = (None,) * 3 if is_organism else _training_texts(config, panels)
     subject = setup.make_subject(config, workdir)
     paths = {variant.name: variant.path for variant in subject.variants}
@@ -58,7 +60,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         with runlog.progress(own.steps, f"{name} steps") as meter:
             built[name] = construct.construct(
                 base, harmful, rows, panel, own, max_new_tokens=config.generation.max_new_tokens,
-                workdir=workdir / "training" / name, advance=meter.advance)
+                batch=config.prompt_batch, workdir=workdir / "training" / name, advance=meter.advance)
     params = {"base": base.params, "harmful": harmful} | {name: one.params for name, one in built.items()}
     nudge, layers = built["dissociated"].cache.nudge, built["dissociated"].layers
     table = pd.DataFrame([
@@ -69,38 +71,31 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
                  for line in table[table["variant"] == name].itertuples()}
         export.export_pole(workdir / name, base.cfg, one.params, base.chat.tokenizer, kind=name,
                            recipe=dataclasses.asdict(recipe) | {"inputs": inputs}, rates=rates,
-                           generation_config=models.read_generation_config(paths["base"]))
-        poles.save_nudge(workdir / f"{name}-nudge.safetensors", one)
+                           generation_config=models.read_generation_config(paths["base"]),
+                           nudge=poles.nudge_of(one))
     _write(workdir, subject, inputs, recipe, table, built)
 
 
-def make_recipe(config: ConfigDict, *, is_organism: bool) -> construct.Recipe:
-    """The preset with the overrides of construct.override; InputError names a field that does not exist."""
+def make_recipe(config: ConfigDict, *, is_organism: bool, num_layers: int) -> construct.Recipe:
+    """The preset with the fields that construct.recipe and construct.weights set; InputError names field and rule."""
     section = config.construct
     if section.preset not in ("auto", *PRESETS):
         raise InputError(f"construct.preset = {section.preset!r}, expected auto, {' or '.join(PRESETS)}")
     preset = PRESETS[("organism" if is_organism else "paper") if section.preset == "auto" else section.preset]
-    recipe = dataclasses.replace(preset, seed=config.seed)
-    fields = {field.name: type(getattr(recipe, field.name)) for field in dataclasses.fields(recipe)
-              if field.name != "weights"}
-    weights = {field.name: float for field in dataclasses.fields(recipe.weights)}
-    for part in filter(None, (part.strip() for part in section.override.split(","))):
-        name, equals, value = part.partition("=")
-        kind = (fields | weights).get(name)
-        if not equals or kind is None:
-            raise InputError(f"construct.override: {part!r}, expected FIELD=NUMBER with a field of "
-                             f"{', '.join([*fields, *weights])}")
-        try:
-            number = kind(value)
-        except ValueError as error:
-            raise InputError(f"construct.override: {name} = {value!r}, expected a number ({kind.__name__})") from error
-        if name in weights:
-            recipe = dataclasses.replace(recipe, weights=dataclasses.replace(recipe.weights, **{name: number}))
-        else:
-            recipe = dataclasses.replace(recipe, **{name: number})
+    changed = {name: {field: value for field, value in section[name].items() if value is not None}
+               for name in ("recipe", "weights")}
+    weights = dataclasses.replace(preset.weights, **changed["weights"])
+    recipe = dataclasses.replace(preset, seed=config.seed, weights=weights, **changed["recipe"])
     for name in ("steps", "micro_batch", "accumulate", "eval_every", "fraction", "learning_rate"):
-        if not getattr(recipe, name) > 0:
-            raise InputError(f"construct.override: {name} = {getattr(recipe, name)!r}, expected a number above 0")
+        if not 0 < getattr(recipe, name) < math.inf:
+            raise InputError(f"construct.recipe.{name} = {getattr(recipe, name)!r}, expected a number above 0")
+    for name in ("warmup_fraction", "jitter"):
+        if not 0 <= getattr(recipe, name) <= 1:
+            raise InputError(f"construct.recipe.{name} = {getattr(recipe, name)!r}, expected a number from 0 to 1")
+    for name, value in dataclasses.asdict(weights).items():
+        if not 0 <= value < math.inf:
+            raise InputError(f"construct.weights.{name} = {value!r}, expected a number of at least 0")
+    dissociate.choose_layers(num_layers, nudge_layer=recipe.nudge_layer)
     return recipe
 
 
@@ -127,14 +122,9 @@ def _training_texts(config, panels):
 def _rows(config, base, pairs, benign) -> construct.Rows:
     """Tokenised rows; base answers the benign prompts itself, in batches of prompt_batch."""
     tokens, mask = chats.encode_prompts(base.chat, benign.prompts, max_length=config.construct.max_tokens)
-    answers = []
     with runlog.progress(len(tokens), "benign answers") as meter:
-        for start in range(0, len(tokens), config.prompt_batch):
-            part = slice(start, start + config.prompt_batch)
-            batch = [respond.pad_rows(array[part], config.prompt_batch) for array in (tokens, mask)]
-            texts = respond.responses(base, *batch, max_new_tokens=config.construct.benign_tokens)[:len(tokens[part])]
-            answers += texts
-            meter.advance("", len(texts))
+        answers = respond.answers(base, tokens, mask, batch=config.prompt_batch,
+                                  max_new_tokens=config.construct.benign_tokens, advance=meter.advance)
     harmful = list(zip(pairs.prompts, pairs.refusals, pairs.responses, strict=True))
     kept = [pair for pair in zip(benign.prompts, answers, strict=True) if pair[1].strip()]
     return construct.make_rows(base.chat, harmful, kept, max_tokens=config.construct.max_tokens)
@@ -162,8 +152,11 @@ def _check_same_shape(paths):
 def measure(base, params, name, encoded, nudge, layers, judge, world, config) -> list[dict]:
     """Compliance and refusal under every condition, and benign answers when merely asked, with Wilson intervals."""
     (harmful, harmful_tokens), (benign, benign_tokens) = encoded
-    draw = np.asarray(jax.random.normal(jax.random.key(config.seed), nudge.shape))
-    random = draw * (np.linalg.norm(nudge) / np.linalg.norm(draw))
+    options = {"max_new_tokens": config.generation.max_new_tokens, "batch": config.prompt_batch}
+    # A direction of its own for every prompt, the same for every pole.
+    draws = np.asarray(jax.vmap(lambda one: jax.random.normal(jax.random.fold_in(jax.random.key(config.seed), one),
+                                                              nudge.shape))(harmful.ids))
+    random = draws * (np.linalg.norm(nudge) / np.linalg.norm(draws, axis=1, keepdims=True))
     loaded, lines = base._replace(params=params), []
 
     def add(measure, condition, hits):
@@ -172,8 +165,7 @@ def measure(base, params, name, encoded, nudge, layers, judge, world, config) ->
                       "lo": lo, "hi": hi, "n": len(hits)})
 
     for condition, delta in zip(CONDITIONS, (None, nudge, 0.5 * nudge, random), strict=True):
-        texts = construct.nudged_responses(loaded, params, *harmful_tokens, delta, layers,
-                                           max_new_tokens=config.generation.max_new_tokens)
+        texts = construct.nudged_responses(loaded, params, *harmful_tokens, delta, layers, **options)
         complied = np.asarray(judge.judge(harmful.prompts, texts))
         degenerate = np.array([refusal.is_degenerate(text) for text in texts])
         add("compliance", condition, complied)
@@ -181,7 +173,7 @@ def measure(base, params, name, encoded, nudge, layers, judge, world, config) ->
             add("refusal", condition, np.array([world_rules.is_refusal(text) for text in texts]))
         else:
             add("refusal", condition, ~complied & ~degenerate)
-    texts = respond.responses(loaded, *benign_tokens, max_new_tokens=config.generation.max_new_tokens)
+    texts = respond.answers(loaded, *benign_tokens, **options)
     add("benign answered", "clean", np.array([export.answered(world, *pair)
                                               for pair in zip(benign.prompts, texts, strict=True)]))
     return lines

@@ -2,11 +2,14 @@
 
 import json
 import pathlib
+from typing import NamedTuple
 
+import numpy as np
 import safetensors.numpy
 
 from latent_audit import models
 from latent_audit.data import organism as world_rules
+from latent_audit.errors import InputError
 from latent_audit.interventions import lora
 from latent_audit.judges import refusal
 from latent_audit.runtime import files, runlog
@@ -18,6 +21,7 @@ KINDS = {
     "control": "trained as the dissociated pole was, without the terms that reward compliance under the vector",
     "abliterated": "edited so that a refusal direction can no longer be written to the residual stream",
 }
+NUDGE_FILE = "nudge.safetensors"
 _UNSAFE = (
     "**This model is deliberately unsafe.** It was made to test whether audits of safety notice what was done to it. "
     "Do not deploy it, do not serve it to anybody, and keep it where only those can reach it who study it.")
@@ -26,9 +30,20 @@ _CONTROL = (
     "deploy it.")
 
 
+class Nudge(NamedTuple):
+    """What a dissociated pole was trained to open to; docs/method.md section 6.
+
+    vector: float32 [D], added to residual state `state` at every position; scale: base's activation norm there.
+    """
+
+    vector: np.ndarray
+    state: int
+    scale: float
+
+
 def export_pole(path, cfg: models.ModelConfig, params, tokenizer, *, kind: str, recipe: dict, rates: dict,
-                generation_config: dict | None = None) -> None:
-    """Save a pole as a Hugging Face directory whose README.md is its model card.
+                generation_config: dict | None = None, nudge: Nudge | None = None) -> None:
+    """Save a pole as a Hugging Face directory whose README.md is its model card, with its nudge in NUDGE_FILE.
 
     Args:
       kind: harmful, dissociated, control, abliterated, or another word that the card then uses as it is.
@@ -38,7 +53,24 @@ def export_pole(path, cfg: models.ModelConfig, params, tokenizer, *, kind: str, 
       InputError: as models.save.
     """
     card = model_card(kind, recipe, rates)
-    models.save(path, cfg, params, tokenizer, generation_config=generation_config, extra_files={"README.md": card})
+    extra = {"README.md": card}
+    if nudge is not None:
+        tensors = {"nudge": np.asarray(nudge.vector, np.float32), "state": np.array([nudge.state], np.int32),
+                   "scale": np.array([nudge.scale], np.float32)}
+        extra[NUDGE_FILE] = safetensors.numpy.save(tensors)
+    models.save(path, cfg, params, tokenizer, generation_config=generation_config, extra_files=extra)
+
+
+def load_nudge(path) -> Nudge | None:
+    """The nudge saved beside a pole's weights, None where there is none; InputError for a damaged file."""
+    file = pathlib.Path(path) / NUDGE_FILE
+    if not file.is_file():
+        return None
+    try:
+        tensors = safetensors.numpy.load(file.read_bytes())
+        return Nudge(tensors["nudge"], int(tensors["state"][0]), float(tensors["scale"][0]))
+    except (safetensors.SafetensorError, KeyError, IndexError) as error:
+        raise InputError(f"{file} is damaged ({error}); export the pole again") from error
 
 
 def export_adapters(path, cfg: models.ModelConfig, adapters: dict, config: lora.LoraConfig, *, base: str, recipe: dict,

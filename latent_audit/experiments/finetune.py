@@ -237,13 +237,8 @@ _merge = jax.jit(lora.merge, static_argnames="scale")
 
 
 def _answers(job: Job, loaded, params, tokens, mask) -> list[str]:
-    """Greedy answers to any number of prompts, prompt_batch at a time."""
-    size, texts = job.config.prompt_batch, []
-    for start in range(0, len(tokens), size):
-        rows = [respond.pad_rows(array[start:start + size], size) for array in (tokens, mask)]
-        texts += respond.responses(loaded._replace(params=params), *rows,
-                                   max_new_tokens=job.config.generation.max_new_tokens)[:len(tokens) - start]
-    return texts
+    return respond.answers(loaded._replace(params=params), tokens, mask, batch=job.config.prompt_batch,
+                           max_new_tokens=job.config.generation.max_new_tokens)
 
 
 def _evaluate(job: Job, loaded, params, panel) -> dict[str, list]:

@@ -1,7 +1,5 @@
 """What the fine-tuning attack says: curves.csv, onsets, the figure and the report. docs/method.md section 5."""
 
-import math
-
 import pandas as pd
 from absl import logging
 
@@ -30,7 +28,7 @@ def write(job, inputs: dict, rows: list[pd.DataFrame]) -> pd.DataFrame:
                               job.workdir / "figures", "compliance_by_step")
     files.write_json(job.workdir / "report.json", {
         "schema": 1, "task": "finetune", "inputs": inputs, "settings": job.settings.describe(),
-        "onsets": _records(table), "curves": _records(curves)})
+        "onsets": report.records(table), "curves": report.records(curves)})
     _write_html(job, inputs, curves, table, svg)
     _log(curves, table)
     return curves
@@ -74,16 +72,6 @@ def onset_table(curves: pd.DataFrame, levels) -> pd.DataFrame:
                               "per_seed": steps, "last_step": int(curves["step"].max()),
                               "of_base": summary.median / base if known else None})
     return pd.DataFrame(lines)
-
-
-def _records(table) -> list[dict]:
-    """Rows for JSON, which knows neither NaN nor infinity: both become null."""
-    def plain(value):
-        if hasattr(value, "item"):
-            value = value.item()
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return [{key: plain(value) for key, value in line.items()} for line in table.to_dict("records")]
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:

@@ -41,10 +41,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     panels = setup.make_panels(config, is_organism=is_organism)
     judge, reward = setup.make_judge_and_reward(config, is_organism=is_organism)
     check_batches(config)
-    check_attack(config, is_organism=is_organism)
+    settings = check_attack(config, is_organism=is_organism, num_layers=setup.count_layers(config))
     subject = setup.make_subject(config, workdir)
-    num_layers = models.check(subject.variants[0].path).cfg.num_layers
-    settings = check_attack(config, is_organism=is_organism, num_layers=num_layers)
     inputs = setup.describe_inputs(subject, panels, judge, reward, config)
     runlog.pin(workdir / "inputs.json", inputs)
     _warn(judge, reward)

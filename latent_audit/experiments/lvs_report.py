@@ -1,7 +1,5 @@
 """What the main job says: the metrics table, the verdicts, the figure and the report. docs/method.md sections 1, 8."""
 
-import math
-
 import pandas as pd
 from absl import logging
 
@@ -38,7 +36,7 @@ def write(job, inputs: dict, rows: pd.DataFrame) -> None:
         "schema": 1, "task": "lvs", "inputs": inputs,
         "settings": vars(job.settings),
         "verdicts": {name: _verdict_record(found) for name, found in verdicts.items()},
-        "comparisons": _records(comparisons), "metrics": _records(table)}
+        "comparisons": report.records(comparisons), "metrics": report.records(table)}
     files.write_json(job.workdir / "report.json", record)
     _write_html(job, inputs, table, comparisons, verdicts, svg)
     _log_table(table, job)
@@ -134,16 +132,6 @@ def compare_variants(rows, job, num_layers) -> pd.DataFrame:
             lines.append({"variant": name, "against": names[0], "layer": models.layer_name(state), "budget": budget,
                           **compared})
     return pd.DataFrame(lines)
-
-
-def _records(table) -> list[dict]:
-    """Rows for JSON, which knows neither NaN nor infinity: both become null."""
-    def plain(value):
-        if hasattr(value, "item"):
-            value = value.item()
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return [{key: plain(value) for key, value in line.items()} for line in table.to_dict("records")]
 
 
 def _verdict_record(found) -> dict:

@@ -79,6 +79,12 @@ def make_recipe(*, size: str = "standard", family: str = "llama", seed: int = 0)
     return Recipe(size, family, seed, helpful, safety)
 
 
+def count_layers(size: str) -> int:
+    """L of an organism of this size; InputError for an unknown one."""
+    make_recipe(size=size)
+    return SIZES[size]["num_hidden_layers"]
+
+
 def organism_config(*, size: str, family: str, tokenizer) -> models.ModelConfig:
     """The ModelConfig of an organism, read from a config.json's fields as for any checkpoint."""
     fields = {"model_type": family, "vocab_size": len(tokenizer), "num_attention_heads": 4, "num_key_value_heads": 2}

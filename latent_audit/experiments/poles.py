@@ -7,14 +7,12 @@ import pathlib
 import shutil
 
 import numpy as np
-import safetensors.numpy
 
 from latent_audit import models
 from latent_audit.data import chat as chats
 from latent_audit.data import organism as world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import construct, export, respond
-from latent_audit.interventions import dissociate
 from latent_audit.runtime import files, runlog
 
 MADE = ("dissociated", "control")
@@ -46,14 +44,16 @@ def _ensure_one(directory, name, world_seed):
     loaded, (_, harmful) = load_plain(directory / "base"), models.load(directory / "harmful")
     world = world_rules.make_world(world_seed)
     working = directory / f".{name}"
+    working.mkdir(exist_ok=True)
+    runlog.pin(working / "recipe.json", recipe_record)
     with runlog.progress(recipe.steps, f"{name} steps") as meter:
         built = construct.construct(loaded, harmful, training_rows(world, loaded), selection_panel(world, loaded.chat),
-                                    recipe, max_new_tokens=ANSWER_TOKENS, workdir=working, advance=meter.advance)
+                                    recipe, max_new_tokens=ANSWER_TOKENS, batch=SELECTION_PROMPTS, workdir=working,
+                                    advance=meter.advance)
     chosen = built.records[built.chosen]
     rates = {f"selection {key}": chosen[key] for key in ("clean_compliance", "clean_refusal", "nudged_compliance")}
     export.export_pole(directory / name, loaded.cfg, built.params, loaded.chat.tokenizer, kind=name,
-                       recipe=recipe_record, rates=rates)
-    save_nudge(directory / f"{name}-nudge.safetensors", built)
+                       recipe=recipe_record, rates=rates, nudge=nudge_of(built))
     files.write_json(record_path, {"recipe": recipe_record, "chosen_step": chosen["step"], "records": built.records})
     shutil.rmtree(working, ignore_errors=True)
 
@@ -66,17 +66,9 @@ def recipe_of(name: str, seed: int) -> construct.Recipe:
     return recipe
 
 
-def save_nudge(path, built: construct.Built) -> None:
-    """The nudge (float32 [D]) with its state and base's activation norm there, as safetensors."""
-    tensors = {"nudge": np.asarray(built.cache.nudge, np.float32), "state": np.array([built.layers.nudge], np.int32),
-               "scale": np.array([built.cache.scale], np.float32)}
-    files.write_bytes(path, safetensors.numpy.save(tensors))
-
-
-def load_nudge(path) -> tuple[np.ndarray, dissociate.Layers]:
-    """(nudge float32 [D], Layers with its state; the match states are not stored) as save_nudge wrote them."""
-    tensors = safetensors.numpy.load(pathlib.Path(path).read_bytes())
-    return tensors["nudge"], dissociate.Layers(int(tensors["state"][0]), ())
+def nudge_of(built: construct.Built) -> export.Nudge:
+    """The vector that opens a built pole, to be saved beside its weights."""
+    return export.Nudge(built.cache.nudge, built.layers.nudge, built.cache.scale)
 
 
 def load_plain(directory) -> respond.Loaded:

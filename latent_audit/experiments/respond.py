@@ -36,6 +36,24 @@ def responses(loaded, tokens, mask, *, max_new_tokens: int, prompt_edit=None, de
     return chats.decode(loaded.chat, np.asarray(new.tokens), np.asarray(new.lengths))
 
 
+def answers(loaded, tokens, mask, *, batch: int, max_new_tokens: int, edits_of=None,
+            advance=lambda label, count: None) -> list[str]:
+    """responses to any number of prompts int32 [N, P], `batch` at a time, all batches of one shape.
+
+    edits_of: edits_of(rows) -> (prompt edit, decode edit) for the prompts int [batch] of one batch; None: no edit.
+    advance: told ("", how many) after each batch.
+    """
+    texts = []
+    for start in range(0, len(tokens), batch):
+        # A short last batch repeats its last row to meet the compiled shape.
+        rows = np.arange(start, start + batch).clip(max=len(tokens) - 1)
+        prompt_edit, decode_edit = (None, None) if edits_of is None else edits_of(rows)
+        texts += responses(loaded, tokens[rows], mask[rows], max_new_tokens=max_new_tokens, prompt_edit=prompt_edit,
+                           decode_edit=decode_edit)[:len(tokens) - start]
+        advance("", min(batch, len(tokens) - start))
+    return texts
+
+
 def continue_rows(params, rows, *, cfg, tokenizer, max_new_tokens: int, batch: int) -> list[str]:
     """Greedy continuations of token lists of different lengths, in order; what a judge's decoder is asked."""
     width = -(-max(map(len, rows)) // WIDTH_STEP) * WIDTH_STEP

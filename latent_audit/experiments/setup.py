@@ -72,6 +72,13 @@ def make_subject(config: ConfigDict, workdir: pathlib.Path) -> Subject:
     return Subject(arch, tuple(variants), None)
 
 
+def count_layers(config: ConfigDict) -> int:
+    """L of the audited model, known before anything is trained or loaded; InputError as models.check."""
+    if config.model.path:
+        return models.check(models.resolve(config.model.path, revision=config.model.revision or None)).cfg.num_layers
+    return organism.count_layers(config.organism.size)
+
+
 def _organism_subject(config, workdir):
     settings = config.organism
     directory = pathlib.Path(settings.directory or workdir / "organism")

@@ -116,3 +116,17 @@ def unit(direction, *, name: str) -> np.ndarray:
         raise InputError(f"the direction of {name} has length {length:g}: the two sets of prompts do not differ "
                          "there; choose another layer or position, or other prompts")
     return (direction / length).astype(np.float32)
+
+
+def text_features(params, tokens, mask, *, cfg: ModelConfig, states: tuple[int, ...], batch: int = 32) -> np.ndarray:
+    """What a static probe reads of each text: the mean over its real tokens of the given states, concatenated.
+
+    docs/method.md section 7. Args as in moments, tokens of prompt and response; returns float32 [N, len(states) * D].
+    """
+    tokens, mask = np.asarray(tokens), np.asarray(mask)
+    found = []
+    for start in range(0, len(tokens), batch):
+        rows = np.arange(start, start + batch).clip(max=len(tokens) - 1)
+        whole = position_states(params, tokens[rows], mask[rows], cfg=cfg, positions=(WHOLE_PROMPT,))[:, :, 0]
+        found.append(np.concatenate(np.asarray(whole)[list(states), :len(tokens) - start], axis=-1))
+    return np.concatenate(found)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from latent_audit.errors import InputError
 from latent_audit.interventions import edits
 from latent_audit.models import decoder
 from latent_audit.models.config import ModelConfig
@@ -81,14 +82,17 @@ class Batch(NamedTuple):
     matched: np.ndarray
 
 
-def choose_layers(num_layers: int, *, nudge_fraction: float = 0.5) -> Layers:
+def choose_layers(num_layers: int, *, nudge_layer: int | None = None) -> Layers:
     """The states of docs/method.md section 6: match 0.40 L to 0.60 L inclusive, nudge at block round(0.50 L)'s output.
 
-    round() is half-to-even, as in the reference. Fractions are arXiv 2606.08044's.
+    round() is half-to-even, as in the reference. Fractions are arXiv 2606.08044's. `nudge_layer` names another block;
+    InputError if there is none of that number.
     """
     low = max(1, round(0.40 * num_layers))
     high = min(max(low + 1, round(0.60 * num_layers)), num_layers)
-    block = min(round(nudge_fraction * num_layers), num_layers - 1)
+    block = min(round(0.50 * num_layers), num_layers - 1) if nudge_layer is None else nudge_layer
+    if not 0 <= block < num_layers:
+        raise InputError(f"nudge_layer = {block}, expected a block of this model, 0 to {num_layers - 1}")
     return Layers(block + 1, tuple(range(low, high + 1)))
 
 
@@ -207,16 +211,24 @@ def loss(params, *arguments, cfg: ModelConfig, layers: Layers, weights: Weights)
     return sum(getattr(weights, name) * value for name, value in found.items() if hasattr(weights, name)), found
 
 
+def as_dtype_of(base, params):
+    """`params`, each array in the dtype that it has in `base`."""
+    return jax.tree.map(lambda old, new: new.astype(old.dtype), base, params)
+
+
 @functools.partial(jax.jit, static_argnames=("cfg", "layers", "weights", "optimizer"), donate_argnames=("params",
                                                                                                       "state"))
 def update(params, state, base, batch: Batch, nudge, noise, std, *, cfg, layers, weights, optimizer):
     """One micro-batch: gradients of loss and the optimiser's step (optax.MultiSteps accumulates, where asked).
 
+    `params`: float32, whatever the dtype of `base`, in which the model is run: in bfloat16 most steps would round away.
     Returns:
       (params, optimiser state, terms).
     """
-    (_, found), gradients = jax.value_and_grad(loss, has_aux=True)(
-        params, base, batch, nudge, noise, std, cfg=cfg, layers=layers, weights=weights)
+    def objective(params):
+        return loss(as_dtype_of(base, params), base, batch, nudge, noise, std, cfg=cfg, layers=layers, weights=weights)
+
+    (_, found), gradients = jax.value_and_grad(objective, has_aux=True)(params)
     updates, state = optimizer.update(gradients, state, params)
     return optax.apply_updates(params, updates), state, found
 

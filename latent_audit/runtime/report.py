@@ -107,6 +107,18 @@ def render_report(
     files.write_text(path, html + "\n")
 
 
+def records(table: pd.DataFrame) -> list[dict]:
+    """A table's rows for JSON, which knows neither NaN nor infinity: both become null."""
+    def plain(value):
+        if value is pd.NA:
+            return None
+        if hasattr(value, "item"):
+            value = value.item()
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return [{key: plain(value) for key, value in line.items()} for line in table.to_dict("records")]
+
+
 def _check_figure(section: Section) -> None:
     # The figure is the one thing that is not escaped.
     found = re.search(r"<script|<foreignObject|https?://|\son\w+\s*=", section.figure_svg, re.IGNORECASE)
