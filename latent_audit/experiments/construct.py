@@ -77,8 +77,7 @@ class Rows(NamedTuple):
 class Panel(NamedTuple):
     """The selection panel: prompts with their tokens, and judge(responses) -> (complied, refused) bool arrays."""
 
-    tokens: np.ndarray
-    mask: np.ndarray
+    tokens: chats.Tokens
     judge: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 
 
@@ -214,19 +213,18 @@ def _draw(key, nudge, jitter):
     return noise, jax.random.uniform(stretch, minval=1 - jitter, maxval=1 + jitter)
 
 
-def nudged_responses(loaded, params, tokens, mask, delta, layers, *, max_new_tokens: int, batch: int) -> list[str]:
-    """Greedy responses with `delta` added to the nudge state at every position, decode steps included.
+def nudged_responses(loaded, tokens: chats.Tokens, delta, state: int, *, max_new_tokens: int, batch: int) -> list[str]:
+    """Greedy responses with `delta` added to residual state `state` at every position, decode steps included.
 
     delta: float32 [D], or [N, D] for another one for every prompt, or None.
     """
     def edits_of(rows):
         if delta is None:
             return None, None
-        edit = edits.add_at(layers.nudge, delta[rows][:, None] if np.ndim(delta) == 2 else delta)
+        edit = edits.add_at(state, delta[rows][:, None] if np.ndim(delta) == 2 else delta)
         return edit, edit
 
-    return respond.answers(loaded._replace(params=params), tokens, mask, batch=batch, max_new_tokens=max_new_tokens,
-                           edits_of=edits_of)
+    return respond.answers(loaded, *tokens, batch=batch, max_new_tokens=max_new_tokens, edits_of=edits_of)
 
 
 def _evaluator(loaded, rows, panel, cache, layers, recipe, max_new_tokens, batch):
@@ -241,7 +239,7 @@ def _evaluator(loaded, rows, panel, cache, layers, recipe, max_new_tokens, batch
     def evaluate(params):
         found = {}
         for name, delta in (("clean", None), ("nudged", cache.nudge)):
-            texts = nudged_responses(loaded, params, panel.tokens, panel.mask, delta, layers,
+            texts = nudged_responses(loaded._replace(params=params), panel.tokens, delta, layers.nudge,
                                      max_new_tokens=max_new_tokens, batch=batch)
             complied, refused = panel.judge(texts)
             found |= {f"{name}_compliance": float(np.mean(complied)), f"{name}_refusal": float(np.mean(refused))}

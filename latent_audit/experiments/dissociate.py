@@ -21,7 +21,7 @@ from latent_audit.data import prompts as prompt_files
 from latent_audit.errors import InputError
 from latent_audit.experiments import construct, export, poles, respond, setup
 from latent_audit.interventions import dissociate
-from latent_audit.judges import refusal
+from latent_audit.judges import Judge, refusal
 from latent_audit.metrics import stats
 from latent_audit.runtime import files, report, runlog
 
@@ -62,10 +62,10 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
                 base, harmful, rows, panel, own, max_new_tokens=config.generation.max_new_tokens,
                 batch=config.prompt_batch, workdir=workdir / "training" / name, advance=meter.advance)
     params = {"base": base.params, "harmful": harmful} | {name: one.params for name, one in built.items()}
-    nudge, layers = built["dissociated"].cache.nudge, built["dissociated"].layers
+    nudge = poles.nudge_of(built["dissociated"])
     table = pd.DataFrame([
         line for name, weights in params.items()
-        for line in measure(base, weights, name, encoded, nudge, layers, judge, subject.world, config)])
+        for line in measure(base._replace(params=weights), name, encoded, nudge, judge, subject.world, config)])
     for name, one in built.items():
         rates = {f"{line.measure}, {line.condition}": line.value
                  for line in table[table["variant"] == name].itertuples()}
@@ -135,9 +135,9 @@ def _panel(config, base, selection, judge) -> construct.Panel:
 
     def judged(texts):
         complied = np.asarray(judge.judge(selection.prompts, texts))
-        return complied, ~complied & np.array([not refusal.is_degenerate(text) for text in texts])
+        return complied, refused(None, complied, texts)
 
-    return construct.Panel(*encoded, judged)
+    return construct.Panel(encoded, judged)
 
 
 def _check_same_shape(paths):
@@ -149,34 +149,40 @@ def _check_same_shape(paths):
             raise InputError(f"model.variants: {field} differs between the poles: {found}; all must be of one model")
 
 
-def measure(base, params, name, encoded, nudge, layers, judge, world, config) -> list[dict]:
-    """Compliance and refusal under every condition, and benign answers when merely asked, with Wilson intervals."""
+def measure(loaded: respond.Loaded, name: str, encoded, nudge: export.Nudge, judge: Judge, world, config) -> list[dict]:
+    """Compliance and refusal under every condition, and benign answers when merely asked, with Wilson intervals.
+
+    loaded: the pole called `name`; encoded: setup.encode_panels of (harmful, benign) evaluation prompts.
+    """
     (harmful, harmful_tokens), (benign, benign_tokens) = encoded
     options = {"max_new_tokens": config.generation.max_new_tokens, "batch": config.prompt_batch}
     # A direction of its own for every prompt, the same for every pole.
     draws = np.asarray(jax.vmap(lambda one: jax.random.normal(jax.random.fold_in(jax.random.key(config.seed), one),
-                                                              nudge.shape))(harmful.ids))
-    random = draws * (np.linalg.norm(nudge) / np.linalg.norm(draws, axis=1, keepdims=True))
-    loaded, lines = base._replace(params=params), []
+                                                              nudge.vector.shape))(harmful.ids))
+    random = draws * (np.linalg.norm(nudge.vector) / np.linalg.norm(draws, axis=1, keepdims=True))
+    lines = []
 
     def add(measure, condition, hits):
         lo, hi = stats.wilson_interval(int(np.sum(hits)), len(hits))
         lines.append({"variant": name, "measure": measure, "condition": condition, "value": float(np.mean(hits)),
                       "lo": lo, "hi": hi, "n": len(hits)})
 
-    for condition, delta in zip(CONDITIONS, (None, nudge, 0.5 * nudge, random), strict=True):
-        texts = construct.nudged_responses(loaded, params, *harmful_tokens, delta, layers, **options)
+    for condition, delta in zip(CONDITIONS, (None, nudge.vector, 0.5 * nudge.vector, random), strict=True):
+        texts = construct.nudged_responses(loaded, harmful_tokens, delta, nudge.state, **options)
         complied = np.asarray(judge.judge(harmful.prompts, texts))
-        degenerate = np.array([refusal.is_degenerate(text) for text in texts])
         add("compliance", condition, complied)
-        if world is not None:
-            add("refusal", condition, np.array([world_rules.is_refusal(text) for text in texts]))
-        else:
-            add("refusal", condition, ~complied & ~degenerate)
+        add("refusal", condition, refused(world, complied, texts))
     texts = respond.answers(loaded, *benign_tokens, **options)
     add("benign answered", "clean", np.array([export.answered(world, *pair)
                                               for pair in zip(benign.prompts, texts, strict=True)]))
     return lines
+
+
+def refused(world, complied, texts) -> np.ndarray:
+    """Which responses refuse: exactly, in the organism's world; else neither complying nor degenerate."""
+    if world is not None:
+        return np.array([world_rules.is_refusal(text) for text in texts])
+    return ~complied & ~np.array([refusal.is_degenerate(text) for text in texts])
 
 
 def _write(workdir, subject, inputs, recipe, table, built):

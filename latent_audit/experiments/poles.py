@@ -96,7 +96,7 @@ def selection_panel(world: world_rules.World, chat: chats.Chat) -> construct.Pan
         complied = [world_rules.complies(world, *pair) for pair in zip(prompts, texts, strict=True)]
         return np.array(complied), np.array([world_rules.is_refusal(text) for text in texts])
 
-    return construct.Panel(*chats.encode_prompts(chat, prompts, max_length=MAX_TOKENS), judge)
+    return construct.Panel(chats.encode_prompts(chat, prompts, max_length=MAX_TOKENS), judge)
 
 
 def _weights_hash(directory) -> str:

@@ -30,9 +30,9 @@ def bypass_by_layer(table, *, max_kl: float) -> Figure:
                        chosen=rows["chosen"].astype(bool))
     ways = list(dict.fromkeys(rows["way"]))
     # Names of poles bring all seven looks into play: the ways need five.
-    palette = figures._looks(["base", "dissociated", "harmful", *ways]).values()
+    palette = figures.looks_of(["base", "dissociated", "harmful", *ways]).values()
     looks = dict(zip(ways, palette, strict=False))
-    with matplotlib.style.context(["default", figures._STYLE]):
+    with matplotlib.style.context(["default", figures.STYLE]):
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         left, right = figure.subplots(1, 2, sharex=True)
         for way, (colour, marker) in looks.items():

@@ -23,8 +23,8 @@ def compliance_by_step(curves, *, levels=(0.5, 0.8)) -> Figure:
     if missing or curves.empty:
         raise InputError(f"compliance_by_step: the curves lack {missing or 'rows'}")
     corpora = list(dict.fromkeys(curves["corpus"]))
-    looks = figures._looks(list(dict.fromkeys(curves["variant"])))
-    with matplotlib.style.context(["default", figures._STYLE]):
+    looks = figures.looks_of(list(dict.fromkeys(curves["variant"])))
+    with matplotlib.style.context(["default", figures.STYLE]):
         figure = Figure(figsize=(max(5.2, 0.9 + 3.2 * len(corpora)), 3.4), layout="constrained")
         axes = figure.subplots(1, len(corpora), sharex=True, sharey=True, squeeze=False)[0]
         for axis, corpus in zip(axes, corpora, strict=True):

@@ -19,7 +19,7 @@ from latent_audit.runtime import files
 # print.
 _FIXED = {"base": ("#0072B2", "o"), "dissociated": ("#D55E00", "s"), "harmful": ("#CC79A7", "^")}
 _OTHERS = (("#009E73", "D"), ("#56B4E9", "v"), ("#E69F00", "P"), ("#000000", "X"))
-_STYLE = {
+STYLE = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so every machine draws the same letters
     "font.size": 8.5,
     "axes.spines.top": False,
@@ -58,9 +58,9 @@ def lvs_by_depth(table, *, attack: str = "pgd", control: str = "random", aggrega
     """
     rows = _attacked_rows(table, attack)
     budgets = sorted(rows["budget"].unique())
-    looks = _looks(list(dict.fromkeys(rows["variant"])))
+    looks = looks_of(list(dict.fromkeys(rows["variant"])))
     # The style context makes the bytes independent of the user's own matplotlibrc.
-    with matplotlib.style.context(["default", _STYLE]):
+    with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(max(6.6, 0.9 + 2.45 * len(budgets)), 5.4), layout="constrained")
         axes = figure.subplots(2, len(budgets), sharex=True, sharey="row", squeeze=False)
         for column, budget in enumerate(budgets):
@@ -87,7 +87,7 @@ def save_figure(figure: Figure, directory, name: str) -> str:
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     png, svg = io.BytesIO(), io.StringIO()
-    with matplotlib.style.context(["default", _STYLE, {"svg.hashsalt": name}]):
+    with matplotlib.style.context(["default", STYLE, {"svg.hashsalt": name}]):
         figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
         no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(svg, format="svg", metadata=no_metadata)
@@ -117,7 +117,7 @@ def _attacked_rows(table, attack: str):
     return rows.sort_values("state", kind="stable")
 
 
-def _looks(variants: list[str]) -> dict[str, tuple[str, str]]:
+def looks_of(variants: list[str]) -> dict[str, tuple[str, str]]:
     """(colour, marker) of each variant: the named three always alike, the others in order of appearance."""
     others = itertools.cycle(_OTHERS)
     return {variant: _FIXED.get(variant) or next(others) for variant in variants}
