@@ -151,3 +151,23 @@ def test_wrong_shapes_and_names_are_refused():
         stats.bootstrap_interval(SCORES.reshape(2, 12), "mean")
     with pytest.raises(InputError, match="resamples"):
         stats.bootstrap_interval(SCORES, "mean", resamples=0)
+
+
+def test_weights_are_the_draws_of_the_rows():
+    rows = stats.resampled_rows(24, 50, 6)
+    np.testing.assert_allclose(stats.resampled_weights(24, 50, 6) @ SCORES, SCORES[rows].mean(axis=1), rtol=1e-12)
+    one, other = np.random.default_rng(6), np.random.default_rng(6)
+    np.testing.assert_array_equal(stats.resampled_rows(24, 50, one), stats.resampled_rows(24, 50, other))
+    assert (stats.resampled_rows(24, 50, one) != rows).any(), "a generator goes on"
+
+
+def test_the_spread_of_a_mean_is_its_standard_error():
+    values = np.random.default_rng(0).normal([3.0, -1.0], [1.0, 4.0], size=(400, 2))
+    draws = stats.resampled_weights(400, 4000, 1) @ values
+    lo, hi = stats.spread_interval(values.mean(axis=0), draws)
+    np.testing.assert_allclose((lo + hi) / 2, values.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose((hi - lo) / 2, 1.959964 * values.std(axis=0) / 20, rtol=0.05)
+    assert np.isnan(stats.spread_interval(0.5, [0.5])).all(), "one draw has no spread"
+    assert np.isnan(stats.spread_interval(0.5, [0.5, math.inf])).all()
+    with pytest.raises(InputError, match="confidence"):
+        stats.spread_interval(0.5, [0.5, 0.6], 95)

@@ -43,3 +43,12 @@ def score(probe, safe, unsafe) -> ProbeScore:
     # Ranks come from the logits: the sigmoid saturates to ties.
     auroc = roc_auc_score(labels, probe.decision_function(features))
     return ProbeScore(float(auroc), float(sigmoid[labels == 1].mean() - sigmoid[labels == 0].mean()), len(labels))
+
+
+def raw_weights(probe) -> np.ndarray:
+    """The weight of each feature before standardisation, coefficient / scale; float64 [features].
+
+    Logits of a fitted probe change by raw_weights(probe) @ (change of the features).
+    """
+    scaler, regression = probe[0], probe[-1]
+    return regression.coef_[0] / scaler.scale_

@@ -46,10 +46,10 @@ def bootstrap_interval(
     """
     values = _vector("values", values)
     reduce = _statistic(statistic)
-    _check_resampling(resamples, confidence)
+    check_resampling(resamples, confidence)
     if len(values) < 2 or not np.isfinite(values).all():
         return _UNKNOWN
-    rows = _resampled_rows(len(values), resamples, seed)
+    rows = resampled_rows(len(values), resamples, seed)
     return _percentiles(reduce(values[rows], axis=1), confidence)
 
 
@@ -63,10 +63,10 @@ def paired_difference_interval(
     """
     a, b = _pair(a, b)
     reduce = _statistic(statistic)
-    _check_resampling(resamples, confidence)
+    check_resampling(resamples, confidence)
     if len(a) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return _UNKNOWN
-    rows = _resampled_rows(len(a), resamples, seed)
+    rows = resampled_rows(len(a), resamples, seed)
     return _percentiles(reduce(a[rows], axis=1) - reduce(b[rows], axis=1), confidence)
 
 
@@ -82,12 +82,12 @@ def ratio_of_means_interval(
     InputError on a negative value.
     """
     a, b = _pair(a, b)
-    _check_resampling(resamples, confidence)
+    check_resampling(resamples, confidence)
     if (a < 0).any() or (b < 0).any():
         raise InputError("ratio_of_means_interval: values must not be negative, a ratio of means would change sign")
     if len(a) < 2 or not (np.isfinite(a).all() and np.isfinite(b).all()) or b.sum() == 0:
         return _UNKNOWN
-    rows = _resampled_rows(len(a), resamples, seed)
+    rows = resampled_rows(len(a), resamples, seed)
     above, below = a[rows].mean(axis=1), b[rows].mean(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = above / below
@@ -126,8 +126,45 @@ def simultaneous_confidence(confidence: float, intervals: int) -> float:
     return 1 - (1 - confidence) / intervals
 
 
-def _resampled_rows(n: int, resamples: int, seed: int) -> np.ndarray:
+def resampled_rows(n: int, resamples: int, seed) -> np.ndarray:
+    """The prompts that each resample draws with replacement; int64 [resamples, n]. `seed`: an int or a Generator."""
     return np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+
+
+def resampled_weights(n: int, resamples: int, seed) -> np.ndarray:
+    """The weight of each prompt in each resample, the draws of resampled_rows; float64 [resamples, n], rows sum to 1.
+
+    A mean over a resample is then weights @ values, and statistics of means need no copies of the values.
+    """
+    rows = resampled_rows(n, resamples, seed)
+    return np.stack([np.bincount(row, minlength=n) for row in rows]) / n
+
+
+def spread_interval(value, draws, confidence: float = 0.95):
+    """value -+ z standard deviations of its bootstrap `draws` (first axis): the normal bootstrap interval.
+
+    For statistics that grow with the noise in a mean of many dimensions, such as squared distances: a resample holds
+    about twice that noise, so the percentiles of its draws lie off the value, or miss it altogether. [O]
+
+    Args:
+      value: float or array [...]; draws: [resamples, ...].
+    Returns (lo, hi) like `value`; NaN where a draw is not finite or there are fewer than two.
+    """
+    _check_confidence(confidence)
+    draws = np.asarray(draws, np.float64)
+    if len(draws) < 2:
+        return (np.full_like(value, np.nan, np.float64)[()],) * 2
+    z = scipy.stats.norm.isf((1 - confidence) / 2)
+    with np.errstate(invalid="ignore"):
+        half = z * draws.std(axis=0, ddof=1)
+    return value - half, value + half
+
+
+def check_resampling(resamples: int, confidence: float) -> None:
+    """Raise InputError unless there is at least one resample and 0 < confidence < 1."""
+    _check_confidence(confidence)
+    if resamples < 1:
+        raise InputError(f"resamples must be at least 1, got {resamples}")
 
 
 def _percentiles(draws: np.ndarray, confidence: float) -> tuple[float, float]:
@@ -159,9 +196,3 @@ def _statistic(name: str):
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise InputError(f"confidence must lie between 0 and 1, got {confidence}")
-
-
-def _check_resampling(resamples: int, confidence: float) -> None:
-    _check_confidence(confidence)
-    if resamples < 1:
-        raise InputError(f"resamples must be at least 1, got {resamples}")
