@@ -37,7 +37,7 @@ def shares(words):
     ("abcd efg hi ?!.", True),
     ("abc efg hi ?!.", True),  # the same with ordinary punctuation
     ("abc efg hi \u201c\u2014\u2026", True),  # and with typographic marks
-    ("abc\nefg\thi one", True),  # any white space
+    ("ab\n\ncd\t\tef\n\ngh", True),  # any white space: 6 of 14 characters
     ("\u00fcbel \u0436\u0443\u043a se\u00f1or na\u00efve", True),  # letters of any alphabet
     ("abcd abcd efgh efgh", True),  # 2 distinct words of 4
     ("abcd abcd efgh efgh efgh", False),  # 2 of 5

@@ -63,11 +63,11 @@ def test_every_small_table_gives_an_interval_around_its_difference(n):
 
 @pytest.mark.parametrize("rates", [(0.2, 0.3, 0.1, 0.4), (0.05, 0.4, 0.05, 0.5), (0.45, 0.05, 0.05, 0.45)])
 def test_interval_covers_the_true_difference(rates):
-    # The exact probability, summed over all tables of 20 prompts.
+    # The exact probability, summed over all tables of 15 prompts.
     truth = rates[1] - rates[2]
-    chance = scipy.stats.multinomial(20, rates)
+    chance = scipy.stats.multinomial(15, rates)
     covered = 0.0
-    for table in tables(20):
+    for table in tables(15):
         lo, hi = paired.newcombe_interval(*table)
         covered += chance.pmf(table) * (lo <= truth <= hi)
     assert 0.93 <= covered < 1

@@ -96,8 +96,8 @@ def test_plain_flatters_where_nothing_separates_and_crossfitted_does_not():
 
 @pytest.mark.parametrize("width", [5, 80])
 def test_interval_is_as_wide_as_fresh_panels_scatter(width):
-    panels = [metric.separation(*gaussian(seed, 40, num_layers=2, width=width, apart=(0, 3, 3)), resamples=60)
-              for seed in range(60)]
+    panels = [metric.separation(*gaussian(seed, 40, num_layers=2, width=width, apart=(0, 3, 3)), resamples=50)
+              for seed in range(50)]
     for kind in ("plain", "crossfitted"):
         values, lo, hi = np.array([getattr(panel, kind)[:3] for panel in panels]).T
         assert ((lo < values) & (values < hi)).all()
@@ -113,6 +113,20 @@ def test_rotation_scale_and_shift_change_nothing():
         np.testing.assert_allclose(other.profile, one.profile, rtol=1e-8)
         np.testing.assert_allclose(other[:3], one[:3], rtol=1e-8)
         assert other.state == one.state
+
+
+def test_a_massive_dimension_common_to_all_changes_nothing():
+    safe, unsafe = (states.astype(np.float64) for states in gaussian(4, 20))
+    far = np.eye(6)[5] * 1e5
+    plain, moved = (metric.separation(safe + far * size, unsafe + far * size, resamples=20).plain for size in (0, 1))
+    np.testing.assert_allclose(moved[:3], plain[:3], rtol=1e-8)
+
+
+def test_resamples_keep_the_number_of_each_kind():
+    # Drawn from the pool, some of 1000 resamples would hold none of the four, and the interval would be unknown.
+    safe, unsafe = gaussian(10, 40)
+    found = metric.separation(safe[:4], unsafe)
+    assert np.isfinite([found.plain.lo, found.plain.hi, found.crossfitted.lo, found.crossfitted.hi]).all()
 
 
 def test_only_the_middle_states_count():

@@ -51,7 +51,7 @@ def break_budget(lo, hi, *, resamples: int = 1000, seed: int = 0, confidence: fl
     bootstrap over prompts, of order statistics: between a budget and infinity there is nothing to interpolate.
 
     Args:
-      lo, hi: float [N], each prompt's bracket, 0 <= lo < hi <= inf and lo finite.
+      lo, hi: float [N], each prompt's bracket, 0 <= lo < hi <= inf.
     Raises InputError on anything else.
     """
     stats.check_resampling(resamples, confidence)
@@ -110,7 +110,7 @@ def _brackets(lo, hi) -> tuple[np.ndarray, np.ndarray]:
     lo, hi = np.asarray(lo, np.float64), np.asarray(hi, np.float64)
     if lo.ndim != 1 or lo.shape != hi.shape:
         raise InputError(f"brackets: expected one lower and one upper end per prompt, got {lo.shape} and {hi.shape}")
-    bad = np.flatnonzero(~((lo >= 0) & (lo < hi) & np.isfinite(lo)))
+    bad = np.flatnonzero(~((lo >= 0) & (lo < hi)))
     if len(bad):
         raise InputError(f"brackets: prompt {bad[0]} has ({lo[bad[0]]:g}, {hi[bad[0]]:g}], expected "
                          "0 <= lo < hi, hi = inf where it never fell")
