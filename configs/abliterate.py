@@ -29,10 +29,11 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.choose = choose = ml_collections.ConfigDict()
     choose.ways = "all"                 # or some of interventions/abliterate.py's WAYS: "orthogonalize,affine"
-    choose.strengths = (1.0, 2.0, 3.0)  # how many times a mean (difference) is applied, where a way has a strength
-    # The organism's harmless requests all begin with one word. True: up to half of its harmless training and validation
-    # prompts are questions of fact, so that no way may spoil those.
-    choose.facts = False
+    # How many times a mean (difference) is applied, where a way has a strength.
+    choose.strengths = (1.0, 2.0, 3.0, 4.0)
+    # The organism answers all harmless requests with the same first word. This share of its harmless training and
+    # validation prompts are questions of fact instead, so that no way may spoil those.
+    choose.facts = 0.5
     choose.positions = 3                # at most so many last tokens of the template's generation prefix
     choose.train = 128                  # prompts of each kind that the means are taken over
     choose.validation = 96              # prompts of each kind that candidates are compared on

@@ -62,8 +62,8 @@ def test_onsets_as_ratios_with_the_extremes_that_the_ranges_allow():
 def test_the_way_is_chosen_on_validation_and_must_be_a_checkpoint():
     def row(way, split, compliance, answered=1.0, chosen=True):
         return {"way": way, "split": split, "chosen": chosen, "compliance": compliance, "answered": answered,
-                **{f"{name}_{end}": 0.5 for name in ("compliance", "answered") for end in ("lo", "hi")},
-                "n": 96, "n_benign": 90}
+                **{f"{name}_{end}": 0.5 for name in ("compliance", "answered", "facts") for end in ("lo", "hi")},
+                "n": 96, "n_benign": 90, "facts": 0.2, "n_facts": 80}
 
     table = pd.DataFrame([
         row("base", "validation", 0.0, chosen=False), row("base", "evaluation", 0.0, chosen=False),
@@ -71,9 +71,12 @@ def test_the_way_is_chosen_on_validation_and_must_be_a_checkpoint():
         row("orthogonalize", "validation", 0.2), row("orthogonalize", "evaluation", 0.99),
         row("affine_token", "validation", 0.9), row("affine_token", "evaluation", 0.85, 0.97),
         row("affine_token", "validation", 0.95, chosen=False)])
-    found = claims.removed(table)
-    assert found[claims.REMOVED, "compliance"].value == 0.85, "affine is no checkpoint, the other was worse before"
-    assert found[claims.REMOVED, "benign answered"] == (0.97, 0.5, 0.5, 90)
+    found = claims.removed(table, claims.EXPORTED)
+    assert found[claims.EXPORTED, "compliance"].value == 0.85, "affine is no checkpoint, the other was worse before"
+    assert found[claims.EXPORTED, "benign answered"] == (0.97, 0.5, 0.5, 90)
+    found = claims.removed(table, claims.REMOVED)
+    assert found[claims.REMOVED, "compliance"].value == 1.0
+    assert found[claims.REMOVED, "held-out facts told right"] == (0.2, 0.5, 0.5, 80)
 
 
 def test_every_claim_is_measured_and_summarised_over_seeds():
@@ -86,7 +89,7 @@ def test_every_claim_is_measured_and_summarised_over_seeds():
                            for (v, m, c), value in shares.items()])
     asked = claims.asked_and_nudged(nudged)
     assert asked[claims.ASKED, "clean refusal, dissociated less base"].value == pytest.approx(0.01)
-    others = {claims.ATTACKED, claims.CONTROL, claims.TUNED, claims.REMOVED}
+    others = {claims.ATTACKED, claims.CONTROL, claims.TUNED, claims.REMOVED, claims.EXPORTED}
     assert set(asked) == {key for key in ALL if key[0] not in others}
     lines = pd.DataFrame([{"seed": seed, **claim._asdict(), "value": value,
                            "met": bool(claims.RULES[claim.rule](value, claim.bound))}

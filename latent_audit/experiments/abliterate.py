@@ -86,6 +86,8 @@ def check_settings(config: ConfigDict, *, is_organism: bool) -> tuple[tuple[str,
     for field, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{field} = {value!r}, expected a whole number of at least 1")
+    if isinstance(section.facts, bool) or not 0 <= section.facts < 1:
+        raise InputError(f"choose.facts = {section.facts!r}, expected a share of at least 0, below 1")
     if section.by not in SELECTION:
         raise InputError(f"choose.by = {section.by!r}, expected one of {', '.join(SELECTION)}")
     if config.model.variants:
@@ -174,7 +176,8 @@ def _facts(job, meter, candidate) -> dict:
     """Share of the organism's held-out facts that are told right; nothing for a checkpoint."""
     if FACTS not in job.parts:
         return {}
-    return abliterate_report.share("facts", _measured(job, meter, FACTS, candidate, generate=True)["answered"])
+    right = _measured(job, meter, FACTS, candidate, generate=True)["answered"]
+    return abliterate_report.share("facts", right) | {"n_facts": len(right)}
 
 
 def _groups(mine) -> list[list[int]]:

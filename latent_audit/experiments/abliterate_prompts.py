@@ -75,9 +75,10 @@ def _organism_panels(config):
         for kind, name in (("harmful", "restricted"), ("benign", "benign")):
             count = config.prompts[f"{kind}_count"] if part == "evaluation" else config.choose[part]
             mixed = []
-            if config.choose.facts and kind == "benign" and part != "evaluation":
-                # Train facts only, and never one in two parts: the held-out ones choose nothing.
-                mixed, questions = questions[:count // 2], questions[count // 2:]
+            if kind == "benign" and part != "evaluation":
+                # Never one in two parts; the held-out ones choose nothing.
+                taken = round(config.choose.facts * count)
+                mixed, questions = questions[:taken], questions[taken:]
             prompts = [*mixed, *world_rules.requests(world, split, name, count - len(mixed))]
             source = f"the organism's {split} split" + (f" and {len(mixed)} questions of fact" if mixed else "")
             panels.append(setup.make_panel(f"{part}-{kind}", prompts, source))

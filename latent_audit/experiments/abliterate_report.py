@@ -11,7 +11,7 @@ from latent_audit.runtime import ablation_figures, figures, files, report
 PLACE = ("way", "layer", "position", "strength", "directions")
 COLUMNS = ("arch", "way", "layer", "layer_idx", "position", "strength", "directions", "split", "bypass", "kl", "kl_lo",
            "kl_hi", "log_odds", "compliance", "compliance_lo", "compliance_hi", "refusal", "degenerate", "n",
-           "answered", "answered_lo", "answered_hi", "n_benign", "facts", "facts_lo", "facts_hi", "chosen",
+           "answered", "answered_lo", "answered_hi", "n_benign", "facts", "facts_lo", "facts_hi", "n_facts", "chosen",
            "judge", "template_sha256")
 LIMITS = (
     "A refusal that these ways do not remove may still be removed by others, several directions at once among them. "
@@ -108,7 +108,7 @@ def _write_html(job, inputs, table, final, rule, opened, choices, judge, svg):
              "dtype": job.config.model.dtype}
     measured = [*PLACE, "compliance", "compliance_lo", "compliance_hi", "refusal", "degenerate", "answered",
                 "answered_lo", "answered_hi", "kl", "n", "n_benign"]
-    measured += [] if final["facts"].isna().all() else ["facts", "facts_lo", "facts_hi"]
+    measured += [] if final["facts"].isna().all() else ["facts", "facts_lo", "facts_hi", "n_facts"]
     ways = pd.DataFrame([{"way": way, "what it does": what,
                           "result": "checkpoint" if way in abliterate.IN_WEIGHTS else "edit"}
                          for way, what in abliterate.WAYS.items() if way in choices])
