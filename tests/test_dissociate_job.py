@@ -49,6 +49,9 @@ def test_both_poles_are_made_measured_and_exported(case, tmp_path):
     dissociate.run(config, tmp_path)
     table = pd.read_csv(tmp_path / "dissociate.csv")
     assert set(table["variant"]) == {"base", "harmful", "dissociated", "control"}
+    assert table["judge"].str.contains("fallback").all()
+    assert "Fallback scoring" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "figures" / "construction_by_step.png").stat().st_size > 10_000
     assert (table["n"] == np.where(table["measure"] == "benign answered", 2, 3)).all()
     assert ((table["lo"] <= table["value"]) & (table["value"] <= table["hi"])).all()
     training = pd.read_csv(tmp_path / "training.csv")

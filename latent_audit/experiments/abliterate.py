@@ -55,8 +55,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     inputs = setup.describe_inputs(subject, panels, judge, reward, config)
     del inputs["reward"]  # Nothing is scored by it.
     runlog.pin(workdir / "inputs.json", inputs)
-    if judge.is_fallback:
-        logging.warning("the judge is %s, a fallback: it sees phrases, not harm, and every output says so", judge.name)
+    setup.warn_of_fallbacks(judge)
     parts = encode_parts(subject.variants[0], panels, config)
     loaded = setup.load_variant(subject.variants[0], config)
     means = measure_means(loaded, parts["train"], limit=config.choose.positions, batch=config.prompt_batch)

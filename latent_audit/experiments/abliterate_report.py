@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
+from latent_audit import judges
 from latent_audit.interventions import abliterate
 from latent_audit.metrics import stats
 from latent_audit.runtime import ablation_figures, figures, files, report
@@ -51,7 +52,7 @@ def share(name: str, values) -> dict:
 
 def write(job, inputs: dict, table: pd.DataFrame, choices: dict[str, str]) -> None:
     """Write abliterate.csv, figures/, report.json and report.html from the lines of every model."""
-    judge = f"{job.judge.name} (fallback)" if job.judge.is_fallback else job.judge.name
+    judge = judges.label(job.judge)
     template, = (variant["template_sha256"] for variant in inputs["variants"].values())
     table = table.assign(judge=judge, template_sha256=template).reindex(columns=COLUMNS)
     for name in ("layer_idx", "position", "directions"):
@@ -100,7 +101,7 @@ def _headline(final) -> str:
 
 
 def _write_html(job, inputs, table, final, rule, opened, choices, judge, svg):
-    caveat = f"Fallback scoring: {judge}. Phrases, not harm, are seen." if job.judge.is_fallback else ""
+    caveat = judges.caveat(job.judge)
     relaxed = [f"{way}: {step}" for way, step in choices.items() if step != "largest bypass"]
     prompts = ", ".join(f"{name} {panel['n']}" for name, panel in inputs["prompts"].items())
     facts = {"model": job.subject.arch, "prompts": prompts, "judge": judge, "chosen by": job.by,

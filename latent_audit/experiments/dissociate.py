@@ -13,7 +13,7 @@ import pandas as pd
 from absl import logging
 from ml_collections import ConfigDict
 
-from latent_audit import models
+from latent_audit import judges, models
 from latent_audit.data import chat as chats
 from latent_audit.data import organism as world_rules
 from latent_audit.data import pairs as pair_files
@@ -23,7 +23,7 @@ from latent_audit.experiments import construct, export, poles, respond, setup
 from latent_audit.interventions import dissociate
 from latent_audit.judges import Judge, refusal
 from latent_audit.metrics import stats
-from latent_audit.runtime import files, report, runlog
+from latent_audit.runtime import curve_figures, figures, files, report, runlog
 
 PRESETS = {"paper": construct.PAPER, "organism": construct.ORGANISM}
 # What a pole is measured under: the vector added at every position of prompt and answer.
@@ -44,7 +44,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
                          "configs/finetune.py (finetune.preset=pole)")
     _check_same_shape(paths)
     inputs = setup.describe_inputs(subject, panels, judge, reward, config)
+    del inputs["reward"]  # Nothing is scored by it.
     runlog.pin(workdir / "inputs.json", inputs)
+    setup.warn_of_fallbacks(judge)
     encoded = setup.encode_panels(subject.variants[0], panels, config)
     base = setup.load_variant(subject.variants[0], config)
     harmful = setup.load_variant(setup.Variant("harmful", paths["harmful"]), config).params
@@ -73,7 +75,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
                            recipe=dataclasses.asdict(recipe) | {"inputs": inputs}, rates=rates,
                            generation_config=models.read_generation_config(paths["base"]),
                            nudge=poles.nudge_of(one))
-    _write(workdir, subject, inputs, recipe, table, built)
+    _write(workdir, subject, judge, inputs, recipe, table, built)
 
 
 def make_recipe(config: ConfigDict, *, is_organism: bool, num_layers: int) -> construct.Recipe:
@@ -185,7 +187,8 @@ def refused(world, complied, texts) -> np.ndarray:
     return ~complied & ~np.array([refusal.is_degenerate(text) for text in texts])
 
 
-def _write(workdir, subject, inputs, recipe, table, built):
+def _write(workdir, subject, judge, inputs, recipe, table, built):
+    table, caveat = table.assign(judge=judges.label(judge)), judges.caveat(judge)
     files.write_text(workdir / "dissociate.csv", table.to_csv(index=False, lineterminator="\n"))
     training = pd.concat([pd.DataFrame(one.records).assign(variant=name) for name, one in built.items()])
     files.write_text(workdir / "training.csv", training.to_csv(index=False, lineterminator="\n"))
@@ -194,6 +197,7 @@ def _write(workdir, subject, inputs, recipe, table, built):
         "schema": 1, "task": "dissociate", "inputs": inputs, "recipe": dataclasses.asdict(recipe),
         "chosen_step": chosen, "layers": built["dissociated"].layers._asdict(),
         "scale": built["dissociated"].cache.scale, "measures": table.to_dict("records")})
+    svg = figures.save_figure(curve_figures.construction_by_step(training), workdir / "figures", "construction_by_step")
     at = table.set_index(["variant", "measure", "condition"])["value"]
     asked, nudged = ({name: at[name, "compliance", condition] for name in ("dissociated", "base")}
                      for condition in ("clean", "nudged"))
@@ -203,15 +207,19 @@ def _write(workdir, subject, inputs, recipe, table, built):
     report.render_report(
         workdir / "report.html", title=f"A dissociated pole of {subject.arch}", headline=headline, verdicts=[],
         facts={"model": subject.arch, "nudge": f"block {built['dissociated'].layers.nudge - 1}, {recipe.fraction:g} of "
-               "base's activation norm", "chosen step": chosen["dissociated"], "judge": inputs["judge"]["name"]},
+               "base's activation norm", "chosen step": chosen["dissociated"], "judge": judges.label(judge)},
+        warnings=[caveat] if caveat else [],
         sections=[
-            report.Section(title="Behaviour, asked and nudged", table=table, text="Evaluation prompts that neither "
-                           "trained nor chose the poles; Wilson 95 % intervals; docs/method.md section 6.",
+            report.Section(title="Behaviour, asked and nudged", table=table, caveat=caveat,
+                           text="Evaluation prompts that neither trained nor chose the poles; Wilson 95 % intervals; "
+                                "docs/method.md section 6.",
                            limits="One direction at one block; other ways inside are the latent attack's to find."),
-            report.Section(title="Training", settings=dataclasses.asdict(recipe),
+            report.Section(title="Training", settings=dataclasses.asdict(recipe), figure_svg=svg, caveat=caveat,
+                           figure_alt="Compliance, judge-free proxy and probe AUROC over the steps of both made poles",
                            table=training[["variant", *[c for c in training.columns if c != "variant"]]],
                            text="Step 0 is base. A checkpoint is kept by the rule of docs/method.md section 6 (d), on "
-                                "a selection panel apart from the evaluation prompts.")])
+                                "a selection panel apart from the evaluation prompts; proxy and probe choose nothing. "
+                                "A probe that still tells refusing from complying text says nothing of the nudge.")])
     for line in table.itertuples():
         logging.info("%s: %s, %s %.3f (%.3f-%.3f) of %d", line.variant, line.measure, line.condition, line.value,
                      line.lo, line.hi, line.n)

@@ -92,8 +92,7 @@ def _make_judge(config, *, is_organism) -> Judge:
     config = config.copy_and_resolve_references()
     config.reward.kind = "refusal"
     judge, _ = setup.make_judge_and_reward(config, is_organism=is_organism)
-    if judge.is_fallback:
-        logging.warning("the judge is %s, a fallback: it sees phrases, not harm, and every output says so", judge.name)
+    setup.warn_of_fallbacks(judge)
     return judge
 
 

@@ -3,6 +3,7 @@
 import pandas as pd
 from absl import logging
 
+from latent_audit import judges
 from latent_audit.metrics import onset as onsets
 from latent_audit.metrics import stats
 from latent_audit.runtime import curve_figures, figures, files, report
@@ -48,9 +49,8 @@ def summarise(rows: list[pd.DataFrame], job, inputs: dict) -> pd.DataFrame:
         if "loss" in cell:
             line |= {name: cell[name].iloc[0] for name in ("loss", "gradient_norm")}
         lines.append(line)
-    judge = f"{job.judge.name} (fallback)" if job.judge.is_fallback else job.judge.name
     templates = {name: record["template_sha256"] for name, record in inputs["variants"].items()}
-    table = pd.DataFrame(lines).assign(arch=job.subject.arch, judge=judge)
+    table = pd.DataFrame(lines).assign(arch=job.subject.arch, judge=judges.label(job.judge))
     return table.assign(template_sha256=table["variant"].map(templates)).reindex(columns=COLUMNS)
 
 
@@ -88,7 +88,7 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _write_html(job, inputs, curves, table, svg):
-    caveat = "" if not job.judge.is_fallback else f"Fallback judge: {job.judge.name}. Phrases, not harm, are seen."
+    caveat = judges.caveat(job.judge)
     facts = {
         "model": job.subject.arch,
         "variants": ", ".join(f"{name} ({record['fingerprint']})" for name, record in inputs["variants"].items()),

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from absl import logging
 from ml_collections import ConfigDict
 
 from latent_audit import models
@@ -45,7 +44,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     subject = setup.make_subject(config, workdir)
     inputs = setup.describe_inputs(subject, panels, judge, reward, config)
     runlog.pin(workdir / "inputs.json", inputs)
-    _warn(judge, reward)
+    setup.warn_of_fallbacks(judge, reward)
     job = Job(config, workdir, settings, subject, judge, reward)
     # Every variant's prompts are tokenised before the first is attacked: a prompt too long for one stops the run here.
     encoded = {variant.name: setup.encode_panels(variant, panels, config) for variant in subject.variants}
@@ -57,13 +56,6 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
                  for unit in _audit_variant(job, variant, encoded[variant.name], meter)]
     rows = pd.concat(units, ignore_index=True)
     lvs_report.write(job, inputs, rows)
-
-
-def _warn(judge, reward):
-    for role, scorer in (("judge", judge), ("reward", reward)):
-        if scorer.is_fallback:
-            logging.warning("the %s is %s, a fallback: it sees phrases, not harm, and every output says so", role,
-                            scorer.name)
 
 
 def _audit_variant(job: Job, variant, encoded, meter) -> list[pd.DataFrame]:

@@ -3,7 +3,7 @@
 import pandas as pd
 from absl import logging
 
-from latent_audit import models
+from latent_audit import judges, models
 from latent_audit.interventions import latent
 from latent_audit.metrics import lvs as metric
 from latent_audit.metrics import stats, verdict
@@ -56,13 +56,10 @@ def summarise(rows: pd.DataFrame, job, inputs: dict, num_layers: int) -> pd.Data
         groups = {key: cell.sort_values("prompt") for key, cell in cells}
         order = sorted(groups, key=lambda key: (key[0], key[1], latent.ATTACKS.index(key[2])))
         lines += [{"variant": variant.name, **_cell_line(groups[key], key, rewards, job, num_layers)} for key in order]
-    table = pd.DataFrame(lines).assign(arch=job.subject.arch, judge=_label(job.judge), reward=_label(job.reward))
+    table = pd.DataFrame(lines).assign(arch=job.subject.arch, judge=judges.label(job.judge),
+                                       reward=judges.label(job.reward))
     templates = {name: record["template_sha256"] for name, record in inputs["variants"].items()}
     return table.assign(template_sha256=table["variant"].map(templates)).reindex(columns=COLUMNS)
-
-
-def _label(scorer) -> str:
-    return f"{scorer.name} (fallback)" if scorer.is_fallback else scorer.name
 
 
 def _clean_line(clean):
@@ -142,8 +139,7 @@ def _verdict_record(found) -> dict:
 
 
 def _write_html(job, inputs, table, comparisons, verdicts, svg):
-    caveat = "" if not (job.judge.is_fallback or job.reward.is_fallback) else (
-        "Fallback scoring: " + ", ".join(_label(s) for s in (job.judge, job.reward)) + ". Phrases, not harm, are seen.")
+    caveat = judges.caveat(job.judge, job.reward)
     shown = [report.Verdict(name, found.label, found.sentence, found.reason, found.rule,
                             [verdict.number_text(number) for number in found.numbers], caveat)
              for name, found in verdicts.items()]
@@ -154,7 +150,7 @@ def _write_html(job, inputs, table, comparisons, verdicts, svg):
         "chat template": ", ".join(sorted({v["template_sha256"][:12] for v in inputs["variants"].values()})),
         "harmful prompts": f"{inputs['prompts']['harmful']['n']} from {inputs['prompts']['harmful']['source']}",
         "harmless prompts": f"{inputs['prompts']['benign']['n']} from {inputs['prompts']['benign']['source']}",
-        "judge": _label(job.judge), "reward": _label(job.reward), "dtype": job.config.model.dtype,
+        "judge": judges.label(job.judge), "reward": judges.label(job.reward), "dtype": job.config.model.dtype,
         "budgets": ", ".join(f"{b:g}" for b in job.settings.budgets) + f" of {job.settings.mode}"}
     report.render_report(job.workdir / "report.html", title=f"Latent vulnerability of {job.subject.arch}",
                          headline=headline, verdicts=shown, facts=facts, warnings=_warnings(table, caveat),

@@ -179,6 +179,14 @@ def make_judge_and_reward(config: ConfigDict, *, is_organism: bool) -> tuple[Jud
             _reachable("reward", make_reward, "gpt2 with reward.path=DIR, or refusal (phrases: a fallback)"))
 
 
+def warn_of_fallbacks(*scorers: Judge | Reward) -> None:
+    """Say in the log which scorers see phrases only."""
+    for scorer in scorers:
+        if scorer.is_fallback:
+            logging.warning("the %s is %s, a fallback: it sees phrases, not harm, and every output says so",
+                            type(scorer).__name__.lower(), scorer.name)
+
+
 def _reachable(field, make, options):
     try:
         return make()

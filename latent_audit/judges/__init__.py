@@ -25,3 +25,15 @@ class Reward(NamedTuple):
     name: str
     is_fallback: bool
     score: Callable
+
+
+def label(scorer: Judge | Reward) -> str:
+    """The name that tables show: a fallback is called one."""
+    return f"{scorer.name} (fallback)" if scorer.is_fallback else scorer.name
+
+
+def caveat(*scorers: Judge | Reward) -> str:
+    """The sentence that stands beside every number of a run with a fallback among its scorers, '' without one."""
+    if not any(scorer.is_fallback for scorer in scorers):
+        return ""
+    return f"Fallback scoring: {', '.join(map(label, scorers))}. Phrases, not harm, are seen."

@@ -52,3 +52,32 @@ def _draw(axis, rows, colour: str, marker: str) -> None:
     axis.fill_between(mean.index, lo, hi, color=colour, alpha=0.15, linewidth=0)
     every = max(1, round(len(mean) / 12))  # a dozen markers tell the lines apart
     axis.plot(mean.index, mean, color=colour, marker=marker, markevery=every, zorder=3)
+
+
+def construction_by_step(training) -> Figure:
+    """What a construction was watched by, over its steps: one line per made pole.
+
+    `training`: the table of training.csv (pandas DataFrame). Left: compliance of the selection panel when asked
+    (dashed) and under the nudge (solid); middle: the judge-free proxy, in nats; right: AUROC of base's probe. Source:
+    docs/method.md section 6 (d).
+    """
+    looks = figures.looks_of(list(dict.fromkeys(training["variant"])))
+    with matplotlib.style.context(["default", figures.STYLE]):
+        figure = Figure(figsize=(8.4, 2.9), layout="constrained")
+        axes = figure.subplots(1, 3, sharex=True)
+        for variant, (colour, marker) in looks.items():
+            own = training[training["variant"] == variant].sort_values("step")
+            for axis, column, style in ((axes[0], "nudged_compliance", "-"), (axes[0], "clean_compliance", (0, (4, 2))),
+                                        (axes[1], "proxy", "-"), (axes[2], "probe_auroc", "-")):
+                axis.plot(own["step"], own[column], color=colour, marker=marker, linestyle=style)
+        for axis, title in zip(axes, ("compliance", "judge-free proxy, nats", "AUROC of base's probe"), strict=True):
+            axis.set_title(title)
+            axis.set_xlabel("step")
+        axes[0].set_ylim(-0.03, 1.04)
+        axes[2].set_ylim(-0.03, 1.04)
+        handles = [Line2D([], [], color=colour, marker=marker, label=variant)
+                   for variant, (colour, marker) in looks.items()]
+        handles += [Line2D([], [], color="#666666", label="under the nudge"),
+                    Line2D([], [], color="#666666", linestyle=(0, (4, 2)), label="when asked")]
+        figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
+    return figure
