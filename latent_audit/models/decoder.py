@@ -167,6 +167,23 @@ def scan_states(params, tokens, mask, *, cfg: ModelConfig, edit=None, collect: C
     return last, jax.tree.map(lambda a, rest: jnp.concatenate([a[None], rest]), first, collected)
 
 
+def state_at(params, tokens, mask, state, *, cfg: ModelConfig):
+    """Residual state `state` alone: runs the blocks below it and keeps nothing else.
+
+    Args:
+      tokens: int32 [B, T]; mask: bool [B, T], False on left padding; state: int scalar (traced) in [0, L].
+    Returns:
+      [B, T, D] in the parameters' dtype.
+    """
+    context = make_context(mask, cfg=cfg)
+
+    def step(index, x):
+        layer, numbers = take_layer(params, cfg, index)
+        return block(layer, numbers, x, context, cfg=cfg)
+
+    return jax.lax.fori_loop(0, state, step, embed(params, tokens, cfg=cfg))
+
+
 def forward(params, tokens, mask, *, cfg: ModelConfig, edit=None) -> ForwardOutput:
     """Logits and every residual state of a left-padded batch.
 
