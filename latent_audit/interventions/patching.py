@@ -1,0 +1,62 @@
+"""Activation patching: a model answers while one residual state of its prompt is another model's.
+
+docs/method.md section 4, arXiv 2606.08044. Give patch_edit to generate() as prompt_edit and no decode_edit: decode
+steps are not patched, they see the donor through the cache.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from latent_audit.errors import InputError
+from latent_audit.interventions import edits
+from latent_audit.models import decoder
+from latent_audit.models.config import ModelConfig
+
+# Scope -> which prompt columns are overwritten; arXiv 2606.08044.
+SCOPES = {"prompt": "every real prompt position", "decision": "the decision point only"}
+
+_state_at = jax.jit(decoder.state_at, static_argnames="cfg")
+
+
+def donor_states(params, tokens, mask, state, *, cfg: ModelConfig, batch: int) -> np.ndarray:
+    """One residual state of a donor at every prompt column, `batch` prompts at a time.
+
+    Args:
+      params: the donor's; tokens: int32 [N, P]; mask: bool [N, P], left-padded, as the patched model will read them.
+      state: int scalar (traced) in [0, L]; batch: rows of the compiled shape. A self-patch is the identity to the
+        last bit when it is also the batch that is generated with; another may round differently.
+    Returns:
+      [N, P, D] in the parameters' dtype, on the host; padding columns hold no meaning.
+    Raises:
+      InputError: no prompts, or a batch below 1.
+    """
+    N = len(tokens)
+    if not N or batch < 1:
+        raise InputError(f"donor states of {N} prompts in batches of {batch}, expected at least 1 of both")
+    tokens, mask, found = np.asarray(tokens), np.asarray(mask), []
+    for start in range(0, N, batch):
+        # A short last batch repeats its last row to meet the compiled shape.
+        rows = np.arange(start, start + batch).clip(max=N - 1)
+        found.append(np.asarray(_state_at(params, tokens[rows], mask[rows], state, cfg=cfg))[:N - start])
+    return np.concatenate(found)
+
+
+def patch_edit(state, donor, mask, scope: str) -> jax.tree_util.Partial:
+    """Edit of the prompt that overwrites residual state `state` by a donor's.
+
+    Args:
+      state: int scalar, or int [B] for another state in each row; donor: [B, P, D] of donor_states.
+      mask: bool [B, P], left-padded; scope: a key of SCOPES.
+    Raises:
+      InputError: an unknown scope, or a donor whose rows and columns are not those of the mask.
+    """
+    if scope not in SCOPES:
+        raise InputError(f"patching scope {scope!r}, expected one of {', '.join(SCOPES)}")
+    if donor.shape[:2] != mask.shape:
+        raise InputError(f"donor states of shape {donor.shape} for prompts of shape {mask.shape}, expected the same "
+                         "prompts with the same padding")
+    mask = jnp.asarray(mask)
+    # Both scopes have one shape, so that one compile serves both.
+    where = mask if scope == "prompt" else mask & (jnp.arange(mask.shape[1]) == mask.shape[1] - 1)
+    return edits.overwrite_at(state, donor, where)
