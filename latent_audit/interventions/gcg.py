@@ -1,0 +1,298 @@
+"""Greedy Coordinate Gradient: a discrete attack that changes words of the prompt instead of a residual state.
+
+A suffix of ordinary tokens stands behind the user's prompt, inside the user's turn. Each step ranks substitutes by the
+gradient with respect to the one-hot rows of the suffix, draws candidates that differ in one token, evaluates them all
+and moves to the best. arXiv 2307.15043, as used for comparison by arXiv 2606.08044; docs/method.md section 8.
+
+What stands before the suffix never changes during an attack: its keys and values are computed once (`prepare`).
+Where the suffix stands and which tokens it may hold is the business of interventions/gcg_text.py.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from latent_audit.interventions import latent
+from latent_audit.interventions.suffix import target_nll
+from latent_audit.models import decoder, generate, ops
+from latent_audit.models.config import ModelConfig
+
+# arXiv 2606.08044: steps, candidates per step, and how many substitutes per position they are drawn from.
+PAPER_STEPS = 500
+PAPER_CANDIDATES = 512
+PAPER_TOP_K = 256
+# Ours: how many candidates are drawn for each one evaluated, so that some may fail the tokenisation check.
+OVERSAMPLE = 4
+# Ours: sequences evaluated at once; bounds memory and changes no result.
+BATCH = 64
+
+
+class Surroundings(NamedTuple):
+    """All that an attack never changes; C = P + m - 1 columns of the prompt and the target but its last token.
+
+    keys, values: [L, B, S, K, H] of the S columns before the suffix; mask: bool [B, C]; behind: int32 [B, C - S - n],
+    the tokens after the n of the suffix; target: int32 [m].
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    mask: jax.Array
+    behind: jax.Array
+    target: jax.Array
+
+
+class Gradient(NamedTuple):
+    """nll: float32 [B]; on_target: bool [B]; gradient: float32 [B, n, V]; see token_gradient."""
+
+    nll: jax.Array
+    on_target: jax.Array
+    gradient: jax.Array
+
+
+class Proposal(NamedTuple):
+    """nll: float32 [B] and on_target: bool [B] of the current suffix; candidates: int32 [B, draws, n]."""
+
+    nll: jax.Array
+    on_target: jax.Array
+    candidates: jax.Array
+
+
+class Step(NamedTuple):
+    """suffix: int32 [B, n] after the move; nll: float32 [B] and on_target: bool [B] of the suffix before it."""
+
+    suffix: np.ndarray
+    nll: np.ndarray
+    on_target: np.ndarray
+
+
+class Attacked(NamedTuple):
+    """Result of an attack on B prompts.
+
+    suffix: int32 [B, n], the one that stopped the search or, where none did, the one of the lowest NLL seen;
+    last: int32 [B, n], where the search ended (the same where it stopped early).
+    nll_trace: float32 [steps + 1, B], mean over the target's tokens in nats: row 0 of the suffix at the start, row i
+    after i steps; a stopped prompt repeats its last value.
+    steps: int32 [B], steps taken; stopped: bool [B], whether every token of the target was the argmax.
+    """
+
+    suffix: np.ndarray
+    last: np.ndarray
+    nll_trace: np.ndarray
+    steps: np.ndarray
+    stopped: np.ndarray
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "first", "length"))
+def prepare(params, tokens, mask, target, *, cfg: ModelConfig, first: int, length: int) -> Surroundings:
+    """Run what stands before the suffix and set the rest apart.
+
+    Args:
+      tokens: int32 [B, P]; mask: bool [B, P], left-padded; target: int32 [m].
+      first, length: static; the suffix fills columns first .. first + length - 1 of every row, 1 <= first.
+    """
+    before = slice(None, first)
+    _, cache = generate.prefill(params, tokens[:, before], mask[:, before], cfg=cfg, room=0)
+    tokens, mask = latent.with_target(tokens, mask, target)
+    return Surroundings(cache.keys, cache.values, mask, tokens[:, first + length:], target)
+
+
+def token_gradient(params, around: Surroundings, suffix, *, cfg: ModelConfig) -> Gradient:
+    """NLL of the target and its gradient with respect to the one-hot rows of the suffix; arXiv 2307.15043.
+
+    The embedding is linear in a one-hot row, so its gradient is the embedding matrix (with Gemma's scale) times the
+    gradient at the embedding. No one-hot row is ever made. A tied head is not differentiated: it reads no suffix.
+
+    Args:
+      suffix: int32 [B, n].
+    Returns:
+      Gradient: nll, mean over the target's tokens in nats; on_target, whether every token of the target is the
+      argmax given those before it; gradient of each row's own NLL.
+    """
+
+    def loss(x):
+        nll, on_target = _read(params, around, x, cfg=cfg)
+        return nll.sum(), (nll, on_target)
+
+    embedded = decoder.embed(params, suffix, cfg=cfg)
+    (_, (nll, on_target)), slope = jax.value_and_grad(loss, has_aux=True)(embedded)
+    if cfg.scale_embedding:
+        slope = slope * jnp.asarray(np.sqrt(cfg.embed_dim), slope.dtype)
+    gradient = jnp.einsum("bnd,vd->bnv", slope, params["embed"], preferred_element_type=jnp.float32)
+    return Gradient(nll, on_target, gradient)
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "draws", "top_k"))
+def propose(params, around: Surroundings, suffix, allowed, keys, number, *, cfg: ModelConfig, draws: int,
+            top_k: int) -> Proposal:
+    """Draw candidates, each with one token of the suffix replaced.
+
+    Positions take turns, so that any first part of the draws is spread evenly over them, as in arXiv 2307.15043; the
+    substitute is uniform among the `top_k` allowed tokens with the most negative gradient, and may be the token that
+    is there.
+
+    Args:
+      suffix: int32 [B, n]; allowed: bool [V]; keys: PRNG keys [B] of prompt_keys; number: int scalar (traced), the
+        step, which is folded into the keys.
+      draws, top_k: static; top_k at most the number of allowed tokens.
+    """
+    nll, on_target, gradient = token_gradient(params, around, suffix, cfg=cfg)
+    _, best = jax.lax.top_k(jnp.where(allowed, -gradient, -jnp.inf), top_k)
+    position = jnp.arange(draws) % suffix.shape[1]
+
+    def draw(key, row, best):
+        rank = jax.random.randint(jax.random.fold_in(key, number), (draws,), 0, top_k)
+        return jnp.tile(row, (draws, 1)).at[jnp.arange(draws), position].set(best[position, rank])
+
+    return Proposal(nll, on_target, jax.vmap(draw)(keys, suffix, best))
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "batch"))
+def candidate_losses(params, around: Surroundings, candidates, wanted, *, cfg: ModelConfig, batch: int = BATCH):
+    """NLL of the target under every candidate.
+
+    Args:
+      candidates: int32 [B, N, n]; wanted: bool [B], rows that are False cost nothing and are infinite.
+      batch: static; candidates of one prompt that are evaluated at once.
+    Returns:
+      float32 [B, N].
+    """
+    B, N, n = candidates.shape
+    batch = min(batch, N)
+    padded = jnp.pad(candidates, [(0, 0), (0, -N % batch), (0, 0)], mode="edge")
+    chunks = padded.reshape(-1, batch, n)
+
+    def evaluate(row, chunk):
+        take = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=row, slice_size=1)
+        one = Surroundings(take(around.keys, axis=1), take(around.values, axis=1), take(around.mask),
+                           take(around.behind), around.target)
+        return _read(params, one, decoder.embed(params, chunk, cfg=cfg), cfg=cfg)[0]
+
+    def chunk_losses(numbered):
+        row, chunk = numbered
+        return jax.lax.cond(wanted[row], evaluate, lambda row, chunk: jnp.full(batch, jnp.inf), row, chunk)
+
+    rows = jnp.repeat(jnp.arange(B), chunks.shape[0] // B)
+    return jax.lax.map(chunk_losses, (rows, chunks)).reshape(B, -1)[:, :N]
+
+
+def step(params, around: Surroundings, suffix, allowed, keys, number, frozen, *, cfg: ModelConfig,
+         survives: Callable | None = None, candidates: int = PAPER_CANDIDATES, top_k: int = PAPER_TOP_K,
+         batch: int = BATCH) -> Step:
+    """One move of every prompt to its best candidate, even where that is worse than the current suffix.
+
+    A prompt that is frozen, or whose target is the argmax already, keeps its suffix. So does one of whose draws none
+    survives.
+
+    Args:
+      suffix: int32 [B, n]; allowed: bool [V]; keys: [B]; number: which step this is; frozen: bool [B].
+      survives: survives(row, ids int32 [N, n]) -> bool [N] says which candidates of prompt `row` are still the same
+        ids once they are decoded and tokenised again; None keeps all.
+      candidates: evaluated per prompt; top_k: substitutes per position they are drawn from, at most those allowed.
+    """
+    suffix = np.asarray(suffix)
+    proposal = propose(params, around, suffix, allowed, keys, number, cfg=cfg, draws=OVERSAMPLE * candidates,
+                       top_k=min(top_k, int(np.sum(allowed))))
+    nll, on_target, drawn = jax.tree.map(np.asarray, proposal)
+    stays = frozen | on_target
+    if stays.all():
+        return Step(suffix, nll, on_target)
+    kept = np.repeat(suffix[:, None], candidates, axis=1)
+    for row in np.flatnonzero(~stays):
+        kept[row] = _survivors(drawn[row], suffix[row], candidates, survives and functools.partial(survives, row))
+    best = np.argmin(candidate_losses(params, around, kept, ~stays, cfg=cfg, batch=batch), axis=1)
+    moved = kept[np.arange(len(kept)), best]
+    return Step(np.where(stays[:, None], suffix, moved), nll, on_target)
+
+
+def attack(params, tokens, mask, target, allowed, keys, *, cfg: ModelConfig, first: int, length: int,
+           survives: Callable | None = None, steps: int = PAPER_STEPS, candidates: int = PAPER_CANDIDATES,
+           top_k: int = PAPER_TOP_K, batch: int = BATCH,
+           progress: Callable[[int, np.ndarray, np.ndarray], None] | None = None) -> Attacked:
+    """Search a suffix for every prompt until its target is the argmax or the steps are used up.
+
+    Prompts do not mix, and draws depend on a prompt's own key: a result is the same in any batch, up to rounding.
+
+    Args:
+      tokens: int32 [B, P]; mask: bool [B, P], left-padded prompts that hold the suffix to start from in columns
+        first .. first + length - 1, the same in every row (gcg_text.place_suffix); target: int32 [m].
+      allowed: bool [V], gcg_text.allowed_tokens; keys: PRNG keys [B], prompt_keys.
+      survives, candidates, top_k: see step; batch: see candidate_losses.
+      progress: progress(steps made, NLL float32 [B], stopped bool [B]) before every step and at the end, or None.
+    """
+    tokens, mask = np.asarray(tokens), np.asarray(mask)
+    around = prepare(params, tokens, mask, jnp.asarray(target, jnp.int32), cfg=cfg, first=first, length=length)
+    last = tokens[:, first:first + length].astype(np.int32)
+    found, lowest = last, np.full(len(last), np.inf, np.float32)
+    stopped, taken = np.zeros(len(last), bool), np.zeros(len(last), np.int32)
+    trace = np.zeros((steps + 1, len(last)), np.float32)
+    for number in range(steps + 1):
+        # The round after the last step only reads the loss; frozen rows are not evaluated.
+        frozen = stopped if number < steps else np.ones_like(stopped)
+        after, nll, on_target = step(params, around, last, allowed, keys, number, frozen, cfg=cfg, survives=survives,
+                                     candidates=candidates, top_k=top_k, batch=batch)
+        nll = np.where(stopped, trace[number - 1], nll)
+        better = ~stopped & (on_target | (nll < lowest))
+        found, lowest = np.where(better[:, None], last, found), np.where(better, nll, lowest)
+        stopped = stopped | on_target
+        trace[number:] = nll
+        if progress is not None:
+            progress(number, nll, stopped)
+        if stopped.all() or number == steps:
+            break
+        last, taken = after, taken + ~stopped
+    return Attacked(found, last, trace, taken, stopped)
+
+
+def prompt_keys(key, prompt_ids):
+    """PRNG keys [B] that depend on the prompt only; prompt_ids: int32 or uint32 [B], as in latent.row_keys."""
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.asarray(prompt_ids))
+
+
+def _read(params, around: Surroundings, x, *, cfg):
+    """NLL float32 [R] and whether the target is the argmax bool [R], from the suffix's embeddings `x` [R, n, D].
+
+    `around` has R rows, or one row for all R.
+    """
+    R, target = x.shape[0], around.target
+    S = around.keys.shape[2]
+    context = decoder.make_context(around.mask, cfg=cfg)
+    cos, sin, distance = context.cos[:, :, S:], context.sin[:, :, S:], context.distance[:, S:]
+    behind = decoder.embed(params, around.behind, cfg=cfg)
+    x = jnp.concatenate([x, jnp.broadcast_to(behind, (R, *behind.shape[1:]))], axis=1)
+
+    def join(before, own):
+        return jnp.concatenate([jnp.broadcast_to(before, (R, *before.shape[1:])), own], axis=1)
+
+    def block(x, stacked):
+        layer, numbers, keys, values = stacked
+        turn = cos[numbers.rope], sin[numbers.rope]
+        normed = ops.rms_norm(x, layer["attention_norm"], eps=cfg.norm_eps, plus_one=cfg.norm_plus_one)
+        key, value = decoder.project_key_value(layer, normed, *turn, cfg=cfg)
+        query = decoder.project_query(layer, normed, *turn, cfg=cfg)
+        return decoder.finish_block(layer, x, query, join(keys, key), join(values, value), distance, numbers.window,
+                                    cfg=cfg), None
+
+    stacked = (params["blocks"], decoder.layer_numbers(cfg), around.keys, around.values)
+    x = jax.lax.scan(block, x, stacked)[0][:, -target.shape[0]:]
+    nll = target_nll(params, x, jnp.broadcast_to(target, x.shape[:2]), cfg=cfg)
+    on_target = (decoder.unembed(params, x, cfg=cfg).argmax(axis=-1) == target).all(axis=-1)
+    return nll, on_target
+
+
+def _survivors(drawn, current, count, survives):
+    """The first `count` draws that differ from the current suffix and survive, filled up by repeating the last."""
+    kept = np.zeros((0, len(current)), np.int32)
+    for start in range(0, len(drawn), count):
+        part = drawn[start:start + count]
+        part = part[(part != current).any(axis=1)]
+        if survives is not None and len(part):
+            part = part[np.asarray(survives(part))]
+        kept = np.concatenate([kept, part])[:count]
+        if len(kept) == count:
+            return kept
+    filler = kept[-1:] if len(kept) else current[None]
+    return np.concatenate([kept, np.repeat(filler, count - len(kept), axis=0)])
