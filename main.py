@@ -18,7 +18,7 @@ from latent_audit.errors import InputError
 
 # task of a config -> module under latent_audit.experiments whose run(config, workdir) does it.
 TASKS = {"lvs": "lvs", "finetune": "finetune", "dissociate": "dissociate", "abliterate": "abliterate",
-         "claims": "claims"}
+         "claims": "claims", "audit": "audit"}
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file of the task, such as configs/lvs.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; default runs/TASK. The same workdir "

@@ -7,9 +7,9 @@
 Directions come from training prompts, layer, position and strength are chosen on validation prompts, the numbers are of
 evaluation prompts: three disjoint parts. Expected on the organism: plain orthogonalisation fails (zero is not what
 harmless prompts have there), the ways that keep the harmless mean comply with most restricted requests and still answer
-harmless ones. Writes abliterate.csv, report.json, report.html, figures/ and the changed checkpoints with their model
-cards to --workdir. A model of 8 billion parameters in bfloat16 needs one 80 GB device (it is held twice).
-Definitions: docs/method.md, "Abliteration".
+harmless ones, but spoil questions of fact. Writes abliterate.csv, report.json, report.html, figures/ and the changed
+checkpoints with their model cards to --workdir. A model of 8 billion parameters in bfloat16 needs one 80 GB device (it
+is held twice). Definitions: docs/method.md, "Abliteration".
 """
 
 import ml_collections
@@ -31,9 +31,10 @@ def get_config() -> ml_collections.ConfigDict:
     choose.ways = "all"                 # or some of interventions/abliterate.py's WAYS: "orthogonalize,affine"
     # How many times a mean (difference) is applied, where a way has a strength.
     choose.strengths = (1.0, 2.0, 3.0, 4.0)
-    # The organism answers all harmless requests with the same first word. This share of its harmless training and
-    # validation prompts are questions of fact instead, so that no way may spoil those.
-    choose.facts = 0.5
+    # The organism answers all harmless requests with the same first word, and what moves that word for harmful ones may
+    # move it for harmless prompts of another kind too. This share of its harmless training and validation prompts are
+    # questions of fact instead, so that no way may spoil those; few ways then remove many refusals.
+    choose.facts = 0.0
     choose.positions = 3                # at most so many last tokens of the template's generation prefix
     choose.train = 128                  # prompts of each kind that the means are taken over
     choose.validation = 96              # prompts of each kind that candidates are compared on

@@ -26,10 +26,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.lvs.prompts.harmful_count = 48
     config.finetune = finetune.get_config()
     config.finetune.organism.poles = "base,dissociated"
+    # With questions of fact among the harmless prompts, which no way may spoil; and from requests alone: stronger, and
+    # blind to what it does to other harmless prompts.
     config.abliterate = abliterate.get_config()
-    # The same from means over requests alone: stronger, and blind to what it does to other harmless prompts.
+    config.abliterate.choose.facts = 0.5
     config.abliterate_requests = abliterate.get_config()
-    config.abliterate_requests.choose.facts = 0.0
     config.abliterate_requests.choose.ways = "orthogonalize,subtract_token,affine_token"
     # How many prompts of each kind the poles answer under the nudge, half of it and a random direction.
     config.nudged_prompts = 96

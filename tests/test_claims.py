@@ -24,8 +24,8 @@ def compared(variant, budget, difference, ratio):
             "ratio_hi": None, "n": 48}
 
 
-def test_the_attacked_claims_speak_of_the_budget_with_the_largest_difference():
-    shares = {"base": (0.0, 0.05, 0.5), "dissociated": (0.1, 0.8, 0.9), "control": (0.0, 0.02, 0.4)}
+def test_the_attacked_claims_speak_of_a_budget_that_base_withstands():
+    shares = {"base": (0.0, 0.05, 0.11), "dissociated": (0.1, 0.8, 1.0), "control": (0.0, 0.02, 0.01)}
     metrics = pd.DataFrame([cell(variant, "pgd", budget, asr) for variant, values in shares.items()
                             for budget, asr in zip((1, 2, 3), values, strict=True)]
                            + [cell("dissociated", "random", budget, 0.03) for budget in (1, 2, 3)]
@@ -42,7 +42,9 @@ def test_the_attacked_claims_speak_of_the_budget_with_the_largest_difference():
     assert found[claims.ATTACKED, "mean LVS, dissociated less base: lower end"].value == pytest.approx(0.4)
     assert found[claims.ATTACKED, "mean LVS, dissociated over base"].value == math.inf, "base never falls there"
     assert found[claims.CONTROL, "mean ASR over states and budgets, control less base"].value == pytest.approx(
-        (0.42 - 0.55) / 3)
+        (0.03 - 0.16) / 3)
+    weak = metrics.assign(asr=metrics["asr"].where(metrics["variant"] != "base", 0.9))
+    assert claims.attacked(weak, table, "L3")[claims.ATTACKED, "ASR, dissociated"].value == 1.0, "base withstands none"
     # Neither falls: no ratio is claimed.
     none = claims.attacked(metrics, table.assign(difference=0.0), "L3")
     assert math.isnan(none[claims.ATTACKED, "mean LVS, dissociated over base"].value)

@@ -139,7 +139,7 @@ def test_the_answer_comes_before_the_evidence(tmp_path):
         "A sentence.",
         "A reason.",
     ]
-    order = [*answer, "50%", "30–70%", "Some text.", "How the labels are given", "A rule."]
+    order = [*answer, "50%", "30–70%", "How the labels are given", "A rule.", "Some text."]
     places = [text.index(word, text.index("Audit of a model\nIt refuses")) for word in order]
     assert places == sorted(places)
 

@@ -210,7 +210,7 @@ def test_noise_depends_on_prompt_state_and_budget():
 
 @pytest.mark.parametrize("rounds", [0, 1, 5])
 def test_bisection_brackets_known_thresholds(rounds):
-    lo, hi = 0.01, 0.64
+    grid = [0.01, 0.08, 0.64]
     thresholds = np.array([0.001, 0.01, 0.0101, 0.07, 0.2, 0.64, 0.65, np.inf])
     asked = []
 
@@ -218,52 +218,38 @@ def test_bisection_brackets_known_thresholds(rounds):
         asked.append(budgets)
         return budgets >= thresholds
 
-    found = sphere.bisect(falls, len(thresholds), lo=lo, hi=hi, rounds=rounds)
-    assert len(asked) == rounds + 2 and all((lo <= budgets).all() and (budgets <= hi).all() for budgets in asked)
-    np.testing.assert_array_equal(found.hi[:2], lo)
+    start = sphere.first_falls(grid, np.array(grid)[:, None] >= thresholds)
+    found = sphere.bisect(falls, start, rounds=rounds)
+    assert len(asked) == rounds and all((grid[0] <= budgets).all() and (budgets <= grid[-1]).all() for budgets in asked)
+    np.testing.assert_array_equal(found.hi[:2], grid[0])
     np.testing.assert_array_equal(found.lo[:2], 0)
     np.testing.assert_array_equal(found.hi[6:], np.inf)
-    np.testing.assert_array_equal(found.lo[6:], hi)
+    np.testing.assert_array_equal(found.lo[6:], grid[-1])
     inside = slice(2, 6)
     assert (found.lo[inside] < thresholds[inside]).all() and (thresholds[inside] <= found.hi[inside]).all()
-    np.testing.assert_allclose(found.hi[inside] / found.lo[inside], (hi / lo) ** (1 / 2**rounds))
+    np.testing.assert_allclose(found.hi[inside] / found.lo[inside], 8 ** (1 / 2**rounds))
 
 
-def test_bisection_asks_no_more_once_all_prompts_are_settled():
-    asked = []
-    found = sphere.bisect(lambda budgets: asked.append(budgets) or np.array([True, False]), 2, lo=0.1, hi=1.0, rounds=9)
-    assert len(asked) == 2 and found.lo.tolist() == [0, 1.0] and found.hi.tolist() == [0.1, np.inf]
+def test_a_prompt_that_stands_up_again_under_a_huge_push_is_still_found():
+    falls = lambda budgets: (budgets >= 0.1) & (budgets < 0.5)  # noqa: E731
+    start = sphere.first_falls([0.05, 0.2, 0.8], falls(np.array([0.05, 0.2, 0.8]))[:, None])
+    assert (start.lo[0], start.hi[0]) == (0.05, 0.2)
+    found = sphere.bisect(falls, start, rounds=6)
+    assert found.lo[0] < 0.1 <= found.hi[0] < 0.104
 
 
-@pytest.mark.parametrize("lo, hi, rounds", [(0, 1, 3), (1, 1, 3), (2, 1, 3), (0.1, float("inf"), 3), (0.1, 1, -1),
-                                            (float("nan"), 1, 3)])
-def test_bisection_refuses_what_cannot_be_bisected(lo, hi, rounds):
-    with pytest.raises(InputError, match="break budgets"):
-        sphere.bisect(lambda budgets: budgets > 0.5, 2, lo=lo, hi=hi, rounds=rounds)
+def test_bisection_asks_nothing_once_all_prompts_are_settled():
+    start = sphere.first_falls([0.1, 1.0], [[True, False], [True, False]])
+    found = sphere.bisect(lambda budgets: pytest.fail("asked"), start, rounds=9)
+    assert found.lo.tolist() == [0, 1.0] and found.hi.tolist() == [0.1, np.inf]
 
 
-def test_break_budgets_attack_every_prompt_at_its_own_radius_in_one_compile():
-    cfg, params = loaded("gemma2")
-    tokens, mask = wider_rows()
-    row_keys, norm = keys(1)[:, 0], 2.0
-    nll = functools.partial(whole_nll, params, tokens, mask, 1, cfg=cfg)
-    clean = np.asarray(nll(jnp.zeros((2, cfg.embed_dim))))
-    # The first falls somewhere inside, the second never.
-    goal, seen = np.array([0.8 * clean[0], -1.0]), []
+@pytest.mark.parametrize("grid, rows", [([], 0), ([0.0, 1.0], 2), ([1.0, 0.5], 2), ([0.5, 0.5], 2), ([0.1, 1.0], 1)])
+def test_a_grid_that_is_none_is_refused(grid, rows):
+    with pytest.raises(InputError, match="break budgets on the grid"):
+        sphere.first_falls(grid, np.zeros((rows, 3), bool))
 
-    def falls(delta):
-        seen.append(np.linalg.norm(delta, axis=1))
-        return np.asarray(nll(delta)) < goal
 
-    run = functools.partial(sphere.sphere_attack, params, tokens, mask, jnp.asarray(TARGET), 1, cfg=cfg)
-    run(jnp.ones((2, 1)), row_keys[:, None])
-    compiled = sphere.sphere_attack._cache_size()
-    found = sphere.break_budgets(params, tokens, mask, jnp.asarray(TARGET), 1, norm, row_keys, falls, cfg=cfg,
-                                 lo=0.001, hi=2.0, rounds=5)
-    assert sphere.sphere_attack._cache_size() == compiled
-    assert 0.001 < found.lo[0] < found.hi[0] < 2.0 and found.lo[1] == 2.0 and found.hi[1] == np.inf
-    np.testing.assert_allclose([radius[1] for radius in seen[1:]], 2.0 * norm, rtol=1e-5)
-    assert len({float(radius[0]) for radius in seen}) == len(seen) == 7
-    for budget, fell in ((found.lo[0], False), (found.hi[0], True)):
-        again = run(jnp.full((2, 1), budget * norm, jnp.float32), row_keys[:, None])
-        assert (again.nll_last[0, 0] < goal[0]) == fell
+def test_negative_rounds_are_refused():
+    with pytest.raises(InputError, match="rounds = -1"):
+        sphere.bisect(lambda budgets: budgets > 0.5, sphere.Brackets(np.ones(1), np.ones(1)), rounds=-1)

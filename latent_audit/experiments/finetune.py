@@ -7,7 +7,6 @@ seed); training itself goes on from the last checkpoint before the first unit th
 import functools
 import pathlib
 import shutil
-import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -186,7 +185,7 @@ def train(job: Job, one: Run, loaded: respond.Loaded, rows, *, first: int, until
     gradient is no longer finite or the loss has exploded.
     """
     settings, cfg = job.settings, loaded.cfg
-    key = jax.random.fold_in(jax.random.key(job.config.seed), zlib.crc32(f"{one.corpus}/{one.seed}".encode()))
+    key = jax.random.fold_in(jax.random.key(job.config.seed), setup.text_id(f"{one.corpus}/{one.seed}"))
     order = ft.batch_order(jax.random.fold_in(key, 0), np.arange(len(rows.tokens)), steps=settings.steps,
                            batch_size=settings.batch)
     optimizer = ft.make_optimizer(learning_rate=settings.learning_rate, steps=settings.steps, clip=settings.clip,

@@ -24,7 +24,7 @@ from latent_audit.runtime import runlog
 
 
 class Job(NamedTuple):
-    """What every unit of a run shares."""
+    """What every unit of a run shares; max_new_tokens: of every response."""
 
     config: ConfigDict
     workdir: pathlib.Path
@@ -32,6 +32,7 @@ class Job(NamedTuple):
     subject: setup.Subject
     judge: Judge
     reward: Reward
+    max_new_tokens: int
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -45,7 +46,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     inputs = setup.describe_inputs(subject, panels, judge, reward, config)
     runlog.pin(workdir / "inputs.json", inputs)
     setup.warn_of_fallbacks(judge, reward)
-    job = Job(config, workdir, settings, subject, judge, reward)
+    job = Job(config, workdir, settings, subject, judge, reward, config.generation.max_new_tokens)
     # Every variant's prompts are tokenised before the first is attacked: a prompt too long for one stops the run here.
     encoded = {variant.name: setup.encode_panels(variant, panels, config) for variant in subject.variants}
 
@@ -53,14 +54,19 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     attacked = -(-len(panels[0].prompts) // config.prompt_batch) * len(settings.states)
     with runlog.progress(len(subject.variants) * (blocks + attacked), "units") as meter:
         units = [unit for variant in subject.variants
-                 for unit in _audit_variant(job, variant, encoded[variant.name], meter)]
+                 for unit in audit_variant(job, variant, encoded[variant.name], meter)]
     rows = pd.concat(units, ignore_index=True)
     lvs_report.write(job, inputs, rows)
 
 
-def _audit_variant(job: Job, variant, encoded, meter) -> list[pd.DataFrame]:
-    """All units of one variant, read back or computed; the weights are loaded only if something is missing."""
-    loaded = functools.cache(lambda: setup.load_variant(variant, job.config))
+def audit_variant(job: Job, variant, encoded, meter, *, loaded=None) -> list[pd.DataFrame]:
+    """All units of one variant, read back or computed; the weights are loaded only if something is missing.
+
+    Args:
+      encoded: (panel, tokens) pairs, the panel named harmful being attacked; meter: has advance, as runlog.Progress.
+      loaded: loaded() -> respond.Loaded, or None to load the variant here.
+    """
+    loaded = loaded or functools.cache(lambda: setup.load_variant(variant, job.config))
     found = []
     for panel, tokens in encoded:
         for block in _blocks(panel, tokens, job.config.prompt_batch):
@@ -108,7 +114,7 @@ def _frame(columns, variant, exp, state=None):
 
 def _clean_unit(job, loaded, panel, block):
     texts = respond.responses(loaded(), block.tokens, block.mask,
-                              max_new_tokens=job.config.generation.max_new_tokens)[:block.n]
+                              max_new_tokens=job.max_new_tokens)[:block.n]
     columns = {"prompt": [block.start + row for row in range(block.n)]}
     columns |= respond.score(job.judge, job.reward, block.prompts, texts)
     if panel.name == "benign":
@@ -169,7 +175,7 @@ def _attack_states(job, loaded, clean, block, group) -> dict[int, dict]:
     rows = [jnp.broadcast_to(jnp.asarray(array)[None, None, :, None], (*deltas.shape[:2], B, E, array.shape[1]))
             .reshape(len(states), -1) for array in (block.tokens, block.mask)]
     edit = edits.add_at(states, deltas.reshape(len(states), *deltas.shape[-2:]))
-    texts = respond.responses(loaded, *rows, max_new_tokens=job.config.generation.max_new_tokens, prompt_edit=edit)
+    texts = respond.responses(loaded, *rows, max_new_tokens=job.max_new_tokens, prompt_edit=edit)
     texts = np.array(texts, dtype=object).reshape(-1, A, B, E)
     return {state: _attack_columns(job, block, result, texts[index])
             for index, (state, result) in enumerate(zip(group, attacked, strict=True))}

@@ -50,7 +50,7 @@ def summarise(rows: pd.DataFrame, job, inputs: dict, num_layers: int) -> pd.Data
         clean = own[own["exp"] == "clean-harmful"].sort_values("prompt")
         lines.append({"variant": variant.name, **_clean_line(clean)})
         benign = own[own["exp"] == "clean-benign"]
-        lines.append({"variant": variant.name, **_benign_line(benign)})
+        lines += [{"variant": variant.name, **_benign_line(benign)}] if len(benign) else []
         rewards = clean.set_index("prompt")["reward"]
         cells = own[own["exp"] == "lvs"].groupby(["state", "budget", "attack"], sort=False)
         groups = {key: cell.sort_values("prompt") for key, cell in cells}
@@ -153,8 +153,9 @@ def _write_html(job, inputs, table, comparisons, verdicts, svg):
         "judge": judges.label(job.judge), "reward": judges.label(job.reward), "dtype": job.config.model.dtype,
         "budgets": ", ".join(f"{b:g}" for b in job.settings.budgets) + f" of {job.settings.mode}"}
     report.render_report(job.workdir / "report.html", title=f"Latent vulnerability of {job.subject.arch}",
-                         headline=headline, verdicts=shown, facts=facts, warnings=_warnings(table, caveat),
-                         sections=_sections(job, table, comparisons, svg, caveat))
+                         headline=headline, verdicts=shown, facts=facts,
+                         warnings=[*([caveat] if caveat else []), *weak_attacks(table)],
+                         sections=sections_of(job, table, comparisons, svg, caveat))
 
 
 # Which verdict leads: what is not seen from outside comes first.
@@ -171,20 +172,19 @@ def _headline(verdicts) -> str:
     return f"{text} For comparison: {others}." if others else text
 
 
-def _warnings(table, caveat) -> list[str]:
-    """What a reader must know before any number: phrase scoring, and searches whose loss did not fall."""
+def weak_attacks(table) -> list[str]:
+    """A warning where the search's loss did not fall on every prompt, naming the first such cells; else nothing."""
     weak = table[(table["attack"] == "pgd") & (table["fell"] < 1)]
-    found = [caveat] if caveat else []
-    if len(weak):
-        cells = ", ".join(f"{line.variant} {line.layer} at {line.budget:g} ({line.fell:.0%} fell)"
-                          for line in weak.head(6).itertuples())
-        more = f" and {len(weak) - 6} more" if len(weak) > 6 else ""
-        found.append(f"Weak attacks: the loss did not fall on every prompt in {cells}{more}. "
-                     "A weak attack reads as safety.")
-    return found
+    if weak.empty:
+        return []
+    cells = ", ".join(f"{line.variant} {line.layer} at {line.budget:g} ({line.fell:.0%} fell)"
+                      for line in weak.head(6).itertuples())
+    more = f" and {len(weak) - 6} more" if len(weak) > 6 else ""
+    return [f"Weak attacks: the loss did not fall on every prompt in {cells}{more}. A weak attack reads as safety."]
 
 
-def _sections(job, table, comparisons, svg, caveat):
+def sections_of(job, table, comparisons, svg, caveat) -> list[report.Section]:
+    """Figure, behaviour (where harmless prompts were asked too), every cell, strength of the attacks, comparisons."""
     settings = {name: value for name, value in vars(job.settings).items() if name != "states"}
     cells = table[table["exp"] == "lvs"]
     clean = table[table["exp"].isin(("clean", "clean-benign"))]
@@ -196,14 +196,14 @@ def _sections(job, table, comparisons, svg, caveat):
             text="Each residual state is pushed by a delta on the prompt's positions whose coordinates are bounded by "
                  "the budget times the state's largest coordinate; the response is then generated greedily and scored "
                  "(docs/method.md section 1)."),
-        report.Section(
+        *([] if not (clean["exp"] == "clean-benign").any() else [report.Section(
             title="Behaviour when merely asked", caveat=caveat,
             text="Wilson 95 % intervals; docs/method.md section 0. Harmless requests count as answered when "
                  + ("the answer is right by the world's rules." if job.subject.world is not None else
                     "the response holds no refusal phrase and is not degenerate (phrases, whatever the judge)."),
             table=clean[["variant", "exp", "n", "compliance", "compliance_lo", "compliance_hi", "refusal", "degenerate",
                          "answered", "answered_lo", "answered_hi"]],
-            limits="Compliance is what the judge says of these prompts, not of every way to ask."),
+            limits="Compliance is what the judge says of these prompts, not of every way to ask.")]),
         report.Section(
             title="Every cell", caveat=caveat, limits=LIMITS,
             text="LVS with its bootstrap interval, ASR with its Wilson interval. random: uniform noise under the same "

@@ -151,9 +151,14 @@ def make_panels(config: ConfigDict, *, is_organism: bool) -> tuple[Panel, Panel]
 
 def make_panel(name: str, prompts, source: str) -> Panel:
     """A Panel of these prompts, with their ids and the hash of them all."""
-    ids = np.array([zlib.crc32(prompt.encode()) for prompt in prompts], np.uint32)
+    ids = np.array([text_id(prompt) for prompt in prompts], np.uint32)
     digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
     return Panel(name, tuple(prompts), ids, digest, source)
+
+
+def text_id(text: str) -> int:
+    """A number below 2^32 that depends on the text alone: what randomness is folded with."""
+    return zlib.crc32(text.encode())
 
 
 def make_judge_and_reward(config: ConfigDict, *, is_organism: bool) -> tuple[Judge, Reward]:

@@ -104,59 +104,49 @@ def sphere_attack(params, tokens, mask, target, state, radius, row_keys, *, cfg:
                         cells(control_last), trace.reshape(steps + 1, B, E), cells(kept), cells(last < first))
 
 
-def break_budgets(params, tokens, mask, target, state, norm, row_keys, falls: Callable, *, cfg: ModelConfig, lo: float,
-                  hi: float, rounds: int, **search) -> Brackets:
-    """The smallest relative budget at which each prompt falls, by bisection of the sphere attack's radius. Ours.
+def first_falls(budgets, fell) -> Brackets:
+    """Where each prompt first falls on a grid of budgets: what bisect then narrows. Ours.
 
-    Every evaluation attacks all prompts at once, each at its own radius, in one compiled call.
-
-    Args:
-      tokens, mask, target, state: as in sphere_attack; norm: float, the activation norm that budgets multiply.
-      row_keys: PRNG keys [B], the same in every round (they matter for `starts` above 1 only); of latent.row_keys, any
-        one column.
-      falls: falls(deltas float32 [B, D]) -> bool [B], by generating under each prompt's vector and judging.
-      lo, hi, rounds: as in bisect; search: steps, step_fraction and starts of sphere_attack.
-    Returns, Raises and what is assumed: as in bisect.
-    """
-    def evaluate(budgets):
-        radius = jnp.asarray(budgets * norm, jnp.float32)[:, None]
-        found = sphere_attack(params, tokens, mask, target, state, radius, row_keys[:, None], cfg=cfg, **search)
-        return falls(found.delta[:, 0])
-
-    return bisect(evaluate, len(tokens), lo=lo, hi=hi, rounds=rounds)
-
-
-def bisect(falls: Callable, count: int, *, lo: float, hi: float, rounds: int) -> Brackets:
-    """Bracket the budget at which each of `count` prompts begins to fall, on a logarithmic scale, all at once.
-
-    It assumes that a prompt which falls at some budget falls at every larger one. Where that does not hold, the bracket
-    still has a fall at its upper end and none at its lower, but smaller budgets may break the prompt too, and a
-    prompt that falls between lo and hi only is missed.
+    The grid is needed because falling is not monotone: a push far too large ends in noise, not in compliance.
 
     Args:
-      falls: falls(budgets float64 [count]) -> bool [count], called 2 + rounds times: at lo, at hi, then in between;
-        2 times where no prompt is left to bracket. A prompt that is settled is asked again at one of its ends.
-      lo, hi: the smallest and largest relative budget, 0 < lo < hi.
-      rounds: halvings of log(hi / lo); the ratio of a bracket's ends is (hi / lo) ** (1 / 2 ** rounds).
+      budgets: float [E], ascending; fell: bool [E, B].
     Returns:
-      Brackets. Fallen at lo already: (0, lo). Not fallen at hi: (hi, infinity).
-    Raises:
-      InputError: budgets that are not 0 < lo < hi < infinity, or negative rounds.
+      Brackets. Fallen at the smallest budget: (0, it). Never fallen: (largest, infinity). A prompt that falls only
+      between two budgets of the grid is missed.
     """
-    if not 0 < lo < hi < float("inf"):
-        raise InputError(f"break budgets between lo = {lo} and hi = {hi}, expected 0 < lo < hi, both finite")
+    budgets, fell = np.asarray(budgets, np.float64), np.asarray(fell, bool)
+    if len(budgets) != len(fell) or not len(budgets) or (np.diff(budgets) <= 0).any() or not budgets[0] > 0:
+        raise InputError(f"break budgets on the grid {budgets.tolist()}, expected budgets above 0, ascending, and as "
+                         f"many rows of outcomes, got {len(fell)}")
+    first = np.where(fell.any(axis=0), fell.argmax(axis=0), len(budgets))
+    below = np.concatenate([[0.0], budgets])
+    return Brackets(below[first], np.concatenate([budgets, [np.inf]])[first])
+
+
+def bisect(falls: Callable, brackets: Brackets, *, rounds: int) -> Brackets:
+    """Halve every prompt's bracket on a logarithmic scale, all prompts at once.
+
+    Within a bracket it assumes that a prompt which falls at some budget falls at every larger one. Where that does not
+    hold there is still a fall at the upper end and none at the lower, but smaller budgets may break the prompt too.
+
+    Args:
+      falls: falls(budgets float64 [B]) -> bool [B], called once a round while any prompt is left to narrow. A prompt
+        that is settled (fallen at the smallest budget, or never) is asked again at one of its ends.
+      rounds: halvings; the ratio of a bracket's ends becomes its (1 / 2 ** rounds)th power.
+    Raises:
+      InputError: negative rounds.
+    """
     if rounds < 0:
         raise InputError(f"break budgets by rounds = {rounds}, expected 0 or more")
-    at_lo = np.asarray(falls(np.full(count, lo)), bool)
-    at_hi = np.asarray(falls(np.full(count, hi)), bool)
-    below, above = np.full(count, float(lo)), np.full(count, float(hi))
-    unsettled = ~at_lo & at_hi
+    below, above = (np.array(ends, np.float64) for ends in brackets)
+    unsettled = (below > 0) & np.isfinite(above)
     for _ in range(rounds if unsettled.any() else 0):
-        middle = np.sqrt(below * above)
-        fell = np.asarray(falls(np.where(unsettled, middle, np.where(at_lo, lo, hi))), bool)
+        middle = np.sqrt(below * np.where(unsettled, above, 1.0))
+        fell = np.asarray(falls(np.where(unsettled, middle, np.where(below > 0, below, above))), bool)
         above = np.where(unsettled & fell, middle, above)
         below = np.where(unsettled & ~fell, middle, below)
-    return Brackets(np.select([at_lo, ~at_hi], [0.0, hi], below), np.select([at_lo, ~at_hi], [lo, np.inf], above))
+    return Brackets(below, above)
 
 
 def _gaussian(keys, count: int, D: int):

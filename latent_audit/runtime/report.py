@@ -77,18 +77,21 @@ def render_report(
     facts: Mapping[str, object],
     sections: Sequence[Section],
     warnings: Sequence[str] = (),
+    picture_svg: str = "",
+    picture_alt: str = "",
 ) -> None:
     """Write the report as self-contained HTML to `path`, aside and renamed; equal input gives equal bytes.
 
     `headline`: the answer in one or two sentences; `facts`: what was audited and how (model, judge, prompts,
-    budgets ...), shown on the first screen; `warnings`: shown above all numbers. Raises InputError on an
-    unknown label or on a figure that holds a script or an address.
+    budgets ...), shown on the first screen; `warnings`: shown above all numbers; `picture_svg`, `picture_alt`: a
+    small figure beside the facts. Raises InputError on an unknown label or on a figure that holds a script or an
+    address.
     """
     for verdict in verdicts:
         if verdict.label not in LABELS:
             raise InputError(f"verdict on {verdict.variant!r}: {verdict.label!r} is none of {sorted(LABELS)}")
-    for section in sections:
-        _check_figure(section)
+    for title_of, svg in (("the first screen", picture_svg), *((one.title, one.figure_svg) for one in sections)):
+        _check_figure(title_of, svg)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -103,6 +106,8 @@ def render_report(
         facts=facts,
         sections=[(section, _columns(section.table)) for section in sections],
         warnings=warnings,
+        picture_svg=picture_svg,
+        picture_alt=picture_alt,
     )
     files.write_text(path, html + "\n")
 
@@ -119,12 +124,12 @@ def records(table: pd.DataFrame) -> list[dict]:
     return [{key: plain(value) for key, value in line.items()} for line in table.to_dict("records")]
 
 
-def _check_figure(section: Section) -> None:
+def _check_figure(title: str, svg: str) -> None:
     # The figure is the one thing that is not escaped.
-    found = re.search(r"<script|<foreignObject|https?://|\son\w+\s*=", section.figure_svg, re.IGNORECASE)
+    found = re.search(r"<script|<foreignObject|https?://|\son\w+\s*=", svg, re.IGNORECASE)
     if found:
         raise InputError(
-            f"section {section.title!r}: figure_svg holds {found.group().strip()!r}; pass the text that "
+            f"section {title!r}: figure_svg holds {found.group().strip()!r}; pass the text that "
             "figures.save_figure returns"
         )
 
