@@ -4,7 +4,6 @@ A config names its task; main reads the flags, prepares the working directory an
 Exit status: 0 success, 2 bad input (one message on stderr), 1 internal failure.
 """
 
-import importlib
 import logging as python_logging
 import os
 import pathlib
@@ -15,13 +14,10 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from latent_audit.errors import InputError
-
-# task of a config -> module under latent_audit.experiments whose run(config, workdir) does it.
-TASKS = {"lvs": "lvs", "finetune": "finetune", "dissociate": "dissociate", "abliterate": "abliterate",
-         "claims": "claims", "audit": "audit"}
+from latent_audit.experiments import tasks
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file of the task, such as configs/lvs.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; default runs/TASK. The same workdir "
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; default runs/NAME. The same workdir "
                                "and config resume.")
 
 
@@ -37,8 +33,7 @@ def read_flags(argv):
         raise InputError(f"unexpected argument {rest[1]!r}; fields are set as --config.FIELD=VALUE")
     if config is None:
         raise InputError("give --config=configs/lvs.py, or another file of configs/")
-    if task not in TASKS:
-        raise InputError(f"task = {task!r} in the config, expected one of {', '.join(TASKS)}")
+    tasks.check(task)
     return config
 
 
@@ -70,14 +65,14 @@ def main(argv) -> int:
     start_logging()
     try:
         config = read_flags(argv)
-        workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / config.task)
+        workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / config.get("name", config.task))
         logging.info("latent_audit: task %s, workdir %s", config.task, workdir)
         from latent_audit.runtime import runlog
 
         workdir = runlog.prepare_workdir(workdir, config.to_dict())
         with runlog.lock(workdir):
             start_jax(workdir, config.model.dtype)
-            importlib.import_module(f"latent_audit.experiments.{TASKS[config.task]}").run(config, workdir)
+            tasks.run(config, workdir)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,20 @@
+"""The adaptive L2 attack at one layer: success by budget with its random control, and the break budget.
+
+    python main.py --config=configs/l2.py                                    the embedded organism, 4 minutes on 2 cores
+    python main.py --config=configs/l2.py --config.model.path=DIR_OR_HUB_ID
+
+One experiment of configs/audit.py, whose fields these are. Expected on the organism: at the nudge fraction the
+dissociated pole falls on every prompt, base on a few, random directions on none. Writes audit.csv, report.json,
+report.html and figures/ to --workdir. Definitions: docs/method.md section 2.
+"""
+
+import ml_collections
+
+from configs import audit
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = audit.get_config()
+    config.name = "l2"
+    config.experiments = "l2"
+    return config

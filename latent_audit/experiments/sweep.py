@@ -1,0 +1,110 @@
+"""An ablation: one task at several settings of its own fields, each point in its own workdir, one combined table."""
+
+import ast
+import difflib
+import itertools
+import pathlib
+
+import pandas as pd
+from absl import logging
+from ml_collections import ConfigDict
+
+from latent_audit.errors import InputError
+from latent_audit.experiments import tasks
+from latent_audit.runtime import figures, files, report, runlog, sweep_figures
+
+MODES = ("grid", "list")
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Run every point and write sweep.csv, report.json, report.html and figures/ to `workdir`."""
+    fields = parse_fields(config.fields, config.base)
+    if config.base.task not in tasks.TABLES:
+        raise InputError(f"a sweep over task {config.base.task!r}, expected one of {', '.join(tasks.TABLES)}")
+    points = make_points(fields, config.mode)
+    tables = []
+    with runlog.progress(len(points), "points") as meter:
+        for point in points:
+            name = "_".join(f"{field.rpartition('.')[2]}={_label(value)}" for field, value in point.items())
+            logging.info("point %s", name)
+            own = configure(config.base, point, workdir)
+            directory = tasks.run_in(own, workdir / "points" / name)
+            table = pd.read_csv(directory / tasks.TABLES[config.base.task])
+            tables.append(table.assign(**{field: [_label(value)] * len(table) for field, value in point.items()}))
+            meter.advance(name)
+    _write(config, workdir, fields, pd.concat(tables, ignore_index=True))
+
+
+def parse_fields(text: str, base: ConfigDict) -> dict[str, list]:
+    """Field -> values; InputError for what is no dict of lists, an empty list, or a field that base does not have."""
+    try:
+        fields = ast.literal_eval(text)
+    except (ValueError, SyntaxError) as error:
+        raise InputError(f"fields = {text!r} is no Python dict ({error}), expected such as "
+                         "\"{'attack.steps': [5, 10]}\"") from error
+    known = [*runlog.flatten(base.to_dict())]
+    if not isinstance(fields, dict) or not fields:
+        raise InputError(f"fields = {text!r}, expected field -> list of values")
+    for field, values in fields.items():
+        if field not in known:
+            near = difflib.get_close_matches(str(field), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"fields names {field!r}, which {base.task} does not have{hint}")
+        if not isinstance(values, list | tuple) or not values:
+            raise InputError(f"fields: {field} = {values!r}, expected a list of at least one value")
+    return {field: list(values) for field, values in fields.items()}
+
+
+def make_points(fields: dict[str, list], mode: str) -> list[dict]:
+    """Every combination (grid), or the n-th values of all fields together (list, InputError if lengths differ)."""
+    if mode not in MODES:
+        raise InputError(f"mode = {mode!r}, expected one of {', '.join(MODES)}")
+    if mode == "list" and len({len(values) for values in fields.values()}) > 1:
+        lengths = ", ".join(f"{field} {len(values)}" for field, values in fields.items())
+        raise InputError(f"mode = 'list' needs as many values of every field, got {lengths}")
+    rows = zip(*fields.values(), strict=True) if mode == "list" else itertools.product(*fields.values())
+    return [dict(zip(fields, row, strict=True)) for row in rows]
+
+
+def configure(base: ConfigDict, point: dict, workdir: pathlib.Path) -> ConfigDict:
+    """The config of one point; points share one organism unless a field of the organism is swept."""
+    own = base.copy_and_resolve_references()
+    if not own.model.path and not own.organism.directory and not any(f.startswith("organism.") for f in point):
+        own.organism.directory = str(workdir / "organism")
+    for field, value in point.items():
+        try:
+            own.update_from_flattened_dict({field: tuple(value) if isinstance(value, list) else value})
+        except (TypeError, ValueError) as error:
+            raise InputError(f"fields: {field} = {value!r}: {error}") from error
+    return own
+
+
+def _label(value) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _write(config, workdir, fields, table):
+    files.write_text(workdir / "sweep.csv", table.to_csv(index=False, lineterminator="\n"))
+    try:
+        rows = table.query(config.where) if config.where else table
+    except Exception as error:  # A query is a small program of the user's.
+        raise InputError(f"where = {config.where!r} cannot be applied to {tasks.TABLES[config.base.task]}: "
+                         f"{error}") from error
+    if config.plot not in rows or rows.empty:
+        raise InputError(f"plot = {config.plot!r} with where = {config.where!r} selects nothing; columns are "
+                         f"{', '.join(map(str, table.columns))}")
+    grouped = [*fields, *(["variant"] if "variant" in rows else [])]
+    shown = rows.groupby(grouped, sort=False)[config.plot].agg(["mean", "min", "max", "count"]).reset_index()
+    svg = figures.save_figure(sweep_figures.by_field(shown, fields=list(fields), measure=config.plot),
+                              workdir / "figures", "sweep")
+    files.write_json(workdir / "report.json", {"schema": 1, "task": "sweep", "fields": fields, "plot": config.plot,
+                                               "where": config.where, "points": report.records(shown)})
+    report.render_report(
+        workdir / "report.html", title=f"Sweep of {config.base.task} over {', '.join(fields)}",
+        headline=f"{config.plot} by {', '.join(fields)}: mean, least and most of the rows where {config.where}.",
+        verdicts=[], facts={"task": config.base.task, "points": len(shown[list(fields)].drop_duplicates())},
+        sections=[report.Section(
+            title="Points", table=shown, figure_svg=svg, figure_alt=f"{config.plot} against {next(iter(fields))}",
+            text="Every point is a whole run with its own report under points/; the table of all rows is sweep.csv.",
+            limits="The band runs from the least to the most over the selected rows; it is no interval.")])
+    logging.info("sweep\n%s", shown.to_string(index=False, float_format="{:.3f}".format))

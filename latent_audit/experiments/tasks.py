@@ -1,0 +1,30 @@
+"""Task of a config -> the module whose run(config, workdir) does it, imported only when asked for."""
+
+import importlib
+import pathlib
+
+from latent_audit.errors import InputError
+from latent_audit.runtime import runlog
+
+TASKS = ("lvs", "finetune", "dissociate", "abliterate", "claims", "audit", "sweep", "survey")
+# The table that each task writes, for tasks that combine the results of others.
+TABLES = {"lvs": "metrics.csv", "finetune": "curves.csv", "dissociate": "dissociate.csv",
+          "abliterate": "abliterate.csv", "audit": "audit.csv"}
+
+
+def check(task) -> None:
+    """InputError for a task that there is not."""
+    if task not in TASKS:
+        raise InputError(f"task = {task!r} in the config, expected one of {', '.join(TASKS)}")
+
+
+def run(config, workdir: pathlib.Path) -> None:
+    """Do a config's task in a workdir that is prepared already."""
+    importlib.import_module(f"latent_audit.experiments.{config.task}").run(config, workdir)
+
+
+def run_in(config, workdir: pathlib.Path) -> pathlib.Path:
+    """Prepare `workdir` (or take it up, if it holds the same config) and do the task there; returns the workdir."""
+    workdir = runlog.prepare_workdir(workdir, config.to_dict())
+    run(config, workdir)
+    return workdir
