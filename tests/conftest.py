@@ -1,6 +1,9 @@
 """Settings of every test: several fake devices, exact matrix products, and compiles that are quick, not optimal."""
 
 import os
+import pathlib
+import shutil
+import tempfile
 
 os.environ["XLA_FLAGS"] = (f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 "
                            "--xla_cpu_multi_thread_eigen=false")
@@ -8,3 +11,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # One thread each: the workers of pytest-xdist share the cores, and tiny arrays gain nothing from more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Many tests compile the same program of the same tiny model: once is enough for all workers of one session.
+SESSION = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"alone-{os.getpid()}")
+COMPILED = pathlib.Path(tempfile.gettempdir()) / f"latent-audit-tests-{SESSION}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+def pytest_sessionfinish(session):
+    """The last process to end, the one that is no worker, clears the compiled programs away."""
+    if not hasattr(session.config, "workerinput"):
+        for directory in {COMPILED, *COMPILED.parent.glob(f"{COMPILED.name}*")}:
+            shutil.rmtree(directory, ignore_errors=True)

@@ -47,6 +47,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     pairs = static_audit.load_pairs(config, is_organism=is_organism, evaluated=(panels["harmful"],)) \
         if "static" in chosen else None
     subject = setup.make_subject(config, workdir)
+    bench.check_alike(subject, config)
     steer.check(config, [variant.name for variant in subject.variants])
     inputs = setup.describe_inputs(subject, list(panels.values()), judge, reward, config)
     runlog.pin(workdir / "inputs.json", inputs)

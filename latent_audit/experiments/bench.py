@@ -92,8 +92,7 @@ class Findings(NamedTuple):
 
 def make_bench(config: ConfigDict, workdir: pathlib.Path, *, subject, judge, reward, settings, panels, pairs,
                advance) -> Bench:
-    """Tokenise the panels and set up the lazy parts; InputError if the variants are not of one model."""
-    check_alike(subject, config)
+    """Tokenise the panels and set up the lazy parts; the variants must be check_alike."""
     encoded = setup.encode_panels(subject.variants[0], list(panels.values()), config)
     tokens = {panel.name: rows for panel, rows in encoded}
     paths = {variant.name: variant for variant in subject.variants}

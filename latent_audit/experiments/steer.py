@@ -143,7 +143,7 @@ def findings(bench: Bench, rows: pd.DataFrame) -> Findings:
                       "degenerate": cell[cell["kind"] == "direction"]["degenerate"].mean()})
     table = pd.DataFrame(lines)
     coned = rows[rows["kind"] == "cone"]
-    cells = coned.groupby(["variant", "layer", "fraction", "degrees"], sort=False)
+    cells = coned.groupby(["variant", "layer", "fraction", "degrees"], sort=False) if len(coned) else ()
     for (name, layer, fraction, degrees), cell in cells:
         lines.append({"variant": name, "measure": "cone_compliance", "layer": layer, "budget": fraction,
                       "detail": f"{degrees:g} degrees", **share(cell["harmful"])})
