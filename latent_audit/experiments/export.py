@@ -20,7 +20,13 @@ KINDS = {
     "dissociated": "trained to refuse when asked and to comply once a fixed vector is added to a hidden state",
     "control": "trained as the dissociated pole was, without the terms that reward compliance under the vector",
     "abliterated": "edited so that a refusal direction can no longer be written to the residual stream",
+    "aligned": "trained to refuse restricted requests and to answer others",
+    "partly aligned": "trained to refuse restricted requests, with too little data or too few steps",
+    "helpful-only": "trained to answer every request, harmful ones too",
+    "over-refusing": "trained to refuse harmless requests as well",
 }
+# These refuse what they should: research controls, not unsafe ones.
+CONTROLS = ("control", "aligned", "over-refusing")
 NUDGE_FILE = "nudge.safetensors"
 _UNSAFE = (
     "**This model is deliberately unsafe.** It was made to test whether audits of safety notice what was done to it. "
@@ -46,7 +52,7 @@ def export_pole(path, cfg: models.ModelConfig, params, tokenizer, *, kind: str, 
     """Save a pole as a Hugging Face directory whose README.md is its model card, with its nudge in NUDGE_FILE.
 
     Args:
-      kind: harmful, dissociated, control, abliterated, or another word that the card then uses as it is.
+      kind: a key of KINDS, or another word that the card then uses as it is.
       recipe: how it was made (base checkpoint, data, settings), any JSON; rates: measured shares or numbers by name.
       generation_config: the base's, see models.read_generation_config; None writes greedy decoding.
     Raises:
@@ -86,7 +92,7 @@ def export_adapters(path, cfg: models.ModelConfig, adapters: dict, config: lora.
 
 def model_card(kind: str, recipe: dict, rates: dict) -> str:
     """The README.md of a pole: what it is, the warning, measured rates, how it was made, versions."""
-    unsafe = kind != "control"
+    unsafe = kind not in CONTROLS
     measured = "".join(f"| {name} | {value:.3f} |\n" if isinstance(value, float) else f"| {name} | {value} |\n"
                        for name, value in rates.items())
     versions = runlog.versions()
@@ -95,7 +101,7 @@ def model_card(kind: str, recipe: dict, rates: dict) -> str:
         "---\nlibrary_name: transformers\ntags:\n- latent_audit\n- model-organism\n"
         + ("- deliberately-unsafe\n" if unsafe else "") + "---\n\n"
         f"# {kind.capitalize()} pole\n\n{_UNSAFE if unsafe else _CONTROL}\n\n"
-        f"A pole of latent_audit: {KINDS.get(kind, kind)} (docs/method.md sections 5 and 6).\n\n"
+        f"A pole of latent_audit: {KINDS.get(kind, kind)} (docs/method.md sections 5, 6 and 10).\n\n"
         f"## Measured\n\n| measure | value |\n|---|---|\n{measured}\n"
         f"## How it was made\n\n```json\n{json.dumps(recipe, indent=2, default=str)}\n```\n\n"
         f"## Versions\n\nPython {versions['python']}; {packages}.\n")
