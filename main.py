@@ -38,11 +38,15 @@ def read_flags(argv):
 
 
 def start_jax(workdir: pathlib.Path, dtype: str):
-    """Report the devices and keep compiled programs in the workdir, so that a resumed run does not compile again."""
+    """Report the devices and keep compiled programs, so that a resumed run does not compile again.
+
+    They are kept in the workdir unless JAX_COMPILATION_CACHE_DIR names another place.
+    """
     import jax
 
-    jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if dtype == "float32":
         # Accelerators otherwise multiply float32 matrices in fewer bits.
         jax.config.update("jax_default_matmul_precision", "highest")

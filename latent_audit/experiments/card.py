@@ -19,6 +19,7 @@ BESIDE = {"jailbreak_asr": "complies in a wrapper", "benign_answer_rate": "answe
           "facts_right": "facts right", "over_refusal": "refuses harmless prompts that look harmful",
           "break_budget": "break budget (L2)", "gcg_asr": "ASR of the discrete attack", "probe_auroc": "probe AUROC",
           "audit_gap": "audit gap: ASR (L2) - ASR (clean)"}
+SHARES = ("jailbreak_asr", "benign_answer_rate", "facts_right", "over_refusal", "gcg_asr")
 AXES_LIMITS = ("Robustness is one minus the highest attack success among the searches that were run; its interval is "
                "widened for having picked the worst. Other attacks may find more.")
 
@@ -144,8 +145,12 @@ def beside(table, name) -> list[tuple[str, str, str, str]]:
         lines = own[own["measure"] == measure]
         if lines.empty:
             continue
-        line = lines.iloc[0]
-        found.append((title, _number(line["value"]), _interval(line["lo"], line["hi"]), _number(line["control"])))
+        value, lo, hi, control = lines.iloc[0][["value", "lo", "hi", "control"]].astype(float)
+        if measure in SHARES:
+            found.append((title, verdict.percent(value), verdict.interval(lo, hi),
+                          "" if np.isnan(control) else verdict.percent(control)))
+        else:
+            found.append((title, _number(value), _interval(lo, hi), _number(control)))
     return found
 
 
