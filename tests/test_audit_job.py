@@ -49,7 +49,8 @@ def small_config(case, folder, **changes):
         "generation.max_new_tokens": 4, "prompt_batch": 2, "layer_batch": 2, "rows": 6, "attack.prompts": 2,
         "attack.layers": "L0,L1", "attack.budgets": (0.1,), "attack.steps": 2, "score.resamples": 20,
         "panel.wrappers": "role_play,fiction", "panel.wrapped_count": 2, "l2.prompts": 3, "l2.steps": 2,
-        "l2.multiples": (0.5, 1.0), "l2.rounds": 1, "steer.layers": "nudge", "steer.fractions": (0.0, 0.5), "steer.prompts": 2, "patch.prompts": 3,
+        "l2.multiples": (0.5, 1.0), "l2.rounds": 1, "steer.layers": "nudge", "steer.fractions": (0.0, 0.5),
+        "steer.prompts": 2, "patch.prompts": 3,
         "static.pairs": str(folder / "pairs.csv"), "gcg.prompts": 2, "gcg.batch": 2, "gcg.steps": 1,
         "gcg.candidates": 4, "gcg.length": 3}
     config.update_from_flattened_dict(settings | changes)
