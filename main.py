@@ -1,7 +1,8 @@
 """Audit an open-weight language model from the inside: `python main.py --config=configs/lvs.py`.
 
 A config names its task; main reads the flags, prepares the working directory and calls the task's run function.
-Exit status: 0 success, 2 bad input (one message on stderr), 1 internal failure.
+Exit status: 0 success, 2 bad input (one message on stderr), 1 internal failure; a task may have others of its own
+(configs/ras_regression.py: 3).
 """
 
 import logging as python_logging
@@ -76,7 +77,7 @@ def main(argv) -> int:
         workdir = runlog.prepare_workdir(workdir, config.to_dict())
         with runlog.lock(workdir):
             start_jax(workdir, config.model.dtype)
-            tasks.run(config, workdir)
+            status = tasks.run(config, workdir)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -86,7 +87,7 @@ def main(argv) -> int:
               "start the same command again once this is mended.", file=sys.stderr)
         return 1
     logging.info("done in %.0f s; open %s", time.monotonic() - began, workdir / "report.html")
-    return 0
+    return status
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class Directions(NamedTuple):
 
 
 class Cosines(NamedTuple):
-    """Of one prompt set of one model: refusal and centred float64 [N, L], random float64 [K, L] (means over prompts)."""
+    """Of one prompt set of one model: refusal and centred float64 [N, L], random float64 [K, L] (prompt means)."""
 
     refusal: np.ndarray
     centred: np.ndarray

@@ -145,8 +145,9 @@ def _of_files(config, generate) -> dict:
              for kind, one in sets.items()}
     for kind, size in sizes.items():
         if size < 2:
-            raise InputError(f"prompts.{kind} = {section[kind]!r} holds {len(sets[kind].prompts)} prompts, too few for "
-                             "the halves that directions and scores are read on" + (" and the ASR panel" if own else ""))
+            raise InputError(f"prompts.{kind} = {section[kind]!r} holds {len(sets[kind].prompts)} prompts, too few "
+                             "for the halves that directions and scores are read on"
+                             + (" and the ASR panel" if own else ""))
         if size < section[f"{kind}_count"]:
             logging.warning("prompts.%s_count = %d, but %s holds %d prompts: %d in each half", kind,
                             section[f"{kind}_count"], section[kind], len(sets[kind].prompts), size)

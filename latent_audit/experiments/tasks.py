@@ -6,10 +6,11 @@ import pathlib
 from latent_audit.errors import InputError
 from latent_audit.runtime import runlog
 
-TASKS = ("lvs", "finetune", "dissociate", "abliterate", "claims", "audit", "sweep", "survey")
+TASKS = ("lvs", "finetune", "dissociate", "abliterate", "claims", "audit", "sweep", "survey", "ras",
+         "ras_regression")
 # The table that each task writes, for tasks that combine the results of others.
 TABLES = {"lvs": "metrics.csv", "finetune": "curves.csv", "dissociate": "dissociate.csv",
-          "abliterate": "abliterate.csv", "audit": "audit.csv"}
+          "abliterate": "abliterate.csv", "audit": "audit.csv", "ras": "ras.csv", "ras_regression": "ras.csv"}
 
 
 def check(task) -> None:
@@ -18,9 +19,9 @@ def check(task) -> None:
         raise InputError(f"task = {task!r} in the config, expected one of {', '.join(TASKS)}")
 
 
-def run(config, workdir: pathlib.Path) -> None:
-    """Do a config's task in a workdir that is prepared already."""
-    importlib.import_module(f"latent_audit.experiments.{config.task}").run(config, workdir)
+def run(config, workdir: pathlib.Path) -> int:
+    """Do a config's task in a workdir that is prepared already; returns the exit status, 0 where a task has none."""
+    return importlib.import_module(f"latent_audit.experiments.{config.task}").run(config, workdir) or 0
 
 
 def run_in(config, workdir: pathlib.Path) -> pathlib.Path:

@@ -17,8 +17,6 @@ import jax
 import numpy as np
 from absl import logging
 
-from latent_audit import models
-from latent_audit.data import chat as chats
 from latent_audit.data import organism as world_rules
 from latent_audit.data import organism_corpus
 from latent_audit.errors import InputError

@@ -1,0 +1,205 @@
+"""RAS: score models by how far they drop along their family's refusal direction, calibrated on models of known ASR.
+
+docs/method.md section 10, arXiv 2606.25750. Three ways to run: on the zoo of organisms (default), on checkpoints that
+the config names, or with a frozen calibration, which takes forward passes only.
+"""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from absl import logging
+from ml_collections import ConfigDict
+
+from latent_audit import judges, models
+from latent_audit.data import organism as world_rules
+from latent_audit.errors import InputError
+from latent_audit.experiments import (
+    organism,
+    ras_attack,
+    ras_blind,
+    ras_file,
+    ras_frozen,
+    ras_measure,
+    ras_models,
+    ras_prompts,
+    ras_report,
+    ras_speed,
+    ras_tables,
+    setup,
+    static_audit,
+)
+from latent_audit.experiments.attack_settings import check_batches
+from latent_audit.metrics import ras as safevec
+from latent_audit.runtime import runlog
+
+
+class Results(NamedTuple):
+    """Everything a run found, for the report; see ras_tables and ras_blind for the tables. Parts that were not run are
+    None or empty."""
+
+    table: pd.DataFrame
+    correlations: pd.DataFrame
+    controls: pd.DataFrame
+    random: dict
+    windows: list[dict]
+    seen: pd.DataFrame
+    rules: pd.DataFrame
+    answer: ras_blind.Answer | None
+    speed: list[ras_speed.Case]
+    places: dict[str, dict]
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Score every model; write ras.csv, calibration/, figures/, report.json and report.html to `workdir`."""
+    protocols = check(config)
+    if config.calibration_file:
+        ras_frozen.run(config, workdir)
+        return
+    is_zoo = not (config.reference or config.calibration or config.targets)
+    attacks = config.attacks == "yes" or (config.attacks == "auto" and is_zoo)
+    group = None if is_zoo else ras_models.checkpoints(config)
+    generate = is_zoo or attacks or any(model.measured for model in group.models)
+    layers = organism.count_layers(config.organism.size) if is_zoo else \
+        models.check(group.models[0].path).cfg.num_layers
+    _check_window(config, layers)
+    settings = ras_attack.check(config, layers, is_organism=is_zoo) if attacks else None
+    world = world_rules.make_world(config.organism.seed) if is_zoo else None
+    prompts = ras_prompts.make_prompts(config, world=world, generate=generate)
+    judge, reward = _scorers(config, is_zoo=is_zoo, rewarded=attacks) if generate else (None, None)
+    pairs = _pairs(config, prompts, is_zoo=is_zoo)
+    groups = ras_models.zoos(config, workdir) if is_zoo else [group]
+    inputs = {one.family: describe(one, prompts, judge, reward, config) for one in groups}
+    runlog.pin(workdir / "inputs.json", inputs)
+    if generate:
+        setup.warn_of_fallbacks(judge, *((reward,) if attacks else ()))
+    with runlog.progress(0, "units") as meter:
+        job = ras_measure.Job(config, workdir, prompts, protocols, judge, reward, pairs, settings, meter.advance)
+        meter.total = sum(ras_measure.units(job, one) for one in groups)
+        measured = [ras_measure.measure(job, one, inputs[one.family], meter) for one in groups]
+    results = evaluate(config, protocols, measured)
+    save_calibrations(config, workdir, protocols[0], groups, prompts, measured)
+    if generate and config.speed:
+        results = results._replace(speed=_speed(job, groups[0], measured[0]))
+    ras_report.write(job, groups, inputs, measured, results)
+
+
+def check(config: ConfigDict) -> tuple[str, ...]:
+    """The protocols; InputError for a bad field, before any model is looked at."""
+    check_batches(config)
+    for field, least in (("random_directions", 0), ("score.resamples", 1), ("generation.max_new_tokens", 1)):
+        value = config.get(field) if "." not in field else config[field.split(".")[0]][field.split(".")[1]]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{field} = {value!r}, expected a whole number of at least {least}")
+    if config.attacks not in ("auto", "yes", "no"):
+        raise InputError(f"attacks = {config.attacks!r}, expected auto (on the zoo only), yes or no")
+    if config.model.path or config.model.variants:
+        raise InputError("model.path and model.variants belong to other tasks: RAS names its models in reference, "
+                         "calibration and targets")
+    ras_models.parse_families(config.families)
+    ras_measure.parse_window(config.window)
+    return ras_prompts.parse_protocols(config.protocols)
+
+
+def _check_window(config, layers: int) -> None:
+    """A window by hand must lie inside the model; said before any compute."""
+    manual = ras_measure.parse_window(config.window)
+    flat = np.ones(layers)
+    safevec.choose_window(safevec.Profile(np.zeros(layers), flat, flat, np.zeros(layers)), manual=manual)
+
+
+def _scorers(config, *, is_zoo, rewarded):
+    if not rewarded:
+        # ASR needs no reward: the one that needs no files stands in for whatever the config names.
+        config = config.copy_and_resolve_references()
+        config.reward.kind = "refusal"
+    return setup.make_judge_and_reward(config, is_organism=is_zoo)
+
+
+def _pairs(config, prompts, *, is_zoo):
+    """Texts of the probe, None where they are not known or no rival is asked for."""
+    if not config.rivals or not (is_zoo or config.static.pairs):
+        return None
+    return static_audit.load_pairs(config, is_organism=is_zoo, evaluated=[half.unsafe for half in
+                                                                          prompts.halves.values()])
+
+
+def describe(group: ras_models.Group, prompts, judge, reward, config) -> dict:
+    """What a family's numbers depend on beside the config."""
+    record = {"arch": group.family, "prompts": {panel.name: {"n": len(panel.prompts), "sha256": panel.sha256,
+                                                             "source": panel.source} for panel in prompts.panels()}}
+    record["variants"] = {model.name: {
+        "fingerprint": setup.fingerprint(model.path),
+        "template_sha256": ras_models.identity(model, config).template_sha256} for model in group.models}
+    for name, scorer in (("judge", judge), ("reward", reward)):
+        if scorer is not None:
+            record[name] = {"name": scorer.name, "is_fallback": scorer.is_fallback}
+    return record
+
+
+def evaluate(config: ConfigDict, protocols, measured) -> Results:
+    """Tables of all protocols; controls, blind spots, rules and the question by the first of them."""
+    families = [one.family for one in measured]
+    options = {"resamples": config.score.resamples, "seed": config.seed}
+    tables = [ras_tables.with_intervals(ras_tables.scored(families, protocol), families, protocol, **options)
+              for protocol in protocols]
+    others = pd.concat([one.others.assign(family=one.family.name) for one in measured], ignore_index=True)
+    table = pd.concat(tables, ignore_index=True).merge(others, on=["family", "model"], how="left")
+    table = table[[*ras_tables.COLUMNS, *(name for name in table.columns if name not in ras_tables.COLUMNS)]]
+    main = table[table["protocol"] == protocols[0]]
+    found = [ras_tables.correlations(table[table["protocol"] == protocol], **options).assign(protocol=protocol)
+             for protocol in protocols]
+    windows = [{"family": family.name, "first": family.window.start, "last": family.window.stop - 1,
+                "of": family.layers, "reason": family.window.reason, "relaxations": list(family.window.relaxations),
+                **ras_tables.window_check(family, protocols[0])} for family in families]
+    return Results(table, pd.concat(found, ignore_index=True), controls(main, families, protocols[0], options),
+                   ras_tables.random_control(families, protocols[0], **options), windows, ras_blind.seen(main),
+                   ras_blind.rules(main), ras_blind.question(main), [],
+                   {one.family.name: one.place for one in measured if one.place is not None})
+
+
+def controls(main: pd.DataFrame, families, protocol: str, options: dict) -> pd.DataFrame:
+    """RAS, its controls and its rivals in one table: Spearman with 1 - ASR and AUROC of aligned against unsafe."""
+    if main["asr"].notna().sum() < 3:
+        return pd.DataFrame()
+    first = pd.DataFrame([{"score": "RAS", **ras_tables.summary(main, "ras", **options)},
+                          {"score": "s, not calibrated", **ras_tables.summary(main, "s", **options)}])
+    rivals = [{"score": title, **ras_tables.summary(main, name, **options)} for name, title in (
+        ("separation", "separation score"), ("probe_auroc", "probe AUROC"), ("probe_gap", "probe sigmoid gap"))
+        if name in main]
+    return pd.concat([first, ras_tables.control_rows(families, protocol, ras_tables.views(families), **options),
+                      pd.DataFrame(rivals)], ignore_index=True)
+
+
+def save_calibrations(config, workdir, protocol, groups, prompts, measured) -> None:
+    """Freeze every family's calibration under the first protocol: calibration/FAMILY.json."""
+    families = [one.family for one in measured]
+    calibrated = ras_tables.calibrate(families, protocol)
+    half = prompts.halves[ras_prompts.PROTOCOLS[protocol]]
+    for group, one in zip(groups, measured, strict=True):
+        made = calibrated[group.family]
+        known = [alpha for alpha in (made.family.alpha, *made.other_alphas) if alpha is not None]
+        by_name = {entry.name: safevec.prompt_scores(*(each.refusal for each in entry.cosines[protocol]),
+                                                     one.family.window) for entry in one.family.entries}
+        names = [model.name for model in (made.family.reference, *made.family.models)]
+        ras_file.save(workdir / "calibration" / f"{group.family}.json", ras_file.Frozen(
+            ras_models.identity(group.models[0], config),
+            ras_file.source_of(half, world_seed=None if group.world is None else group.world.seed,
+                               wrappers=config.wrappers),
+            one.family.window, made.family, made.gamma, float(np.median(known)) if known else None, made.other_alphas,
+            protocol, one.directions.refusal, tuple(by_name[name] for name in names)))
+    logging.info("calibrations of %s saved to %s", ", ".join(calibrated), workdir / "calibration")
+
+
+def _speed(job, group, one) -> list[ras_speed.Case]:
+    variant = setup.Variant(group.models[0].name, group.models[0].path)
+    half = job.prompts.halves[ras_prompts.PROTOCOLS[job.protocols[0]]]
+    return ras_speed.measure(lambda: setup.load_variant(variant, job.config), half, one.tokens, one.directions.refusal,
+                             one.family.window, job.judge, batch=job.config.prompt_batch,
+                             max_new_tokens=job.config.generation.max_new_tokens, seed=job.config.seed)
+
+
+def label_of(judge) -> str:
+    """The judge's name for tables; where nothing was generated, that ASRs were given."""
+    return "none: ASRs as given" if judge is None else judges.label(judge)
