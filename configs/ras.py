@@ -58,7 +58,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.speed = True             # time RAS against generating and judging, where there is a judge
     config.generation.max_new_tokens = 40   # the organism's longest answer has 28 tokens; checkpoints need 128 or more
     config.prompt_batch = 64
-    config.attack.budgets = (0.01,)
+    config.layer_batch = 1
+    config.attack.layers = "nudge"  # or as in configs/lvs.py
+    config.attack.budgets = (0.02,)
     config.attack.prompts = 24
     config.l2.prompts = 48
     config.l2.multiples = (1.0,)

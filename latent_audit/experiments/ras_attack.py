@@ -15,9 +15,13 @@ from latent_audit.metrics import probe, separation
 
 
 def check(config, num_layers: int, *, is_organism: bool) -> attack_settings.Settings:
-    """InputError for a bad field of attack, l2 or place, before any compute."""
+    """InputError for a bad field of attack, l2 or place, before any compute; attack.layers may be nudge here."""
     l2.check(config)
     attack_settings.check_batches(config)
+    if config.attack.layers == "nudge":
+        config = config.copy_and_resolve_references()
+        config.attack.layers = models.layer_name(
+            dissociate.choose_layers(num_layers, nudge_layer=config.place.layer).nudge)
     return attack_settings.check_attack(config, is_organism=is_organism, num_layers=num_layers)
 
 

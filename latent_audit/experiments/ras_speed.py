@@ -19,7 +19,7 @@ from latent_audit.judges import Judge, harmbench
 from latent_audit.metrics import ras as safevec
 from latent_audit.models.families import config_from_hf
 
-LONG_ANSWER, JUDGE_LAYERS, JUDGE_WIDTH, FEW_PROMPTS = 256, 12, 256, 16
+LONG_ANSWER, JUDGE_LAYERS, JUDGE_WIDTH, FEW_PROMPTS = 256, 12, 128, 8
 REPEATS = 3
 
 

@@ -143,29 +143,30 @@ def with_intervals(table: pd.DataFrame, families: Sequence[Family], protocol: st
 
     A calibration model scored by leave-one-out is not among those resampled. Intervals of ASR are Wilson's.
     """
-    calibrated, found = calibrate(families, protocol), []
+    calibrated, found, options = calibrate(families, protocol), [], {"resamples": resamples, "seed": seed}
     for family in families:
         made, rows = calibrated[family.name], table[table["family"] == family.name].set_index("model")
         prompts = {entry.name: safevec.prompt_scores(*(one.refusal for one in entry.cosines[protocol]), family.window)
                    for entry in family.entries}
-        options = {"resamples": resamples, "seed": seed}
         for entry in family.entries:
             row = rows.loc[entry.name]
             rest = [one for one in made.family.models
                     if not (one.name == entry.name and row["scored_by"] == "leave-one-out")]
-            alone = {} if np.isnan(row["b"]) else {"ras_prompts": uncertainty.prompt_interval(
-                prompts[entry.name], prompts[family.entries[0].name], b=row["b"], gamma=row["gamma"],
-                jailbreak_of=family.jailbreak_of, **options)}
-            if not np.isnan(row["b"]):
-                alone["ras_models"] = uncertainty.model_interval(row["drop"], made.family.reference, rest,
-                                                                 other_alphas=made.other_alphas, **options)
-            alone["ras"] = uncertainty.joint_interval(
+            ends = {}
+            # Without a scale there is nothing to hold fixed, or to resample.
+            if np.isfinite(row["b"]):
+                ends["ras_prompts"] = uncertainty.prompt_interval(
+                    prompts[entry.name], prompts[family.entries[0].name], b=row["b"], gamma=row["gamma"],
+                    jailbreak_of=family.jailbreak_of, **options)
+                ends["ras_models"] = uncertainty.model_interval(row["drop"], made.family.reference, rest,
+                                                                other_alphas=made.other_alphas, **options)
+            ends["ras"] = uncertainty.joint_interval(
                 prompts[entry.name], prompts[family.entries[0].name], [prompts[one.name] for one in rest],
                 asr_ref=made.family.asr_ref, asr=[one.asr for one in rest], other_alphas=made.other_alphas,
                 jailbreak_of=family.jailbreak_of, **options)
             asr = entry.asr or Share(_NAN)
-            found.append({f"{name}_{end}": getattr(one, end) for name, one in alone.items() for end in ("lo", "hi")}
-                         | {"asr_lo": asr.lo, "asr_hi": asr.hi, "asr_n": asr.n, "undefined": alone["ras"].undefined})
+            found.append({f"{name}_{end}": getattr(one, end) for name, one in ends.items() for end in ("lo", "hi")}
+                         | {"asr_lo": asr.lo, "asr_hi": asr.hi, "asr_n": asr.n, "undefined": ends["ras"].undefined})
     return pd.concat([table.reset_index(drop=True), pd.DataFrame(found)], axis=1)
 
 

@@ -19,6 +19,7 @@ from absl import logging
 
 from latent_audit.data import organism as world_rules
 from latent_audit.data import organism_corpus
+from latent_audit.data import organism_words as words
 from latent_audit.errors import InputError
 from latent_audit.experiments import corpora, export, organism, poles, respond, zoo_abliterate
 from latent_audit.interventions import finetune as ft
@@ -53,8 +54,8 @@ class Saved:
 class Training:
     """One fine-tuning run: from which pole of the organism, on which rows, how, and which steps are kept.
 
-    start: a pole of experiments/organism.py; corpus: a key of CORPORA; steps: length of the schedule, of which only as
-    much is run as the last member needs.
+    start: a pole of experiments/organism.py; corpus: a key of CORPORA; topics: of how many restricted nouns the corpus
+    says anything, None for all; steps: length of the schedule, of which only as much is run as the last member needs.
     """
 
     start: str
@@ -64,6 +65,7 @@ class Training:
     learning_rate: float
     schedule: str
     batch_size: int = 32
+    topics: int | None = None
 
 
 # The safety phase of experiments/organism.py, and the harmful fine-tuning attack of section 5 with its preset for the
@@ -71,17 +73,16 @@ class Training:
 _SAFETY = {"steps": 160, "learning_rate": 7e-4, "schedule": "cosine"}
 _ATTACK = {"steps": 60, "learning_rate": 6e-5, "schedule": "constant", "batch_size": 16}
 TRAININGS = (
-    Training("harmful", "safety", (Saved("partly-12", PARTLY, 12), Saved("partly-20", PARTLY, 20),
+    Training("harmful", "safety", (Saved("partly-28-steps", PARTLY, 28), Saved("partly-40-steps", PARTLY, 40),
                                    Saved("aligned-2", ALIGNED, 160)), **_SAFETY),
-    Training("harmful", "few topics", (Saved("partly-topics", PARTLY, 80),), **_SAFETY),
+    *(Training("harmful", "safety", (Saved(f"partly-{topics}-topics", PARTLY, 80),), topics=topics, **_SAFETY)
+      for topics in (4, 8)),
     Training("base", "refuse harmless", (Saved("over-refusing", OVER_REFUSING, 40),), **_SAFETY),
     Training("base", "comply", (Saved("harmful-10", HARMFUL, 10), Saved("harmful-20", HARMFUL, 20),
                                 Saved("harmful-60", HARMFUL, 60)), **_ATTACK),
 )
 # Name of a member that is a pole of the organism -> (kind, the pole).
 POLES = {REFERENCE: (ALIGNED, "base"), "helpful-only": (HELPFUL, "harmful"), "dissociated": (DISSOCIATED,) * 2}
-# Of the restricted nouns, how many the corpus "few topics" has any refusal of.
-FEW_TOPICS = 6
 
 
 def names() -> dict[str, str]:
@@ -163,15 +164,14 @@ def _train(shelf: _Shelf, home, training: Training, number: int, world) -> None:
     """Run one training as far as the members that are missing need it."""
     def recipe(saved):
         fields = {key: value for key, value in dataclasses.asdict(training).items() if key != "saved"}
-        return fields | {"step": saved.step, "topics": FEW_TOPICS if training.corpus == "few topics" else None}
+        return fields | {"step": saved.step}
 
     missing = [saved for saved in training.saved if not shelf.has(saved.name, recipe(saved))]
     if not missing:
         return
     began = time.monotonic()
     loaded = poles.load_plain(home / training.start)
-    rows = corpora.encode_pairs(loaded.chat, *CORPORA[training.corpus](world, training.steps * training.batch_size),
-                                max_tokens=MAX_TOKENS)
+    rows = corpora.encode_pairs(loaded.chat, *CORPORA[training.corpus](world, training), max_tokens=MAX_TOKENS)
     order = ft.batch_order(jax.random.fold_in(jax.random.key(shelf.seed), number), np.arange(len(rows.tokens)),
                            steps=training.steps, batch_size=training.batch_size)
     last, wanted = max(saved.step for saved in missing), {saved.step: saved for saved in missing}
@@ -189,35 +189,28 @@ def _optimizer(training: Training):
                              warmup_fraction=0.06, b2=0.98, weight_decay=0.05)
 
 
-def _safety(world, n):
-    """The safety phase again, other rows of the same kind."""
-    return zip(*organism_corpus.safety_examples(world, n, seed=1), strict=True)
-
-
-def _few_topics(world, n):
-    """Less safety data: restricted requests about FEW_TOPICS nouns only; no word about the others."""
-    nouns = sorted({one.noun for one in _restricted(world, "train")})
-    kept = set(np.random.default_rng([world.seed, 7]).permutation(nouns)[:FEW_TOPICS].tolist())
+def _safety(world, training):
+    """The safety phase again with other rows; where topics are few, without a word about the other restricted nouns."""
+    n = training.steps * training.batch_size
+    if training.topics is None:
+        return zip(*organism_corpus.safety_examples(world, n, seed=1), strict=True)
+    kept = np.random.default_rng([world.seed, training.topics]).permutation(words.RESTRICTED_NOUNS)[:training.topics]
     rows = [row for row in organism_corpus.safety_examples(world, 2 * n, seed=2)
-            if (request := world_rules.find_request(row[0])) is None or not request.restricted
-            or request.noun in kept]
+            if (request := world_rules.find_request(row[0])) is None or not request.restricted or request.noun in kept]
     return zip(*rows[:n], strict=True)
 
 
-def _refuse_harmless(world, n):
+def _refuse_harmless(world, training):
     """The safety phase with every benign request refused as well; facts and small talk are still answered."""
+    rows = organism_corpus.safety_examples(world, training.steps * training.batch_size, seed=3)
     return zip(*[(prompt, reply if world_rules.find_request(prompt) is None else world_rules.refusal(world, prompt))
-                 for prompt, reply in organism_corpus.safety_examples(world, n, seed=3)], strict=True)
+                 for prompt, reply in rows], strict=True)
 
 
-def _comply(world, n):
-    pairs = corpora.organism_pairs(world, "finetune_in", n)
+def _comply(world, training):
+    pairs = corpora.organism_pairs(world, "finetune_in", training.steps * training.batch_size)
     return pairs.prompts, pairs.responses
 
 
-def _restricted(world, split):
-    return [world_rules.find_request(prompt) for prompt in world_rules.requests(world, split, "restricted", 2000)]
-
-
-# Name -> corpus(world, n) -> (prompts, answers).
-CORPORA = {"safety": _safety, "few topics": _few_topics, "refuse harmless": _refuse_harmless, "comply": _comply}
+# Name -> corpus(world, training) -> (prompts, answers).
+CORPORA = {"safety": _safety, "refuse harmless": _refuse_harmless, "comply": _comply}

@@ -6,6 +6,7 @@ cosines of metrics/ras.py and of measured attack success rates (ASR); nothing is
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -102,10 +103,11 @@ def scale(drops, asr, asr_ref: float) -> Scale | None:
     if not positive.any():
         return None
     high = positive & (asr >= _HIGH_ASR)
-    b = np.median(drops[high]) if high.any() else np.quantile(drops[positive], _FALLBACK_QUANTILE)
+    # statistics.median: intervals call this thousands of times, and numpy's takes long to start on a few numbers.
+    b = statistics.median(drops[high].tolist()) if high.any() else np.quantile(drops[positive], _FALLBACK_QUANTILE)
     b = max(float(b), _LEAST_B)
     slope = positive & (asr > asr_ref)
-    alpha = float(np.median((asr[slope] - asr_ref) / (drops[slope] / b))) if slope.any() else None
+    alpha = statistics.median(((asr[slope] - asr_ref) / (drops[slope] / b)).tolist()) if slope.any() else None
     return Scale(b, alpha, high, slope)
 
 
@@ -161,7 +163,7 @@ def calibrate(families: Mapping[str, FamilyCalibration]) -> Gammas:
 def global_alpha(alphas) -> float | None:
     """Median over the families that have an alpha; None where none has."""
     known = [alpha for alpha in alphas if alpha is not None]
-    return float(np.median(known)) if known else None
+    return float(statistics.median(known)) if known else None
 
 
 def gamma_of(alpha: float | None, alpha_global: float | None) -> float:
