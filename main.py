@@ -56,6 +56,19 @@ def start_jax(workdir: pathlib.Path, dtype: str):
                  devices[0].device_kind)
 
 
+def join_processes(config):
+    """With config.distributed: wait for the other processes of this run; all but the first log only warnings."""
+    if not tasks.setting(config, "distributed", False):
+        return
+    from latent_audit.runtime import processes
+
+    names = {"coordinator": "", "processes": 0, "process": -1}
+    processes.start(**{name: tasks.setting(config, f"distributed_{name}", default) for name, default in names.items()})
+    logging.info("%d processes compute this run; if one stops, the others stop with it", processes.count())
+    if not processes.is_first():
+        logging.set_verbosity(logging.WARNING)
+
+
 def start_logging():
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
@@ -72,12 +85,14 @@ def main(argv) -> int:
         config = read_flags(argv)
         workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / config.get("name", config.task))
         logging.info("latent_audit: task %s, workdir %s", config.task, workdir)
-        from latent_audit.runtime import runlog
+        from latent_audit.runtime import processes, runlog
 
+        join_processes(config)
         workdir = runlog.prepare_workdir(workdir, config.to_dict())
-        with runlog.lock(workdir):
+        with runlog.lock(workdir, tasks.setting(config, "shard", "")):
             start_jax(workdir, config.model.dtype)
             status = tasks.run(config, workdir)
+            processes.meet()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -86,6 +101,13 @@ def main(argv) -> int:
         print(f"error: {error.strerror or error} ({error.filename or 'no file named'}). Finished work is kept; "
               "start the same command again once this is mended.", file=sys.stderr)
         return 1
+    except Exception as error:
+        if not processes.is_lost(error):
+            raise
+        print("error: another process of this run has stopped, so this one stops too. Finished work is kept; start the "
+              "same command again in all of them.", file=sys.stderr, flush=True)
+        # An ordinary exit would wait for the process that is gone.
+        os._exit(1)
     logging.info("done in %.0f s; open %s", time.monotonic() - began, workdir / "report.html")
     return status
 

@@ -64,6 +64,20 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     reward.form = "paper"       # paper: bare prompt and response; human_assistant: as its model card asks
     reward.batch = 8
 
+    # Where it is computed: on data x model devices. Rows of every batch are split over data (prompt_batch must be a
+    # multiple of it), every weight over model. 1 x 1 is one device. See docs/scaling.md.
+    config.mesh = ml_collections.ConfigDict({"data": 1, "model": 1})
+    # Several processes, each with its own devices, compute one run together; all are started with the same command.
+    config.distributed = False
+    # For clusters that do not say these themselves (Slurm, Open MPI, Kubernetes and Cloud TPU do).
+    config.distributed_coordinator = ""     # host:port of process 0; empty also takes JAX_COORDINATOR_ADDRESS
+    config.distributed_processes = 0        # how many
+    config.distributed_process = -1         # which one this is, from 0
+    # i/n: of n independent jobs that share the workdir this is number i, from 0, and computes its share of the units.
+    # merge: writes tables and report once all have ended (so does a start without shard). lvs, audit, finetune,
+    # abliterate.
+    config.shard = ""
+
     # How much is computed at a time. Results do not depend on it; memory and speed do.
     config.prompt_batch = 24    # prompts in one search
     config.layer_batch = 2      # residual states whose perturbed prompts are generated from together

@@ -28,11 +28,17 @@ class Settings:
     attacks: tuple[str, ...]
 
 
-def check_batches(config) -> None:
-    """prompt_batch and layer_batch are whole numbers of at least 1, or InputError."""
-    for field in ("prompt_batch", "layer_batch"):
+def check_batches(config, *fields: str) -> None:
+    """prompt_batch and layer_batch are whole numbers of at least 1, or InputError.
+
+    prompt_batch, and what else is named in `fields`, is laid out over mesh.data and must be a multiple of it.
+    """
+    data = config.get("mesh", {}).get("data", 1)
+    for field in ("prompt_batch", "layer_batch", *fields):
         if not isinstance(config[field], int) or config[field] < 1:
             raise InputError(f"{field} = {config[field]!r}, expected a whole number of at least 1")
+        if field != "layer_batch" and config[field] % data:
+            raise InputError(f"{field} = {config[field]}, expected a multiple of mesh.data = {data}")
 
 
 def check_attack(config: ConfigDict, *, is_organism: bool, num_layers: int) -> Settings:

@@ -25,7 +25,7 @@ from latent_audit.experiments import (
     static_audit,
     steer,
 )
-from latent_audit.runtime import files, runlog
+from latent_audit.runtime import files, runlog, shards
 
 EXPERIMENTS = {"panel": panel, "latent": latent_sweep, "l2": l2, "steer": steer, "patch": patch, "static": static_audit,
                "gcg": discrete}
@@ -59,7 +59,12 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         measured = {name: {} for name in chosen}
         for variant in made.names:
             for name in chosen:
+                if name == "static" and shards.parse(config.get("shard", "")):
+                    made.advance(f"{variant}/static", reused=True)  # Nothing of it is kept: the merge measures it.
+                    continue
                 measured[name][variant] = EXPERIMENTS[name].measure(made, variant)
+    if not shards.is_complete(config.get("shard", ""), meter):
+        return
     write(made, inputs, chosen, measured)
 
 
@@ -69,7 +74,7 @@ def check(config: ConfigDict, *, is_organism: bool) -> tuple[str, ...]:
     unknown = [name for name in wanted if name not in EXPERIMENTS and name != "all"]
     if unknown or not wanted:
         raise InputError(f"experiments = {config.experiments!r}, expected all, or some of {', '.join(EXPERIMENTS)}")
-    attack_settings.check_batches(config)
+    attack_settings.check_batches(config, "rows")
     for field, value, least in (("rows", config.rows, 1), ("attack.prompts", config.attack.prompts, 1),
                                 ("generation.max_new_tokens", config.generation.max_new_tokens, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:

@@ -24,7 +24,7 @@ from latent_audit.experiments.attack_settings import Settings
 from latent_audit.interventions import directions, dissociate, edits, sphere
 from latent_audit.judges import Judge, Reward
 from latent_audit.metrics import stats
-from latent_audit.runtime import report, runlog
+from latent_audit.runtime import report, runlog, shards
 
 HARMFUL_POLE = "harmful"
 # The longest answer of the organism has 28 tokens; what goes on beyond these is no answer.
@@ -162,15 +162,20 @@ def activation_norm(states) -> np.ndarray:
     return np.linalg.norm(np.asarray(states, np.float64), axis=-1).mean(axis=0)
 
 
-def unit(bench: Bench, key: str, compute: Callable[[], dict[str, list]]) -> pd.DataFrame:
-    """The columns of one unit of work, read back or computed and saved."""
-    columns = runlog.load_unit(bench.workdir, key)
+def unit(bench: Bench, key: str, compute: Callable[[], dict[str, list]], *, after=None) -> pd.DataFrame:
+    """The columns of one unit of work, read back or computed and saved; no rows if another shard is to compute it.
+
+    after: frames of the units that `compute` reads, if it reads any. It waits until they are all there; what is still
+    to be done then is done by the merge.
+    """
+    columns, shard = runlog.load_unit(bench.workdir, key), bench.config.get("shard", "")
     reused = columns is not None
-    if not reused:
+    mine = shards.computes(shard, key) or (shard == shards.MERGE and after is not None)
+    if not reused and mine and not any(frame.empty for frame in after or ()):
         columns = compute()
         runlog.save_unit(bench.workdir, key, columns)
-    bench.advance(key, reused=reused)
-    return pd.DataFrame(columns)
+    bench.advance(key, reused=reused, missing=columns is None)
+    return pd.DataFrame(columns or {})
 
 
 def first_prompts(bench: Bench, panel: str, count: int) -> tuple[setup.Panel, chats.Tokens]:

@@ -6,7 +6,6 @@ seed); training itself goes on from the last checkpoint before the first unit th
 
 import functools
 import pathlib
-import shutil
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -28,7 +27,8 @@ from latent_audit.interventions import finetune as ft
 from latent_audit.interventions import lora
 from latent_audit.interventions.packing import pack_rows
 from latent_audit.judges import Judge, refusal
-from latent_audit.runtime import checkpoint, runlog
+from latent_audit.models import sharding
+from latent_audit.runtime import checkpoint, files, runlog, shards
 
 
 class Job(NamedTuple):
@@ -80,7 +80,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     trained = len(corpora) * settings.seeds * (len(settings.evaluated) - 1)
     with runlog.progress(len(job.variants) * (1 + trained), "evaluations") as meter:
         rows = [row for variant in job.variants for row in _attack_variant(job, variant, encoded[variant.name], meter)]
-    shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
+    if not shards.is_complete(config.get("shard", ""), meter):
+        return
+    files.remove_tree(workdir / "checkpoints")
     curves = finetune_report.write(job, inputs, rows)
     if config.finetune.export:
         _export_best(job, curves, encoded[job.variants[0].name])
@@ -138,16 +140,16 @@ def _attack_variant(job: Job, variant, encoded: Encoded, meter) -> list[pd.DataF
     loaded = functools.cache(lambda: setup.load_variant(variant, job.config))
     clean = runlog.load_unit(job.workdir, f"{variant.name}/clean")
     reused = clean is not None
-    if not reused:
+    if not reused and shards.computes(job.config.get("shard", ""), f"{variant.name}/clean"):
         clean = _evaluate(job, loaded(), loaded().params, encoded.panel)
         runlog.save_unit(job.workdir, f"{variant.name}/clean", clean)
-    meter.advance(f"{variant.name}/clean", reused=reused)
+    meter.advance(f"{variant.name}/clean", reused=reused, missing=clean is None)
     found = []
     for corpus in job.corpora:
         for seed in range(job.settings.seeds):
             one = Run(variant, corpus, seed)
             units = {0: clean} | _attack(job, one, loaded, encoded, meter)
-            found += [pd.DataFrame(columns).assign(variant=variant.name, corpus=corpus, seed=seed, step=step)
+            found += [pd.DataFrame(columns or {}).assign(variant=variant.name, corpus=corpus, seed=seed, step=step)
                       for step, columns in units.items()]
     return found
 
@@ -159,6 +161,10 @@ def _attack(job: Job, one: Run, loaded, encoded: Encoded, meter) -> dict[int, di
     units = {step: runlog.load_unit(job.workdir, key) for step, key in keys.items()}
     missing = [step for step, columns in units.items() if columns is None]
     meter.advance(one.key, len(steps) - len(missing), reused=True)
+    # A training goes on from step to step, so that all its evaluations belong to one shard.
+    if missing and not shards.computes(job.config.get("shard", ""), one.key):
+        meter.advance(one.key, len(missing), missing=True)
+        return units
     directory = job.workdir / "checkpoints" / one.key
     if missing:
         rows = encoded.corpora[one.corpus]
@@ -173,7 +179,7 @@ def _attack(job: Job, one: Run, loaded, encoded: Encoded, meter) -> dict[int, di
             units[step.number] = columns
             meter.advance(f"{keys[step.number]} loss {float(step.loss):.3f}")
     # Needed no more: every evaluation of this run is on disk.
-    shutil.rmtree(directory, ignore_errors=True)
+    files.remove_tree(directory)
     return units
 
 
@@ -231,7 +237,9 @@ def deployed(loaded: respond.Loaded, weights, settings: Settings):
     return jax.tree.map(lambda old, new: new.astype(old.dtype), loaded.params, weights)
 
 
-_merge = jax.jit(lora.merge, static_argnames="scale")
+@functools.partial(jax.jit, static_argnames="scale")
+def _merge(params, adapters, *, scale):
+    return sharding.constrain_parameters(lora.merge(params, adapters, scale=scale))
 
 
 def _answers(job: Job, loaded, params, tokens, mask) -> list[str]:

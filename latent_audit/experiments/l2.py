@@ -82,8 +82,11 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
     if bench.place().state not in _states(bench):
         return rows
     at_place = models.layer_name(bench.place().state)
-    swept = rows[(rows["layer"] == at_place) & (rows["kind"] == "l2")]
-    narrowed = unit(bench, f"{name}/l2-break", functools.partial(_break, bench, name, swept))
+
+    def narrow():
+        return _break(bench, name, rows[(rows["layer"] == at_place) & (rows["kind"] == "l2")])
+
+    narrowed = unit(bench, f"{name}/l2-break", narrow, after=found)
     return pd.concat([rows, narrowed.assign(layer=at_place)], ignore_index=True)
 
 

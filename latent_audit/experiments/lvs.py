@@ -20,7 +20,7 @@ from latent_audit.experiments import export, lvs_report, respond, setup
 from latent_audit.experiments.attack_settings import Settings, check_attack, check_batches
 from latent_audit.interventions import edits, latent
 from latent_audit.judges import Judge, Reward
-from latent_audit.runtime import runlog
+from latent_audit.runtime import runlog, shards
 
 
 class Job(NamedTuple):
@@ -55,12 +55,16 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     with runlog.progress(len(subject.variants) * (blocks + attacked), "units") as meter:
         units = [unit for variant in subject.variants
                  for unit in audit_variant(job, variant, encoded[variant.name], meter)]
+    if not shards.is_complete(config.get("shard", ""), meter):
+        return
     rows = pd.concat(units, ignore_index=True)
     lvs_report.write(job, inputs, rows)
 
 
 def audit_variant(job: Job, variant, encoded, meter, *, loaded=None) -> list[pd.DataFrame]:
     """All units of one variant, read back or computed; the weights are loaded only if something is missing.
+
+    Units that other shards are to compute, and have not, are frames without rows.
 
     Args:
       encoded: (panel, tokens) pairs, the panel named harmful being attacked; meter: has advance, as runlog.Progress.
@@ -100,15 +104,15 @@ def _blocks(panel, encoded, size):
 def _unit(job, key, meter, compute):
     columns = runlog.load_unit(job.workdir, key)
     reused = columns is not None
-    if not reused:
+    if not reused and shards.computes(job.config.get("shard", ""), key):
         columns = compute()
         runlog.save_unit(job.workdir, key, columns)
-    meter.advance(key, reused=reused)
+    meter.advance(key, reused=reused, missing=columns is None)
     return columns
 
 
 def _frame(columns, variant, exp, state=None):
-    frame = pd.DataFrame(columns)
+    frame = pd.DataFrame(columns or {})
     return frame.assign(variant=variant.name, exp=exp, state=-1 if state is None else state)
 
 
@@ -135,11 +139,13 @@ def _attack_block(job, variant, loaded, block, meter):
         keys = {state: f"{variant.name}/lvs/{models.layer_name(state)}/p{block.start:05d}" for state in group}
         units = {state: runlog.load_unit(job.workdir, key) for state, key in keys.items()}
         reused = all(unit is not None for unit in units.values())
-        if not reused:
+        # A group is attacked together, so it belongs to one shard.
+        if not reused and shards.computes(job.config.get("shard", ""), keys[group[0]]):
             units = _attack_states(job, loaded(), clean(), block, group)
             for state, columns in units.items():
                 runlog.save_unit(job.workdir, keys[state], columns)
-        meter.advance(keys[group[-1]], len(group), reused=reused)
+        for state, columns in units.items():
+            meter.advance(keys[state], reused=reused, missing=columns is None)
         found += [_frame(columns, variant, "lvs", state) for state, columns in units.items()]
     return found
 

@@ -19,10 +19,12 @@ from latent_audit import models
 from latent_audit.data import chat as chats
 from latent_audit.data import organism as world_rules
 from latent_audit.data import prompts as prompt_files
+from latent_audit.data.organism_tokenizer import build_tokenizer
 from latent_audit.errors import InputError
 from latent_audit.experiments import organism, poles, respond
 from latent_audit.judges import Judge, Reward, harmbench, oracle, refusal, reward_model
-from latent_audit.runtime import runlog
+from latent_audit.models import sharding
+from latent_audit.runtime import mesh, processes, runlog
 
 JUDGES = ("auto", "oracle", "harmbench", "refusal")
 Loaded = respond.Loaded
@@ -65,7 +67,7 @@ def make_subject(config: ConfigDict, workdir: pathlib.Path) -> Subject:
     variants = []
     for name, path, revision in named:
         directory = models.resolve(path, revision=revision)
-        models.check(directory)
+        sharding.check(models.check(directory).cfg)
         chats.load_tokenizer(directory)
         variants.append(Variant(name, directory))
     arch = config.model.name or pathlib.PurePath(config.model.path).name
@@ -82,20 +84,28 @@ def count_layers(config: ConfigDict) -> int:
 def _organism_subject(config, workdir):
     settings = config.organism
     directory = pathlib.Path(settings.directory or workdir / "organism")
-    choice = {"size": settings.size, "family": settings.family, "seed": settings.seed}
-    recipe = organism.make_recipe(**choice)
-    logging.info("model.path is empty: the embedded organism (%s, %s) in %s", settings.family, settings.size, directory)
-    with runlog.progress(recipe.helpful.steps + recipe.safety.steps, "training steps") as meter:
-        record = organism.build_organism(
-            directory, **choice,
-            progress=lambda done, total, loss: meter.advance(f"loss {loss:.3f}", done - meter.done))
-    for pole, rates in record["rates"].items():
-        logging.info("organism %s, held-out prompts: %s", pole,
-                     ", ".join(f"{name} {rate:.3f}" for name, rate in rates.items()))
     names = parse_poles(settings.poles)
-    poles.ensure(directory, names, world_seed=settings.seed)
+    recipe = organism.make_recipe(size=settings.size, family=settings.family, seed=settings.seed)
+    sharding.check(organism.organism_config(size=recipe.size, family=recipe.family, tokenizer=build_tokenizer()))
+    # On one device, whatever the mesh: rounding that differs would train another organism.
+    with mesh.alone():
+        processes.on_first(lambda: _build_organism(directory, recipe, names))
     variants = tuple(Variant(pole, directory / pole) for pole in names)
     return Subject(f"organism-{settings.family}-{settings.size}", variants, world_rules.make_world(settings.seed))
+
+
+def _build_organism(directory, recipe, names):
+    logging.info("model.path is empty: the embedded organism (%s, %s) in %s", recipe.family, recipe.size, directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with runlog.turn(directory / ".making"):
+        with runlog.progress(recipe.helpful.steps + recipe.safety.steps, "training steps") as meter:
+            record = organism.build_organism(
+                directory, size=recipe.size, family=recipe.family, seed=recipe.seed,
+                progress=lambda done, total, loss: meter.advance(f"loss {loss:.3f}", done - meter.done))
+        for pole, rates in record["rates"].items():
+            logging.info("organism %s, held-out prompts: %s", pole,
+                         ", ".join(f"{name} {rate:.3f}" for name, rate in rates.items()))
+        poles.ensure(directory, names, world_seed=recipe.seed)
 
 
 def parse_poles(text: str) -> tuple[str, ...]:

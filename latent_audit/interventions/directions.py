@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from latent_audit.errors import InputError
-from latent_audit.models import decoder
+from latent_audit.models import decoder, sharding
 from latent_audit.models.config import ModelConfig
 
 DECISION_POINT = -1
@@ -51,7 +51,7 @@ def position_states(params, tokens, mask, *, cfg: ModelConfig, positions: tuple[
 
     _, states = decoder.scan_states(params, tokens, mask, cfg=cfg, edit=edit,
                                     collect=lambda h: jnp.stack([pick(h, position) for position in positions], axis=1))
-    return states
+    return sharding.replicate(states)
 
 
 def moments(params, tokens, mask, *, cfg: ModelConfig, positions: tuple[int, ...] = (DECISION_POINT,),

@@ -15,7 +15,7 @@ import optax
 
 from latent_audit.errors import InputError
 from latent_audit.interventions import edits
-from latent_audit.models import decoder
+from latent_audit.models import decoder, sharding
 from latent_audit.models.config import ModelConfig
 
 
@@ -100,7 +100,7 @@ def choose_layers(num_layers: int, *, nudge_layer: int | None = None) -> Layers:
 def decision_states(params, tokens, mask, *, cfg: ModelConfig):
     """Every residual state of left-padded prompts at the decision point; float32 [S, B, D]."""
     collected = decoder.scan_states(params, tokens, mask, cfg=cfg, collect=lambda h: h[:, -1].astype(jnp.float32))
-    return collected[1]
+    return sharding.replicate(collected[1])
 
 
 def make_cache(base, harmful, tokens, mask, *, cfg: ModelConfig, layers: Layers, fraction: float, batch: int) -> Cache:
@@ -230,7 +230,8 @@ def update(params, state, base, batch: Batch, nudge, noise, std, *, cfg, layers,
 
     (_, found), gradients = jax.value_and_grad(objective, has_aux=True)(params)
     updates, state = optimizer.update(gradients, state, params)
-    return optax.apply_updates(params, updates), state, found
+    params, state = sharding.constrain_parameters((optax.apply_updates(params, updates), state))
+    return params, state, found
 
 
 def choose_checkpoint(records, *, base_refusal: float, base_nudged: float, base_clean: float) -> int:

@@ -13,7 +13,7 @@ import optax
 
 from latent_audit.errors import InputError
 from latent_audit.interventions import lora
-from latent_audit.models import ModelConfig, decoder, ops
+from latent_audit.models import ModelConfig, decoder, ops, sharding
 
 # Batches are cut to a multiple of this many columns, which bounds how many widths are ever compiled.
 _WIDTH_STEP = 16
@@ -186,7 +186,7 @@ def start(weights, *, optimizer: optax.GradientTransformation, master: bool = Fa
 def _start(weights, *, optimizer, master):
     # jnp.array copies: the state is donated to every step, the caller's arrays must not be.
     weights = jax.tree.map(lambda w: jnp.array(w, jnp.float32 if master else w.dtype), weights)
-    return TrainState(weights, optimizer.init(_float32(weights)), jnp.int32(0))
+    return sharding.constrain_parameters(TrainState(weights, optimizer.init(_float32(weights)), jnp.int32(0)))
 
 
 def batch_order(key, rows, *, steps: int, batch_size: int) -> np.ndarray:
@@ -255,7 +255,7 @@ def update(state: TrainState, frozen, examples, *, cfg, optimizer, method):
     changes, inner = optimizer.update(gradient, state.optimizer, _float32(state.weights))
     weights = jax.tree.map(lambda w, c: (w.astype(jnp.float32) + c).astype(w.dtype), state.weights, changes)
     norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient)))
-    return TrainState(weights, inner, state.step + 1), loss, norm
+    return sharding.constrain_parameters(TrainState(weights, inner, state.step + 1)), loss, norm
 
 
 def finetune(

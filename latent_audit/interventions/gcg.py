@@ -18,7 +18,7 @@ import numpy as np
 
 from latent_audit.interventions import latent
 from latent_audit.interventions.suffix import target_nll
-from latent_audit.models import decoder, generate, ops
+from latent_audit.models import decoder, generate, ops, sharding
 from latent_audit.models.config import ModelConfig
 
 # arXiv 2606.08044: steps, candidates per step, and how many substitutes per position they are drawn from.
@@ -147,7 +147,7 @@ def propose(params, around: Surroundings, suffix, allowed, keys, number, *, cfg:
         rank = jax.random.randint(jax.random.fold_in(key, number), (draws,), 0, top_k)
         return jnp.tile(row, (draws, 1)).at[jnp.arange(draws), position].set(best[position, rank])
 
-    return Proposal(nll, on_target, jax.vmap(draw)(keys, suffix, best))
+    return sharding.replicate(Proposal(nll, on_target, jax.vmap(draw)(keys, suffix, best)))
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "batch"))
@@ -176,7 +176,7 @@ def candidate_losses(params, around: Surroundings, candidates, wanted, *, cfg: M
         return jax.lax.cond(wanted[row], evaluate, lambda row, chunk: jnp.full(batch, jnp.inf), row, chunk)
 
     rows = jnp.repeat(jnp.arange(B), chunks.shape[0] // B)
-    return jax.lax.map(chunk_losses, (rows, chunks)).reshape(B, -1)[:, :N]
+    return sharding.replicate(jax.lax.map(chunk_losses, (rows, chunks)).reshape(B, -1)[:, :N])
 
 
 def step(params, around: Surroundings, suffix, allowed, keys, number, frozen, *, cfg: ModelConfig,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from latent_audit.interventions import suffix
-from latent_audit.models import decoder
+from latent_audit.models import decoder, sharding
 from latent_audit.models.config import ModelConfig
 
 # Steps and step size of the search, and the budgets swept: arXiv 2606.08044, docs/method.md section 1.
@@ -185,8 +185,8 @@ def attack_state(params, clean: Clean, mask, target, state, budgets, row_keys, *
         at_bound = touched.sum(axis=(2, 3)) / (real.sum(axis=(1, 2)) * D)
     cells = functools.partial(jnp.reshape, shape=(len(ATTACKS), B, E))
     firsts = jnp.broadcast_to(clean_nll, (len(ATTACKS), rows))
-    return Attacked(deltas.reshape(len(ATTACKS), B, E, P, D), cells(firsts), cells(lasts), cells(l2), cells(linf),
-                    cells(at_bound), radius, trace)
+    numbers = sharding.replicate((cells(firsts), cells(lasts), cells(l2), cells(linf), cells(at_bound), radius, trace))
+    return Attacked(deltas.reshape(len(ATTACKS), B, E, P, D), *numbers)
 
 
 def row_keys(key, prompt_ids, state, budgets):

@@ -4,19 +4,24 @@ docs/method.md section 4, arXiv 2606.08044. Give patch_edit to generate() as pro
 steps are not patched, they see the donor through the cache.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from latent_audit.errors import InputError
 from latent_audit.interventions import edits
-from latent_audit.models import decoder
+from latent_audit.models import decoder, sharding
 from latent_audit.models.config import ModelConfig
 
 # Scope -> which prompt columns are overwritten; arXiv 2606.08044.
 SCOPES = {"prompt": "every real prompt position", "decision": "the decision point only"}
 
-_state_at = jax.jit(decoder.state_at, static_argnames="cfg")
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def _state_at(params, tokens, mask, state, *, cfg):
+    return sharding.replicate(decoder.state_at(params, tokens, mask, state, cfg=cfg))
 
 
 def donor_states(params, tokens, mask, state, *, cfg: ModelConfig, batch: int) -> np.ndarray:

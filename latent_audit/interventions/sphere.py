@@ -14,7 +14,7 @@ import numpy as np
 
 from latent_audit.errors import InputError
 from latent_audit.interventions import edits, latent, suffix
-from latent_audit.models import decoder
+from latent_audit.models import decoder, sharding
 from latent_audit.models.config import ModelConfig
 
 # Steps, step size over the radius, and radius over the activation norm: arXiv 2606.08044, docs/method.md section 2.
@@ -100,8 +100,9 @@ def sphere_attack(params, tokens, mask, target, state, radius, row_keys, *, cfg:
     first, last = losses[0, 0], lasts[kept, every]
     trace = jnp.concatenate([losses[kept, :, every].T, last[None]])
     cells = functools.partial(jnp.reshape, shape=(B, E))
-    return SphereAttack(deltas[kept, every].reshape(B, E, -1), noise[0].reshape(B, E, -1), cells(first), cells(last),
-                        cells(control_last), trace.reshape(steps + 1, B, E), cells(kept), cells(last < first))
+    return sharding.replicate(SphereAttack(
+        deltas[kept, every].reshape(B, E, -1), noise[0].reshape(B, E, -1), cells(first), cells(last),
+        cells(control_last), trace.reshape(steps + 1, B, E), cells(kept), cells(last < first)))
 
 
 def first_falls(budgets, fell) -> Brackets:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from latent_audit.errors import InputError
-from latent_audit.models import decoder
+from latent_audit.models import decoder, sharding
 from latent_audit.models.config import ModelConfig
 
 
@@ -18,7 +18,7 @@ from latent_audit.models.config import ModelConfig
 def log_probability(params, tokens, mask, edit=None, *, cfg: ModelConfig):
     """Of the token behind left-padded prompts int32 [B, T], under an edit(h, s) -> h or None; float32 [B, V]."""
     last, _ = decoder.scan_states(params, tokens, mask, cfg=cfg, edit=edit, collect=lambda h: ())
-    return jax.nn.log_softmax(decoder.unembed(params, last[:, -1], cfg=cfg), axis=-1)
+    return sharding.replicate(jax.nn.log_softmax(decoder.unembed(params, last[:, -1], cfg=cfg), axis=-1))
 
 
 def refusal_openings(harmful, harmless) -> tuple[int, ...]:

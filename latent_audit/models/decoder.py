@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from latent_audit.models import ops
+from latent_audit.models import ops, sharding
 from latent_audit.models.config import ModelConfig, parameter_shapes
 
 
@@ -71,7 +71,8 @@ def embed(params, tokens, *, cfg: ModelConfig):
     if cfg.scale_embedding:
         # The scale is rounded to the parameters' dtype first, as transformers does.
         x = x * jnp.asarray(np.sqrt(cfg.embed_dim), x.dtype)
-    return x
+    # Every pass begins here: what lies over "data" stays there.
+    return sharding.constrain(x, "data")
 
 
 def unembed(params, x, *, cfg: ModelConfig):

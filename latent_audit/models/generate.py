@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from latent_audit.models import decoder, ops
+from latent_audit.models import decoder, ops, sharding
 from latent_audit.models.config import ModelConfig
 
 
@@ -162,7 +162,7 @@ def _generate(params, tokens, mask, prompt_edit, decode_edit, sampling, *, cfg, 
     (_, out, _, _), _, _ = jax.lax.while_loop(unfinished, body, (state, token, cache))
     ended = jnp.any(out[:, :, None] == ends, axis=2)
     lengths = jnp.where(ended.any(axis=1), jnp.argmax(ended, axis=1) + 1, max_new_tokens)
-    return Generation(out, lengths.astype(jnp.int32))
+    return sharding.replicate(Generation(out, lengths.astype(jnp.int32)))
 
 
 def _sample(logits, sampling: Sampling, step):

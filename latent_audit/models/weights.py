@@ -18,9 +18,9 @@ import safetensors
 import safetensors.numpy
 
 from latent_audit.errors import InputError
-from latent_audit.models import families, hub, names
+from latent_audit.models import families, hub, names, sharding
 from latent_audit.models.config import ModelConfig, block_shapes, parameter_shapes
-from latent_audit.runtime import files
+from latent_audit.runtime import files, processes
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 FILE_DTYPES = ("F32", "BF16", "F16")
@@ -45,7 +45,8 @@ def load(path, *, dtype: str = "float32", revision: str | None = None, place: Ca
       path: a directory or a hub id (see hub.resolve); revision: of a hub id.
       dtype: "float32" or "bfloat16"; files may hold float32, bfloat16, float16 or a mixture.
       place: place(name, array) -> jax.Array, called once per parameter ("embed", "blocks/query", ...) as soon as
-        it is complete, to shard it; None puts it on the default device. The host holds one parameter at a time.
+        it is complete; None is sharding.place: over the mesh in force, else on the default device. The host holds one
+        parameter at a time.
     Returns:
       (ModelConfig, params), the tree of config.parameter_shapes.
     Raises:
@@ -55,8 +56,7 @@ def load(path, *, dtype: str = "float32", revision: str | None = None, place: Ca
         raise InputError(f"dtype = {dtype!r}, expected one of {', '.join(DTYPES)}")
     directory = hub.resolve(path, revision=revision)
     cfg, tensors = check(directory)
-    # Waiting for each copy, so that host buffers do not pile up behind an accelerator.
-    place = place or (lambda name, array: jax.block_until_ready(jax.device_put(array)))
+    place = place or sharding.place
     shapes = parameter_shapes(cfg)
     params, problems = {"blocks": {}}, []
     with contextlib.ExitStack() as stack:
@@ -151,6 +151,11 @@ def save(path, cfg: ModelConfig, params, tokenizer, *, dtype: str | None = None,
     if generation_config is None:
         generation_config = {"do_sample": False, "bos_token_id": config["bos_token_id"],
                              "eos_token_id": config["eos_token_id"], "pad_token_id": pad_id}
+    if not processes.is_first():
+        for _ in _tensors_by_file(cfg, params, DTYPES[dtype]):
+            pass  # Parts of the parameters may lie here.
+        processes.meet()
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
     try:
@@ -166,6 +171,7 @@ def save(path, cfg: ModelConfig, params, tokenizer, *, dtype: str | None = None,
         _replace_directory(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    processes.meet()
 
 
 def _read(name, cfg, tensors, opened, dtype):
@@ -268,7 +274,19 @@ def _raise_problems(directory, problems: list[str]) -> None:
 
 
 def _write_tensors(directory, cfg, params, dtype) -> None:
-    """Write every tensor, in shards with an index where one file would be too large."""
+    """Write every tensor, in several files with an index where one would be too large."""
+    weight_map, total = {}, 0
+    for file, tensors in _tensors_by_file(cfg, params, dtype):
+        weight_map |= dict.fromkeys(tensors, file)
+        total += sum(tensor.nbytes for tensor in tensors.values())
+        # transformers refuses files that do not name their format.
+        safetensors.numpy.save_file(tensors, directory / file, metadata={"format": "pt"})
+    if len(set(weight_map.values())) > 1:
+        files.write_json(directory / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _tensors_by_file(cfg, params, dtype):
+    """(file name, {name in the file: host array}) of every file, one at a time."""
     expected = names.tensor_names(cfg)
     shapes = block_shapes(cfg) | parameter_shapes(cfg)
     shards, size = [[]], 0
@@ -279,21 +297,14 @@ def _write_tensors(directory, cfg, params, dtype) -> None:
             size = 0
         shards[-1].append(canonical)
         size += tensor_bytes
-    weight_map = {}
     for number, shard in enumerate(shards, start=1):
         single = len(shards) == 1
-        file = "model.safetensors" if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        weight_map |= dict.fromkeys(shard, file)
         tensors = {}
         for canonical in shard:
             name, layer = expected[canonical]
-            array = np.asarray(params[name] if layer is None else params["blocks"][name][layer])
+            array = sharding.to_host(params[name] if layer is None else params["blocks"][name][layer])
             tensors[canonical] = np.ascontiguousarray(names.to_file(name, array.astype(dtype)))
-        # transformers refuses files that do not name their format.
-        safetensors.numpy.save_file(tensors, directory / file, metadata={"format": "pt"})
-    if len(shards) > 1:
-        total = sum(int(np.prod(shapes[name])) * dtype.itemsize for name, _ in expected.values())
-        files.write_json(directory / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        yield "model.safetensors" if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors", tensors
 
 
 def _replace_directory(aside, path) -> None:

@@ -1,7 +1,8 @@
 """Training state on disk, through orbax: written aside, the last good one kept, read back bit for bit.
 
 A tree of arrays is one directory, DIRECTORY/STEP, beside a checksum, DIRECTORY/STEP.json; without it the step does not
-count. Orbax writes the directory under another name and renames it when it is whole.
+count. Orbax writes the directory under another name and renames it when it is whole. Of several processes each writes
+and reads what lies on its own devices, in one directory that all of them see.
 """
 
 import contextlib
@@ -9,14 +10,13 @@ import errno
 import hashlib
 import json
 import pathlib
-import shutil
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from latent_audit.runtime import files
+from latent_audit.runtime import files, processes
 
 
 def save(directory, step: int, tree, *, keep: int = 2) -> None:
@@ -29,7 +29,7 @@ def save(directory, step: int, tree, *, keep: int = 2) -> None:
     tree = jax.tree.map(_plain, tree)
     drop(directory, step)
     try:
-        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+        with _quiet(), _checkpointer() as checkpointer:
             checkpointer.save(directory / str(step), tree, force=True)
     except Exception as error:  # tensorstore reports a full disk as a ValueError.
         if isinstance(error, OSError) or not any(word in str(error) for word in ("ENOSPC", "No space left")):
@@ -43,13 +43,15 @@ def save(directory, step: int, tree, *, keep: int = 2) -> None:
 def steps(directory) -> list[int]:
     """The steps that are stored, ascending; what was being written when a run was killed is not among them."""
     directory = pathlib.Path(directory)
-    return sorted(int(path.stem) for path in directory.glob("*.json") if path.stem.isdecimal())
+    return processes.on_first(lambda: sorted(int(path.stem) for path in directory.glob("*.json")
+                                             if path.stem.isdecimal()))
 
 
 def drop(directory, step: int) -> None:
     """Delete one step, its checksum first."""
-    (pathlib.Path(directory) / f"{step}.json").unlink(missing_ok=True)
-    shutil.rmtree(pathlib.Path(directory) / str(step), ignore_errors=True)
+    if processes.is_first():
+        (pathlib.Path(directory) / f"{step}.json").unlink(missing_ok=True)
+    files.remove_tree(pathlib.Path(directory) / str(step))
 
 
 def restore(directory, like, *, at_most: int | None = None):
@@ -63,20 +65,39 @@ def restore(directory, like, *, at_most: int | None = None):
     for step in reversed(steps(directory)):
         if at_most is not None and step > at_most:
             continue
-        try:
-            record = json.loads((directory / f"{step}.json").read_text(encoding="utf-8"))
-            if record["leaves"] != _describe(expected):
-                raise ValueError("it holds other arrays than expected")
-            with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-                found = checkpointer.restore(directory / str(step), expected)
-            if _checksum(found) != record["sha256"]:
-                raise ValueError("its arrays are not those that were saved")
-        except Exception as error:  # Damage surfaces as many different exceptions.
-            logging.warning("checkpoint %s cannot be used (%s)", directory / str(step),
-                            " ".join(str(error).split())[:200])
+        found, problem = _read(directory, step, expected)
+        if problem:
+            logging.warning("checkpoint %s cannot be used (%s)", directory / str(step), problem)
             continue
         return step, jax.tree.map(_as_before, like, found)
     return None
+
+
+def _read(directory, step, expected):
+    """(tree, "") of one step, or (None, what is wrong with it), the same in every process."""
+    found, record, problem = None, {}, ""
+    try:
+        record = json.loads((directory / f"{step}.json").read_text(encoding="utf-8"))
+        if record["leaves"] != _describe(expected):
+            raise ValueError("it holds other arrays than expected")
+        with _quiet(), _checkpointer() as checkpointer:
+            found = checkpointer.restore(directory / str(step), expected)
+    except Exception as error:  # Damage surfaces as many different exceptions.
+        problem = " ".join(str(error).split())[:200]
+    if b"x" in processes.gather(b"x" if problem else b"."):
+        return None, problem or "another process cannot read it"
+    if _checksum(found) != record["sha256"]:
+        return None, "its arrays are not those that were saved"
+    return found, ""
+
+
+def _checkpointer():
+    """Of all processes, or of this one alone where the others only wait for it."""
+    if not processes.is_solo():
+        return ocp.StandardCheckpointer()
+    alone = ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()},
+                                               barrier_sync_key_prefix="alone")
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 @contextlib.contextmanager
@@ -91,11 +112,16 @@ def _quiet():
 
 
 def _checksum(tree) -> str:
-    """Of all bytes, leaf by leaf: orbax does not see damage inside an array."""
+    """Of all bytes, leaf by leaf: orbax does not see damage inside an array. Of several processes, each of its own."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
-    return digest.hexdigest()
+        whole = processes.count() == 1 or leaf.is_fully_replicated
+        own = [leaf] if whole else [shard.data for shard in leaf.addressable_shards if shard.replica_id == 0]
+        for array in own:
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    if processes.count() == 1:
+        return digest.hexdigest()
+    return hashlib.sha256(b"".join(processes.gather(digest.digest()))).hexdigest()
 
 
 def _describe(tree) -> dict[str, str]:
@@ -110,12 +136,14 @@ def _is_key(leaf) -> bool:
 
 def _plain(leaf):
     leaf = jax.numpy.asarray(leaf)
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    # Orbax takes no array of one process's own devices while there are several processes.
+    return np.asarray(leaf) if processes.is_solo() else leaf
 
 
 def _expected(leaf):
     leaf = _plain(leaf)
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    return leaf if processes.is_solo() else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def _as_before(leaf, found):

@@ -1,9 +1,12 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one; of several processes of a run, the first alone writes."""
 
 import json
 import os
 import pathlib
+import shutil
 import tempfile
+
+from latent_audit.runtime import processes
 
 
 def write_bytes(path, data: bytes) -> None:
@@ -11,6 +14,8 @@ def write_bytes(path, data: bytes) -> None:
 
     Raises OSError (disk full, read-only directory); the old file at `path`, if any, is then untouched.
     """
+    if not processes.is_first():
+        return
     path = pathlib.Path(path)
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
@@ -35,3 +40,9 @@ def write_text(path, text: str) -> None:
 def write_json(path, value) -> None:
     """Write `value` as indented JSON with a final newline; NaN is refused because JSON has none."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def remove_tree(path) -> None:
+    """Delete a directory and all in it, if it is there."""
+    if processes.is_first():
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,7 +1,9 @@
 """The working directory of a run: its config, its lock, and one small file per finished unit of work.
 
 A unit is finished when its file is there: files are written aside and renamed, and carry a checksum of what they
-hold. A run that is killed and started again reads the finished units back and computes only the rest.
+hold. A run that is killed and started again reads the finished units back and computes only the rest; how several
+jobs share the units of one directory is said in runtime/shards.py. Of several processes that compute one run together
+the first reads and writes here and tells the others.
 """
 
 import contextlib
@@ -20,8 +22,10 @@ from absl import logging
 from tqdm import tqdm
 
 from latent_audit.errors import InputError
-from latent_audit.runtime import files
+from latent_audit.runtime import files, processes, shards
 
+# Fields of a config that say how its work is done, not what comes out: they may differ between starts.
+HOW = ("shard", "distributed", "distributed_coordinator", "distributed_processes", "distributed_process")
 # A log line this often, in seconds, where there is no terminal to draw a bar on.
 LOG_EVERY = 10.0
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transformers", "orbax-checkpoint", "safetensors")
@@ -45,6 +49,11 @@ def prepare_workdir(workdir, config: Mapping) -> pathlib.Path:
     holds results of another config (the differing fields are named).
     """
     workdir = pathlib.Path(workdir)
+    processes.on_first(lambda: _prepare(workdir, config))
+    return workdir
+
+
+def _prepare(workdir, config):
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / f".probe-{os.getpid()}"
@@ -53,9 +62,13 @@ def prepare_workdir(workdir, config: Mapping) -> pathlib.Path:
     except OSError as error:
         raise InputError(f"--workdir={workdir} cannot be written: {error.strerror or error}. "
                          "Give a directory you own, with space left.") from error
-    pin(workdir / "config.json", config)
+    pin(workdir / "config.json", _without_how(config))
     _note_versions(workdir / "versions.json")
-    return workdir
+
+
+def _without_how(config: Mapping) -> dict:
+    return {key: _without_how(value) if isinstance(value, Mapping) else value for key, value in config.items()
+            if key not in HOW}
 
 
 def _note_versions(path):
@@ -71,7 +84,10 @@ def pin(path, record: Mapping) -> None:
 
     Raises InputError naming every field that differs: results of two configs never mix in one workdir.
     """
-    path = pathlib.Path(path)
+    processes.on_first(lambda: _pin(pathlib.Path(path), record))
+
+
+def _pin(path, record):
     if not path.exists():
         files.write_json(path, record)
         return
@@ -88,18 +104,60 @@ def pin(path, record: Mapping) -> None:
 
 
 @contextlib.contextmanager
-def lock(workdir):
-    """Hold the directory for this process; InputError if another run holds it. Released when the process ends."""
-    with open(pathlib.Path(workdir) / ".lock", "a+", encoding="utf-8") as handle:
+def lock(workdir, shard: str = ""):
+    """Hold the directory for this run; InputError if another holds it. Released when the process ends.
+
+    Shards of one number share it with each other, each number once, and with no other run.
+    """
+    with contextlib.ExitStack() as stack:
+        processes.on_first(lambda: _lock(stack, pathlib.Path(workdir), shards.parse(shard)))
+        yield
+
+
+def _lock(stack, workdir, shard):
+    if shard is None:
+        _hold(stack, workdir / ".lock", fcntl.LOCK_EX, "a run")
+        return
+    _hold(stack, workdir / ".lock", fcntl.LOCK_SH, f"{shard.count} shards, one of them")
+    for path in workdir.glob(".lock-*-of-*"):
+        # Another split gives the same units to two jobs.
+        if not path.name.endswith(f"-of-{shard.count}"):
+            with contextlib.ExitStack() as passing:
+                _hold(passing, path, fcntl.LOCK_SH)
+    _hold(stack, workdir / f".lock-{shard.index}-of-{shard.count}", fcntl.LOCK_EX, f"shard {shard.index}")
+
+
+def _hold(stack, path, kind, who=""):
+    handle = stack.enter_context(open(path, "a+", encoding="utf-8"))
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        handle.seek(0)
+        raise InputError(f"another run is writing {path.parent} ({handle.read().strip() or 'unknown process'}). "
+                         "Wait for it, or give another --workdir.") from error
+    if who:
+        handle.truncate(0)
+        handle.write(f"{who}: process {os.getpid()} on {platform.node()}")
+        handle.flush()
+
+
+@contextlib.contextmanager
+def turn(path):
+    """Hold the file `path` for this process, waiting for those who hold it: for what only one job is to make.
+
+    Where nothing can be written nothing can be made either, and nobody is waited for.
+    """
+    try:
+        handle = open(path, "a+", encoding="utf-8")
+    except OSError:
+        yield
+        return
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            handle.seek(0)
-            raise InputError(f"another run is writing {workdir} ({handle.read().strip() or 'unknown process'}). "
-                             "Wait for it, or give another --workdir.") from error
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {platform.node()}")
-        handle.flush()
+        except BlockingIOError:
+            logging.info("waiting for another job, which holds %s", path)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
@@ -130,7 +188,10 @@ def save_unit(workdir, key: str, columns: Mapping[str, list]) -> None:
 
 def load_unit(workdir, key: str) -> dict | None:
     """The columns of a finished unit, or None if it must be computed; a damaged file is named, dropped and redone."""
-    path = _unit_path(workdir, key)
+    return processes.on_first(lambda: _load_unit(_unit_path(workdir, key), key))
+
+
+def _load_unit(path, key):
     try:
         payload = json.loads(path.read_text(encoding="utf-8"))
         if payload["key"] == key and payload["sha256"] == _checksum(payload["columns"]):
@@ -149,13 +210,16 @@ class Progress:
 
     def __init__(self, total: int, unit: str):
         self.total, self.unit, self.done, self.skipped = total, unit, 0, 0
+        self.missing = []
         self.began = self.last = time.monotonic()
         self.bar = None
 
-    def advance(self, label: str, count: int = 1, *, reused: bool = False) -> None:
-        """Count `count` finished units; `reused` ones were read back and stay out of the rate."""
+    def advance(self, label: str, count: int = 1, *, reused: bool = False, missing: bool = False) -> None:
+        """Count `count` units; `reused` ones were read back and stay out of the rate, as do `missing` ones, which
+        another shard has to compute and has not."""
         self.done += count
-        self.skipped += count if reused else 0
+        self.skipped += count if reused or missing else 0
+        self.missing += [label] * count if missing else []
         if sys.stderr.isatty():
             self.bar = self.bar or tqdm(total=self.total, unit=f" {self.unit}", dynamic_ncols=True)
             self.bar.set_postfix_str(label, refresh=False)
