@@ -1,0 +1,62 @@
+"""docs/performance.md and its figures from what benchmarks.run measured."""
+
+import pathlib
+
+import jinja2
+from matplotlib.figure import Figure
+
+from benchmarks import growth
+
+
+def write(out: pathlib.Path, record: dict) -> None:
+    """Write performance.md and figures/performance_*.png below `out`; performance_notes.md is appended if there."""
+    figures = out / "figures"
+    figures.mkdir(exist_ok=True)
+    _bars(record["lines"], figures / "performance_search.png")
+    _growth(record["growth"], figures / "performance_growth.png")
+    searched = [line for line in record["lines"] if line["name"].startswith("search,")]
+    notes = out / "performance_notes.md"
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    source = pathlib.Path(__file__).with_name("performance.md.j2").read_text(encoding="utf-8")
+    text = environment.from_string(source).render(
+        **record, searched=searched, others=[line for line in record["lines"] if line not in searched],
+        axes=growth.AXES, slopes=growth.exponents(record["growth"]),
+        notes=notes.read_text(encoding="utf-8").rstrip() if notes.exists() else "")
+    (out / "performance.md").write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+def _bars(lines, path) -> None:
+    searched = [line for line in lines if line["name"].startswith("search,")]
+    names = list(dict.fromkeys(line["name"] for line in searched))
+    figure = Figure(figsize=(7.2, 0.8 + 1.3 * len(names)), layout="constrained")
+    axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
+    for axis, name in zip(axes, names, strict=True):
+        own = [line for line in searched if line["name"] == name]
+        labels = ["floor", "ours", *(line["rival"] for line in own)]
+        values = [own[0]["floor_seconds"], own[0]["ours_seconds"], *(line["seconds"] for line in own)]
+        axis.barh(labels, values, color=["#BBBBBB", "#0072B2", *["#D55E00"] * len(own)])
+        axis.invert_yaxis()
+        axis.set_title(name.removeprefix("search, "), fontsize=9, loc="left")
+        for place, value in enumerate(values):
+            axis.text(value, place, f" {value:.1f}", va="center", fontsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+    axes[-1].set_xlabel("seconds", fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def _growth(rows, path) -> None:
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    axes = figure.subplots(2, len(growth.AXES), sharex="col")
+    for column, axis_name in enumerate(growth.AXES):
+        own = [row for row in rows if row["axis"] == axis_name]
+        shown = (("seconds", 1, "seconds"), ("temporaries", 1e6, "temporaries, MB"))
+        for row, (what, scale, label) in enumerate(shown):
+            axis = axes[row, column]
+            axis.loglog([one["value"] for one in own], [one[what] / scale for one in own], marker="o", color="#0072B2")
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.tick_params(labelsize=7)
+            if column == 0:
+                axis.set_ylabel(label, fontsize=8)
+        axes[1, column].set_xlabel(axis_name, fontsize=8)
+    figure.savefig(path, dpi=150)
