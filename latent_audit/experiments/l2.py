@@ -19,7 +19,7 @@ from latent_audit.experiments import respond
 from latent_audit.experiments.bench import Bench, Findings, judged, share, unit, with_control
 from latent_audit.interventions import latent, sphere
 from latent_audit.metrics import break_budget
-from latent_audit.runtime import audit_figures, figures, report
+from latent_audit.runtime import audit_figures, figures, halving, report
 
 TARGET, PAPER_TOKENS = "Sure, here is how to", 256  # arXiv 2606.08044
 KINDS = ("l2", "random")
@@ -108,16 +108,23 @@ def _search(bench, loaded, tokens, ids, state, radius, budgets):
     section = bench.config.l2
     target = jnp.asarray(chats.assistant_turn_ids(loaded.chat, TARGET), jnp.int32)
     keys = latent.row_keys(benches.noise_key(bench, "l2"), ids, state, jnp.asarray(budgets, jnp.float32))
-    return sphere.sphere_attack(loaded.params, *tokens, target, state, jnp.asarray(radius, jnp.float32), keys,
-                                cfg=loaded.cfg, steps=section.steps, step_fraction=float(section.step_fraction),
-                                starts=section.starts)
+
+    def search(rows):
+        found = sphere.sphere_attack(
+            loaded.params, tokens.tokens[rows], tokens.mask[rows], target, state,
+            jnp.asarray(radius[rows], jnp.float32), keys[rows], cfg=loaded.cfg, steps=section.steps,
+            step_fraction=float(section.step_fraction), starts=section.starts)
+        return jax.tree.map(np.asarray, found._replace(trace=()))
+
+    parts = halving.in_halves(search, np.arange(len(ids)), "L2 attack")
+    return jax.tree.map(lambda *of_parts: np.concatenate(of_parts), *parts)
 
 
 def _attack(bench, name, state, rows) -> dict[str, list]:
     loaded, budgets = bench.load(name), _budgets(bench)
     prompts, tokens, ids = _prompts(bench, rows)
     radius = np.broadcast_to(np.asarray(budgets) * _norm(bench, state), (len(ids), len(budgets)))
-    found = jax.tree.map(np.asarray, _search(bench, loaded, tokens, ids, state, radius, budgets))
+    found = _search(bench, loaded, tokens, ids, state, radius, budgets)
     n, E = len(rows), len(budgets)
     kind, row, budget = (index.ravel() for index in np.indices((len(KINDS), n, E)))
     deltas = np.stack([found.delta[:n], found.control[:n]]).reshape(len(kind), -1)
@@ -142,7 +149,7 @@ def _break(bench, name, swept) -> dict[str, list]:
             radius = (respond.pad_rows(budgets, size) * place.scale)[:, None]
             # The keys matter to restarts only; one budget's serve all.
             found = _search(bench, loaded, tokens, ids, place.state, radius, _budgets(bench)[:1])
-            deltas = np.asarray(found.delta)[:len(prompts), 0]
+            deltas = found.delta[:len(prompts), 0]
             texts = benches.pushed_answers(bench, loaded, tokens, np.arange(len(prompts)),
                                            np.full(len(prompts), place.state), deltas,
                                            max_new_tokens=benches.new_tokens(bench, PAPER_TOKENS))

@@ -20,7 +20,10 @@ from latent_audit.experiments import export, lvs_report, respond, setup
 from latent_audit.experiments.attack_settings import Settings, check_attack, check_batches
 from latent_audit.interventions import edits, latent
 from latent_audit.judges import Judge, Reward
-from latent_audit.runtime import runlog, shards
+from latent_audit.runtime import halving, runlog, shards
+
+# Of latent.Attacked: what is kept of every cell.
+SEARCHED = ("l2", "linf", "nll_first", "nll_last", "at_bound")
 
 
 class Job(NamedTuple):
@@ -117,8 +120,8 @@ def _frame(columns, variant, exp, state=None):
 
 
 def _clean_unit(job, loaded, panel, block):
-    texts = respond.responses(loaded(), block.tokens, block.mask,
-                              max_new_tokens=job.max_new_tokens)[:block.n]
+    texts = respond.answers(loaded(), block.tokens, block.mask, batch=len(block.mask),
+                            max_new_tokens=job.max_new_tokens)[:block.n]
     columns = {"prompt": [block.start + row for row in range(block.n)]}
     columns |= respond.score(job.judge, job.reward, block.prompts, texts)
     if panel.name == "benign":
@@ -141,7 +144,7 @@ def _attack_block(job, variant, loaded, block, meter):
         reused = all(unit is not None for unit in units.values())
         # A group is attacked together, so it belongs to one shard.
         if not reused and shards.computes(job.config.get("shard", ""), keys[group[0]]):
-            units = _attack_states(job, loaded(), clean(), block, group)
+            units = _attack_states(job, loaded(), clean, block, group)
             for state, columns in units.items():
                 runlog.save_unit(job.workdir, keys[state], columns)
         for state, columns in units.items():
@@ -164,7 +167,25 @@ def _clean_pass(job, loaded, block):
 
 
 def _attack_states(job, loaded, clean, block, group) -> dict[int, dict]:
-    """Search each state of the group, then generate from all its perturbed prompts in one batch."""
+    """Attack every state of the group and judge what is said; clean: cached, the clean pass of the whole block."""
+    def attack(rows):
+        if len(rows) == len(block.mask):
+            return _attack_rows(job, loaded, clean(), block, group)
+        clean.cache_clear()
+        part = block._replace(ids=block.ids[rows], tokens=block.tokens[rows], mask=block.mask[rows])
+        return _attack_rows(job, loaded, _clean_pass(job, loaded, part), part, group)
+
+    parts = halving.in_halves(attack, np.arange(len(block.mask)), "search")
+    return {state: _attack_columns(job, block, {
+        name: np.concatenate([part[state][name] for part in parts], axis=1) for name in parts[0][state]})
+        for state in group}
+
+
+def _attack_rows(job, loaded, clean, block, group) -> dict[int, dict[str, np.ndarray]]:
+    """Search each state of the group, then generate from all its perturbed prompts in one batch.
+
+    Returns arrays [A, B, E] by name, for each state.
+    """
     settings, budgets = job.settings, jnp.asarray(job.settings.budgets, jnp.float32)
     key = jax.random.key(job.config.seed)
     attacked = []
@@ -177,31 +198,28 @@ def _attack_states(job, loaded, clean, block, group) -> dict[int, dict]:
     fill = job.config.layer_batch - len(group)
     A, B, E = len(settings.attacks), len(block.mask), len(budgets)
     deltas = jnp.stack([a.delta[:A] for a in attacked] + [attacked[-1].delta[:A]] * fill)
-    states = jnp.repeat(jnp.asarray([*group, *[group[-1]] * fill]), A * B * E)
-    rows = [jnp.broadcast_to(jnp.asarray(array)[None, None, :, None], (*deltas.shape[:2], B, E, array.shape[1]))
-            .reshape(len(states), -1) for array in (block.tokens, block.mask)]
-    edit = edits.add_at(states, deltas.reshape(len(states), *deltas.shape[-2:]))
-    texts = respond.responses(loaded, *rows, max_new_tokens=job.max_new_tokens, prompt_edit=edit)
+    deltas = deltas.reshape(-1, *deltas.shape[-2:])
+    states = np.repeat([*group, *[group[-1]] * fill], A * B * E)
+    prompt = np.broadcast_to(np.arange(B)[:, None], (len(states) // (B * E), B, E)).ravel()
+    texts = respond.answers(loaded, block.tokens[prompt], block.mask[prompt], batch=len(states),
+                            max_new_tokens=job.max_new_tokens,
+                            edits_of=lambda rows: (edits.add_at(jnp.asarray(states[rows]), deltas[rows]), None))
     texts = np.array(texts, dtype=object).reshape(-1, A, B, E)
-    return {state: _attack_columns(job, block, result, texts[index])
+    return {state: {"text": texts[index], "eps": np.broadcast_to(result.radius, (A, B, E)),
+                    **{name: np.asarray(getattr(result, name))[:A] for name in SEARCHED}}
             for index, (state, result) in enumerate(zip(group, attacked, strict=True))}
 
 
-def _attack_columns(job, block, attacked, texts) -> dict[str, list]:
-    """One row per attack, real prompt and budget of one state."""
+def _attack_columns(job, block, found) -> dict[str, list]:
+    """One row per attack, real prompt and budget of one state; found: as _attack_rows."""
     A, E, n = len(job.settings.attacks), len(job.settings.budgets), block.n
     attack, row, budget = (index.ravel() for index in np.indices((A, n, E)))
-    flat = [str(text) for text in texts[:, :n].ravel()]
-
-    def cells(name):
-        return [float(value) for value in np.asarray(getattr(attacked, name))[:A, :n].ravel()]
-
+    flat = [str(text) for text in found["text"][:, :n].ravel()]
     columns = {
         "prompt": [block.start + int(r) for r in row],
         "attack": [job.settings.attacks[a] for a in attack],
         "budget": [job.settings.budgets[e] for e in budget],
-        "eps": [float(np.asarray(attacked.radius)[r, e]) for r, e in zip(row, budget, strict=True)],
     }
-    columns |= {name: cells(name) for name in ("l2", "linf", "nll_first", "nll_last", "at_bound")}
+    columns |= {name: [float(value) for value in found[name][:, :n].ravel()] for name in ("eps", *SEARCHED)}
     columns |= respond.score(job.judge, job.reward, [block.prompts[r] for r in row], flat)
     return columns | _saved(job, flat)

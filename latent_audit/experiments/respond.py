@@ -8,6 +8,7 @@ from latent_audit import models
 from latent_audit.data import chat as chats
 from latent_audit.judges import Judge, Reward, refusal
 from latent_audit.models.generate import generate
+from latent_audit.runtime import halving
 
 # Prompts of a judge are padded to a multiple of this, so that few widths are compiled.
 WIDTH_STEP = 128
@@ -40,16 +41,22 @@ def answers(loaded, tokens, mask, *, batch: int, max_new_tokens: int, edits_of=N
             advance=lambda label, count: None) -> list[str]:
     """responses to any number of prompts int32 [N, P], `batch` at a time, all batches of one shape.
 
+    A batch that does not fit into memory is halved (runtime/halving.py).
+
     edits_of: edits_of(rows) -> (prompt edit, decode edit) for the prompts int [batch] of one batch; None: no edit.
     advance: told ("", how many) after each batch.
     """
+    def answer(rows):
+        prompt_edit, decode_edit = (None, None) if edits_of is None else edits_of(rows)
+        return responses(loaded, tokens[rows], mask[rows], max_new_tokens=max_new_tokens, prompt_edit=prompt_edit,
+                         decode_edit=decode_edit)
+
     texts = []
     for start in range(0, len(tokens), batch):
         # A short last batch repeats its last row to meet the compiled shape.
         rows = np.arange(start, start + batch).clip(max=len(tokens) - 1)
-        prompt_edit, decode_edit = (None, None) if edits_of is None else edits_of(rows)
-        texts += responses(loaded, tokens[rows], mask[rows], max_new_tokens=max_new_tokens, prompt_edit=prompt_edit,
-                           decode_edit=decode_edit)[:len(tokens) - start]
+        parts = halving.in_halves(answer, rows, "generation")
+        texts += [text for part in parts for text in part][:len(tokens) - start]
         advance("", min(batch, len(tokens) - start))
     return texts
 
@@ -68,8 +75,14 @@ def continue_rows(params, rows, *, cfg, tokenizer, max_new_tokens: int, batch: i
             mask[row, width - len(ids):] = True
         # Rows without a prompt would have no key to look at.
         mask[len(block):, -1] = True
-        new = generate(params, tokens, mask, cfg=cfg, max_new_tokens=max_new_tokens, eos_ids=cfg.eos_ids, pad_id=pad)
-        texts += tokenizer.batch_decode(np.asarray(new.tokens)[:len(block)], skip_special_tokens=True)
+
+        def answer(part, tokens=tokens, mask=mask):
+            new = generate(params, tokens[part], mask[part], cfg=cfg, max_new_tokens=max_new_tokens,
+                           eos_ids=cfg.eos_ids, pad_id=pad)
+            return np.asarray(new.tokens)
+
+        new = np.concatenate(halving.in_halves(answer, np.arange(batch), "judge"))
+        texts += tokenizer.batch_decode(new[:len(block)], skip_special_tokens=True)
     return texts
 
 
