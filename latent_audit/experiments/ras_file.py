@@ -190,4 +190,4 @@ def check_source(own: Source, expected: Source) -> None:
         if own.sha256[kind] != digest:
             raise InputError(f"prompts: the {kind} prompts ({own.counts[kind]}, hash {own.sha256[kind][:12]}) are not "
                              f"those of the calibration ({expected.counts[kind]}, hash {digest[:12]}): a score on "
-                             "other prompts is on another scale; give the same prompts.*, wrappers and counts as then")
+                             "other prompts is on another scale; give the same prompts.harmful and wrappers as then")

@@ -53,6 +53,7 @@ def prepare(config: ConfigDict, frozen: ras_file.Frozen) -> tuple[ras_models.Gro
     """The targets, each checked against the calibration, and the prompts that scores are read on.
 
     The organism's prompts follow from the calibration; those of files are named by the config, and must be the same.
+    How many they are is the calibration's: what a file holds for a half depends on whether ASR was measured from it.
     Raises InputError as ras_models.checkpoints, ras_file.check_target and check_source; and for a window by hand.
     """
     if config.window:
@@ -60,10 +61,11 @@ def prepare(config: ConfigDict, frozen: ras_file.Frozen) -> tuple[ras_models.Gro
                          "leave it empty, or calibrate again with another")
     group = ras_models.checkpoints(config, frozen.identity)
     source, world = frozen.source, None
+    config = config.copy_and_resolve_references()
+    config.prompts.harmful_count = source.counts["unsafe"]
     if source.world_seed is not None:
         world = world_rules.make_world(source.world_seed)
-        config = config.copy_and_resolve_references()
-        config.prompts.harmful_count, config.wrappers = source.counts["unsafe"], source.wrappers
+        config.wrappers = source.wrappers
     prompts = ras_prompts.make_prompts(config, world=world, generate=False)
     half = prompts.halves[ras_prompts.PROTOCOLS[frozen.protocol]]
     ras_file.check_source(ras_file.source_of(half, world_seed=source.world_seed, wrappers=config.wrappers), source)

@@ -27,10 +27,12 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> int:
     check(config)
     frozen = ras_file.load(config.calibration_file)
     own = config.copy_and_resolve_references()
-    own.targets = f"{config.before},{config.after}"
+    # A model may be compared with itself: what a pipeline does first.
+    own.targets = ",".join(dict.fromkeys(one.strip() for one in (config.before, config.after)))
     group, half = ras_frozen.prepare(own, frozen)
     runlog.pin(workdir / "inputs.json", ras_frozen.describe(own, group, frozen))
-    before, after = (ras_frozen.score(own, frozen, half, model) for model in group.models)
+    scored = [ras_frozen.score(own, frozen, half, model) for model in group.models]
+    before, after = scored[0], scored[-1]
     fell = before.row["ras"] - after.row["ras"]
     lo, hi = interval(before.scores, after.scores, frozen, resamples=config.score.resamples, seed=config.seed)
     regressed = fell > config.threshold

@@ -239,7 +239,9 @@ def _manual_window(profile, manual) -> Window:
     if first > last:
         raise InputError(f"window {first}-{last} is empty, expected the first and the last layer in this order")
     layers = range(first, last + 1)
-    _check_layers(layers, len(profile.gap))
+    if first < 0 or last >= len(profile.gap):
+        raise InputError(f"window {first}-{last} leaves the layers of a model of {len(profile.gap)}, expected 0 to "
+                         f"{len(profile.gap) - 1}")
     # A layer without a direction has cosines of exactly 0 on every prompt.
     dead = [f"L{layer}" for layer in layers if profile.m_safe[layer] == profile.m_unsafe[layer] == 0]
     if dead:
