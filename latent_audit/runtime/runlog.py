@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
@@ -46,7 +47,7 @@ def prepare_workdir(workdir, config: Mapping) -> pathlib.Path:
     """Create `workdir` or take up an old one of the same config; write config.json and versions.json.
 
     Raises InputError when the directory cannot be written, when its config.json is unreadable, or when it
-    holds results of another config (the differing fields are named).
+    holds results of another config (the differing fields are named); and for a number that is not finite.
     """
     workdir = pathlib.Path(workdir)
     processes.on_first(lambda: _prepare(workdir, config))
@@ -62,8 +63,16 @@ def _prepare(workdir, config):
     except OSError as error:
         raise InputError(f"--workdir={workdir} cannot be written: {error.strerror or error}. "
                          "Give a directory you own, with space left.") from error
+    _check_numbers(config)
     pin(workdir / "config.json", _without_how(config))
     _note_versions(workdir / "versions.json")
+
+
+def _check_numbers(config):
+    for field, value in flatten(config).items():
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise InputError(f"{field} = {value}, expected finite numbers")
 
 
 def _without_how(config: Mapping) -> dict:
