@@ -52,13 +52,14 @@ def papers_loop(model, problem: work.Problem, states, prompts) -> dict:
     rows = rows_of(problem)
     for state in states:
         for prompt in prompts:
-            ids = rows[prompt][None]
+            ids = rows[prompt][None].to(model.device)
             P = ids.shape[1] - n
-            largest = _state_of(model, ids, state)[0, :P].abs().max()
+            largest = _state_of(model, ids, state)[0, :P].abs().max().float()
             for index, budget in enumerate(work.BUDGETS):
                 eps = budget * largest
-                delta = torch.zeros(1, P, model.config.hidden_size, requires_grad=True)
-                handle = _hook(model, state, lambda h, d=delta: h + torch.nn.functional.pad(d, (0, 0, 0, n)))
+                delta = torch.zeros(1, P, model.config.hidden_size, device=model.device, requires_grad=True)
+                handle = _hook(
+                    model, state, lambda h, d=delta: h + torch.nn.functional.pad(d, (0, 0, 0, n)).to(h.dtype))
                 for _ in range(work.STEPS):
                     logits = model(input_ids=ids, use_cache=False).logits
                     log_probability = torch.log_softmax(logits[:, -n - 1:-1].float(), dim=-1)

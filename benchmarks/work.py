@@ -121,9 +121,9 @@ def flops(problem: Problem) -> float:
     return per_block * blocks * (2 * (STEPS - 1) + 1)
 
 
-def matmul_peak(seconds: float = 2.0, n: int = 1024) -> float:
-    """Measured float32 matrix product rate of this device in operations per second, the best of repeated runs."""
-    a = jax.random.normal(jax.random.key(0), (n, n))
+def matmul_peak(seconds: float = 2.0, n: int = 1024, dtype=jnp.float32) -> float:
+    """Measured matrix product rate of this device in operations per second, the best of repeated runs."""
+    a = jax.random.normal(jax.random.key(0), (n, n), dtype)
     multiply = jax.jit(lambda a, b: a @ b)
     multiply(a, a).block_until_ready()
     best, end = 0.0, time.perf_counter() + seconds

@@ -111,7 +111,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
 ])
 def test_targets_measured_otherwise_are_refused_with_the_reason(field, value, message):
     ras_file.check_target("target", IDENTITY, IDENTITY)
-    with pytest.raises(InputError, match=f"target: {message}"):
+    with pytest.raises(InputError, match=f"target: .*{message}"):
         ras_file.check_target("target", IDENTITY._replace(**{field: value}), IDENTITY)
 
 
