@@ -17,7 +17,7 @@ import time
 
 import jax
 
-from benchmarks import decode, growth, memory, report, rivals, work
+from benchmarks import decode, growth, memory, report, rivals, tried, work
 from latent_audit.interventions import latent
 
 # Slices of rival A, which would take minutes for the whole: its cells cost the same at every state.
@@ -83,6 +83,25 @@ def with_generation(problem: work.Problem, directory, *, new: int, slice_a) -> l
     return [line]
 
 
+def comparisons(problems: list[work.Problem], *, quick: bool, peak: float) -> list[dict]:
+    """Lines of benchmark.json for every workload; with generation and decoding on the first."""
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        for index, problem in enumerate(problems):
+            slice_a = (problem.states, range(1)) if quick else (SLICE_STATES, SLICE_PROMPTS)
+            lines += search_against_rivals(problem, pathlib.Path(folder) / str(index), slice_a=slice_a, peak=peak)
+        first = problems[0]
+        lines += with_generation(first, pathlib.Path(folder) / "again", new=4 if quick else 16,
+                                 slice_a=(SLICE_STATES[:2], (0,)))
+        model = rivals.torch_model(first, pathlib.Path(folder) / "decode")
+        decoded = decode.compare(first, model, rows=6 if quick else 36, new=4 if quick else 64, state=2)
+        lines.append({"name": f"generation under perturbation, {first.size.name}", "rival": "transformers.generate",
+                      "equal": decoded["equal_tokens"] > 0.99, "floor_seconds": None, **decoded})
+        print(f"{lines[-1]['name']}: {decoded['seconds']:.2f} s, ours {decoded['ours_seconds']:.2f} s, ratio "
+              f"{decoded['ratio']:.1f}, equal tokens {decoded['equal_tokens']:.3f}", flush=True)
+    return lines
+
+
 def machine() -> dict:
     """What the numbers belong to."""
     import numpy
@@ -110,29 +129,20 @@ def main(argv=None) -> int:
     problems = [work.make(size) for size in sizes]
     if options.organism:
         problems.append(work.from_checkpoint(options.organism))
-    lines = []
-    with tempfile.TemporaryDirectory() as folder:
-        for index, problem in enumerate(problems):
-            slice_a = (problem.states, range(1)) if options.quick else (SLICE_STATES, SLICE_PROMPTS)
-            lines += search_against_rivals(problem, pathlib.Path(folder) / str(index), slice_a=slice_a, peak=peak)
-        first = problems[0]
-        lines += with_generation(first, pathlib.Path(folder) / "again", new=4 if options.quick else 16,
-                                 slice_a=(SLICE_STATES[:2], (0,)))
-        model = rivals.torch_model(first, pathlib.Path(folder) / "decode")
-        decoded = decode.compare(first, model, rows=6 if options.quick else 36, new=4 if options.quick else 64, state=2)
-        lines.append({"name": f"generation under perturbation, {first.size.name}", "rival": "transformers.generate",
-                      "equal": decoded["equal_tokens"] > 0.99, "floor_seconds": None, **decoded})
-        print(f"{lines[-1]['name']}: {decoded['seconds']:.2f} s, ours {decoded['ours_seconds']:.2f} s, ratio "
-              f"{decoded['ratio']:.1f}, equal tokens {decoded['equal_tokens']:.3f}", flush=True)
+    lines = comparisons(problems, quick=options.quick, peak=peak)
     grown = [] if options.quick else [growth.measure(axis, value) for axis, values in growth.AXES.items()
                                       for value in values]
     loaded = memory.measure(gigabytes=0.01 if options.quick else 4.0)
     print(f"loading {loaded['gigabytes']:.2f} GB: peak {loaded['peak_gigabytes']:.2f} GB, allowed "
           f"{loaded['allowed_gigabytes']:.2f} GB", flush=True)
+    attempts = [one for problem in problems[:2] for one in tried.batching(problem)] + tried.cache(tiny=options.quick)
+    for one in attempts:
+        print(f"{one['what']}: {one['seconds']:.2f} s, {one['programs']} programs", flush=True)
     where = machine()
     for line in lines:
         line["machine"] = f"{where['cpu_count']} cores, {where['device']}, jax {where['jax']}, torch {where['torch']}"
-    record = {"lines": lines, "growth": grown, "loading": loaded, "peak_gflops": peak / 1e9, "machine": where}
+    record = {"lines": lines, "growth": grown, "loading": loaded, "tried": attempts, "peak_gflops": peak / 1e9,
+              "machine": where}
     (out / "benchmark.json").write_text(json.dumps(lines, indent=2) + "\n", encoding="utf-8")
     if not options.quick:
         report.write(out, record)
