@@ -114,7 +114,7 @@ def _search(bench, loaded, tokens, ids, state, radius, budgets):
             loaded.params, tokens.tokens[rows], tokens.mask[rows], target, state,
             jnp.asarray(radius[rows], jnp.float32), keys[rows], cfg=loaded.cfg, steps=section.steps,
             step_fraction=float(section.step_fraction), starts=section.starts)
-        return jax.tree.map(np.asarray, found._replace(trace=()))
+        return jax.tree.map(np.asarray, found._replace(nll_trace=()))
 
     parts = halving.in_halves(search, np.arange(len(ids)), "L2 attack")
     return jax.tree.map(lambda *of_parts: np.concatenate(of_parts), *parts)
