@@ -218,8 +218,10 @@ def _choice(field, value, options, automatic):
 def _harmbench_judge(settings) -> Judge:
     directory = models.resolve(settings.path)
     tokenizer = chats.load_tokenizer(directory)
+    cfg = models.check(directory).cfg
+    sharding.check(cfg)
     # The two published classifiers are a Llama 2 and a Mistral, each with its own prompt.
-    form = "mistral" if models.check(directory).cfg.family == "mistral" else "llama"
+    form = "mistral" if cfg.family == "mistral" else "llama"
 
     @functools.cache
     def loaded():
