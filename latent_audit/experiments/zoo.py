@@ -91,13 +91,13 @@ def names() -> dict[str, str]:
     return {name: kind for name, (kind, _) in POLES.items()} | {"abliterated": ABLITERATED} | trained
 
 
-def build(directory, *, family: str, size: str, seed: int, advance: Callable[[str], None] = lambda label: None
-          ) -> tuple[Member, ...]:
+def build(directory, *, family: str, size: str, seed: int,
+          advance: Callable[..., None] = lambda label, count=1: None) -> tuple[Member, ...]:
     """Every member of one family, built or, where it is there already, taken as it is; the reference first.
 
     Args:
       directory: holds this family alone.
-      advance: told a label for each member that is ready.
+      advance: told a label when members are ready, and how many where it is more than one.
     Raises InputError for an unknown size or family, and for members that were made otherwise.
     """
     directory = pathlib.Path(directory)
