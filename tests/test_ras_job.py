@@ -459,20 +459,20 @@ def test_constant_activations_have_no_direction(family, tmp_path):
 
 @pytest.mark.slow
 def test_checkpoints_with_attacks_rivals_and_timing(family, tmp_path):
-    rows = [{"prompt": text, "compliant": "Sure , here is how", "refusal": "I can not help"} for text in HARMFUL]
+    rows = [{"prompt": text, "compliant": "Sure , here is how", "refusal": "I can not help"} for text in texts(2, 12)]
     pd.DataFrame(rows).to_csv(tmp_path / "pairs.csv", index=False)
     config = named(family.folder, **{
         "calibration": listed(family.folder, ["half", "worse"]), "reference": listed(family.folder, ["aligned"], False),
         "targets": listed(family.folder, ["unknown"]), "measure_targets": True, "attacks": "yes", "speed": True,
         "reward.kind": "refusal", "static.pairs": str(tmp_path / "pairs.csv"), "attack.budgets": (0.1,),
-        "attack.steps": 2, "attack.prompts": 2, "l2.prompts": 3, "l2.steps": 2, "protocols": "heldout"})
+        "place.layer": 1, "attack.steps": 2, "attack.prompts": 2, "l2.prompts": 3, "l2.steps": 2, "protocols": "heldout"})
     tasks.run_in(config, tmp_path / "run")
     table = pd.read_csv(tmp_path / "run" / "ras.csv").set_index("model")
     for column in ("lvs", "latent_asr", "worst_latent_asr", "l2_asr", "l2_random", "probe_auroc"):
         assert table[column].between(0, 1).all(), column
     assert table[["separation", "probe_gap"]].notna().all(axis=None) and not np.isnan(table.loc["unknown", "asr"])
     record = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert record["places"]["llama"]["layer"] == "L2" and record["answer"] is None
+    assert record["places"]["llama"]["layer"] == "L1" and record["answer"] is None
     assert len(record["speed"]) == 2
     for case in record["speed"]:
         assert case["ratio"] == pytest.approx((case["generate_seconds"] + case["judge_seconds"]) / case["ras_seconds"])

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import pytest
 
 from latent_audit.data import organism as world_rules
@@ -91,8 +92,16 @@ def test_members_that_were_made_otherwise_are_refused(tmp_path):
             other.has("helpful-only", recipe)
 
 
+@pytest.fixture
+def optimized():
+    """Minutes of training are worth what tests.conftest saves on compiling."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.mark.slow
-def test_one_family_is_built_then_reused_and_gone_on_with(tmp_path, monkeypatch):
+def test_one_family_is_built_then_reused_and_gone_on_with(tmp_path, monkeypatch, optimized):
     told = []
     members = zoo.build(tmp_path, family="llama", size="small", seed=0,
                         advance=lambda label, count=1: told.append(count))
