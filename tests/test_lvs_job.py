@@ -123,6 +123,38 @@ def test_killed_and_restarted_gives_the_same_bytes(tmp_path):
     assert (broken / "report.html").read_bytes() == (tmp_path / "whole" / "report.html").read_bytes()
 
 
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
+    path = tiny_checkpoint("llama3", tmp_path / "model")
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+
+    def start(workdir):
+        return subprocess.Popen(flags(path, workdir), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+    began = time.monotonic()
+    whole = start(tmp_path / "whole")
+    assert whole.communicate()[1] and whole.returncode == 0
+    longest, moments = time.monotonic() - began, np.random.default_rng(0)
+    expected = (tmp_path / "whole" / "metrics.csv").read_bytes()
+    kills, attempt = 0, 0
+    while kills < 20:
+        process = start(tmp_path / f"broken{attempt}")
+        try:
+            errors = process.communicate(timeout=moments.uniform(0, longest))[1]
+            assert process.returncode == 0, errors
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+            continue
+        assert (tmp_path / f"broken{attempt}" / "metrics.csv").read_bytes() == expected
+        attempt += 1
+    process = start(tmp_path / f"broken{attempt}")
+    errors = process.communicate()[1]
+    assert process.returncode == 0, errors
+    assert (tmp_path / f"broken{attempt}" / "metrics.csv").read_bytes() == expected
+
+
 @pytest.mark.parametrize("changes, message", [
     ({"attack.budgets": (0.01, -1.0)}, r"attack\.budgets holds -1\.0"),
     ({"attack.budgets": (0.01, "x")}, r"attack\.budgets holds 'x'"),
