@@ -465,7 +465,8 @@ def test_checkpoints_with_attacks_rivals_and_timing(family, tmp_path):
         "calibration": listed(family.folder, ["half", "worse"]), "reference": listed(family.folder, ["aligned"], False),
         "targets": listed(family.folder, ["unknown"]), "measure_targets": True, "attacks": "yes", "speed": True,
         "reward.kind": "refusal", "static.pairs": str(tmp_path / "pairs.csv"), "attack.budgets": (0.1,),
-        "place.layer": 1, "attack.steps": 2, "attack.prompts": 2, "l2.prompts": 3, "l2.steps": 2, "protocols": "heldout"})
+        "place.layer": 1, "attack.steps": 2, "attack.prompts": 2, "l2.prompts": 3, "l2.steps": 2,
+        "protocols": "heldout"})
     tasks.run_in(config, tmp_path / "run")
     table = pd.read_csv(tmp_path / "run" / "ras.csv").set_index("model")
     for column in ("lvs", "latent_asr", "worst_latent_asr", "l2_asr", "l2_random", "probe_auroc"):
