@@ -19,9 +19,9 @@ def write(out: pathlib.Path, record: dict) -> None:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["gb"] = lambda size: f"{size / 1e9:.1f}"
     source = pathlib.Path(__file__).with_name("scaling.md.j2").read_text(encoding="utf-8")
-    compiled = [describe(case, record["exact"]) for case in record["cases"]]
+    compiled = [describe(case) for case in record["cases"]]
     on_cpu = [case for case in compiled if case["kind"] == "cpu"]
-    on_tpu = [case | {"estimates": [other["estimate"] for other in on_cpu if all(other[k] == case[k] for k in _SAME)]}
+    on_tpu = [case | {"bounds": [other["bound"] for other in on_cpu if all(other[k] == case[k] for k in _SAME)]}
               for case in compiled if case["kind"] != "cpu"]
     text = environment.from_string(source).render(
         **{key: record[key] for key in ("versions", "work", "exact")}, on_cpu=on_cpu, on_tpu=on_tpu,
@@ -34,27 +34,26 @@ def elements(array: str) -> int:
     return math.prod(int(size) for size in re.findall(r"\d+", array.split("[")[1]))
 
 
-def describe(case: dict, exact: list[dict]) -> dict:
-    """A compiled case with its total, what is exchanged, and an estimate of the total where bfloat16 stays bfloat16.
+def describe(case: dict) -> dict:
+    """A compiled case with its total, a bound of the total in bfloat16, and what is exchanged.
 
-    The estimate: a CPU computes in float32, so it keeps a float32 copy of every block, and activations twice as wide.
+    The bound: a CPU computes in float32, so its activations are twice as wide, and it keeps a float32 copy of every
+    block besides, which no other device does.
     """
     if "error" in case:
-        return case | {"estimate": None}
-    blocks = next(one["blocks"] for one in exact
-                  if all(one.get(key) == case[key] for key in ("target", "data", "model")))
+        return case | {"bound": None}
     before = case["arguments"] + case["outputs"]
     arrays = collections.Counter()
     for counted in case["collectives"].values():
         arrays.update(counted)
     largest = max(arrays, key=lambda name: elements(name.split(" ")[1]), default="none f32[0]")
-    return case | {"total": before + case["temporaries"], "exchanged": sum(arrays.values()), "largest": largest,
-                   "share": elements(largest.split(" ")[1]) / case["planned"],
-                   "estimate": before + max(case["temporaries"] - 2 * blocks, 0) / 2}
+    return case | {"total": before + case["temporaries"], "bound": before + case["temporaries"] / 2,
+                   "exchanged": sum(arrays.values()), "largest": largest,
+                   "share": elements(largest.split(" ")[1]) / case["planned"]}
 
 
 def needs(on_cpu: list[dict]) -> list[dict]:
-    """Device and target -> the smallest mesh of those compiled on which every program fits, by the estimate."""
+    """Device and target -> the smallest mesh of those compiled on which every program fits, by the bound."""
     found = []
     for device, memory in DEVICES.items():
         for target in dict.fromkeys(case["target"] for case in on_cpu):
@@ -62,7 +61,7 @@ def needs(on_cpu: list[dict]) -> list[dict]:
             for case in on_cpu:
                 if case["target"] == target:
                     mesh = case["data"] * case["model"], case["model"], case["data"]
-                    sizes[mesh].append(math.inf if case["estimate"] is None else case["estimate"])
+                    sizes[mesh].append(math.inf if case["bound"] is None else case["bound"])
             mesh = min((mesh for mesh, own in sizes.items() if max(own) <= USABLE * memory * 1e9), default=None)
             found.append({"device": device, "memory": memory, "target": target, "mesh": mesh,
                           "most": max(sizes[mesh]) if mesh else None})
