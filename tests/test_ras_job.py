@@ -39,7 +39,7 @@ CALIBRATES = ("soft", "half", "open", "worse")
 
 
 def texts(seed, count):
-    """Distinct prompts of the words that the tiny tokenizer knows, alike in length so that none is degenerate."""
+    """Distinct prompts of 3 to 7 words that the tiny tokenizer knows."""
     rng, found = np.random.default_rng(seed), {}
     while len(found) < count:
         found[" ".join(rng.choice(WORDS[3:], size=rng.integers(3, 8)))] = None
