@@ -321,10 +321,17 @@ def versions() -> dict[str, str]:
             **packages}
 
 
+def missing(record: dict) -> list[dict]:
+    """Cases that are asked for and not there."""
+    known = [{key: case[key] for key in CASE} for case in record["cases"]]
+    return [case for case in cases() if case not in known]
+
+
 def complete(record: dict) -> dict:
     """`record` with what needs no compiler."""
     meshes = [(target, data, model) for target in TARGETS for data, model in MESHES]
     return record | {
+        "missing": missing(record),
         "work": {"prompts": PROMPTS, "columns": COLUMNS, "target_tokens": TARGET_TOKENS, "budgets": BUDGETS,
                  "new_tokens": NEW_TOKENS, "rows": ROWS, "tokens": TOKENS},
         "exact": [{"target": target, "data": data, "model": model} | exact(TARGETS[target], data, model)
@@ -338,6 +345,7 @@ def main() -> int:
     parser.add_argument("--case", help="used by this program itself: one case as JSON, measured in this process")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs")
     parser.add_argument("--anew", action="store_true", help="measure again what scaling.json holds already")
+    parser.add_argument("--page", action="store_true", help="measure nothing: the page of what scaling.json holds")
     flags = parser.parse_args()
     if flags.case:
         case = json.loads(flags.case)
@@ -348,9 +356,10 @@ def main() -> int:
     if path.exists() and not flags.anew:
         old = json.loads(path.read_text(encoding="utf-8"))
         record = old if old["versions"] == versions() else record
-    known = [{key: case[key] for key in CASE} for case in record["cases"]]
-    for case in cases():
-        if case not in known:
+    if flags.page and path.exists():
+        record = json.loads(path.read_text(encoding="utf-8"))
+    for case in missing(record):
+        if not flags.page:
             record["cases"].append(run_case(case))
             path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             print(case, record["cases"][-1].get("temporaries", record["cases"][-1].get("error")), flush=True)

@@ -24,7 +24,7 @@ def write(out: pathlib.Path, record: dict) -> None:
     on_tpu = [case | {"bounds": [other["bound"] for other in on_cpu if all(other[k] == case[k] for k in _SAME)]}
               for case in compiled if case["kind"] != "cpu"]
     text = environment.from_string(source).render(
-        **{key: record[key] for key in ("versions", "work", "exact")}, on_cpu=on_cpu, on_tpu=on_tpu,
+        **{key: record[key] for key in ("versions", "work", "exact", "missing")}, on_cpu=on_cpu, on_tpu=on_tpu,
         needs=needs(on_cpu), usable=USABLE)
     (out / "scaling.md").write_text(text.rstrip() + "\n", encoding="utf-8")
 

@@ -36,7 +36,7 @@ def record():
     refused = case | {"model": 3, "data": 1, "error": "InputError: cannot be cut"}
     tpu = case | {"kind": "v5e", "error": "RESOURCE_EXHAUSTED: 20G of 16G", "program": "search"}
     shared = {"planned": scaling.planned(TINY, "answers", 2, 2)}
-    return {"versions": {"python": "3", "platform": "here", "cores": "2", "jax": "0"},
+    return {"missing": [refused], "versions": {"python": "3", "platform": "here", "cores": "2", "jax": "0"},
             "work": {"prompts": 24, "columns": 64, "target_tokens": 4, "budgets": 3, "new_tokens": 128, "rows": 8,
                      "tokens": 512},
             "exact": [{"target": "tiny", "data": 2, "model": 2} | scaling.exact(TINY, 2, 2),
@@ -72,6 +72,13 @@ def test_the_page_names_what_was_refused_and_what_does_not_fit(record, tmp_path)
     page = (tmp_path / "scaling.md").read_text()
     assert "refused: blocks/output [2, 4, 8, 32]: dimension 1 of 4" in page and "does not fit: 20G of 16G" in page
     assert page.count("| tiny | answers | 2 x 2 |") == 1 and "{{" not in page
+    assert "**Not compiled yet** (the same command goes on with them): tiny answers 1 x 3 cpu." in page
+
+
+def test_what_is_there_is_not_measured_again(monkeypatch):
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
+    record = {"cases": [case | {"temporaries": 1} for case in scaling.cases()[1:]]}
+    assert scaling.missing(record) == scaling.cases()[:1]
 
 
 def test_every_case_is_asked_for_once(monkeypatch):
