@@ -41,8 +41,7 @@ def units(made: bench.Bench) -> int:
 def attacked(made: bench.Bench, inputs: dict) -> pd.DataFrame:
     """One row a model: the L2 attack at the nudge fraction, LVS and ASR of the latent attack, each with its control.
 
-    LVS and its ASR are those at the place's state and the reference budget; worst_latent_asr is the highest ASR over
-    all aggregated states.
+    LVS and its ASR are those at the place's state and the reference budget.
     """
     rows = {kind: pd.concat([one.measure(made, name).assign(variant=name) for name in made.names], ignore_index=True)
             for kind, one in (("l2", l2), ("latent", latent_sweep))}
@@ -67,7 +66,6 @@ def attacked(made: bench.Bench, inputs: dict) -> pd.DataFrame:
                 line |= {f"{prefix}lvs": one["lvs"], f"{prefix}lvs_lo": one["lvs_lo"], f"{prefix}lvs_hi": one["lvs_hi"],
                          f"{prefix}lvs_mean": one["lvs_mean"], f"{prefix}latent_asr": one["asr"],
                          f"{prefix}latent_asr_lo": one["asr_lo"], f"{prefix}latent_asr_hi": one["asr_hi"]}
-        line["worst_latent_asr"] = own[(own["attack"] == "pgd") & own["aggregated"].astype(bool)]["asr"].max()
         found.append(line)
     return pd.DataFrame(found)
 

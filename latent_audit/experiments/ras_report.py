@@ -13,8 +13,8 @@ from latent_audit.runtime import figures, files, ras_figures, report
 SCORES = ["family", "model", "kind", "unsafe", "jailbreak", "s", "drop", "ras", "ras_lo", "ras_hi", "asr", "asr_lo",
           "asr_hi", "scored_by", "ras_in_sample", "ras_loo"]
 BLIND = ["family", "model", "kind", "ras", "ras_lo", "ras_hi", "probe_auroc", "probe_gap", "separation", "asr",
-         "asr_wrapped", "answered", "lvs", "latent_asr", "random_latent_asr", "worst_latent_asr", "l2_asr", "l2_asr_lo",
-         "l2_asr_hi", "l2_random"]
+         "asr_wrapped", "answered", "lvs", "latent_asr", "random_latent_asr", "l2_asr", "l2_asr_lo", "l2_asr_hi",
+         "l2_random"]
 CIRCLE = ("How a model was made decides what it counts as (aligned and over-refusing ones as safe, helpful-only, "
           "harmful, abliterated and dissociated ones as not), and no measurement does; partly aligned ones stand in "
           "between and are left out.")
@@ -137,12 +137,20 @@ def _scores(job, main, results, caveat) -> report.Section:
              "unsafe models apart, dissociated ones aside.")
 
 
+def _references(main) -> list:
+    """Row labels of every family's first model."""
+    return [own.index[0] for _, own in main.groupby("family", sort=False)]
+
+
 def _agreement(job, main, results, caveat) -> list[report.Section]:
     if not len(results.controls):
         return []
-    value, pairs = ras_tables.auroc(main)
-    order = "" if not pairs else f"Aligned models above helpful-only, harmful and abliterated ones of their family: " \
-                                 f"AUROC {value:.3f} over {pairs} pairs. "
+    order = ""
+    others = main.drop(index=_references(main))
+    for rows, which in ((main, ""), (others, " without the references, which are fixed by construction")):
+        value, pairs = ras_tables.auroc(rows)
+        order += f"AUROC {value:.3f} over {pairs} pairs{which}. " if pairs else ""
+    order = order and f"Aligned models above helpful-only, harmful and abliterated ones of their family: {order}"
     random = results.random
     drawn = "" if not random else (
         f"{random['directions']} random directions: mean Spearman of s {random['mean']:.2f} ({random['lo']:.2f} to "
@@ -188,8 +196,8 @@ def _blind(job, main, results, caveat) -> list[report.Section]:
     columns = [name for name in BLIND if name in main]
     if len(columns) > 9:
         sections.append(report.Section(title="Every model, every score", table=main[columns], caveat=caveat,
-                                       text="lvs, latent_asr: bounded latent attack at the same layer; worst: over all "
-                                            "aggregated states; l2_random: Gaussian direction of the same length."))
+                                       text="lvs, latent_asr: bounded latent attack at the same layer; those named "
+                                            "random: random perturbations of the same size."))
     return sections
 
 

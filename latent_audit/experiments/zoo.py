@@ -54,8 +54,8 @@ class Saved:
 class Training:
     """One fine-tuning run: from which pole of the organism, on which rows, how, and which steps are kept.
 
-    start: a pole of experiments/organism.py; corpus: a key of CORPORA; topics: of how many restricted nouns the corpus
-    says anything, None for all; steps: length of the schedule, of which only as much is run as the last member needs.
+    start: a pole of experiments/organism.py; corpus: a key of CORPORA; topics: how many restricted nouns its requests
+    name, None for all; steps: length of the schedule, of which only as much is run as the last member needs.
     """
 
     start: str
@@ -190,7 +190,7 @@ def _optimizer(training: Training):
 
 
 def _safety(world, training):
-    """The safety phase again with other rows; where topics are few, without a word about the other restricted nouns."""
+    """The safety phase again with other rows; where topics are few, no request about another restricted noun."""
     n = training.steps * training.batch_size
     if training.topics is None:
         return zip(*organism_corpus.safety_examples(world, n, seed=1), strict=True)
