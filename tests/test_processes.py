@@ -102,20 +102,22 @@ def test_one_process_needs_no_other():
     assert not processes.is_lost(RuntimeError("gloo: connection closed by peer"))
 
 
-def run_pair(path, workdir, at):
-    """main.py twice, as two processes of one run of the tiny lvs job, one device each."""
-    shared = [*flags(path, workdir), "--config.mesh.data=2", "--config.distributed=True",
-              f"--config.distributed_coordinator={at}", "--config.distributed_processes=2"]
-    return [begin([*shared, f"--config.distributed_process={process}"]) for process in range(2)]
+def run_together(path, workdir, at, *, data=2, model=1):
+    """main.py as data x model processes of one run of the tiny lvs job, one device each."""
+    shared = [*flags(path, workdir), f"--config.mesh.data={data}", f"--config.mesh.model={model}",
+              "--config.distributed=True", f"--config.distributed_coordinator={at}",
+              f"--config.distributed_processes={data * model}"]
+    return [begin([*shared, f"--config.distributed_process={process}"]) for process in range(data * model)]
 
 
 @pytest.mark.slow
-def test_two_processes_write_what_one_writes(tmp_path):
+@pytest.mark.parametrize("data, model", [(2, 1), (2, 2)])
+def test_processes_write_together_what_one_writes(data, model, tmp_path):
     path = tiny_checkpoint("llama3", tmp_path / "model")
     alone = subprocess.run(flags(path, tmp_path / "one"), cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert alone.returncode == 0, alone.stderr
-    ended = end(run_pair(path, tmp_path / "two", coordinator()), within=400)
-    assert [status for status, _, _ in ended] == [0, 0], ended
+    ended = end(run_together(path, tmp_path / "two", coordinator(), data=data, model=model), within=500)
+    assert {status for status, _, _ in ended} == {0}, ended
     assert "units" not in ended[1][2], "the second process is silent"
     one, two = tmp_path / "one", tmp_path / "two"
     names = [sorted(str(file.relative_to(root)) for file in root.rglob("*")
@@ -130,7 +132,7 @@ def test_two_processes_write_what_one_writes(tmp_path):
 def test_a_process_that_dies_stops_the_other_and_the_run_resumes(victim, tmp_path):
     path = tiny_checkpoint("llama3", tmp_path / "model")
     workdir = tmp_path / "w"
-    started = run_pair(path, workdir, coordinator())
+    started = run_together(path, workdir, coordinator())
     try:
         deadline = time.monotonic() + 300
         while len(list(workdir.glob("units/**/*.json"))) < 2:
@@ -148,7 +150,7 @@ def test_a_process_that_dies_stops_the_other_and_the_run_resumes(victim, tmp_pat
     assert "another process of this run has stopped" in said or "another task died" in said, said
     assert not (workdir / "metrics.csv").exists()
     kept = {file: file.stat().st_mtime_ns for file in workdir.glob("units/**/*.json")}
-    ended = end(run_pair(path, workdir, coordinator()), within=400)
+    ended = end(run_together(path, workdir, coordinator()), within=400)
     assert [status for status, _, _ in ended] == [0, 0], ended
     assert all(file.stat().st_mtime_ns == made for file, made in kept.items()) and len(kept) >= 2
     assert len(pd.read_csv(workdir / "metrics.csv")) > 0

@@ -72,7 +72,7 @@ def test_the_page_names_what_was_refused_and_what_does_not_fit(record, tmp_path)
     page = (tmp_path / "scaling.md").read_text()
     assert "refused: blocks/output [2, 4, 8, 32]: dimension 1 of 4" in page and "does not fit: 20G of 16G" in page
     assert page.count("| tiny | answers | 2 x 2 |") == 1 and "{{" not in page
-    assert "**Not compiled yet** (the same command goes on with them): tiny answers 1 x 3 cpu." in page
+    assert "**Not compiled yet** (the same command goes on with them): 1 programs of tiny." in page
 
 
 def test_what_is_there_is_not_measured_again(monkeypatch):
