@@ -307,6 +307,8 @@ def run_case(case: dict) -> dict:
                                 "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
     done = subprocess.run([sys.executable, "-m", "benchmarks.scaling", "--case", json.dumps(case)], cwd=ROOT,
                           env=environment, capture_output=True, text=True)
+    if done.returncode < 0:
+        raise SystemExit(f"{case} was ended by signal {-done.returncode}; the same command goes on from here")
     if done.returncode:
         return case | {"error": done.stderr.strip().splitlines()[-1][:600]}
     return case | json.loads(done.stdout.strip().splitlines()[-1])
