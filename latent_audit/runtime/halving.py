@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from absl import logging
 
+from latent_audit.runtime import processes
+
 T = TypeVar("T")
 
 
@@ -16,12 +18,13 @@ def in_halves(compute: Callable[[np.ndarray], T], rows: np.ndarray, what: str) -
     Args:
       compute: takes int row numbers [R]; what it returns must be on the host, so that running out shows inside of it.
       rows: int [R], R >= 1; what: named in the log.
-    Raises the device's own error when a single row does not fit, and every other error.
+    Raises the device's own error when a single row does not fit, and every other error; where several processes
+    compute a run together always, since only one of them may have run out, and all have to take the same steps.
     """
     try:
         return [compute(rows)]
     except jax.errors.JaxRuntimeError as error:
-        if len(rows) == 1 or "RESOURCE_EXHAUSTED" not in str(error):
+        if len(rows) == 1 or processes.count() > 1 or "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = str(error).splitlines()[0][:200]
     # Only here is the error gone, and with it what its frames held on the device.
