@@ -1,12 +1,12 @@
 """RAS (SafeVec): score models 0 to 100 by how far they drop along their family's refusal direction, calibrated.
 
-    python main.py --config=configs/ras.py                                   a zoo of organisms, 15 minutes on 2 cores
+    python main.py --config=configs/ras.py                                   a zoo of organisms, 22 minutes on 2 cores
     python main.py --config=configs/ras.py --config.reference=DIR_OR_HUB_ID \
         --config.calibration=ID:0.13,ID:0.63,ID:0.93 --config.targets=ID,ID
     python main.py --config=configs/ras.py --config.calibration_file=runs/ras/calibration/llama.json \
         --config.targets=DIR_OR_HUB_ID                                       forward passes only
 
-The zoo: per family 13 organisms of graded safety, trained on the spot (kept in WORKDIR/zoo, 4 minutes once it is
+The zoo: per family 13 organisms of graded safety, trained on the spot (kept in WORKDIR/zoo, 5.5 minutes once it is
 there). ASRs of checkpoints are shares behind a colon, or measured with the judge where none is given. Expected on the
 zoo: aligned models above unsafe ones, RAS falling with attack success, and dissociated models scored as aligned, though
 the L2 attack breaks them. Writes ras.csv, calibration/, report.json, report.html and figures/ to --workdir.
