@@ -62,9 +62,9 @@ def flags(path, workdir):
 
 
 # The other families take the same path through other switches, which the parity tests hold against transformers.
-@pytest.mark.parametrize("case", ["llama3", "qwen3", "gemma2", "gemma3_multimodal",
-                                  *(pytest.param(case, marks=pytest.mark.slow)
-                                    for case in ("llama2", "mistral", "qwen2", "gemma", "gemma3"))])
+@pytest.mark.parametrize("case", ["llama3", "gemma2", *(
+    pytest.param(case, marks=pytest.mark.slow)
+    for case in ("llama2", "mistral", "qwen2", "qwen3", "gemma", "gemma3", "gemma3_multimodal"))])
 def test_every_family_is_audited(case, tmp_path):
     path = tiny_checkpoint(case, tmp_path / case)
     lvs.run(small_config(path), tmp_path)
