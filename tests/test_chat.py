@@ -289,3 +289,22 @@ def test_load_tokenizer(tmp_path):
     (tmp_path / "good" / "tokenizer.json").write_text('{"version": ')
     with pytest.raises(InputError, match="cannot read the tokenizer"):
         chats.load_tokenizer(tmp_path / "good")
+
+
+def test_a_tokenizer_is_read_as_its_file_has_it(tmp_path, monkeypatch):
+    """transformers rebuilds whatever lies beside a Qwen 2 config.json as Qwen 2's own, and finds no token at all."""
+    warned = []
+    monkeypatch.setattr(chats.logging, "warning", lambda text, *values: warned.append(text % values))
+    inner = Tokenizer(models.WordLevel({"<unk>": 0, "how": 1, "to": 2, "help": 3}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    for family, expected in (("qwen2", 1), ("qwen3", 0)):
+        path = tmp_path / family
+        path.mkdir()
+        (path / "config.json").write_text(f'{{"model_type": "{family}"}}')
+        PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", pad_token="<unk>", eos_token="<unk>",
+                                chat_template="{{ messages[0]['content'] }}").save_pretrained(path)
+        warned.clear()
+        found = chats.load_tokenizer(path)
+        assert found("how to help me", add_special_tokens=False)["input_ids"] == [1, 2, 3, 0]
+        assert found.chat_template and found.eos_token == "<unk>"
+        assert len([line for line in warned if "otherwise than tokenizer.json" in line]) == expected

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from latent_audit.data import chat_markers
 from latent_audit.errors import InputError
@@ -32,6 +33,8 @@ _PINNED_CLOCK = ("{% macro strftime_now(format) %}{{ pinned_clock[format] | defa
                  "{% endmacro %}\n")
 _CLOCK_FORMAT = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1""")
 _PROBE = "Name a colour."
+# Words, digits, punctuation, white space and other scripts: where readings of one tokenizer would differ.
+_SPLIT_PROBE = "Write  12 lines, don't stop!\n\tf(x) = 3.5; \u00bfqu\u00e9? \u4f60\u597d"
 
 
 class Tokens(NamedTuple):
@@ -65,6 +68,8 @@ class Chat:
 def load_tokenizer(path):
     """The tokenizer of a local checkpoint directory, through transformers; no code of the checkpoint is run.
 
+    Where transformers reads it otherwise than its tokenizer.json has it, the file counts, and the log says so.
+
     Raises InputError: not a directory, no tokenizer files in it, or files that transformers cannot read.
     """
     path = pathlib.Path(path)
@@ -74,10 +79,25 @@ def load_tokenizer(path):
         raise InputError(f"{path} holds no tokenizer; expected one of {', '.join(_TOKENIZER_FILES)}: copy the "
                          "tokenizer files of the model it was made from")
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        return _as_filed(path, tokenizer)
     except Exception as error:  # Damaged files and missing converters surface as many different exceptions.
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(f"{path}: transformers cannot read the tokenizer: {reason}") from error
+
+
+def _as_filed(path, tokenizer):
+    """Classes that transformers chooses by the model's family rebuild a tokenizer and may lose what its file has: a
+    word-level one read as Qwen 2's then has no tokens for any text."""
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        return tokenizer
+    filed = Tokenizer.from_file(str(file)).encode(_SPLIT_PROBE, add_special_tokens=False).ids
+    if tokenizer(_SPLIT_PROBE, add_special_tokens=False)["input_ids"] == filed:
+        return tokenizer
+    logging.warning("%s: transformers reads this tokenizer as %s, which splits text otherwise than tokenizer.json; "
+                    "it is taken as the file has it", path, type(tokenizer).__name__)
+    return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
 
 
 def make_chat(tokenizer, *, family: str, preset: str = "default", template_file=None, date: str = DEFAULT_DATE,
