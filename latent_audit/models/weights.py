@@ -1,7 +1,6 @@
 """Reading and writing checkpoints: safetensors files in Hugging Face's layout <-> stacked parameters."""
 
 import contextlib
-import functools
 import json
 import math
 import os
@@ -59,17 +58,15 @@ def load(path, *, dtype: str = "float32", revision: str | None = None, place: Ca
     place = place or sharding.place
     shapes = parameter_shapes(cfg)
     params, problems = {"blocks": {}}, []
-    with contextlib.ExitStack() as stack:
-        opened = functools.cache(lambda file: stack.enter_context(safetensors.safe_open(file, framework="numpy")))
-        _compare_tied_head(cfg, tensors, opened)
-        for name in [*(name for name in shapes if name != "blocks"), *shapes["blocks"]]:
-            stacked = name in shapes["blocks"]
-            array, bad = _read(name, cfg, tensors, opened, DTYPES[dtype])
-            problems += bad
-            if not problems:
-                target = params["blocks"] if stacked else params
-                target[name] = place(f"blocks/{name}" if stacked else name, array)
-            del array  # Before the next one is made.
+    _compare_tied_head(cfg, tensors)
+    for name in [*(name for name in shapes if name != "blocks"), *shapes["blocks"]]:
+        stacked = name in shapes["blocks"]
+        array, bad = _read(name, cfg, tensors, DTYPES[dtype])
+        problems += bad
+        if not problems:
+            target = params["blocks"] if stacked else params
+            target[name] = place(f"blocks/{name}" if stacked else name, array)
+        del array  # Before the next one is made.
     _raise_problems(directory, problems)
     return cfg, params
 
@@ -174,7 +171,7 @@ def save(path, cfg: ModelConfig, params, tokenizer, *, dtype: str | None = None,
     processes.meet()
 
 
-def _read(name, cfg, tensors, opened, dtype):
+def _read(name, cfg, tensors, dtype):
     """One parameter, all layers stacked, as (host array, problems)."""
     shapes = block_shapes(cfg) | parameter_shapes(cfg)
     stacked = name not in parameter_shapes(cfg)
@@ -184,26 +181,31 @@ def _read(name, cfg, tensors, opened, dtype):
         if ours != name:
             continue
         file, in_file = tensors[canonical]
-        source = opened(file).get_slice(in_file)
         target = names.to_file(name, array if layer is None else array[layer])
         finite = True
-        for rows in _chunks(target.shape):
-            target[rows] = source[rows]
-            # After the cast, so that an overflow of bfloat16 is seen too.
-            finite = finite and bool(np.isfinite(target[rows]).all())
+        # Opened for one tensor at a time: what was read of an open file counts as memory of this process.
+        with safetensors.safe_open(file, framework="numpy") as opened:
+            source = opened.get_slice(in_file)
+            for rows in _chunks(target.shape):
+                target[rows] = source[rows]
+                # After the cast, so that an overflow of bfloat16 is seen too.
+                finite = finite and bool(np.isfinite(target[rows]).all())
         if not finite:
             problems.append(f"NaN or infinite values: {in_file} in {file.name}")
     return array, problems
 
 
-def _compare_tied_head(cfg, tensors, opened):
+def _compare_tied_head(cfg, tensors):
     """A tied checkpoint may carry a second copy of the embedding; a different matrix there is a contradiction."""
     head = names.TOP_TENSORS["head"]
     if not cfg.tied_head or head not in tensors:
         return
     pair = (tensors[names.TOP_TENSORS["embed"]], tensors[head])
-    ours, theirs = (opened(file).get_slice(in_file) for file, in_file in pair)
-    if not all(np.array_equal(ours[rows], theirs[rows]) for rows in _chunks((cfg.vocab_size, cfg.embed_dim))):
+    with contextlib.ExitStack() as stack:
+        ours, theirs = (stack.enter_context(safetensors.safe_open(file, framework="numpy")).get_slice(in_file)
+                        for file, in_file in pair)
+        equal = all(np.array_equal(ours[rows], theirs[rows]) for rows in _chunks((cfg.vocab_size, cfg.embed_dim)))
+    if not equal:
         raise InputError(f"{tensors[head][0]}: {tensors[head][1]} differs from the embedding, but config.json "
                          "says tie_word_embeddings = true; expected equal matrices, or false in config.json")
 
