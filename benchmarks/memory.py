@@ -15,14 +15,20 @@ from latent_audit.models.config import block_shapes, parameter_shapes
 from latent_audit.models.families import config_from_hf
 
 _LOAD = """
-import resource, sys, json
+import sys, json
 import jax
 from latent_audit import models
+
+def most():
+    # Not getrusage: that counts what the parent process held before this program began.
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
 jax.devices()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = most()
 cfg, params = models.load(sys.argv[1], dtype="bfloat16")
 jax.block_until_ready(params)
-print(json.dumps({"before": before, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+print(json.dumps({"before": before, "peak": most()}))
 """
 
 
@@ -75,7 +81,7 @@ def measure(gigabytes: float) -> dict:
         total, largest = write(pathlib.Path(folder), config(gigabytes), shard_bytes=gigabytes * 1e9 / 5)
         done = subprocess.run([sys.executable, "-c", _LOAD, folder], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    # ru_maxrss counts kilobytes on Linux.
+    # In kilobytes.
     peak = (found["peak"] - found["before"]) * 1024 / 1e9
     return {"gigabytes": total / 1e9, "largest_gigabytes": largest / 1e9, "peak_gigabytes": peak,
             "allowed_gigabytes": 1.15 * (total + largest) / 1e9}

@@ -4,6 +4,7 @@ import pathlib
 
 import jinja2
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from benchmarks import growth
 
@@ -55,6 +56,11 @@ def _growth(rows, path) -> None:
             axis = axes[row, column]
             axis.loglog([one["value"] for one in own], [one[what] / scale for one in own], marker="o", color="#0072B2")
             axis.spines[["top", "right"]].set_visible(False)
+            axis.set_xticks([one["value"] for one in own], [f"{one['value']:,}" for one in own])
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.yaxis.set_minor_locator(NullLocator())
             axis.tick_params(labelsize=7)
             if column == 0:
                 axis.set_ylabel(label, fontsize=8)

@@ -147,6 +147,8 @@ def main(argv=None) -> int:
     record = {"lines": lines, "growth": grown, "loading": loaded, "tried": attempts, "peak_gflops": peak / 1e9,
               "machine": where}
     (out / "benchmark.json").write_text(json.dumps(lines, indent=2) + "\n", encoding="utf-8")
+    rest = {name: value for name, value in record.items() if name != "lines"}
+    (out / "benchmark_rest.json").write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
     if not options.quick:
         report.write(out, record)
     failed = [line["name"] for line in lines if line["equal"] is False]
