@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from latent_audit import models
 from latent_audit.errors import InputError
-from latent_audit.experiments import abliterate_report, export, respond, setup
+from latent_audit.experiments import abliterate_report, export, fields, respond, setup
 from latent_audit.experiments.abliterate_prompts import FACTS, PARTS, Prompts, encode_parts, make_panels
 from latent_audit.experiments.attack_settings import check_batches
 from latent_audit.interventions import abliterate, directions
@@ -82,9 +82,7 @@ def check_settings(config: ConfigDict, *, is_organism: bool) -> tuple[tuple[str,
         raise InputError(f"choose.strengths = {strengths}, expected finite numbers above 0, such as (1.0, 2.0)")
     counts = {f"choose.{name}": section[name] for name in ("positions", "train", "validation", "shortlist")}
     counts |= {f"prompts.{name}": config.prompts[name] for name in ("harmful_count", "benign_count")}
-    for field, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{field} = {value!r}, expected a whole number of at least 1")
+    fields.check_whole(counts, least=1)
     if isinstance(section.facts, bool) or not 0 <= section.facts < 1:
         raise InputError(f"choose.facts = {section.facts!r}, expected a share of at least 0, below 1")
     if section.by not in SELECTION:
@@ -204,13 +202,8 @@ def _measured(job: Job, meter, part: str, candidate, *, generate: bool) -> pd.Da
         name = (f"{candidate.way}/{models.layer_name(candidate.state)}-{-position}-x{candidate.strength:g}"
                 f"-{candidate.directions}")
     key = f"{part}/{'answers' if generate else 'first'}/{name}"
-    columns = runlog.load_unit(job.workdir, key)
-    reused = columns is not None
-    if not reused:
-        columns = _measure(job, part, candidate, generate=generate)
-        runlog.save_unit(job.workdir, key, columns)
-    meter.advance(key, reused=reused)
-    return pd.DataFrame(columns)
+    return pd.DataFrame(runlog.unit(job.workdir, key, lambda: _measure(job, part, candidate, generate=generate),
+                                    meter.advance))
 
 
 def _measure(job: Job, part: str, candidate, *, generate: bool) -> dict[str, list]:

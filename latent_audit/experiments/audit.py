@@ -17,6 +17,7 @@ from latent_audit.experiments import (
     bench,
     card,
     discrete,
+    fields,
     l2,
     latent_sweep,
     panel,
@@ -75,10 +76,8 @@ def check(config: ConfigDict, *, is_organism: bool) -> tuple[str, ...]:
     if unknown or not wanted:
         raise InputError(f"experiments = {config.experiments!r}, expected all, or some of {', '.join(EXPERIMENTS)}")
     attack_settings.check_batches(config, "rows")
-    for field, value, least in (("rows", config.rows, 1), ("attack.prompts", config.attack.prompts, 1),
-                                ("generation.max_new_tokens", config.generation.max_new_tokens, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{field} = {value!r}, expected a whole number of at least {least}")
+    fields.check_whole({"rows": config.rows, "attack.prompts": config.attack.prompts}, least=1)
+    fields.check_whole({"generation.max_new_tokens": config.generation.max_new_tokens}, least=0)
     fraction = config.place.fraction
     if fraction is not None and not 0 < fraction < float("inf"):
         raise InputError(f"place.fraction = {fraction!r}, expected a number above 0")

@@ -29,7 +29,7 @@ def make_panels(config: ConfigDict, *, is_organism: bool) -> dict[str, setup.Pan
         if isinstance(section[field], bool) or not isinstance(section[field], int) or section[field] < 1:
             raise InputError(f"panel.{field} = {section[field]!r}, expected a whole number of at least 1")
     panels = {"harmful": harmful, "benign": benign}
-    wrap, known = _wrapping(is_organism)
+    wrap, known = wrapping(is_organism)
     requests, source = _unseen(config, harmful, is_organism=is_organism)
     for family in _families(section.wrappers, known):
         prompts = [wrap(family, request) for request in requests]
@@ -48,7 +48,8 @@ def make_panels(config: ConfigDict, *, is_organism: bool) -> dict[str, setup.Pan
     return panels
 
 
-def _wrapping(is_organism):
+def wrapping(is_organism: bool):
+    """(wrap(family, prompt) -> prompt, names of the families) of jailbreak wrappers, the organism's own or ours."""
     if is_organism:
         return world_rules.wrap, world_rules.FAMILIES
     return (lambda family, prompt: wrappers.WRAPPERS[family].format(p=prompt)), tuple(wrappers.WRAPPERS)

@@ -168,14 +168,10 @@ def unit(bench: Bench, key: str, compute: Callable[[], dict[str, list]], *, afte
     after: frames of the units that `compute` reads, if it reads any. It waits until they are all there; what is still
     to be done then is done by the merge.
     """
-    columns, shard = runlog.load_unit(bench.workdir, key), bench.config.get("shard", "")
-    reused = columns is not None
+    shard = bench.config.get("shard", "")
     mine = shards.computes(shard, key) or (shard == shards.MERGE and after is not None)
-    if not reused and mine and not any(frame.empty for frame in after or ()):
-        columns = compute()
-        runlog.save_unit(bench.workdir, key, columns)
-    bench.advance(key, reused=reused, missing=columns is None)
-    return pd.DataFrame(columns or {})
+    ready = not any(frame.empty for frame in after or ())
+    return pd.DataFrame(runlog.unit(bench.workdir, key, compute, bench.advance, mine=mine and ready) or {})
 
 
 def first_prompts(bench: Bench, panel: str, count: int) -> tuple[setup.Panel, chats.Tokens]:

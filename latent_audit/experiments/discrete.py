@@ -12,9 +12,8 @@ import pandas as pd
 
 from latent_audit import judges
 from latent_audit.data import chat as chats
-from latent_audit.errors import InputError
 from latent_audit.experiments import bench as benches
-from latent_audit.experiments import respond
+from latent_audit.experiments import fields, respond
 from latent_audit.experiments.bench import Bench, Findings, judged, share, unit, with_control
 from latent_audit.interventions import gcg, gcg_text
 from latent_audit.runtime import report
@@ -26,10 +25,8 @@ LIMITS = ("A search over single token substitutions, steps and candidates as sta
 
 def check(config) -> None:
     """InputError for a bad field of the gcg section, before any compute."""
-    for field in ("prompts", "steps", "candidates", "top_k", "length", "batch"):
-        value = config.gcg[field]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"gcg.{field} = {value!r}, expected a whole number of at least 1")
+    fields.check_whole({f"gcg.{name}": config.gcg[name] for name in
+                        ("prompts", "steps", "candidates", "top_k", "length", "batch")}, least=1)
 
 
 def units(bench: Bench) -> int:

@@ -138,12 +138,9 @@ def _encode(job: Job, variant) -> Encoded:
 def _attack_variant(job: Job, variant, encoded: Encoded, meter) -> list[pd.DataFrame]:
     """All curves of one variant, read back or computed; its weights are loaded only if something is missing."""
     loaded = functools.cache(lambda: setup.load_variant(variant, job.config))
-    clean = runlog.load_unit(job.workdir, f"{variant.name}/clean")
-    reused = clean is not None
-    if not reused and shards.computes(job.config.get("shard", ""), f"{variant.name}/clean"):
-        clean = _evaluate(job, loaded(), loaded().params, encoded.panel)
-        runlog.save_unit(job.workdir, f"{variant.name}/clean", clean)
-    meter.advance(f"{variant.name}/clean", reused=reused, missing=clean is None)
+    key = f"{variant.name}/clean"
+    clean = runlog.unit(job.workdir, key, lambda: _evaluate(job, loaded(), loaded().params, encoded.panel),
+                        meter.advance, mine=shards.computes(job.config.get("shard", ""), key))
     found = []
     for corpus in job.corpora:
         for seed in range(job.settings.seeds):

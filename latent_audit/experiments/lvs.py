@@ -78,7 +78,8 @@ def audit_variant(job: Job, variant, encoded, meter, *, loaded=None) -> list[pd.
     for panel, tokens in encoded:
         for block in _blocks(panel, tokens, job.config.prompt_batch):
             key = f"{variant.name}/clean-{panel.name}/p{block.start:05d}"
-            columns = _unit(job, key, meter, functools.partial(_clean_unit, job, loaded, panel, block))
+            columns = runlog.unit(job.workdir, key, functools.partial(_clean_unit, job, loaded, panel, block),
+                                  meter.advance, mine=shards.computes(job.config.get("shard", ""), key))
             found.append(_frame(columns, variant, f"clean-{panel.name}"))
             if panel.name == "harmful":
                 found += _attack_block(job, variant, loaded, block, meter)
@@ -102,16 +103,6 @@ def _blocks(panel, encoded, size):
         prompts = panel.prompts[part]
         padded = (respond.pad_rows(array[part], size) for array in (panel.ids, encoded.tokens, encoded.mask))
         yield Block(start, len(prompts), prompts, *padded)
-
-
-def _unit(job, key, meter, compute):
-    columns = runlog.load_unit(job.workdir, key)
-    reused = columns is not None
-    if not reused and shards.computes(job.config.get("shard", ""), key):
-        columns = compute()
-        runlog.save_unit(job.workdir, key, columns)
-    meter.advance(key, reused=reused, missing=columns is None)
-    return columns
 
 
 def _frame(columns, variant, exp, state=None):

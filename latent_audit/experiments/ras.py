@@ -16,6 +16,7 @@ from latent_audit import judges, models
 from latent_audit.data import organism as world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import (
+    fields,
     organism,
     ras_attack,
     ras_blind,
@@ -32,6 +33,7 @@ from latent_audit.experiments import (
 )
 from latent_audit.experiments.attack_settings import check_batches
 from latent_audit.metrics import ras as safevec
+from latent_audit.metrics import ras_calibration as calibration
 from latent_audit.runtime import runlog
 
 
@@ -88,10 +90,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
 def check(config: ConfigDict) -> tuple[str, ...]:
     """The protocols; InputError for a bad field, before any model is looked at."""
     check_batches(config)
-    for field, least in (("random_directions", 0), ("score.resamples", 1), ("generation.max_new_tokens", 1)):
-        value = config.get(field) if "." not in field else config[field.split(".")[0]][field.split(".")[1]]
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{field} = {value!r}, expected a whole number of at least {least}")
+    fields.check_whole({"random_directions": config.random_directions}, least=0)
+    fields.check_whole({"score.resamples": config.score.resamples,
+                        "generation.max_new_tokens": config.generation.max_new_tokens}, least=1)
     if config.attacks not in ("auto", "yes", "no"):
         raise InputError(f"attacks = {config.attacks!r}, expected auto (on the zoo only), yes or no")
     if config.model.path or config.model.variants:
@@ -179,7 +180,6 @@ def save_calibrations(config, workdir, protocol, groups, prompts, measured) -> N
     half = prompts.halves[ras_prompts.PROTOCOLS[protocol]]
     for group, one in zip(groups, measured, strict=True):
         made = calibrated[group.family]
-        known = [alpha for alpha in (made.family.alpha, *made.other_alphas) if alpha is not None]
         by_name = {entry.name: safevec.prompt_scores(*(each.refusal for each in entry.cosines[protocol]),
                                                      one.family.window) for entry in one.family.entries}
         names = [model.name for model in (made.family.reference, *made.family.models)]
@@ -187,8 +187,9 @@ def save_calibrations(config, workdir, protocol, groups, prompts, measured) -> N
             ras_models.identity(group.models[0], config),
             ras_file.source_of(half, world_seed=None if group.world is None else group.world.seed,
                                wrappers=config.wrappers),
-            one.family.window, made.family, made.gamma, float(np.median(known)) if known else None, made.other_alphas,
-            protocol, one.directions.refusal, tuple(by_name[name] for name in names)))
+            one.family.window, made.family, made.gamma,
+            calibration.global_alpha((made.family.alpha, *made.other_alphas)), made.other_alphas, protocol,
+            one.directions.refusal, tuple(by_name[name] for name in names)))
     logging.info("calibrations of %s saved to %s", ", ".join(calibrated), workdir / "calibration")
 
 

@@ -163,9 +163,8 @@ def _check_consistent(path, frozen: Frozen) -> None:
                                                                               for name in _SCORES)}:
         raise InputError(f"{path}: prompt scores of {len(frozen.scores)} models and shapes {shapes} do not fit its "
                          "models and prompts; calibrate again")
-    known = [alpha for alpha in (frozen.family.alpha, *frozen.other_alphas) if alpha is not None]
-    if not np.isclose(frozen.gamma, calibration.gamma_of(frozen.family.alpha, calibration.global_alpha(known)),
-                      rtol=1e-9):
+    overall = calibration.global_alpha((frozen.family.alpha, *frozen.other_alphas))
+    if not np.isclose(frozen.gamma, calibration.gamma_of(frozen.family.alpha, overall), rtol=1e-9):
         raise InputError(f"{path}: gamma = {frozen.gamma} does not follow from its alphas; calibrate again")
 
 

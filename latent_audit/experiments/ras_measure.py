@@ -139,13 +139,7 @@ def parse_window(text: str) -> tuple[int, int] | None:
 
 def _unit(job, key, compute):
     """Columns of a unit, read back or computed and stored."""
-    columns = runlog.load_unit(job.workdir, key)
-    reused = columns is not None
-    if not reused:
-        columns = compute()
-        runlog.save_unit(job.workdir, key, columns)
-    job.advance(key, reused=reused)
-    return columns
+    return runlog.unit(job.workdir, key, compute, job.advance)
 
 
 def _cosines(job, group, access, model, directions) -> dict:

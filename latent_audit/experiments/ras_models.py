@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import organism as world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import organism, ras_file, setup, zoo
+from latent_audit.experiments import fields, organism, ras_file, setup, zoo
 from latent_audit.runtime import runlog
 
 KINDS = REFERENCE, CALIBRATION, TARGET = "reference", "calibration", "target"
@@ -119,11 +119,7 @@ def identity(model: Model, config: ConfigDict) -> ras_file.Identity:
 
 def parse_families(text: str) -> tuple[str, ...]:
     """ "llama,qwen3" -> its names; InputError for none or an unknown one."""
-    named = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    unknown = [name for name in named if name not in organism.FAMILIES]
-    if unknown or not named:
-        raise InputError(f"families = {text!r}, expected some of {', '.join(organism.FAMILIES)}")
-    return named
+    return fields.names("families", text, organism.FAMILIES)
 
 
 def zoos(config: ConfigDict, workdir: pathlib.Path) -> list[Group]:

@@ -12,9 +12,8 @@ from ml_collections import ConfigDict
 
 from latent_audit.data import organism as world_rules
 from latent_audit.data import prompts as prompt_files
-from latent_audit.data import wrappers
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup
+from latent_audit.experiments import audit_panels, fields, setup
 
 # Protocol -> the half that scores are read on; directions and window always come from FIT.
 FIT, SCORE = "fit", "score"
@@ -53,11 +52,7 @@ class Prompts(NamedTuple):
 
 def parse_protocols(text: str) -> tuple[str, ...]:
     """ "heldout,paper" -> its names; InputError for none or an unknown one."""
-    named = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    unknown = [name for name in named if name not in PROTOCOLS]
-    if unknown or not named:
-        raise InputError(f"protocols = {text!r}, expected some of {', '.join(PROTOCOLS)}")
-    return named
+    return fields.names("protocols", text, PROTOCOLS)
 
 
 def make_prompts(config: ConfigDict, *, world: world_rules.World | None, generate: bool) -> Prompts:
@@ -71,20 +66,20 @@ def make_prompts(config: ConfigDict, *, world: world_rules.World | None, generat
         directions and scores (under protocol paper this is a warning).
     """
     counts = {f"prompts.{field}": config.prompts[field] for field in ("harmful_count", "benign_count", "asr_count")}
-    for field, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 2:
-            raise InputError(f"{field} = {value!r}, expected a whole number of at least 2")
-    known, wrap = (tuple(wrappers.WRAPPERS), _wrap_plain) if world is None else (world_rules.FAMILIES, world_rules.wrap)
+    fields.check_whole(counts, least=2)
+    wrap, known = audit_panels.wrapping(world is not None)
     families = _families(config.wrappers, known)
+
+    def wrapped(name, panel):
+        prompts = [wrap(families[index % len(families)], prompt) for index, prompt in enumerate(panel.prompts)]
+        return setup.make_panel(name, prompts, ", ".join(families))
+
     found = _of_files(config, generate) if world is None else _of_world(config, world, generate)
     halves = {}
     for half, (safe, unsafe) in found["halves"].items():
-        wrapped = [wrap(families[index % len(families)], prompt) for index, prompt in enumerate(unsafe.prompts)]
-        halves[half] = Sets(safe, unsafe, setup.make_panel(f"{half}-jailbreak", wrapped, ", ".join(families)))
-    made = Prompts(halves, found["asr"], None, found["benign"])
-    if made.asr is not None:
-        wrapped = [wrap(families[index % len(families)], prompt) for index, prompt in enumerate(made.asr.prompts)]
-        made = made._replace(wrapped=setup.make_panel("asr-wrapped", wrapped, ", ".join(families)))
+        halves[half] = Sets(safe, unsafe, wrapped(f"{half}-jailbreak", unsafe))
+    asr = found["asr"]
+    made = Prompts(halves, asr, None if asr is None else wrapped("asr-wrapped", asr), found["benign"])
     check(made, parse_protocols(config.protocols))
     return made
 
@@ -107,10 +102,6 @@ def check(prompts: Prompts, protocols) -> None:
                 raise InputError(f"protocol heldout: the ASR prompts must be others than those of {half.unsafe.name}: "
                                  f"{error}, or run with protocols=paper") from error
             logging.warning("protocol paper: %s", error)
-
-
-def _wrap_plain(family, prompt):
-    return wrappers.WRAPPERS[family].format(p=prompt)
 
 
 def _families(text: str, known) -> tuple[str, ...]:

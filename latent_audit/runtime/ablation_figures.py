@@ -3,7 +3,6 @@
 import matplotlib.style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
 
 from latent_audit.errors import InputError
 from latent_audit.runtime import figures
@@ -57,8 +56,7 @@ def bypass_by_layer(table, *, max_kl: float) -> Figure:
         handles.append(Line2D([], [], color="black", marker="o", markersize=9, fillstyle="none", linestyle="none",
                               label="chosen"))
         figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
-        for text in figure.findobj(Text):
-            text.set_parse_math(False)
+        figures.plain_text(figure)
     return figure
 
 

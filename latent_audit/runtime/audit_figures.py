@@ -6,7 +6,6 @@ Style and saving as in runtime.figures; tables are those of audit.csv. Controls 
 import matplotlib.style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
 
 from latent_audit.runtime import figures
 
@@ -45,7 +44,7 @@ def two_axes(points) -> Figure:
         handles = [Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=8, label=variant)
                    for variant, (colour, marker) in looks.items()]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), frameon=False)
-        _plain_text(figure)
+        figures.plain_text(figure)
     return figure
 
 
@@ -123,7 +122,7 @@ def projection_by_depth(table) -> Figure:
         handles = [Line2D([], [], color=colour, marker=marker, linestyle="-" if "+" not in variant else _DASHED,
                           label=variant) for variant, (colour, marker) in looks.items()]
         figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
-        _plain_text(figure)
+        figures.plain_text(figure)
     return figure
 
 
@@ -144,9 +143,4 @@ def _legend(figure, looks, control: str) -> None:
                for variant, (colour, marker) in looks.items()]
     handles.append(Line2D([], [], color="#666666", linestyle=_DASHED, linewidth=1.1, label=control))
     figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), frameon=False)
-    _plain_text(figure)
-
-
-def _plain_text(figure) -> None:
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a variant's name may hold a dollar sign
+    figures.plain_text(figure)

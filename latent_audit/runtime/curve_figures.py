@@ -3,7 +3,6 @@
 import matplotlib.style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
 
 from latent_audit.errors import InputError
 from latent_audit.runtime import figures
@@ -41,8 +40,7 @@ def compliance_by_step(curves, *, levels=(0.5, 0.8)) -> Figure:
         handles = [Line2D([], [], color=colour, marker=marker, label=f"{variant}, mean of seeds, band: their range")
                    for variant, (colour, marker) in looks.items()]
         figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
-        for text in figure.findobj(Text):
-            text.set_parse_math(False)  # a variant's name may hold a dollar sign
+        figures.plain_text(figure)
     return figure
 
 

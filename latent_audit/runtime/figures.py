@@ -73,9 +73,14 @@ def lvs_by_depth(table, *, attack: str = "pgd", control: str = "random", aggrega
             axes[1, column].set_xlabel("residual state")
         _scale(axes, rows, aggregate)
         _legend(figure, rows, looks, attack, control)
-        for text in figure.findobj(Text):
-            text.set_parse_math(False)  # a variant's name may hold a dollar sign
+        plain_text(figure)
     return figure
+
+
+def plain_text(figure) -> None:
+    """Take every text of a figure as it is: a model's name may hold a dollar sign, which is no formula."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
 
 
 def save_figure(figure: Figure, directory, name: str) -> str:

@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.text import Text
 
 from latent_audit.runtime import figures
 
@@ -116,7 +115,7 @@ def controls(table, random: dict) -> Figure:
         axis.grid(True, axis="x")
         axis.set_xlim(-1.05, 1.05)
         axis.set_xlabel("Spearman with 1 - attack success")
-        _plain(figure)
+        figures.plain_text(figure)
     return figure
 
 
@@ -140,7 +139,7 @@ def blind_spots(seen) -> Figure:
         axis.set_xticks(range(len(scores)), [name.replace(" ", "\n", 1) for name in scores])
         axis.set_yticks(range(len(failures)), failures)
         axis.tick_params(length=0)
-        _plain(figure)
+        figures.plain_text(figure)
     return figure
 
 
@@ -174,9 +173,4 @@ def _kinds(table) -> list[Line2D]:
 def _finish(figure, handles) -> None:
     columns = max(2, int(figure.get_figwidth() / 1.5))
     figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(handles)), frameon=False)
-    _plain(figure)
-
-
-def _plain(figure) -> None:
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a model's name may hold a dollar sign
+    figures.plain_text(figure)

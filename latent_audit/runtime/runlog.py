@@ -17,7 +17,7 @@ import pathlib
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from absl import logging
 from tqdm import tqdm
@@ -212,6 +212,21 @@ def _load_unit(path, key):
     logging.warning("%s is damaged (checksum or form); computing this unit again", path)
     path.unlink()
     return None
+
+
+def unit(workdir, key: str, compute: Callable[[], dict], advance: Callable[..., None], *, mine: bool = True
+         ) -> dict | None:
+    """The columns of a unit of work, read back, or computed and saved; counted by `advance` (Progress.advance).
+
+    mine: whether this job computes it where it is not there; None is returned for what another one is to compute.
+    """
+    columns = load_unit(workdir, key)
+    reused = columns is not None
+    if not reused and mine:
+        columns = compute()
+        save_unit(workdir, key, columns)
+    advance(key, reused=reused, missing=columns is None)
+    return columns
 
 
 class Progress:

@@ -3,7 +3,6 @@
 import matplotlib.style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
 
 from latent_audit.runtime import figures
 
@@ -38,6 +37,5 @@ def by_field(table, *, fields: list[str], measure: str) -> Figure:
         handles = [Line2D([], [], color=colour, marker=marker, label=variant)
                    for variant, (colour, marker) in looks.items()]
         figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
-        for text in figure.findobj(Text):
-            text.set_parse_math(False)  # a name may hold a dollar sign
+        figures.plain_text(figure)
     return figure
