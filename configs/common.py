@@ -74,8 +74,7 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     config.distributed_processes = 0        # how many
     config.distributed_process = -1         # which one this is, from 0
     # i/n: of n independent jobs that share the workdir this is number i, from 0, and computes its share of the units.
-    # merge: writes tables and report once all have ended (so does a start without shard). lvs, audit, finetune,
-    # abliterate.
+    # merge: writes tables and report once all have ended (so does a start without shard). lvs, audit, finetune.
     config.shard = ""
 
     # How much is computed at a time. Results do not depend on it; memory and speed do.

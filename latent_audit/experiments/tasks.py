@@ -9,7 +9,7 @@ from latent_audit.runtime import runlog
 TASKS = ("lvs", "finetune", "dissociate", "abliterate", "claims", "audit", "sweep", "survey", "ras",
          "ras_regression")
 # Those whose units independent jobs can share (config.shard).
-SHARDED = ("lvs", "finetune", "abliterate", "audit")
+SHARDED = ("lvs", "finetune", "audit")
 # The table that each task writes, for tasks that combine the results of others.
 TABLES = {"lvs": "metrics.csv", "finetune": "curves.csv", "dissociate": "dissociate.csv",
           "abliterate": "abliterate.csv", "audit": "audit.csv", "ras": "ras.csv", "ras_regression": "ras.csv"}
