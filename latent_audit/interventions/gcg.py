@@ -34,7 +34,7 @@ BATCH = 64
 class Surroundings(NamedTuple):
     """All that an attack never changes; C = P + m - 1 columns of the prompt and the target but its last token.
 
-    keys, values: [L, B, S, K, H] of the S columns before the suffix; mask: bool [B, C]; behind: int32 [B, C - S - n],
+    keys, values: [L, B, K, S, H] of the S columns before the suffix; mask: bool [B, C]; behind: int32 [B, C - S - n],
     the tokens after the n of the suffix; target: int32 [m].
     """
 
@@ -258,14 +258,14 @@ def _read(params, around: Surroundings, x, *, cfg):
     `around` has R rows, or one row for all R.
     """
     R, target = x.shape[0], around.target
-    S = around.keys.shape[2]
+    S = around.keys.shape[3]
     context = decoder.make_context(around.mask, cfg=cfg)
     cos, sin, distance = context.cos[:, :, S:], context.sin[:, :, S:], context.distance[:, S:]
     behind = decoder.embed(params, around.behind, cfg=cfg)
     x = jnp.concatenate([x, jnp.broadcast_to(behind, (R, *behind.shape[1:]))], axis=1)
 
     def join(before, own):
-        return jnp.concatenate([jnp.broadcast_to(before, (R, *before.shape[1:])), own], axis=1)
+        return jnp.concatenate([jnp.broadcast_to(before, (R, *before.shape[1:])), own], axis=2)
 
     def block(x, stacked):
         layer, numbers, keys, values = stacked

@@ -15,6 +15,10 @@ import jax.numpy as jnp
 from latent_audit.models import decoder
 from latent_audit.models.config import ModelConfig
 
+# What a block leaves for its backward pass: the products with its weights. Recomputing the elementwise rest and the
+# attention scores, which grow with the square of the length, costs no time that could be measured (docs/performance.md).
+RESIDUALS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+
 
 def target_nll(params, x, target, *, cfg: ModelConfig):
     """Mean negative log-likelihood of `target` int32 [R, n] read from states L `x` [R, n, D]; float32 [R]."""
@@ -111,13 +115,11 @@ def _layer_and_leaves(params, context, index, cfg):
 def _block_and_residuals(params, context, index, x, *, cfg):
     """One block's output and its pullback, a pytree whose leaves are only what the backward loop cannot fetch.
 
-    Keeping the matrix products and recomputing the elementwise rest was the fastest policy measured on CPU; it
-    also leaves weights and tables in the pullback as they came, so that they are recognised by identity.
+    Weights and tables stay in the pullback as they came, so that they are recognised by identity.
     """
     taken, known = _layer_and_leaves(params, context, index, cfg)
     places = {id(leaf): place for place, leaf in enumerate(known)}
-    run = jax.checkpoint(lambda x: decoder.block(*taken, x, context, cfg=cfg),
-                         policy=jax.checkpoint_policies.dots_saveable)
+    run = jax.checkpoint(lambda x: decoder.block(*taken, x, context, cfg=cfg), policy=RESIDUALS)
     out, pull = jax.vjp(run, x)
     return out, jax.tree.map(lambda leaf: _Known(places[id(leaf)]) if id(leaf) in places else leaf, pull)
 

@@ -96,14 +96,14 @@ def project_query(layer, x, cos, sin, *, cfg: ModelConfig):
 
 
 def project_key_value(layer, x, cos, sin, *, cfg: ModelConfig):
-    """Rotated keys and values of normed input x [B, T, D]: two [B, T, K, H]."""
+    """Rotated keys and values of normed input x [B, T, D]: two [B, K, T, H]."""
     key = jnp.einsum("btd,dkh->btkh", x, layer["key"])
     value = jnp.einsum("btd,dkh->btkh", x, layer["value"])
     if cfg.qkv_bias:
         key, value = key + layer["key_bias"], value + layer["value_bias"]
     if cfg.query_key_norm:
         key = _norm(key, layer["key_norm"], cfg)
-    return ops.rotate(key, cos, sin), value
+    return ops.rotate(key, cos, sin).swapaxes(1, 2), value.swapaxes(1, 2)
 
 
 def finish_block(layer, x, query, key, value, distance, window, *, cfg: ModelConfig):

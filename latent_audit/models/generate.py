@@ -22,7 +22,7 @@ class Generation(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """keys, values: [L, B, S, K, H] over S = prompt columns + new tokens; mask: bool [B, S], False on padding."""
+    """keys, values: [L, B, K, S, H] over S = prompt columns + new tokens; mask: bool [B, S], False on padding."""
 
     keys: jax.Array
     values: jax.Array
@@ -58,7 +58,7 @@ def prefill(params, tokens, mask, *, cfg: ModelConfig, room: int, edit=None):
     x = apply_edit(decoder.embed(params, tokens, cfg=cfg), jnp.int32(0))
     indices = jnp.arange(cfg.num_layers, dtype=jnp.int32)
     x, (keys, values) = jax.lax.scan(step, x, (params["blocks"], decoder.layer_numbers(cfg), indices))
-    behind = [(0, 0), (0, 0), (0, room), (0, 0), (0, 0)]
+    behind = [(0, 0), (0, 0), (0, 0), (0, room), (0, 0)]
     mask = jnp.pad(mask, [(0, 0), (0, room)], constant_values=True)
     return x[:, -1], Cache(jnp.pad(keys, behind), jnp.pad(values, behind), mask)
 
@@ -86,8 +86,8 @@ def decode_step(params, token, slot, cache: Cache, *, cfg: ModelConfig, edit=Non
         normed = ops.rms_norm(x, layer["attention_norm"], eps=cfg.norm_eps, plus_one=cfg.norm_plus_one)
         query = decoder.project_query(layer, normed, *turn, cfg=cfg)
         key, value = decoder.project_key_value(layer, normed, *turn, cfg=cfg)
-        keys = jax.lax.dynamic_update_slice(keys, key[None], (index, 0, slot, 0, 0))
-        values = jax.lax.dynamic_update_slice(values, value[None], (index, 0, slot, 0, 0))
+        keys = jax.lax.dynamic_update_slice(keys, key[None], (index, 0, 0, slot, 0))
+        values = jax.lax.dynamic_update_slice(values, value[None], (index, 0, 0, slot, 0))
         all_keys = jax.lax.dynamic_index_in_dim(keys, index, keepdims=False)
         all_values = jax.lax.dynamic_index_in_dim(values, index, keepdims=False)
         x = decoder.finish_block(layer, x, query, all_keys, all_values, distance, numbers.window, cfg=cfg)

@@ -80,19 +80,19 @@ def attend(query, key, value, distance, window, *, scale: float, cap: float | No
     """Grouped-query attention, softmax in float32.
 
     Args:
-      query: [B, T, N, H]; key, value: [B, S, K, H] with N a multiple of K.
+      query: [B, T, N, H]; key, value: [B, K, S, H] with N a multiple of K, so that what one head reads lies in one piece.
       distance: int32 [B, T, S] of key_distance; window: int scalar, keys at 0 <= distance < window are seen.
     Returns:
       [B, T, N, H] in the query's dtype.
     """
     B, T, N, H = query.shape
-    K = key.shape[2]
+    K = key.shape[1]
     grouped = query.reshape(B, T, K, N // K, H)
-    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, key, preferred_element_type=jnp.float32) * scale
+    scores = jnp.einsum("btkgh,bksh->bkgts", grouped, key, preferred_element_type=jnp.float32) * scale
     visible = (distance >= 0) & (distance < window)
     scores = jnp.where(visible[:, None, None], softcap(scores, cap), MASKED_SCORE)
     weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, value).reshape(B, T, N, H)
+    return jnp.einsum("bkgts,bksh->btkgh", weights, value).reshape(B, T, N, H)
 
 
 def gated_mlp(x, layer, *, activation: str):
