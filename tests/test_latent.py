@@ -183,13 +183,18 @@ def test_one_compile_serves_all_states_and_budgets():
     assert latent.attack_state._cache_size() == before + 1
 
 
-def test_backward_buffers_hold_no_weights():
-    """The pullback of a block stores less than one block's weights when rows are few and the model is wide."""
+def test_backward_buffers_hold_no_weights_and_no_scores():
+    """The pullback of a block stores no weight and nothing that grows faster than the columns, as scores would."""
     cfg, params = loaded("llama3")
-    h = jax.ShapeDtypeStruct((1, 3, cfg.embed_dim), jnp.float32)
-    context = decoder.make_context(jnp.ones((1, 3), bool), cfg=cfg)
-    residuals = jax.eval_shape(lambda h: suffix._block_and_residuals(params, context, 0, h, cfg=cfg)[1], h)
-    shapes = [leaf.shape for leaf in jax.tree.leaves(residuals)]
+
+    def stored(columns):
+        h = jax.ShapeDtypeStruct((1, columns, cfg.embed_dim), jnp.float32)
+        context = decoder.make_context(jnp.ones((1, columns), bool), cfg=cfg)
+        residuals = jax.eval_shape(lambda h: suffix._block_and_residuals(params, context, 0, h, cfg=cfg)[1], h)
+        return [leaf.shape for leaf in jax.tree.leaves(residuals)]
+
+    shapes = stored(3)
+    assert sum(map(np.prod, stored(6))) == 2 * sum(map(np.prod, shapes))
     weights = {leaf.shape[1:] for leaf in jax.tree.leaves(params["blocks"])}
     assert shapes and not weights & set(shapes)
     assert all(shape[0] == 1 for shape in shapes), "every stored leaf is per row"

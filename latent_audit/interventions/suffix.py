@@ -16,7 +16,7 @@ from latent_audit.models import decoder
 from latent_audit.models.config import ModelConfig
 
 # What a block leaves for its backward pass: the products with its weights. Recomputing the elementwise rest and the
-# attention scores, which grow with the square of the length, costs no time that could be measured (docs/performance.md).
+# attention scores, which grow with the square of the length, costs no time (docs/performance.md).
 RESIDUALS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 
 

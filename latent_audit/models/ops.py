@@ -80,7 +80,7 @@ def attend(query, key, value, distance, window, *, scale: float, cap: float | No
     """Grouped-query attention, softmax in float32.
 
     Args:
-      query: [B, T, N, H]; key, value: [B, K, S, H] with N a multiple of K, so that what one head reads lies in one piece.
+      query: [B, T, N, H]; key, value: [B, K, S, H] with N a multiple of K: what one head reads lies in one piece.
       distance: int32 [B, T, S] of key_distance; window: int scalar, keys at 0 <= distance < window are seen.
     Returns:
       [B, T, N, H] in the query's dtype.
