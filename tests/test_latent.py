@@ -24,14 +24,14 @@ def loaded(case):
 
 
 @functools.cache
-def attacked(case, state, *, mode="linf_of_max"):
+def attacked(case, state, *, mode="linf_of_max", **options):
     cfg, params = loaded(case)
     tokens, mask = tiny.rows(3, (9, 6))
     target = jnp.asarray(TARGET)
     clean = latent.clean_pass(params, tokens, mask, target, cfg=cfg, mode=mode)
     budgets = jnp.asarray(BUDGETS)
     keys = latent.row_keys(jax.random.key(1), np.array([7, 8], np.uint32), state, budgets)
-    found = latent.attack_state(params, clean, mask, target, state, budgets, keys, cfg=cfg, mode=mode)
+    found = latent.attack_state(params, clean, mask, target, state, budgets, keys, cfg=cfg, mode=mode, **options)
     return clean, found, tokens, mask
 
 
@@ -109,6 +109,16 @@ def test_the_search_lowers_its_loss_and_more_budget_lowers_it_further():
     assert (np.asarray(found.nll_last[0]) < np.asarray(found.nll_first[0])).all()
     assert (found.nll_last[0, :, 1] < found.nll_last[0, :, 0]).all()
     assert (np.asarray(found.nll_last[0]) < np.asarray(found.nll_last[1])).all(), "pgd beats its random control"
+
+
+def test_the_search_is_the_same_without_its_controls():
+    _, found, _, _ = attacked("llama3", 1)
+    _, alone, _, _ = attacked("llama3", 1, controls=False)
+    assert len(found.delta) == 3 and len(alone.delta) == 1
+    for name in latent.Attacked._fields:
+        both = getattr(found, name), getattr(alone, name)
+        with_controls = both[0] if name in ("radius", "nll_trace") else both[0][:1]
+        np.testing.assert_allclose(with_controls, both[1], rtol=1e-6, atol=1e-7, err_msg=name)
 
 
 def test_last_state_moves_only_the_decision_point():

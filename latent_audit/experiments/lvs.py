@@ -184,11 +184,12 @@ def _attack_rows(job, loaded, clean, block, group) -> dict[int, dict[str, np.nda
         row_keys = latent.row_keys(key, block.ids, state, budgets)
         attacked.append(latent.attack_state(
             loaded.params, clean, block.mask, _target(loaded.chat, job), state, budgets, row_keys, cfg=loaded.cfg,
-            mode=settings.mode, steps=settings.steps, step_fraction=settings.step_fraction))
+            mode=settings.mode, steps=settings.steps, step_fraction=settings.step_fraction,
+            controls=len(settings.attacks) > 1))
     # The last group may be short; repeating its last state meets the shape that is compiled already.
     fill = job.config.layer_batch - len(group)
     A, B, E = len(settings.attacks), len(block.mask), len(budgets)
-    deltas = jnp.stack([a.delta[:A] for a in attacked] + [attacked[-1].delta[:A]] * fill)
+    deltas = jnp.stack([a.delta for a in attacked] + [attacked[-1].delta] * fill)
     deltas = deltas.reshape(-1, *deltas.shape[-2:])
     states = np.repeat([*group, *[group[-1]] * fill], A * B * E)
     prompt = np.broadcast_to(np.arange(B)[:, None], (len(states) // (B * E), B, E)).ravel()
@@ -197,7 +198,7 @@ def _attack_rows(job, loaded, clean, block, group) -> dict[int, dict[str, np.nda
                             edits_of=lambda rows: (edits.add_at(jnp.asarray(states[rows]), deltas[rows]), None))
     texts = np.array(texts, dtype=object).reshape(-1, A, B, E)
     return {state: {"text": texts[index], "eps": np.broadcast_to(result.radius, (A, B, E)),
-                    **{name: np.asarray(getattr(result, name))[:A] for name in SEARCHED}}
+                    **{name: np.asarray(getattr(result, name)) for name in SEARCHED}}
             for index, (state, result) in enumerate(zip(group, attacked, strict=True))}
 
 

@@ -37,7 +37,7 @@ class Clean(NamedTuple):
 
 
 class Attacked(NamedTuple):
-    """Perturbations and diagnostics of one state; A is the order of ATTACKS.
+    """Perturbations and diagnostics of one state; A is the order of ATTACKS, or pgd alone without controls.
 
     delta: float32 [A, B, E, P, D], zero on padding; nll_first, nll_last, l2, linf, at_bound: float32 [A, B, E];
     radius: float32 [B, E], the absolute budget; nll_trace: float32 [steps + 1, B, E] of pgd.
@@ -122,16 +122,17 @@ def clean_pass(params, tokens, mask, target, *, cfg: ModelConfig, mode: str = "l
     return Clean(states, gradients, nll, scale)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "mode", "steps", "step_fraction"))
+@functools.partial(jax.jit, static_argnames=("cfg", "mode", "steps", "step_fraction", "controls"))
 def attack_state(params, clean: Clean, mask, target, state, budgets, row_keys, *, cfg: ModelConfig,
                  mode: str = "linf_of_max", steps: int = PAPER_STEPS,
-                 step_fraction: float = PAPER_STEP_FRACTION) -> Attacked:
+                 step_fraction: float = PAPER_STEP_FRACTION, controls: bool = True) -> Attacked:
     """Search one residual state at every budget and draw the random controls; docs/method.md section 1.
 
     Args:
       clean: clean_pass of the same prompts; mask: bool [B, P]; target: int32 [n].
       state: int scalar (traced) in [0, L]; budgets: float32 [E], relative; row_keys: PRNG keys [B, E].
       mode: budget mode, as given to clean_pass; steps: gradient steps; step_fraction: step size over budget.
+      controls: static; False leaves the random controls out.
     """
     B, P = mask.shape
     E, n, D = budgets.shape[0], target.shape[0], clean.states.shape[-1]
@@ -166,15 +167,15 @@ def attack_state(params, clean: Clean, mask, target, state, budgets, row_keys, *
     clean_nll = jnp.repeat(clean.nll, E)
     trace = jnp.concatenate([clean_nll[None], losses, last[None]]).reshape(steps + 1, B, E)
 
-    noise = column_noise(row_keys.reshape(rows), P, D, gaussian=mode == "l2_of_norm") * real
-    unit = noise / (_norm(noise) + 1e-30)
-    bounded = unit * radius_rows if mode == "l2_of_norm" else noise * radius_rows
-    deltas = jnp.stack([delta, bounded, unit * _norm(delta)])
-
-    def control_nll(delta):
-        return suffix.nll(params, perturbed(delta), state, context, targets, cfg=cfg)
-
-    lasts = jnp.concatenate([last[None], jax.lax.map(control_nll, deltas[1:])])
+    deltas, lasts = delta[None], last[None]
+    if controls:
+        noise = column_noise(row_keys.reshape(rows), P, D, gaussian=mode == "l2_of_norm") * real
+        unit = noise / (_norm(noise) + 1e-30)
+        bounded = unit * radius_rows if mode == "l2_of_norm" else noise * radius_rows
+        random = jnp.stack([bounded, unit * _norm(delta)])
+        deltas = jnp.concatenate([deltas, random])
+        lasts = jnp.concatenate([lasts, jax.lax.map(
+            lambda delta: suffix.nll(params, perturbed(delta), state, context, targets, cfg=cfg), random)])
     linf = jnp.abs(deltas).max(axis=(2, 3))
     l2 = _norm(deltas)[..., 0, 0]
     # The tolerance covers the rounding of budget * scale and of a projected norm.
@@ -183,10 +184,10 @@ def attack_state(params, clean: Clean, mask, target, state, budgets, row_keys, *
     else:
         touched = (jnp.abs(deltas) >= radius_rows * (1 - 1e-6)) & real
         at_bound = touched.sum(axis=(2, 3)) / (real.sum(axis=(1, 2)) * D)
-    cells = functools.partial(jnp.reshape, shape=(len(ATTACKS), B, E))
-    firsts = jnp.broadcast_to(clean_nll, (len(ATTACKS), rows))
+    cells = functools.partial(jnp.reshape, shape=(len(deltas), B, E))
+    firsts = jnp.broadcast_to(clean_nll, (len(deltas), rows))
     numbers = sharding.replicate((cells(firsts), cells(lasts), cells(l2), cells(linf), cells(at_bound), radius, trace))
-    return Attacked(deltas.reshape(len(ATTACKS), B, E, P, D), *numbers)
+    return Attacked(deltas.reshape(-1, B, E, P, D), *numbers)
 
 
 def row_keys(key, prompt_ids, state, budgets):
