@@ -30,11 +30,14 @@ def search_against_rivals(problem: work.Problem, directory, *, slice_a, peak: fl
     work.search(problem)
     cold = time.perf_counter() - began
     seconds, ours = work.timed(lambda: work.search(problem))
-    floor = work.flops(problem) / peak
     compiles = latent.attack_state._cache_size()
+    floor, products = work.flops(problem) / peak, work.products_alone(problem)
+    work.search(problem, states=[0], controls=True)
+    controlled, _ = work.timed(lambda: work.search(problem, controls=True), repeats=2)
     model = rivals.torch_model(problem, directory)
     common = {"ours_seconds": seconds, "ours_cold_seconds": cold, "floor_seconds": floor, "cells": work.cells(problem),
-              "over_floor": seconds / floor, "compiles": compiles}
+              "over_floor": seconds / floor, "products_seconds": products, "with_controls_seconds": controlled,
+              "compiles": compiles}
     lines = []
     states, prompts = slice_a
     states = [state for state in states if state in problem.states]
@@ -51,7 +54,8 @@ def search_against_rivals(problem: work.Problem, directory, *, slice_a, peak: fl
         line["cells"] = common["cells"]
         line |= {"ratio": line["seconds"] / seconds, "equal": line["share_differing"] < 1e-3}
         print(f"{line['name']}; {line['rival']}: {line['seconds']:.1f} s, ours {seconds:.2f} s, ratio "
-              f"{line['ratio']:.1f}, floor {floor:.2f} s, differing coordinates {line['share_differing']:.1e}",
+              f"{line['ratio']:.1f}, floor {floor:.2f} s, products alone {products:.2f} s, "
+              f"differing coordinates {line['share_differing']:.1e}",
               flush=True)
     return lines
 
@@ -138,9 +142,13 @@ def main(argv=None) -> int:
     loaded = memory.measure(gigabytes=0.01 if options.quick else 4.0)
     print(f"loading {loaded['gigabytes']:.2f} GB: peak {loaded['peak_gigabytes']:.2f} GB, allowed "
           f"{loaded['allowed_gigabytes']:.2f} GB", flush=True)
-    attempts = [one for problem in problems[:2] for one in tried.batching(problem)] + tried.cache(tiny=options.quick)
+    attempts = [one for problem in problems[:2] for one in tried.batching(problem)]
+    attempts += tried.residuals(problems[0]) + tried.static_starts(problems[0]) + tried.cache(tiny=options.quick)
+    if options.organism:
+        attempts += tried.early_stop(work.organism_requests(options.organism))
+        attempts += tried.restarts(work.organism_requests(options.organism, target="Sure, here is how to", turn=True))
     for one in attempts:
-        print(f"{one['what']}: {one['seconds']:.2f} s, {one['programs']} programs", flush=True)
+        print(f"{one['what']}: {one['seconds']:.2f} s, {one['programs']} programs; {one['note']}", flush=True)
     where = machine()
     for line in lines:
         line["machine"] = f"{where['cpu_count']} cores, {where['device']}, jax {where['jax']}, torch {where['torch']}"

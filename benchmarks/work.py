@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from latent_audit import models
+from latent_audit.data import chat as chats
+from latent_audit.data import organism
 from latent_audit.interventions import latent
 from latent_audit.models.families import config_from_hf
 
@@ -87,8 +89,20 @@ def from_checkpoint(path, prompts: int = 6, seed: int = 0) -> Problem:
                    rng.integers(3, cfg.vocab_size, TARGET_TOKENS).astype(np.int32))
 
 
-def search(problem: Problem, states=None) -> list[latent.Attacked]:
-    """Our search over every state and budget, with the clean pass; waits for the device."""
+def organism_requests(path, prompts: int = 6, *, target: str = "Sure, here is", turn: bool = False) -> Problem:
+    """The embedded organism with restricted requests; turn: the target is the whole of the assistant's turn."""
+    cfg, params = models.load(path)
+    chat = chats.make_chat(chats.load_tokenizer(path), family=cfg.family)
+    requests = organism.requests(organism.make_world(), "heldout", "restricted", prompts)
+    tokens, mask = chats.encode_prompts(chat, requests, max_length=512)
+    size = Size("organism, restricted requests", cfg.num_layers, cfg.embed_dim, cfg.mlp_dim, cfg.num_heads,
+                cfg.vocab_size, tuple(int(n) for n in mask.sum(axis=1)), cfg.num_kv_heads)
+    ids = (chats.assistant_turn_ids if turn else chats.target_ids)(chat, target)
+    return Problem(size, cfg, params, tokens, mask, np.array(ids, np.int32))
+
+
+def search(problem: Problem, states=None, *, controls: bool = False) -> list[latent.Attacked]:
+    """Our search over every state and budget, with the clean pass; waits for the device. Rivals draw no controls."""
     clean = latent.clean_pass(problem.params, problem.tokens, problem.mask, jnp.asarray(problem.target),
                               cfg=problem.cfg)
     budgets, found = jnp.asarray(BUDGETS, jnp.float32), []
@@ -96,7 +110,7 @@ def search(problem: Problem, states=None) -> list[latent.Attacked]:
     for state in problem.states if states is None else states:
         keys = latent.row_keys(jax.random.key(0), ids, state, budgets)
         found.append(latent.attack_state(problem.params, clean, problem.mask, jnp.asarray(problem.target), state,
-                                         budgets, keys, cfg=problem.cfg))
+                                         budgets, keys, cfg=problem.cfg, controls=controls))
     return jax.block_until_ready(found)
 
 
@@ -119,6 +133,48 @@ def flops(problem: Problem) -> float:
     blocks = sum(cfg.num_layers - state for state in problem.states)
     # The first gradient of every search is that of the clean pass.
     return per_block * blocks * (2 * (STEPS - 1) + 1)
+
+
+def products_alone(problem: Problem) -> float:
+    """Seconds of the search's products with weights, at their own shapes and by the same library, and nothing else.
+
+    No attention, norm, activation, head or clean pass: what is left is no slower anywhere in this package.
+    """
+    cfg, blocks = problem.cfg, problem.params["blocks"]
+    columns = problem.tokens.shape[1] + len(problem.target) - 1
+    x = jax.random.normal(jax.random.key(0), (len(problem.tokens) * len(BUDGETS) * columns, cfg.embed_dim))
+    matrices = {name: blocks[name].reshape(cfg.num_layers, *_as_matrix(name, blocks[name].shape[1:]))
+                for name in _INPUT_AXES}
+
+    def ahead(x, w):
+        grouped = cfg.num_heads // cfg.num_kv_heads
+        mixed = x @ w["query"] + jnp.tile(x @ w["key"] + x @ w["value"], grouped)
+        x = mixed @ w["output"]
+        return (x @ w["gate"] + x @ w["up"]) @ w["down"], None
+
+    def back(x, w):
+        hidden = x @ w["down"].T
+        x = hidden @ w["gate"].T + (2 * hidden) @ w["up"].T
+        mixed = x @ w["output"].T
+        own = mixed[:, :w["key"].shape[1]]
+        return mixed @ w["query"].T + (2 * own) @ w["key"].T + (3 * own) @ w["value"].T, None
+
+    def seconds(step):
+        run = jax.jit(lambda x, matrices: jax.lax.scan(step, x, matrices)[0])
+        run(x, matrices).block_until_ready()
+        return timed(lambda: run(x, matrices).block_until_ready(), 10)[0] / cfg.num_layers
+
+    blocks_run = sum(cfg.num_layers - state for state in problem.states)
+    return blocks_run * (STEPS * seconds(ahead) + (STEPS - 1) * seconds(back))
+
+
+# How many leading axes a product with this weight sums over.
+_INPUT_AXES = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1}
+
+
+def _as_matrix(name: str, shape) -> tuple[int, int]:
+    rows = int(np.prod(shape[:_INPUT_AXES[name]]))
+    return rows, int(np.prod(shape)) // rows
 
 
 def matmul_peak(seconds: float = 2.0, n: int = 1024, dtype=jnp.float32) -> float:
