@@ -29,13 +29,14 @@ def write(out: pathlib.Path, record: dict) -> None:
 def _bars(lines, path) -> None:
     searched = [line for line in lines if line["name"].startswith("search,")]
     names = list(dict.fromkeys(line["name"] for line in searched))
-    figure = Figure(figsize=(7.2, 0.8 + 1.3 * len(names)), layout="constrained")
+    figure = Figure(figsize=(7.2, 0.8 + 1.5 * len(names)), layout="constrained")
     axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
     for axis, name in zip(axes, names, strict=True):
         own = [line for line in searched if line["name"] == name]
-        labels = ["floor", "ours", *(line["rival"] for line in own)]
-        values = [own[0]["floor_seconds"], own[0]["ours_seconds"], *(line["seconds"] for line in own)]
-        axis.barh(labels, values, color=["#BBBBBB", "#0072B2", *["#D55E00"] * len(own)])
+        labels = ["floor", "its products alone", "ours", *(line["rival"] for line in own)]
+        values = [own[0]["floor_seconds"], own[0]["products_seconds"], own[0]["ours_seconds"],
+                  *(line["seconds"] for line in own)]
+        axis.barh(labels, values, color=["#BBBBBB", "#BBBBBB", "#0072B2", *["#D55E00"] * len(own)])
         axis.invert_yaxis()
         axis.set_title(name.removeprefix("search, "), fontsize=9, loc="left")
         for place, value in enumerate(values):

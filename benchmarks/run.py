@@ -1,6 +1,6 @@
 """The benchmark: our search against what a researcher would otherwise use, on the same weights and prompts, in one run.
 
-    python -m benchmarks.run                     2 CPU cores, 30 minutes; writes benchmark.json and docs/performance.md
+    python -m benchmarks.run                     2 CPU cores, 40 minutes; writes benchmark.json and docs/performance.md
     python -m benchmarks.run --quick             a tiny model, seconds: that everything runs, no numbers to keep
 
 torch and transformers are needed here (requirements-test.txt). Every comparison checks that both computed the same.
