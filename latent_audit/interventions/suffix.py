@@ -22,10 +22,8 @@ RESIDUALS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 
 def target_nll(params, x, target, *, cfg: ModelConfig):
     """Mean negative log-likelihood of `target` int32 [R, n] read from states L `x` [R, n, D]; float32 [R]."""
-    logits = decoder.unembed(params, x, cfg=cfg)
-    # Not by log_softmax, which writes all of the vocabulary once more.
-    chosen = jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
-    return (jax.nn.logsumexp(logits, axis=-1) - chosen).mean(axis=-1)
+    log_probability = jax.nn.log_softmax(decoder.unembed(params, x, cfg=cfg), axis=-1)
+    return -jnp.take_along_axis(log_probability, target[..., None], axis=-1)[..., 0].mean(axis=-1)
 
 
 def nll(params, h, state, context, target, *, cfg: ModelConfig):
