@@ -339,7 +339,13 @@ def complete(record: dict) -> dict:
         "exact": [{"target": target, "data": data, "model": model} | exact(TARGETS[target], data, model)
                   for target, data, model in meshes],
         "cases": [case | {"planned": planned(TARGETS[case["target"]], case["program"], case["data"], case["prompts"])}
-                  for case in record["cases"]]}
+                  for case in sorted(record["cases"], key=_place)]}
+
+
+def _place(case: dict) -> tuple:
+    """Where a case stands in the tables, in whatever order it was measured."""
+    return (case["kind"], list(TARGETS).index(case["target"]), MESHES.index((case["data"], case["model"])),
+            -case["prompts"], list(PROGRAMS).index(case["program"]))
 
 
 def main() -> int:
