@@ -169,10 +169,7 @@ def attack_state(params, clean: Clean, mask, target, state, budgets, row_keys, *
 
     deltas, lasts = delta[None], last[None]
     if controls:
-        noise = column_noise(row_keys.reshape(rows), P, D, gaussian=mode == "l2_of_norm") * real
-        unit = noise / (_norm(noise) + 1e-30)
-        bounded = unit * radius_rows if mode == "l2_of_norm" else noise * radius_rows
-        random = jnp.stack([bounded, unit * _norm(delta)])
+        random = _random_deltas(row_keys.reshape(rows), delta, real, radius_rows, mode=mode)
         deltas = jnp.concatenate([deltas, random])
         lasts = jnp.concatenate([lasts, jax.lax.map(
             lambda delta: suffix.nll(params, perturbed(delta), state, context, targets, cfg=cfg), random)])
@@ -211,6 +208,13 @@ def column_noise(keys, P: int, D: int, *, gaussian: bool):
     draw = jax.random.normal if gaussian else functools.partial(jax.random.uniform, minval=-1.0, maxval=1.0)
     from_end = jnp.arange(P - 1, -1, -1)
     return jax.vmap(lambda key: jax.vmap(lambda back: draw(jax.random.fold_in(key, back), (D,)))(from_end))(keys)
+
+
+def _random_deltas(keys, delta, real, radius, *, mode):
+    """[2, R, P, D]: noise under the same bound as `delta` [R, P, D], and noise of the same L2 norm."""
+    noise = column_noise(keys, *delta.shape[1:], gaussian=mode == "l2_of_norm") * real
+    unit = noise / (_norm(noise) + 1e-30)
+    return jnp.stack([(unit if mode == "l2_of_norm" else noise) * radius, unit * _norm(delta)])
 
 
 def _norm(x):
