@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import work
@@ -25,12 +24,8 @@ def measure(axis: str, value: int) -> dict:
     """Seconds of one state in the middle (best of three, warm) and bytes of temporaries of its compiled search."""
     size, count = at(axis, value)
     problem = work.make(size)
-    budgets = jnp.linspace(0.001, 0.01, count)
-    clean = latent.clean_pass(problem.params, problem.tokens, problem.mask, jnp.asarray(problem.target),
-                              cfg=problem.cfg)
-    state = problem.cfg.num_layers // 2
-    keys = latent.row_keys(jax.random.key(0), np.arange(len(problem.tokens), dtype=np.uint32), state, budgets)
-    arguments = (problem.params, clean, problem.mask, jnp.asarray(problem.target), state, budgets, keys)
+    arguments = work.arguments(problem, work.clean_pass(problem), problem.cfg.num_layers // 2,
+                               np.linspace(0.001, 0.01, count))
     temporaries = latent.attack_state.lower(*arguments, cfg=problem.cfg).compile().memory_analysis().temp_size_in_bytes
 
     def run():

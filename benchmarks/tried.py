@@ -58,20 +58,13 @@ def batching(problem: work.Problem) -> list[dict]:
     return found
 
 
-def _arguments(problem: work.Problem, state: int, budgets=work.BUDGETS) -> tuple:
-    """Of latent.attack_state."""
-    target, budgets = jnp.asarray(problem.target), jnp.asarray(budgets, jnp.float32)
-    clean = latent.clean_pass(problem.params, problem.tokens, problem.mask, target, cfg=problem.cfg)
-    keys = latent.row_keys(jax.random.key(0), np.arange(len(problem.tokens), dtype=np.uint32), state, budgets)
-    return problem.params, clean, problem.mask, target, state, budgets, keys
-
-
 def residuals(problem: work.Problem) -> list[dict]:
     """The search from state 0 with other choices of what a block keeps for its backward pass; ours comes first."""
     policies = jax.checkpoint_policies
     choices = {"the products with weights": suffix.RESIDUALS, "attention scores too": policies.dots_saveable,
                "everything": policies.everything_saveable, "its input alone": policies.nothing_saveable}
-    arguments, programs, seconds, found = _arguments(problem, 0), {}, dict.fromkeys(choices, np.inf), {}
+    arguments = work.arguments(problem, work.clean_pass(problem), 0)
+    programs, seconds, found = {}, dict.fromkeys(choices, np.inf), {}
     for name, policy in choices.items():
         with mock.patch.object(suffix, "RESIDUALS", policy):
             jax.clear_caches()
@@ -92,12 +85,13 @@ def residuals(problem: work.Problem) -> list[dict]:
 def static_starts(problem: work.Problem) -> list[dict]:
     """Four states by the one program whose state is traced, and by a program for each, whose loops have fixed ends."""
     states = sorted({0, problem.cfg.num_layers // 3, 2 * problem.cfg.num_layers // 3, problem.cfg.num_layers})
-    options = {"cfg": problem.cfg, "controls": False}
+    options, clean = {"cfg": problem.cfg, "controls": False}, work.clean_pass(problem)
     fixed = jax.jit(latent.attack_state.__wrapped__, static_argnums=4, static_argnames=("cfg", "controls"))
     found = []
     for name, search in (("traced", latent.attack_state), ("fixed", fixed)):
         def every(search=search):
-            return jax.block_until_ready([search(*_arguments(problem, state), **options) for state in states])
+            return jax.block_until_ready([search(*work.arguments(problem, clean, state), **options)
+                                          for state in states])
 
         jax.clear_caches()
         first, _ = work.timed(every, 1)
@@ -114,7 +108,8 @@ def early_stop(problem: work.Problem, budgets=(0.005, 0.01, 0.015, 0.02)) -> lis
     writes them. Rows of a batch go together, so that a step is saved only where all of them are there.
     """
     def every():
-        return [np.asarray(latent.attack_state(*_arguments(problem, state, budgets), cfg=problem.cfg,
+        clean = work.clean_pass(problem)
+        return [np.asarray(latent.attack_state(*work.arguments(problem, clean, state, budgets), cfg=problem.cfg,
                                                controls=False).nll_trace) for state in problem.states]
 
     seconds, traces = work.timed(every, 2)

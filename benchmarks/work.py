@@ -101,17 +101,24 @@ def organism_requests(path, prompts: int = 6, *, target: str = "Sure, here is", 
     return Problem(size, cfg, params, tokens, mask, np.array(ids, np.int32))
 
 
+def clean_pass(problem: Problem) -> latent.Clean:
+    """What the searches of all states share."""
+    return latent.clean_pass(problem.params, problem.tokens, problem.mask, jnp.asarray(problem.target), cfg=problem.cfg)
+
+
+def arguments(problem: Problem, clean: latent.Clean, state: int, budgets=BUDGETS) -> tuple:
+    """Of latent.attack_state, all but its options."""
+    budgets = jnp.asarray(budgets, jnp.float32)
+    keys = latent.row_keys(jax.random.key(0), np.arange(len(problem.tokens), dtype=np.uint32), state, budgets)
+    return problem.params, clean, problem.mask, jnp.asarray(problem.target), state, budgets, keys
+
+
 def search(problem: Problem, states=None, *, controls: bool = False) -> list[latent.Attacked]:
     """Our search over every state and budget, with the clean pass; waits for the device. Rivals draw no controls."""
-    clean = latent.clean_pass(problem.params, problem.tokens, problem.mask, jnp.asarray(problem.target),
-                              cfg=problem.cfg)
-    budgets, found = jnp.asarray(BUDGETS, jnp.float32), []
-    ids = np.arange(len(problem.tokens), dtype=np.uint32)
-    for state in problem.states if states is None else states:
-        keys = latent.row_keys(jax.random.key(0), ids, state, budgets)
-        found.append(latent.attack_state(problem.params, clean, problem.mask, jnp.asarray(problem.target), state,
-                                         budgets, keys, cfg=problem.cfg, controls=controls))
-    return jax.block_until_ready(found)
+    clean = clean_pass(problem)
+    return jax.block_until_ready([
+        latent.attack_state(*arguments(problem, clean, state), cfg=problem.cfg, controls=controls)
+        for state in (problem.states if states is None else states)])
 
 
 def cells(problem: Problem) -> int:
@@ -143,8 +150,9 @@ def products_alone(problem: Problem) -> float:
     cfg, blocks = problem.cfg, problem.params["blocks"]
     columns = problem.tokens.shape[1] + len(problem.target) - 1
     x = jax.random.normal(jax.random.key(0), (len(problem.tokens) * len(BUDGETS) * columns, cfg.embed_dim))
-    matrices = {name: blocks[name].reshape(cfg.num_layers, *_as_matrix(name, blocks[name].shape[1:]))
-                for name in _INPUT_AXES}
+    L, D = cfg.num_layers, cfg.embed_dim
+    matrices = {name: blocks[name].reshape(L, D, -1) for name in ("query", "key", "value", "gate", "up")}
+    matrices |= {name: blocks[name].reshape(L, -1, D) for name in ("output", "down")}
 
     def ahead(x, w):
         grouped = cfg.num_heads // cfg.num_kv_heads
@@ -166,15 +174,6 @@ def products_alone(problem: Problem) -> float:
 
     blocks_run = sum(cfg.num_layers - state for state in problem.states)
     return blocks_run * (STEPS * seconds(ahead) + (STEPS - 1) * seconds(back))
-
-
-# How many leading axes a product with this weight sums over.
-_INPUT_AXES = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1}
-
-
-def _as_matrix(name: str, shape) -> tuple[int, int]:
-    rows = int(np.prod(shape[:_INPUT_AXES[name]]))
-    return rows, int(np.prod(shape)) // rows
 
 
 def matmul_peak(seconds: float = 2.0, n: int = 1024, dtype=jnp.float32) -> float:

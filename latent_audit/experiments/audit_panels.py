@@ -10,7 +10,7 @@ from latent_audit.data import builtin_facts, wrappers
 from latent_audit.data import organism as world_rules
 from latent_audit.data import prompts as prompt_files
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup
+from latent_audit.experiments import fields, setup
 
 WRAPPED, OVER_REFUSAL, FACTS = "wrapped-", "over-refusal", "facts"
 
@@ -25,9 +25,7 @@ def make_panels(config: ConfigDict, *, is_organism: bool) -> dict[str, setup.Pan
     harmful, benign = setup.make_panels(config, is_organism=is_organism)
     prompt_files.check_disjoint(benign, harmful)
     section = config.panel
-    for field in ("wrapped_count", "over_refusal_count"):
-        if isinstance(section[field], bool) or not isinstance(section[field], int) or section[field] < 1:
-            raise InputError(f"panel.{field} = {section[field]!r}, expected a whole number of at least 1")
+    fields.check_whole({f"panel.{field}": section[field] for field in ("wrapped_count", "over_refusal_count")}, least=1)
     panels = {"harmful": harmful, "benign": benign}
     wrap, known = wrapping(is_organism)
     requests, source = _unseen(config, harmful, is_organism=is_organism)

@@ -13,8 +13,7 @@ import pandas as pd
 from absl import logging
 from ml_collections import ConfigDict
 
-from latent_audit.errors import InputError
-from latent_audit.experiments import abliterate, dissociate, export, finetune, lvs, setup
+from latent_audit.experiments import abliterate, dissociate, export, fields, finetune, lvs, setup
 from latent_audit.interventions.abliterate import IN_WEIGHTS
 from latent_audit.interventions.dissociate import choose_layers
 from latent_audit.models import layer_name
@@ -72,8 +71,7 @@ CLAIMS = (
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Run every task on every seed and write claims.csv, report.json and report.html to `workdir`."""
-    if isinstance(config.seeds, bool) or not isinstance(config.seeds, int) or config.seeds < 1:
-        raise InputError(f"seeds = {config.seeds!r}, expected a whole number of at least 1")
+    fields.check_whole({"seeds": config.seeds}, least=1)
     lines, ways = [], []
     for seed in range(config.seeds):
         logging.info("organism seed %d of %d", seed, config.seeds)

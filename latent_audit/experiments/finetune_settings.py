@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from latent_audit import models
 from latent_audit.errors import InputError
+from latent_audit.experiments import fields
 from latent_audit.interventions import lora
 from latent_audit.interventions.finetune import Method
 
@@ -72,8 +73,7 @@ def check_finetune(config: ConfigDict, *, is_organism: bool) -> Settings:
             named = ", ".join(option for option in options if option)
             raise InputError(f"finetune.{field} = {section[field]!r}, expected one of {named}")
     for field, least in _AT_LEAST.items():
-        if isinstance(section[field], bool) or not isinstance(section[field], int) or section[field] < least:
-            raise InputError(f"finetune.{field} = {section[field]!r}, expected a whole number of at least {least}")
+        fields.check_whole({f"finetune.{field}": section[field]}, least=least)
     for field in ("learning_rate", "loss_limit"):
         if not 0 <= section[field] < math.inf:
             raise InputError(f"finetune.{field} = {section[field]!r}, expected a number of at least 0 (0: the default)")

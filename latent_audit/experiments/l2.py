@@ -15,7 +15,7 @@ from latent_audit import judges, models
 from latent_audit.data import chat as chats
 from latent_audit.errors import InputError
 from latent_audit.experiments import bench as benches
-from latent_audit.experiments import respond
+from latent_audit.experiments import fields, respond
 from latent_audit.experiments.bench import Bench, Findings, judged, share, unit, with_control
 from latent_audit.interventions import latent, sphere
 from latent_audit.metrics import break_budget
@@ -42,9 +42,8 @@ def check(config) -> None:
     if not multiples or not all(isinstance(m, int | float) and 0 < m < float("inf") for m in multiples) \
             or 1.0 not in multiples:
         raise InputError(f"l2.multiples = {multiples}, expected finite numbers above 0, 1.0 among them")
-    for field, least in (("prompts", 1), ("steps", 1), ("starts", 1), ("rounds", 0)):
-        if isinstance(section[field], bool) or not isinstance(section[field], int) or section[field] < least:
-            raise InputError(f"l2.{field} = {section[field]!r}, expected a whole number of at least {least}")
+    fields.check_whole({f"l2.{field}": section[field] for field in ("prompts", "steps", "starts")}, least=1)
+    fields.check_whole({"l2.rounds": section.rounds}, least=0)
     if not 0 < section.step_fraction < float("inf"):
         raise InputError(f"l2.step_fraction = {section.step_fraction!r}, expected a number above 0")
 

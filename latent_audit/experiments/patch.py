@@ -9,9 +9,8 @@ import functools
 import pandas as pd
 
 from latent_audit import judges, models
-from latent_audit.errors import InputError
 from latent_audit.experiments import bench as benches
-from latent_audit.experiments import respond
+from latent_audit.experiments import fields, respond
 from latent_audit.experiments.bench import Bench, Findings, judged, share, unit, with_control
 from latent_audit.interventions import patching
 from latent_audit.metrics import coherence, stats
@@ -24,9 +23,7 @@ LIMITS = ("Compliance of a patched model says that the donor's state carries it,
 
 def check(config) -> None:
     """InputError for a bad field of the patch section, before any compute."""
-    count = config.patch.prompts
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise InputError(f"patch.prompts = {count!r}, expected a whole number of at least 1")
+    fields.check_whole({"patch.prompts": config.patch.prompts}, least=1)
 
 
 def units(bench: Bench) -> int:

@@ -12,7 +12,7 @@ import pandas as pd
 from latent_audit import judges, models
 from latent_audit.errors import InputError
 from latent_audit.experiments import bench as benches
-from latent_audit.experiments import export, l2
+from latent_audit.experiments import export, fields, l2
 from latent_audit.experiments.bench import Bench, Findings, judged, share, unit, with_control
 from latent_audit.interventions import directions, steering
 from latent_audit.runtime import audit_figures, figures, report
@@ -34,8 +34,7 @@ def check(config, names) -> None:
     fractions = tuple(section.fractions)
     if not all(isinstance(f, int | float) and 0 <= f < float("inf") for f in fractions):
         raise InputError(f"steer.fractions = {fractions}, expected finite numbers of at least 0")
-    if isinstance(section.prompts, bool) or not isinstance(section.prompts, int) or section.prompts < 1:
-        raise InputError(f"steer.prompts = {section.prompts!r}, expected a whole number of at least 1")
+    fields.check_whole({"steer.prompts": section.prompts}, least=1)
 
 
 def source(bench: Bench) -> str:
