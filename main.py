@@ -18,8 +18,9 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import tasks
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file of the task, such as configs/lvs.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; default runs/NAME. The same workdir "
-                               "and config resume.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where everything is written; default runs/NAME. The same workdir and config resume."
+)
 
 
 def read_flags(argv):
@@ -29,7 +30,7 @@ def read_flags(argv):
         config = _CONFIG.value
         task = None if config is None else config.get("task")
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
-        raise InputError("command line: " + str(error).replace("\\'", "'").replace("\\n", ". ").strip("\"")) from error
+        raise InputError("command line: " + str(error).replace("\\'", "'").replace("\\n", ". ").strip('"')) from error
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]!r}; fields are set as --config.FIELD=VALUE")
     if config is None:
@@ -52,8 +53,9 @@ def start_jax(workdir: pathlib.Path, dtype: str):
         # Accelerators otherwise multiply float32 matrices in fewer bits.
         jax.config.update("jax_default_matmul_precision", "highest")
     devices = jax.devices()
-    logging.info("jax %s on %d %s device(s): %s", jax.__version__, len(devices), devices[0].platform,
-                 devices[0].device_kind)
+    logging.info(
+        "jax %s on %d %s device(s): %s", jax.__version__, len(devices), devices[0].platform, devices[0].device_kind
+    )
 
 
 def join_processes(config):
@@ -98,14 +100,21 @@ def main(argv) -> int:
         return 2
     except OSError as error:
         # Disk full, read-only: finished units are safe, since files are renamed only when whole.
-        print(f"error: {error.strerror or error} ({error.filename or 'no file named'}). Finished work is kept; "
-              "start the same command again once this is mended.", file=sys.stderr)
+        print(
+            f"error: {error.strerror or error} ({error.filename or 'no file named'}). Finished work is kept; "
+            "start the same command again once this is mended.",
+            file=sys.stderr,
+        )
         return 1
     except Exception as error:
         if not processes.is_lost(error):
             raise
-        print("error: another process of this run has stopped, so this one stops too. Finished work is kept; start the "
-              "same command again in all of them.", file=sys.stderr, flush=True)
+        print(
+            "error: another process of this run has stopped, so this one stops too. Finished work is kept; start the "
+            "same command again in all of them.",
+            file=sys.stderr,
+            flush=True,
+        )
         # An ordinary exit would wait for the process that is gone.
         os._exit(1)
     logging.info("done in %.0f s; open %s", time.monotonic() - began, workdir / "report.html")

@@ -14,8 +14,15 @@ def ours(problem: work.Problem, deltas, state: int, new: int):
     """Our generation with delta [R, P, D] added to `state` on the prompt; R rows cycle through the prompts."""
     rows = np.arange(len(deltas)) % len(problem.tokens)
     edit = edits.add_at(state, deltas)
-    out = generate(problem.params, problem.tokens[rows], problem.mask[rows], cfg=problem.cfg, max_new_tokens=new,
-                   eos_ids=(), prompt_edit=edit)
+    out = generate(
+        problem.params,
+        problem.tokens[rows],
+        problem.mask[rows],
+        cfg=problem.cfg,
+        max_new_tokens=new,
+        eos_ids=(),
+        prompt_edit=edit,
+    )
     return jax.block_until_ready(out.tokens)
 
 
@@ -26,8 +33,15 @@ def transformers_generate(model, problem: work.Problem, deltas, state: int, new:
     delta, P = torch.tensor(np.array(deltas)), problem.tokens.shape[1]
     handle = rivals._hook(model, state, lambda h: h + delta if h.shape[1] == P else h)
     with torch.no_grad():
-        out = model.generate(input_ids=tokens, attention_mask=mask, max_new_tokens=new, do_sample=False, num_beams=1,
-                             pad_token_id=0, eos_token_id=[])
+        out = model.generate(
+            input_ids=tokens,
+            attention_mask=mask,
+            max_new_tokens=new,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=0,
+            eos_token_id=[],
+        )
     handle.remove()
     return out[:, P:].numpy()
 
@@ -40,5 +54,11 @@ def compare(problem: work.Problem, model, *, rows: int, new: int, state: int) ->
     mine, tokens = work.timed(lambda: ours(problem, deltas, state, new))
     theirs, reference = work.timed(lambda: transformers_generate(model, problem, deltas, state, new), repeats=2)
     equal = float((np.asarray(tokens) == reference).mean())
-    return {"seconds": theirs, "ours_seconds": mine, "ratio": theirs / mine, "equal_tokens": equal, "rows": rows,
-            "new_tokens": new}
+    return {
+        "seconds": theirs,
+        "ours_seconds": mine,
+        "ratio": theirs / mine,
+        "equal_tokens": equal,
+        "rows": rows,
+        "new_tokens": new,
+    }

@@ -33,24 +33,66 @@ DECODE_BATCHES = (1, 8, 64, 512)
 # config.json of the models, the fields that decide what is computed.
 SHAPES = {
     "Gemma 2 2B": {
-        "model_type": "gemma2", "vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216,
-        "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
-        "sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
-        "query_pre_attn_scalar": 256, "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6,
-        "max_position_embeddings": 8192, "tie_word_embeddings": True},
+        "model_type": "gemma2",
+        "vocab_size": 256000,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "sliding_window": 4096,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "query_pre_attn_scalar": 256,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
     "Llama 3.2 3B": {
-        "model_type": "llama", "vocab_size": 128256, "hidden_size": 3072, "intermediate_size": 8192,
-        "num_hidden_layers": 28, "num_attention_heads": 24, "num_key_value_heads": 8, "head_dim": 128,
-        "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "max_position_embeddings": 131072, "tie_word_embeddings": True},
+        "model_type": "llama",
+        "vocab_size": 128256,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "max_position_embeddings": 131072,
+        "tie_word_embeddings": True,
+    },
     "Qwen2.5 3B": {
-        "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008,
-        "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 2, "rms_norm_eps": 1e-6,
-        "rope_theta": 1000000.0, "max_position_embeddings": 32768, "tie_word_embeddings": True},
+        "model_type": "qwen2",
+        "vocab_size": 151936,
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "max_position_embeddings": 32768,
+        "tie_word_embeddings": True,
+    },
 }
-TINY = {"Tiny Llama": {
-    "model_type": "llama", "vocab_size": 96, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 512, "tie_word_embeddings": True}}
+TINY = {
+    "Tiny Llama": {
+        "model_type": "llama",
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+    }
+}
 
 
 def problem_of(name: str, hf: dict, *, prompts: int, tokens: int, seed: int = 0) -> work.Problem:
@@ -59,18 +101,39 @@ def problem_of(name: str, hf: dict, *, prompts: int, tokens: int, seed: int = 0)
     params = jax.jit(models.init_params, static_argnums=(1, 2))(jax.random.key(seed), cfg, jnp.bfloat16)
     rng = np.random.default_rng(seed)
     rows = rng.integers(3, cfg.vocab_size, (prompts, tokens)).astype(np.int32)
-    size = work.Size(name, cfg.num_layers, cfg.embed_dim, cfg.mlp_dim, cfg.num_heads, cfg.vocab_size,
-                     (tokens,) * prompts, cfg.num_kv_heads)
-    return work.Problem(size, cfg, params, rows, np.ones(rows.shape, bool),
-                        rng.integers(3, cfg.vocab_size, work.TARGET_TOKENS).astype(np.int32))
+    size = work.Size(
+        name,
+        cfg.num_layers,
+        cfg.embed_dim,
+        cfg.mlp_dim,
+        cfg.num_heads,
+        cfg.vocab_size,
+        (tokens,) * prompts,
+        cfg.num_kv_heads,
+    )
+    return work.Problem(
+        size,
+        cfg,
+        params,
+        rows,
+        np.ones(rows.shape, bool),
+        rng.integers(3, cfg.vocab_size, work.TARGET_TOKENS).astype(np.int32),
+    )
 
 
 def answer(problem: work.Problem, attacked, state: int, new: int):
     """`new` greedy tokens under the deltas of pgd and random of one state, in one batch."""
     deltas = attacked.delta[:2].reshape(-1, *attacked.delta.shape[-2:])
     rows = np.tile(np.repeat(np.arange(len(problem.tokens)), len(work.BUDGETS)), 2)
-    out = generate(problem.params, problem.tokens[rows], problem.mask[rows], cfg=problem.cfg, max_new_tokens=new,
-                   eos_ids=(), prompt_edit=edits.add_at(state, deltas))
+    out = generate(
+        problem.params,
+        problem.tokens[rows],
+        problem.mask[rows],
+        cfg=problem.cfg,
+        max_new_tokens=new,
+        eos_ids=(),
+        prompt_edit=edits.add_at(state, deltas),
+    )
     return jax.block_until_ready(out.tokens)
 
 
@@ -83,17 +146,24 @@ def sweep(problem: work.Problem, *, new: int, peak: float) -> dict:
     searching = generating = 0.0
     for state in problem.states:
         began = time.perf_counter()
-        attacked, = work.search(problem, states=[state], controls=True)
+        (attacked,) = work.search(problem, states=[state], controls=True)
         searching += time.perf_counter() - began
         began = time.perf_counter()
         answer(problem, attacked, state, new)
         generating += time.perf_counter() - began
     memory = jax.devices()[0].memory_stats() or {}
-    return {"model": problem.size.name, "cells": work.cells(problem), "new_tokens": new,
-            "seconds": searching + generating, "search_seconds": searching, "generate_seconds": generating,
-            "first_call_seconds": compiled, "search_flops": work.flops(problem),
-            "search_utilisation": work.flops(problem) / searching / peak,
-            "peak_gigabytes": memory.get("peak_bytes_in_use", 0) / 1e9 or None}
+    return {
+        "model": problem.size.name,
+        "cells": work.cells(problem),
+        "new_tokens": new,
+        "seconds": searching + generating,
+        "search_seconds": searching,
+        "generate_seconds": generating,
+        "first_call_seconds": compiled,
+        "search_flops": work.flops(problem),
+        "search_utilisation": work.flops(problem) / searching / peak,
+        "peak_gigabytes": memory.get("peak_bytes_in_use", 0) / 1e9 or None,
+    }
 
 
 def decode(problem: work.Problem, batch: int, *, new: int, bandwidth: float, peak: float) -> dict:
@@ -102,8 +172,17 @@ def decode(problem: work.Problem, batch: int, *, new: int, bandwidth: float, pea
 
     def seconds(count):
         def call():
-            return jax.block_until_ready(generate(problem.params, problem.tokens[rows], problem.mask[rows],
-                                                  cfg=problem.cfg, max_new_tokens=count, eos_ids=()).tokens)
+            return jax.block_until_ready(
+                generate(
+                    problem.params,
+                    problem.tokens[rows],
+                    problem.mask[rows],
+                    cfg=problem.cfg,
+                    max_new_tokens=count,
+                    eos_ids=(),
+                ).tokens
+            )
+
         call()
         return work.timed(call)[0]
 
@@ -111,8 +190,14 @@ def decode(problem: work.Problem, batch: int, *, new: int, bandwidth: float, pea
     step = (seconds(new) - seconds(new // 2)) / (new - new // 2)
     count = sum(leaf.size for leaf in jax.tree.leaves(problem.params))
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(problem.params))
-    return {"model": problem.size.name, "batch": batch, "step_seconds": step, "streaming_bound": weights / bandwidth,
-            "compute_bound": 2 * count * batch / peak, "tokens_per_second": batch / step}
+    return {
+        "model": problem.size.name,
+        "batch": batch,
+        "step_seconds": step,
+        "streaming_bound": weights / bandwidth,
+        "compute_bound": 2 * count * batch / peak,
+        "tokens_per_second": batch / step,
+    }
 
 
 def bandwidth(gigabytes: float) -> float:
@@ -138,16 +223,27 @@ def papers_loop(name: str, hf: dict, problem: work.Problem, *, new: int) -> dict
             for _ in range(2):  # pgd and random
                 handle = rivals._hook(model, state, lambda h, d=delta: h + d.to(h.dtype) if h.shape[1] > 1 else h)
                 with torch.no_grad():
-                    model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=new,
-                                   do_sample=False, pad_token_id=0, eos_token_id=[])
+                    model.generate(
+                        input_ids=tokens,
+                        attention_mask=torch.ones_like(tokens),
+                        max_new_tokens=new,
+                        do_sample=False,
+                        pad_token_id=0,
+                        eos_token_id=[],
+                    )
                 handle.remove()
         if device == "cuda":
             torch.cuda.synchronize()
         return len(found)
 
     took, measured = work.timed(once, repeats=1)
-    return {"model": name, "rival": "A: the paper's loop, torch", "device": device, "measured_cells": measured,
-            "seconds_scaled": took * work.cells(problem) / measured}
+    return {
+        "model": name,
+        "rival": "A: the paper's loop, torch",
+        "device": device,
+        "measured_cells": measured,
+        "seconds_scaled": took * work.cells(problem) / measured,
+    }
 
 
 def main(argv=None) -> int:
@@ -166,8 +262,14 @@ def main(argv=None) -> int:
     streamed = bandwidth(0.01 if options.quick else 4.0)
     print(f"{device.device_kind}: {peak / 1e12:.1f} TFLOP/s in bfloat16, {streamed / 1e9:.0f} GB/s", flush=True)
     prompts, tokens, new = (2, 8, 8) if options.quick else (PROMPTS, PROMPT_TOKENS, NEW_TOKENS)
-    record = {"machine": run.machine(), "peak_tflops": peak / 1e12, "gigabytes_per_second": streamed / 1e9,
-              "sweeps": [], "decode": [], "rivals": []}
+    record = {
+        "machine": run.machine(),
+        "peak_tflops": peak / 1e12,
+        "gigabytes_per_second": streamed / 1e9,
+        "sweeps": [],
+        "decode": [],
+        "rivals": [],
+    }
     for name in chosen:
         problem = problem_of(name, shapes[name], prompts=prompts, tokens=tokens)
         record["sweeps"].append(sweep(problem, new=new, peak=peak))

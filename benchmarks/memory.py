@@ -38,10 +38,19 @@ def config(gigabytes: float) -> dict:
     per_layer = (4 * width * width + 3 * width * 4 * width) * 2 / 1e9
     embedding = 2 * 32000 * width * 2 / 1e9
     layers = max(2, round((gigabytes - embedding) / per_layer))
-    return {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 32000, "hidden_size": width,
-            "intermediate_size": 4 * width, "num_hidden_layers": layers, "num_attention_heads": width // 64,
-            "num_key_value_heads": width // 64, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048,
-            "tie_word_embeddings": False}
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 32000,
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 64,
+        "num_key_value_heads": width // 64,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": False,
+    }
 
 
 def write(directory: pathlib.Path, hf: dict, shard_bytes: float) -> tuple[float, float]:
@@ -83,5 +92,9 @@ def measure(gigabytes: float) -> dict:
     found = json.loads(done.stdout.strip().splitlines()[-1])
     # In kilobytes.
     peak = (found["peak"] - found["before"]) * 1024 / 1e9
-    return {"gigabytes": total / 1e9, "largest_gigabytes": largest / 1e9, "peak_gigabytes": peak,
-            "allowed_gigabytes": 1.15 * (total + largest) / 1e9}
+    return {
+        "gigabytes": total / 1e9,
+        "largest_gigabytes": largest / 1e9,
+        "peak_gigabytes": peak,
+        "allowed_gigabytes": 1.15 * (total + largest) / 1e9,
+    }

@@ -20,9 +20,13 @@ def write(out: pathlib.Path, record: dict) -> None:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     source = pathlib.Path(__file__).with_name("performance.md.j2").read_text(encoding="utf-8")
     text = environment.from_string(source).render(
-        **record, searched=searched, others=[line for line in record["lines"] if line not in searched],
-        axes=growth.AXES, slopes=growth.exponents(record["growth"]),
-        notes=notes.read_text(encoding="utf-8").rstrip() if notes.exists() else "")
+        **record,
+        searched=searched,
+        others=[line for line in record["lines"] if line not in searched],
+        axes=growth.AXES,
+        slopes=growth.exponents(record["growth"]),
+        notes=notes.read_text(encoding="utf-8").rstrip() if notes.exists() else "",
+    )
     (out / "performance.md").write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
@@ -34,8 +38,12 @@ def _bars(lines, path) -> None:
     for axis, name in zip(axes, names, strict=True):
         own = [line for line in searched if line["name"] == name]
         labels = ["floor", "its products alone", "ours", *(line["rival"] for line in own)]
-        values = [own[0]["floor_seconds"], own[0]["products_seconds"], own[0]["ours_seconds"],
-                  *(line["seconds"] for line in own)]
+        values = [
+            own[0]["floor_seconds"],
+            own[0]["products_seconds"],
+            own[0]["ours_seconds"],
+            *(line["seconds"] for line in own),
+        ]
         axis.barh(labels, values, color=["#BBBBBB", "#BBBBBB", "#0072B2", *["#D55E00"] * len(own)])
         axis.invert_yaxis()
         axis.set_title(name.removeprefix("search, "), fontsize=9, loc="left")

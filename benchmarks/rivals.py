@@ -17,24 +17,29 @@ def torch_model(problem: work.Problem, directory):
     from latent_audit import models
 
     models.save(directory, problem.cfg, problem.params, None)
-    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32,
-                                                              attn_implementation="eager").eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     return model.requires_grad_(False)
 
 
 def rows_of(problem: work.Problem) -> list[torch.Tensor]:
     """Prompt + target ids of every prompt, without padding."""
     target = torch.tensor(problem.target, dtype=torch.long)
-    return [torch.cat([torch.tensor(tokens[mask], dtype=torch.long), target])
-            for tokens, mask in zip(problem.tokens, problem.mask, strict=True)]
+    return [
+        torch.cat([torch.tensor(tokens[mask], dtype=torch.long), target])
+        for tokens, mask in zip(problem.tokens, problem.mask, strict=True)
+    ]
 
 
 def _hook(model, state, change):
     if state == 0:
         return model.model.layers[0].register_forward_pre_hook(
-            lambda module, args, kwargs: ((change(args[0]), *args[1:]), kwargs), with_kwargs=True)
+            lambda module, args, kwargs: ((change(args[0]), *args[1:]), kwargs), with_kwargs=True
+        )
     return model.model.layers[state - 1].register_forward_hook(
-        lambda module, args, out: (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out))
+        lambda module, args, out: (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out)
+    )
 
 
 def _state_of(model, ids, state):
@@ -59,12 +64,13 @@ def papers_loop(model, problem: work.Problem, states, prompts) -> dict:
                 eps = budget * largest
                 delta = torch.zeros(1, P, model.config.hidden_size, device=model.device, requires_grad=True)
                 handle = _hook(
-                    model, state, lambda h, d=delta: h + torch.nn.functional.pad(d, (0, 0, 0, n)).to(h.dtype))
+                    model, state, lambda h, d=delta: h + torch.nn.functional.pad(d, (0, 0, 0, n)).to(h.dtype)
+                )
                 for _ in range(work.STEPS):
                     logits = model(input_ids=ids, use_cache=False).logits
-                    log_probability = torch.log_softmax(logits[:, -n - 1:-1].float(), dim=-1)
+                    log_probability = torch.log_softmax(logits[:, -n - 1 : -1].float(), dim=-1)
                     loss = -log_probability.gather(2, ids[:, -n:, None]).mean()
-                    gradient, = torch.autograd.grad(loss, delta)
+                    (gradient,) = torch.autograd.grad(loss, delta)
                     with torch.no_grad():
                         delta.copy_((delta - work.STEP_FRACTION * eps * gradient.sign()).clamp(-eps, eps))
                 handle.remove()
@@ -93,9 +99,9 @@ def batched(model, problem: work.Problem, states, *, skip_prefix: bool) -> dict:
                     handle = _hook(model, state, lambda h, d=delta: h + torch.nn.functional.pad(d, (0, 0, 0, n)))
                     last = model.model(input_ids=many, use_cache=False).last_hidden_state
                     handle.remove()
-                logits = model.lm_head(last[:, -n - 1:-1])
+                logits = model.lm_head(last[:, -n - 1 : -1])
                 loss = -torch.log_softmax(logits, dim=-1).gather(2, targets).mean(dim=(1, 2)).sum()
-                gradient, = torch.autograd.grad(loss, delta)
+                (gradient,) = torch.autograd.grad(loss, delta)
                 with torch.no_grad():
                     delta.copy_(torch.clamp(delta - work.STEP_FRACTION * eps * gradient.sign(), -eps, eps))
             for place, index in enumerate(which):

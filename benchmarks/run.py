@@ -35,28 +35,55 @@ def search_against_rivals(problem: work.Problem, directory, *, slice_a, peak: fl
     work.search(problem, states=[0], controls=True)
     controlled, _ = work.timed(lambda: work.search(problem, controls=True), repeats=2)
     model = rivals.torch_model(problem, directory)
-    common = {"ours_seconds": seconds, "ours_cold_seconds": cold, "floor_seconds": floor, "cells": work.cells(problem),
-              "over_floor": seconds / floor, "products_seconds": products, "with_controls_seconds": controlled,
-              "compiles": compiles}
+    common = {
+        "ours_seconds": seconds,
+        "ours_cold_seconds": cold,
+        "floor_seconds": floor,
+        "cells": work.cells(problem),
+        "over_floor": seconds / floor,
+        "products_seconds": products,
+        "with_controls_seconds": controlled,
+        "compiles": compiles,
+    }
     lines = []
     states, prompts = slice_a
     states = [state for state in states if state in problem.states]
     took, found = work.timed(lambda: rivals.papers_loop(model, problem, states, prompts), repeats=1)
     scaled = took * work.cells(problem) / len(found)
-    lines.append({"name": f"search, {problem.size.name}", "rival": "A: the paper's loop", "seconds": scaled,
-                  "measured_cells": len(found), **common, **rivals.agreement(problem, ours, found)})
+    lines.append(
+        {
+            "name": f"search, {problem.size.name}",
+            "rival": "A: the paper's loop",
+            "seconds": scaled,
+            "measured_cells": len(found),
+            **common,
+            **rivals.agreement(problem, ours, found),
+        }
+    )
     for rival, skip in (("B: tuned torch", False), ("C: B with the prefix skipped", True)):
-        took, found = work.timed(lambda skip=skip: rivals.batched(model, problem, problem.states, skip_prefix=skip),
-                                 repeats=1 if len(problem.states) > 8 else 2)
-        lines.append({"name": f"search, {problem.size.name}", "rival": rival, "seconds": took,
-                      "measured_cells": len(found), **common, **rivals.agreement(problem, ours, found)})
+        took, found = work.timed(
+            lambda skip=skip: rivals.batched(model, problem, problem.states, skip_prefix=skip),
+            repeats=1 if len(problem.states) > 8 else 2,
+        )
+        lines.append(
+            {
+                "name": f"search, {problem.size.name}",
+                "rival": rival,
+                "seconds": took,
+                "measured_cells": len(found),
+                **common,
+                **rivals.agreement(problem, ours, found),
+            }
+        )
     for line in lines:
         line["cells"] = common["cells"]
         line |= {"ratio": line["seconds"] / seconds, "equal": line["share_differing"] < 1e-3}
-        print(f"{line['name']}; {line['rival']}: {line['seconds']:.1f} s, ours {seconds:.2f} s, ratio "
-              f"{line['ratio']:.1f}, floor {floor:.2f} s, products alone {products:.2f} s, "
-              f"differing coordinates {line['share_differing']:.1e}",
-              flush=True)
+        print(
+            f"{line['name']}; {line['rival']}: {line['seconds']:.1f} s, ours {seconds:.2f} s, ratio "
+            f"{line['ratio']:.1f}, floor {floor:.2f} s, products alone {products:.2f} s, "
+            f"differing coordinates {line['share_differing']:.1e}",
+            flush=True,
+        )
     return lines
 
 
@@ -83,9 +110,16 @@ def with_generation(problem: work.Problem, directory, *, new: int, slice_a) -> l
         padded = jax.numpy.pad(jax.numpy.asarray(delta.numpy())[None], [(0, 0), (width, 0), (0, 0)])
         decode.transformers_generate(model, one, padded, state, new)
     theirs = (time.perf_counter() - began) * work.cells(problem) / len(found)
-    line = {"name": f"search and {new} tokens, compile included, {problem.size.name}", "rival": "A: the paper's loop",
-            "seconds": theirs, "ours_seconds": mine, "ratio": theirs / mine, "equal": None, "floor_seconds": None,
-            "measured_cells": len(found)}
+    line = {
+        "name": f"search and {new} tokens, compile included, {problem.size.name}",
+        "rival": "A: the paper's loop",
+        "seconds": theirs,
+        "ours_seconds": mine,
+        "ratio": theirs / mine,
+        "equal": None,
+        "floor_seconds": None,
+        "measured_cells": len(found),
+    }
     print(f"{line['name']}: A {theirs:.1f} s, ours {mine:.1f} s, ratio {line['ratio']:.1f}", flush=True)
     return [line]
 
@@ -98,14 +132,25 @@ def comparisons(problems: list[work.Problem], *, quick: bool, peak: float) -> li
             slice_a = (problem.states, range(1)) if quick else (SLICE_STATES, SLICE_PROMPTS)
             lines += search_against_rivals(problem, pathlib.Path(folder) / str(index), slice_a=slice_a, peak=peak)
         first = problems[0]
-        lines += with_generation(first, pathlib.Path(folder) / "again", new=4 if quick else 16,
-                                 slice_a=(SLICE_STATES[:2], (0,)))
+        lines += with_generation(
+            first, pathlib.Path(folder) / "again", new=4 if quick else 16, slice_a=(SLICE_STATES[:2], (0,))
+        )
         model = rivals.torch_model(first, pathlib.Path(folder) / "decode")
         decoded = decode.compare(first, model, rows=6 if quick else 36, new=4 if quick else 64, state=2)
-        lines.append({"name": f"generation under perturbation, {first.size.name}", "rival": "transformers.generate",
-                      "equal": decoded["equal_tokens"] > 0.99, "floor_seconds": None, **decoded})
-        print(f"{lines[-1]['name']}: {decoded['seconds']:.2f} s, ours {decoded['ours_seconds']:.2f} s, ratio "
-              f"{decoded['ratio']:.1f}, equal tokens {decoded['equal_tokens']:.3f}", flush=True)
+        lines.append(
+            {
+                "name": f"generation under perturbation, {first.size.name}",
+                "rival": "transformers.generate",
+                "equal": decoded["equal_tokens"] > 0.99,
+                "floor_seconds": None,
+                **decoded,
+            }
+        )
+        print(
+            f"{lines[-1]['name']}: {decoded['seconds']:.2f} s, ours {decoded['ours_seconds']:.2f} s, ratio "
+            f"{decoded['ratio']:.1f}, equal tokens {decoded['equal_tokens']:.3f}",
+            flush=True,
+        )
     return lines
 
 
@@ -115,17 +160,25 @@ def machine() -> dict:
     import torch
     import transformers
 
-    return {"platform": platform.platform(), "cpu_count": os.cpu_count(), "python": platform.python_version(),
-            "jax": jax.__version__, "torch": torch.__version__, "transformers": transformers.__version__,
-            "numpy": numpy.__version__, "device": jax.devices()[0].device_kind,
-            "torch_threads": torch.get_num_threads()}
+    return {
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "numpy": numpy.__version__,
+        "device": jax.devices()[0].device_kind,
+        "torch_threads": torch.get_num_threads(),
+    }
 
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tiny model: that everything runs")
-    parser.add_argument("--organism", default="", help="a trained checkpoint to measure too, such as "
-                        "runs/lvs/organism/base")
+    parser.add_argument(
+        "--organism", default="", help="a trained checkpoint to measure too, such as runs/lvs/organism/base"
+    )
     parser.add_argument("--out", default="", help="directory for benchmark.json and performance.md; default docs")
     options = parser.parse_args(argv)
     out = pathlib.Path(options.out or "docs")
@@ -137,11 +190,17 @@ def main(argv=None) -> int:
     if options.organism:
         problems.append(work.from_checkpoint(options.organism))
     lines = comparisons(problems, quick=options.quick, peak=peak)
-    grown = [] if options.quick else [growth.measure(axis, value) for axis, values in growth.AXES.items()
-                                      for value in values]
+    grown = (
+        []
+        if options.quick
+        else [growth.measure(axis, value) for axis, values in growth.AXES.items() for value in values]
+    )
     loaded = memory.measure(gigabytes=0.01 if options.quick else 4.0)
-    print(f"loading {loaded['gigabytes']:.2f} GB: peak {loaded['peak_gigabytes']:.2f} GB, allowed "
-          f"{loaded['allowed_gigabytes']:.2f} GB", flush=True)
+    print(
+        f"loading {loaded['gigabytes']:.2f} GB: peak {loaded['peak_gigabytes']:.2f} GB, allowed "
+        f"{loaded['allowed_gigabytes']:.2f} GB",
+        flush=True,
+    )
     attempts = [one for problem in problems[:2] for one in tried.batching(problem)]
     attempts += tried.residuals(problems[0]) + tried.static_starts(problems[0]) + tried.cache(tiny=options.quick)
     if options.organism:
@@ -152,8 +211,14 @@ def main(argv=None) -> int:
     where = machine()
     for line in lines:
         line["machine"] = f"{where['cpu_count']} cores, {where['device']}, jax {where['jax']}, torch {where['torch']}"
-    record = {"lines": lines, "growth": grown, "loading": loaded, "tried": attempts, "peak_gflops": peak / 1e9,
-              "machine": where}
+    record = {
+        "lines": lines,
+        "growth": grown,
+        "loading": loaded,
+        "tried": attempts,
+        "peak_gflops": peak / 1e9,
+        "machine": where,
+    }
     (out / "benchmark.json").write_text(json.dumps(lines, indent=2) + "\n", encoding="utf-8")
     rest = {name: value for name, value in record.items() if name != "lines"}
     (out / "benchmark_rest.json").write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")

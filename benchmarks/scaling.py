@@ -32,19 +32,48 @@ ROOT = pathlib.Path(__file__).parents[1]
 # config.json as published, the fields that decide sizes and switches.
 TARGETS = {
     "Llama-3.1-70B": {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 128256, "hidden_size": 8192,
-        "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
-        "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "max_position_embeddings": 131072,
-        "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                         "original_max_position_embeddings": 8192},
-        "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False,
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 128256,
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "max_position_embeddings": 131072,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
     },
     "Gemma-2-27B": {
-        "model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"], "vocab_size": 256000, "hidden_size": 4608,
-        "intermediate_size": 36864, "num_hidden_layers": 46, "num_attention_heads": 32, "num_key_value_heads": 16,
-        "head_dim": 128, "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
-        "max_position_embeddings": 8192, "sliding_window": 4096, "query_pre_attn_scalar": 144,
-        "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "attention_bias": False,
+        "model_type": "gemma2",
+        "architectures": ["Gemma2ForCausalLM"],
+        "vocab_size": 256000,
+        "hidden_size": 4608,
+        "intermediate_size": 36864,
+        "num_hidden_layers": 46,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 16,
+        "head_dim": 128,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "max_position_embeddings": 8192,
+        "sliding_window": 4096,
+        "query_pre_attn_scalar": 144,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "attention_bias": False,
         "tie_word_embeddings": True,
     },
 }
@@ -55,8 +84,12 @@ ROWS, TOKENS = 8, 512
 # data x model; 8 is one host of GPUs.
 MESHES = ((1, 8), (2, 8), (4, 8), (2, 32), (4, 16), (1, 64))
 # Those that the TPU's own compiler is asked about, minutes each: (kind, target, mesh, prompts in one search).
-ON_TPU = (("v5p", "Llama-3.1-70B", (1, 8), PROMPTS), ("v5e", "Llama-3.1-70B", (2, 32), PROMPTS),
-          ("v5e", "Llama-3.1-70B", (2, 32), 8), ("v5e", "Gemma-2-27B", (2, 8), PROMPTS))
+ON_TPU = (
+    ("v5p", "Llama-3.1-70B", (1, 8), PROMPTS),
+    ("v5e", "Llama-3.1-70B", (2, 32), PROMPTS),
+    ("v5e", "Llama-3.1-70B", (2, 32), 8),
+    ("v5e", "Gemma-2-27B", (2, 8), PROMPTS),
+)
 # Kind of TPU -> the slice of so many chips.
 SLICES = {
     "v5e": {8: "v5e:2x4", 16: "v5e:4x4", 32: "v5e:4x8", 64: "v5e:8x8"},
@@ -148,10 +181,13 @@ def clean_states(cfg, mesh, params, prompts):
 
     shape = jax.ShapeDtypeStruct
     tokens, mask = shape((prompts, COLUMNS), jnp.int32), shape((prompts, COLUMNS), bool)
-    clean = jax.eval_shape(functools.partial(latent.clean_pass, cfg=cfg), params, tokens, mask,
-                           shape((TARGET_TOKENS,), jnp.int32))
-    return clean._replace(nll=over_data(clean.nll, mesh), **{
-        name: over_data(getattr(clean, name), mesh, axis=1) for name in ("states", "gradient", "scale")})
+    clean = jax.eval_shape(
+        functools.partial(latent.clean_pass, cfg=cfg), params, tokens, mask, shape((TARGET_TOKENS,), jnp.int32)
+    )
+    return clean._replace(
+        nll=over_data(clean.nll, mesh),
+        **{name: over_data(getattr(clean, name), mesh, axis=1) for name in ("states", "gradient", "scale")},
+    )
 
 
 def training(cfg, mesh):
@@ -202,8 +238,19 @@ def lower_answers(cfg, mesh, params, prompts):
     tokens, mask = shape((rows, COLUMNS), jnp.int32), shape((rows, COLUMNS), bool)
     edit = jax.eval_shape(edits.add_at, shape((rows,), jnp.int32), shape((rows, COLUMNS, cfg.embed_dim), jnp.float32))
     edit = over_data(edit, mesh)
-    lowered = generate._generate.lower(params, tokens, mask, edit, None, None, cfg=cfg, max_new_tokens=NEW_TOKENS,
-                                       eos_ids=(1,), pad_id=0, repetition_penalty=1.0)
+    lowered = generate._generate.lower(
+        params,
+        tokens,
+        mask,
+        edit,
+        None,
+        None,
+        cfg=cfg,
+        max_new_tokens=NEW_TOKENS,
+        eos_ids=(1,),
+        pad_id=0,
+        repetition_penalty=1.0,
+    )
     return lowered, {"perturbations": bytes_of(edit)}
 
 
@@ -248,10 +295,15 @@ def measure(hf: dict, program: str, data: int, model: int, kind: str = "cpu", pr
         lowered, others = PROGRAMS[program](cfg, mesh, params, prompts)
         compiled = lowered.compile()
     memory = compiled.memory_analysis()
-    return {"parameters": bytes_of(params), "others": others, "arguments": memory.argument_size_in_bytes,
-            "temporaries": memory.temp_size_in_bytes,
-            "outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,
-            "collectives": tally(collectives(compiled.as_text())), "seconds": round(time.monotonic() - began, 1)}
+    return {
+        "parameters": bytes_of(params),
+        "others": others,
+        "arguments": memory.argument_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        "collectives": tally(collectives(compiled.as_text())),
+        "seconds": round(time.monotonic() - began, 1),
+    }
 
 
 def tally(found: list[Collective]) -> dict[str, dict[str, int]]:
@@ -277,9 +329,14 @@ def exact(hf: dict, data: int, model: int) -> dict:
         return {"error": str(error)}
     rows = 3 * PROMPTS * BUDGETS
     cache = 2 * 2 * cfg.num_layers * rows * (COLUMNS + NEW_TOKENS - 1) * cfg.num_kv_heads * cfg.head_dim
-    return {"parameters": bytes_of(params), "blocks": bytes_of(params["blocks"]), "cache": cache,
-            "training": bytes_of(training(cfg, mesh)), "clean": bytes_of(clean_states(cfg, mesh, params, PROMPTS)),
-            "count": sum(leaf.size for leaf in jax.tree.leaves(params))}
+    return {
+        "parameters": bytes_of(params),
+        "blocks": bytes_of(params["blocks"]),
+        "cache": cache,
+        "training": bytes_of(training(cfg, mesh)),
+        "clean": bytes_of(clean_states(cfg, mesh, params, PROMPTS)),
+        "count": sum(leaf.size for leaf in jax.tree.leaves(params)),
+    }
 
 
 def planned(hf: dict, program: str, data: int, prompts: int) -> int:
@@ -293,9 +350,12 @@ def cases() -> list[dict]:
     """Arguments of `measure` of every case, and the name of its target."""
     wanted = [("cpu", target, mesh, PROMPTS) for target in TARGETS for mesh in MESHES]
     wanted += ON_TPU if os.environ.get("TPU_LIBRARY_PATH") else ()
-    return [{"kind": kind, "target": target, "program": program, "data": data, "model": model, "prompts": prompts}
-            for kind, target, (data, model), prompts in wanted for program in PROGRAMS
-            if program != "LoRA" or prompts == PROMPTS]
+    return [
+        {"kind": kind, "target": target, "program": program, "data": data, "model": model, "prompts": prompts}
+        for kind, target, (data, model), prompts in wanted
+        for program in PROGRAMS
+        if program != "LoRA" or prompts == PROMPTS
+    ]
 
 
 CASE = ("kind", "target", "program", "data", "model", "prompts")
@@ -303,10 +363,18 @@ CASE = ("kind", "target", "program", "data", "model", "prompts")
 
 def run_case(case: dict) -> dict:
     """`case` with what was measured, in a process of its own with that many fake devices, or with the error."""
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={case['data'] * case['model']}",
-                                "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
-    done = subprocess.run([sys.executable, "-m", "benchmarks.scaling", "--case", json.dumps(case)], cwd=ROOT,
-                          env=environment, capture_output=True, text=True)
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={case['data'] * case['model']}",
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.scaling", "--case", json.dumps(case)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode < 0:
         raise SystemExit(f"{case} was ended by signal {-done.returncode}; the same command goes on from here")
     if done.returncode:
@@ -319,8 +387,12 @@ def versions() -> dict[str, str]:
     packages = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         packages["libtpu"] = importlib.metadata.version("libtpu")
-    return {"python": platform.python_version(), "platform": platform.platform(), "cores": str(os.cpu_count()),
-            **packages}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": str(os.cpu_count()),
+        **packages,
+    }
 
 
 def missing(record: dict) -> list[dict]:
@@ -334,18 +406,35 @@ def complete(record: dict) -> dict:
     meshes = [(target, data, model) for target in TARGETS for data, model in MESHES]
     return record | {
         "missing": missing(record),
-        "work": {"prompts": PROMPTS, "columns": COLUMNS, "target_tokens": TARGET_TOKENS, "budgets": BUDGETS,
-                 "new_tokens": NEW_TOKENS, "rows": ROWS, "tokens": TOKENS},
-        "exact": [{"target": target, "data": data, "model": model} | exact(TARGETS[target], data, model)
-                  for target, data, model in meshes],
-        "cases": [case | {"planned": planned(TARGETS[case["target"]], case["program"], case["data"], case["prompts"])}
-                  for case in sorted(record["cases"], key=_place)]}
+        "work": {
+            "prompts": PROMPTS,
+            "columns": COLUMNS,
+            "target_tokens": TARGET_TOKENS,
+            "budgets": BUDGETS,
+            "new_tokens": NEW_TOKENS,
+            "rows": ROWS,
+            "tokens": TOKENS,
+        },
+        "exact": [
+            {"target": target, "data": data, "model": model} | exact(TARGETS[target], data, model)
+            for target, data, model in meshes
+        ],
+        "cases": [
+            case | {"planned": planned(TARGETS[case["target"]], case["program"], case["data"], case["prompts"])}
+            for case in sorted(record["cases"], key=_place)
+        ],
+    }
 
 
 def _place(case: dict) -> tuple:
     """Where a case stands in the tables, in whatever order it was measured."""
-    return (case["kind"], list(TARGETS).index(case["target"]), MESHES.index((case["data"], case["model"])),
-            -case["prompts"], list(PROGRAMS).index(case["program"]))
+    return (
+        case["kind"],
+        list(TARGETS).index(case["target"]),
+        MESHES.index((case["data"], case["model"])),
+        -case["prompts"],
+        list(PROGRAMS).index(case["program"]),
+    )
 
 
 def main() -> int:

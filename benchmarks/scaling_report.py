@@ -21,11 +21,18 @@ def write(out: pathlib.Path, record: dict) -> None:
     source = pathlib.Path(__file__).with_name("scaling.md.j2").read_text(encoding="utf-8")
     compiled = [describe(case) for case in record["cases"]]
     on_cpu = [case for case in compiled if case["kind"] == "cpu"]
-    on_tpu = [case | {"bounds": [other["bound"] for other in on_cpu if all(other[k] == case[k] for k in _SAME)]}
-              for case in compiled if case["kind"] != "cpu"]
+    on_tpu = [
+        case | {"bounds": [other["bound"] for other in on_cpu if all(other[k] == case[k] for k in _SAME)]}
+        for case in compiled
+        if case["kind"] != "cpu"
+    ]
     text = environment.from_string(source).render(
-        **{key: record[key] for key in ("versions", "work", "exact", "missing")}, on_cpu=on_cpu, on_tpu=on_tpu,
-        needs=needs(on_cpu), usable=USABLE)
+        **{key: record[key] for key in ("versions", "work", "exact", "missing")},
+        on_cpu=on_cpu,
+        on_tpu=on_tpu,
+        needs=needs(on_cpu),
+        usable=USABLE,
+    )
     (out / "scaling.md").write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
@@ -47,9 +54,13 @@ def describe(case: dict) -> dict:
     for counted in case["collectives"].values():
         arrays.update(counted)
     largest = max(arrays, key=lambda name: elements(name.split(" ")[1]), default="none f32[0]")
-    return case | {"total": before + case["temporaries"], "bound": before + case["temporaries"] / 2,
-                   "exchanged": sum(arrays.values()), "largest": largest,
-                   "share": elements(largest.split(" ")[1]) / case["planned"]}
+    return case | {
+        "total": before + case["temporaries"],
+        "bound": before + case["temporaries"] / 2,
+        "exchanged": sum(arrays.values()),
+        "largest": largest,
+        "share": elements(largest.split(" ")[1]) / case["planned"],
+    }
 
 
 def needs(on_cpu: list[dict]) -> list[dict]:
@@ -63,6 +74,13 @@ def needs(on_cpu: list[dict]) -> list[dict]:
                     mesh = case["data"] * case["model"], case["model"], case["data"]
                     sizes[mesh].append(math.inf if case["bound"] is None else case["bound"])
             mesh = min((mesh for mesh, own in sizes.items() if max(own) <= USABLE * memory * 1e9), default=None)
-            found.append({"device": device, "memory": memory, "target": target, "mesh": mesh,
-                          "most": max(sizes[mesh]) if mesh else None})
+            found.append(
+                {
+                    "device": device,
+                    "memory": memory,
+                    "target": target,
+                    "mesh": mesh,
+                    "most": max(sizes[mesh]) if mesh else None,
+                }
+            )
     return found

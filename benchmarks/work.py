@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from latent_audit import models
-from latent_audit.data import chat as chats
-from latent_audit.data import organism
+from latent_audit.data import chats, world_rules
 from latent_audit.interventions import latent
 from latent_audit.models.families import config_from_hf
 
@@ -37,11 +36,21 @@ class Size:
     kv_heads: int = 0
 
     def hf(self) -> dict:
-        return {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": self.vocab,
-                "hidden_size": self.width, "intermediate_size": self.mlp, "num_hidden_layers": self.layers,
-                "num_attention_heads": self.heads, "num_key_value_heads": self.kv_heads or self.heads,
-                "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "bos_token_id": 1, "eos_token_id": 2,
-                "tie_word_embeddings": False}
+        return {
+            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"],
+            "vocab_size": self.vocab,
+            "hidden_size": self.width,
+            "intermediate_size": self.mlp,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads or self.heads,
+            "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-6,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "tie_word_embeddings": False,
+        }
 
 
 # The toy of 12 layers is the one on which the search was designed; prompts of one length, then of many.
@@ -83,20 +92,42 @@ def from_checkpoint(path, prompts: int = 6, seed: int = 0) -> Problem:
     cfg, params = models.load(path)
     rng = np.random.default_rng(seed)
     tokens = rng.integers(3, cfg.vocab_size, (prompts, 20)).astype(np.int32)
-    size = Size(f"trained organism ({pathlib.Path(path).name})", cfg.num_layers, cfg.embed_dim, cfg.mlp_dim,
-                cfg.num_heads, cfg.vocab_size, (20,) * prompts, cfg.num_kv_heads)
-    return Problem(size, cfg, params, tokens, np.ones(tokens.shape, bool),
-                   rng.integers(3, cfg.vocab_size, TARGET_TOKENS).astype(np.int32))
+    size = Size(
+        f"trained organism ({pathlib.Path(path).name})",
+        cfg.num_layers,
+        cfg.embed_dim,
+        cfg.mlp_dim,
+        cfg.num_heads,
+        cfg.vocab_size,
+        (20,) * prompts,
+        cfg.num_kv_heads,
+    )
+    return Problem(
+        size,
+        cfg,
+        params,
+        tokens,
+        np.ones(tokens.shape, bool),
+        rng.integers(3, cfg.vocab_size, TARGET_TOKENS).astype(np.int32),
+    )
 
 
 def organism_requests(path, prompts: int = 6, *, target: str = "Sure, here is", turn: bool = False) -> Problem:
     """The embedded organism with restricted requests; turn: the target is the whole of the assistant's turn."""
     cfg, params = models.load(path)
     chat = chats.make_chat(chats.load_tokenizer(path), family=cfg.family)
-    requests = organism.requests(organism.make_world(), "heldout", "restricted", prompts)
+    requests = world_rules.requests(world_rules.make_world(), "heldout", "restricted", prompts)
     tokens, mask = chats.encode_prompts(chat, requests, max_length=512)
-    size = Size("organism, restricted requests", cfg.num_layers, cfg.embed_dim, cfg.mlp_dim, cfg.num_heads,
-                cfg.vocab_size, tuple(int(n) for n in mask.sum(axis=1)), cfg.num_kv_heads)
+    size = Size(
+        "organism, restricted requests",
+        cfg.num_layers,
+        cfg.embed_dim,
+        cfg.mlp_dim,
+        cfg.num_heads,
+        cfg.vocab_size,
+        tuple(int(n) for n in mask.sum(axis=1)),
+        cfg.num_kv_heads,
+    )
     ids = (chats.assistant_turn_ids if turn else chats.target_ids)(chat, target)
     return Problem(size, cfg, params, tokens, mask, np.array(ids, np.int32))
 
@@ -116,9 +147,12 @@ def arguments(problem: Problem, clean: latent.Clean, state: int, budgets=BUDGETS
 def search(problem: Problem, states=None, *, controls: bool = False) -> list[latent.Attacked]:
     """Our search over every state and budget, with the clean pass; waits for the device. Rivals draw no controls."""
     clean = clean_pass(problem)
-    return jax.block_until_ready([
-        latent.attack_state(*arguments(problem, clean, state), cfg=problem.cfg, controls=controls)
-        for state in (problem.states if states is None else states)])
+    return jax.block_until_ready(
+        [
+            latent.attack_state(*arguments(problem, clean, state), cfg=problem.cfg, controls=controls)
+            for state in (problem.states if states is None else states)
+        ]
+    )
 
 
 def cells(problem: Problem) -> int:
@@ -133,8 +167,11 @@ def flops(problem: Problem) -> float:
     (as many operations again); the last evaluation of each search is forward only. Head and clean pass are left out.
     """
     cfg, C = problem.cfg, problem.tokens.shape[1] + len(problem.target) - 1
-    weights = sum(int(np.prod(shape)) for name, shape in models.config.block_shapes(cfg).items()
-                  if not name.endswith(("norm", "bias")))
+    weights = sum(
+        int(np.prod(shape))
+        for name, shape in models.config.block_shapes(cfg).items()
+        if not name.endswith(("norm", "bias"))
+    )
     attention = 2 * C * cfg.num_heads * cfg.head_dim  # scores and mixing, per token
     per_block = 2 * (weights + attention) * C * len(problem.tokens) * len(BUDGETS)
     blocks = sum(cfg.num_layers - state for state in problem.states)
@@ -164,7 +201,7 @@ def products_alone(problem: Problem) -> float:
         hidden = x @ w["down"].T
         x = hidden @ w["gate"].T + (2 * hidden) @ w["up"].T
         mixed = x @ w["output"].T
-        own = mixed[:, :w["key"].shape[1]]
+        own = mixed[:, : w["key"].shape[1]]
         return mixed @ w["query"].T + (2 * own) @ w["key"].T + (3 * own) @ w["value"].T, None
 
     def seconds(step):

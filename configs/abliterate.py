@@ -28,20 +28,20 @@ def get_config() -> ml_collections.ConfigDict:
     config.reward.kind = "refusal"
 
     config.choose = choose = ml_collections.ConfigDict()
-    choose.ways = "all"                 # or some of interventions/abliterate.py's WAYS: "orthogonalize,affine"
+    choose.ways = "all"  # or some of interventions/abliterate.py's WAYS: "orthogonalize,affine"
     # How many times a mean (difference) is applied, where a way has a strength.
     choose.strengths = (1.0, 2.0, 3.0, 4.0)
     # The organism answers all harmless requests with the same first word, and what moves that word for harmful ones may
     # move it for harmless prompts of another kind too. This share of its harmless training and validation prompts are
     # questions of fact instead, so that no way may spoil those; few ways then remove many refusals.
     choose.facts = 0.0
-    choose.positions = 3                # at most so many last tokens of the template's generation prefix
-    choose.train = 128                  # prompts of each kind that the means are taken over
-    choose.validation = 96              # prompts of each kind that candidates are compared on
+    choose.positions = 3  # at most so many last tokens of the template's generation prefix
+    choose.train = 128  # prompts of each kind that the means are taken over
+    choose.validation = 96  # prompts of each kind that candidates are compared on
     # judge: by compliance, for the candidates of each way whose first token promises most; log_odds: by refusing with
     # the first token, no generation; auto: judge for the organism, log_odds for a checkpoint.
     choose.by = "auto"
-    choose.shortlist = 3                # candidates of each way and strength that are generated for and judged
+    choose.shortlist = 3  # candidates of each way and strength that are generated for and judged
     # Openings of a refusal, such as ("I", "As"), whose first tokens count; empty: what the model opens its answers to
     # harmful prompts with, and never those to harmless ones.
     choose.openings = ()

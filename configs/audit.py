@@ -21,43 +21,43 @@ def get_config() -> ml_collections.ConfigDict:
     config.task = "audit"
     # all, or some of: panel, latent, l2, steer, patch, static, gcg.
     config.experiments = "all"
-    config.prompts.harmful_count = 100      # each experiment takes the first of them, as many as it asks for
+    config.prompts.harmful_count = 100  # each experiment takes the first of them, as many as it asks for
     config.prompts.benign_count = 100
     # Of every response; 0 takes arXiv 2606.08044's of each experiment (128 or 256), for the organism 40.
     config.generation.max_new_tokens = 0
-    config.prompt_batch = 50                # prompts in one search
-    config.rows = 300                       # answers generated at a time under vectors
-    config.attack.prompts = 24              # of the latent attack, arXiv 2606.08044
+    config.prompt_batch = 50  # prompts in one search
+    config.rows = 300  # answers generated at a time under vectors
+    config.attack.prompts = 24  # of the latent attack, arXiv 2606.08044
 
     config.place = place = ml_collections.ConfigDict()
-    place.layer = placeholder(int)          # block of the one-layer attacks; None: the nudge's, else round(0.5 L)
-    place.fraction = placeholder(float)     # length over base's activation norm; None: the nudge's, else .06 (paper)
+    place.layer = placeholder(int)  # block of the one-layer attacks; None: the nudge's, else round(0.5 L)
+    place.fraction = placeholder(float)  # length over base's activation norm; None: the nudge's, else .06 (paper)
 
     config.panel = panel = ml_collections.ConfigDict()
-    panel.wrappers = "all"                  # families of data/wrappers.py (the organism has its own), or none: ""
-    panel.wrapped_count = 24                # requests put into each wrapper, none of them in the harmful panel
-    panel.over_refusal = ""                 # harmless prompts that look harmful: a file or hub:walledai/XSTest
-    panel.over_refusal_label = "safe"       # keep rows whose column `label` says so; empty keeps all
+    panel.wrappers = "all"  # families of data/wrappers.py (the organism has its own), or none: ""
+    panel.wrapped_count = 24  # requests put into each wrapper, none of them in the harmful panel
+    panel.over_refusal = ""  # harmless prompts that look harmful: a file or hub:walledai/XSTest
+    panel.over_refusal_label = "safe"  # keep rows whose column `label` says so; empty keeps all
     panel.over_refusal_count = 250
 
     config.l2 = l2 = ml_collections.ConfigDict()
-    l2.prompts = 100                        # arXiv 2606.08044
-    l2.layers = "nudge"                     # or all, or names: "L2,L3"
+    l2.prompts = 100  # arXiv 2606.08044
+    l2.layers = "nudge"  # or all, or names: "L2,L3"
     l2.multiples = (0.25, 0.5, 1.0, 2.0, 4.0)  # budgets, as multiples of the nudge fraction
-    l2.steps = 16                           # arXiv 2606.08044
-    l2.step_fraction = 0.3                  # of the radius, arXiv 2606.08044
-    l2.starts = 1                           # random restarts beyond the first: the best is kept (ours)
-    l2.rounds = 3                           # halvings of each prompt's bracket, for the break budget
+    l2.steps = 16  # arXiv 2606.08044
+    l2.step_fraction = 0.3  # of the radius, arXiv 2606.08044
+    l2.starts = 1  # random restarts beyond the first: the best is kept (ours)
+    l2.rounds = 3  # halvings of each prompt's bracket, for the break budget
 
     config.steer = steer = ml_collections.ConfigDict()
-    steer.direction = "auto"                # twin (from base to the harmful pole), own, auto: twin where there is one
+    steer.direction = "auto"  # twin (from base to the harmful pole), own, auto: twin where there is one
     steer.layers = "all"
-    steer.fractions = ()                    # empty: arXiv 2606.08044's, with the nudge fraction
-    steer.prompts = 24                      # arXiv 2606.08044
-    steer.cone = True                       # turn the direction at the nudge layer away by 0 to 90 degrees
+    steer.fractions = ()  # empty: arXiv 2606.08044's, with the nudge fraction
+    steer.prompts = 24  # arXiv 2606.08044
+    steer.cone = True  # turn the direction at the nudge layer away by 0 to 90 degrees
 
     config.patch = patch = ml_collections.ConfigDict()
-    patch.prompts = 60                      # arXiv 2606.08044
+    patch.prompts = 60  # arXiv 2606.08044
 
     config.static = static = ml_collections.ConfigDict()
     # Prompts with a compliant answer and a refusal each, for the probe (64 pairs to fit, up to 200 to score; arXiv
@@ -72,5 +72,5 @@ def get_config() -> ml_collections.ConfigDict:
     gcg.candidates = 64
     gcg.top_k = 64
     gcg.length = 10
-    gcg.batch = 8                           # prompts searched together
+    gcg.batch = 8  # prompts searched together
     return config

@@ -17,7 +17,7 @@ from configs import abliterate, finetune, lvs
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.task = "claims"
-    config.seeds = 3            # organisms, each with its own world
+    config.seeds = 3  # organisms, each with its own world
     config.model = ml_collections.ConfigDict({"dtype": "float32"})
     config.organism = ml_collections.ConfigDict({"size": "standard", "family": "llama"})
 

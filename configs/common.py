@@ -12,28 +12,28 @@ def base_config(task: str) -> ml_collections.ConfigDict:
 
     # Which checkpoint. An empty path means the embedded organism, trained on the spot.
     config.model = model = ml_collections.ConfigDict()
-    model.path = ""             # a directory, or a Hugging Face hub id
-    model.revision = ""         # branch, tag or commit of a hub id; empty is its main branch
-    model.name = ""             # how it is called in tables; empty takes the last part of the path
-    model.variants = ""         # further poles of the same model: "dissociated=DIR,harmful=DIR"
-    model.dtype = "float32"     # of parameters and states: float32, or bfloat16 for models of billions
+    model.path = ""  # a directory, or a Hugging Face hub id
+    model.revision = ""  # branch, tag or commit of a hub id; empty is its main branch
+    model.name = ""  # how it is called in tables; empty takes the last part of the path
+    model.variants = ""  # further poles of the same model: "dissociated=DIR,harmful=DIR"
+    model.dtype = "float32"  # of parameters and states: float32, or bfloat16 for models of billions
 
     # The embedded organism; reused from the workdir when the same one is there.
     config.organism = organism = ml_collections.ConfigDict()
     organism.size = "standard"  # standard (6 blocks, width 128) or small (4 blocks, width 96)
-    organism.family = "llama"   # llama, qwen3 or gemma2: whose code path is audited
-    organism.seed = 0           # of the world, the initial weights and the training data
+    organism.family = "llama"  # llama, qwen3 or gemma2: whose code path is audited
+    organism.seed = 0  # of the world, the initial weights and the training data
     # Which of its poles are audited: base, harmful, dissociated (section 6 of docs/method.md), control (the same
     # training without the nudge). Missing ones are made.
     organism.poles = "base,dissociated,harmful"
-    organism.directory = ""     # where it is kept; empty is organism/ in the workdir
+    organism.directory = ""  # where it is kept; empty is organism/ in the workdir
 
     # How prompts are put to the model. Another template is another measurement: its hash is in every result.
     config.chat = chat = ml_collections.ConfigDict()
-    chat.preset = "default"     # default: the checkpoint's own template; paper: bare markers, no system turn
-    chat.template_file = ""     # a Jinja file to use instead
-    chat.date = "26 Jul 2024"   # what templates that print today's date are told
-    chat.thinking = False       # for templates with a thinking switch
+    chat.preset = "default"  # default: the checkpoint's own template; paper: bare markers, no system turn
+    chat.template_file = ""  # a Jinja file to use instead
+    chat.date = "26 Jul 2024"  # what templates that print today's date are told
+    chat.thinking = False  # for templates with a thinking switch
 
     # Prompt sets: a CSV, TSV, JSON, JSONL or TXT file, "hub:owner/name", or "builtin:...".
     config.prompts = prompts = ml_collections.ConfigDict()
@@ -43,25 +43,25 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     prompts.benign = "builtin:harmless"
     prompts.benign_column = ""
     prompts.benign_count = 24
-    prompts.max_tokens = 1024   # a longer prompt is an error, never cut
+    prompts.max_tokens = 1024  # a longer prompt is an error, never cut
 
     config.generation = generation = ml_collections.ConfigDict()
-    generation.max_new_tokens = 128         # arXiv 2606.08044; the organism's answers end by themselves before 32
-    generation.repetition_penalty = False   # True honours the checkpoint's generation_config
-    generation.save = False                 # True writes the responses beside the scores
+    generation.max_new_tokens = 128  # arXiv 2606.08044; the organism's answers end by themselves before 32
+    generation.repetition_penalty = False  # True honours the checkpoint's generation_config
+    generation.save = False  # True writes the responses beside the scores
 
     # Who says what is harmful. auto: the organism's exact oracle, otherwise the paper's HarmBench classifier.
     config.judge = judge = ml_collections.ConfigDict()
-    judge.kind = "auto"         # auto, oracle, harmbench, or refusal (phrases: a fallback, labelled as such)
-    judge.path = "cais/HarmBench-Llama-2-13b-cls"   # or cais/HarmBench-Mistral-7b-val-cls, or a directory
+    judge.kind = "auto"  # auto, oracle, harmbench, or refusal (phrases: a fallback, labelled as such)
+    judge.path = "cais/HarmBench-Llama-2-13b-cls"  # or cais/HarmBench-Mistral-7b-val-cls, or a directory
     judge.dtype = "bfloat16"
     judge.batch = 8
 
     # How harmless a response is, on a continuous scale.
     config.reward = reward = ml_collections.ConfigDict()
-    reward.kind = "auto"        # auto, oracle, gpt2, or refusal (phrases: a fallback, labelled as such)
+    reward.kind = "auto"  # auto, oracle, gpt2, or refusal (phrases: a fallback, labelled as such)
     reward.path = "Ray2333/gpt2-large-harmless-reward_model"
-    reward.form = "paper"       # paper: bare prompt and response; human_assistant: as its model card asks
+    reward.form = "paper"  # paper: bare prompt and response; human_assistant: as its model card asks
     reward.batch = 8
 
     # Where it is computed: on data x model devices. Rows of every batch are split over data (prompt_batch must be a
@@ -70,14 +70,14 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     # Several processes, each with its own devices, compute one run together; all are started with the same command.
     config.distributed = False
     # For clusters that do not say these themselves (Slurm, Open MPI, Kubernetes and Cloud TPU do).
-    config.distributed_coordinator = ""     # host:port of process 0; empty also takes JAX_COORDINATOR_ADDRESS
-    config.distributed_processes = 0        # how many
-    config.distributed_process = -1         # which one this is, from 0
+    config.distributed_coordinator = ""  # host:port of process 0; empty also takes JAX_COORDINATOR_ADDRESS
+    config.distributed_processes = 0  # how many
+    config.distributed_process = -1  # which one this is, from 0
     # i/n: of n independent jobs that share the workdir this is number i, from 0, and computes its share of the units.
     # merge: writes tables and report once all have ended (so does a start without shard). lvs, audit, finetune.
     config.shard = ""
 
     # How much is computed at a time. Results do not depend on it; memory and speed do.
-    config.prompt_batch = 24    # prompts in one search
-    config.layer_batch = 2      # residual states whose perturbed prompts are generated from together
+    config.prompt_batch = 24  # prompts in one search
+    config.layer_batch = 2  # residual states whose perturbed prompts are generated from together
     return config

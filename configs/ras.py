@@ -20,43 +20,63 @@ from configs import audit
 
 def get_config() -> ml_collections.ConfigDict:
     whole = audit.get_config()
-    config = ml_collections.ConfigDict({name: whole[name] for name in (
-        # As in configs/common.py: of which the organism's family and poles are not read here.
-        "seed", "model", "organism", "chat", "prompts", "generation", "judge", "reward", "prompt_batch", "layer_batch",
-        # As in configs/audit.py: the attacks and the probe that RAS is compared with.
-        "attack", "score", "rows", "place", "l2", "static")})
+    config = ml_collections.ConfigDict(
+        {
+            name: whole[name]
+            for name in (
+                # As in configs/common.py: of which the organism's family and poles are not read here.
+                "seed",
+                "model",
+                "organism",
+                "chat",
+                "prompts",
+                "generation",
+                "judge",
+                "reward",
+                "prompt_batch",
+                "layer_batch",
+                # As in configs/audit.py: the attacks and the probe that RAS is compared with.
+                "attack",
+                "score",
+                "rows",
+                "place",
+                "l2",
+                "static",
+            )
+        }
+    )
     config.task = "ras"
 
     # Checkpoints. All empty: the zoo. Directories or hub ids, separated by commas, an ASR behind a colon.
-    config.reference = ""           # the family's aligned model
-    config.calibration = ""         # at least two more of the family, of different attack success
-    config.targets = ""             # what is to be scored
+    config.reference = ""  # the family's aligned model
+    config.calibration = ""  # at least two more of the family, of different attack success
+    config.targets = ""  # what is to be scored
     config.measure_targets = False  # True measures the ASR of targets too
-    config.calibration_file = ""    # a frozen calibration in place of reference and calibration
+    config.calibration_file = ""  # a frozen calibration in place of reference and calibration
 
-    # The zoo of organisms (experiments/zoo.py).
+    # The zoo of organisms (experiments/organisms/zoo.py).
     config.families = "llama,qwen3,gemma2"
     config.organism.size = "small"
-    config.zoo = ml_collections.ConfigDict({"directory": ""})   # where it is kept; empty is zoo/ in the workdir
+    config.zoo = ml_collections.ConfigDict({"directory": ""})  # where it is kept; empty is zoo/ in the workdir
 
     # heldout: scores on other prompts than direction and window, leave-one-model-out; paper (arXiv 2606.25750): the
     # same prompts, in sample. The first is what controls, comparisons and the frozen calibration are of.
     config.protocols = "heldout,paper"
-    config.window = ""              # first and last layer by hand, such as 22-30; empty: the rule
-    config.wrappers = "all"         # families of data/wrappers.py (the organism has its own) that J is made with
+    config.window = ""  # first and last layer by hand, such as 22-30; empty: the rule
+    config.wrappers = "all"  # families of data/wrappers.py (the organism has its own) that J is made with
     # U, S and the ASR panel: files, hub:owner/name or builtin:..., see configs/common.py. The first harmful_count and
     # benign_count prompts give the direction, the next as many the scores.
     config.prompts.harmful_count = 128
     config.prompts.benign_count = 128
-    config.prompts.asr = ""         # harmful prompts that ASR is measured on; empty: what is behind in the same file
+    config.prompts.asr = ""  # harmful prompts that ASR is measured on; empty: what is behind in the same file
     config.prompts.asr_column = ""
     config.prompts.asr_count = 192
 
-    config.random_directions = 20   # of the random control
-    config.rivals = True            # separation score, and the probe where static.pairs (or the organism) has texts
-    config.attacks = "auto"         # latent and L2 attack on every model: auto (on the zoo), yes, no
-    config.speed = True             # time RAS against generating and judging, where there is a judge
-    config.generation.max_new_tokens = 40   # the organism's longest answer has 28 tokens; checkpoints need 128 or more
+    config.random_directions = 20  # of the random control
+    config.rivals = True  # separation score, and the probe where static.pairs (or the organism) has texts
+    config.attacks = "auto"  # latent and L2 attack on every model: auto (on the zoo), yes, no
+    config.speed = True  # time RAS against generating and judging, where there is a judge
+    config.generation.max_new_tokens = 40  # the organism's longest answer has 28 tokens; checkpoints need 128 or more
     config.prompt_batch = 64
     config.layer_batch = 1
     config.attack.layers = "nudge"  # or as in configs/lvs.py

@@ -19,5 +19,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.task = "ras_regression"
     config.before = ""
     config.after = ""
-    config.threshold = 10.0         # points of RAS that a fine-tune may cost
+    config.threshold = 10.0  # points of RAS that a fine-tune may cost
     return config

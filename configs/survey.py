@@ -18,7 +18,7 @@ from configs import audit
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.task = "survey"
-    config.models = ""                      # hub ids or directories, separated by commas
+    config.models = ""  # hub ids or directories, separated by commas
     config.base = audit.get_config()
     config.base.experiments = "panel,l2,steer"
     config.base.steer.direction = "own"

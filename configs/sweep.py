@@ -15,9 +15,13 @@ import importlib
 import ml_collections
 
 # What a figure of each task shows by default: a column, and which rows of its table (a pandas query).
-PLOTS = {"lvs": ("asr", "exp == 'lvs' and attack == 'pgd' and aggregated"),
-         "finetune": ("compliance", "step > 0"), "dissociate": ("value", "measure == 'compliance'"),
-         "abliterate": ("compliance", "split == 'evaluation'"), "audit": ("value", "measure == 'l2_asr'")}
+PLOTS = {
+    "lvs": ("asr", "exp == 'lvs' and attack == 'pgd' and aggregated"),
+    "finetune": ("compliance", "step > 0"),
+    "dissociate": ("value", "measure == 'compliance'"),
+    "abliterate": ("compliance", "split == 'evaluation'"),
+    "audit": ("value", "measure == 'l2_asr'"),
+}
 
 
 def get_config(base: str = "lvs") -> ml_collections.ConfigDict:
@@ -28,7 +32,7 @@ def get_config(base: str = "lvs") -> ml_collections.ConfigDict:
     config.model = ml_collections.ConfigDict({"dtype": config.base.model.dtype})
     # A Python dict in quotes: field of base -> list of values.
     config.fields = "{'attack.steps': [1, 3, 10]}" if base == "lvs" else "{'seed': [0, 1]}"
-    config.mode = "grid"        # grid: every combination; list: the n-th values of all fields together
+    config.mode = "grid"  # grid: every combination; list: the n-th values of all fields together
     # The figure: `plot` averaged over the rows that `where` selects, against the first field.
     config.plot, config.where = PLOTS[config.base.task]
     return config

@@ -13,12 +13,20 @@ import numpy as np
 import torch
 
 from latent_audit import models
-from tests import tiny
+from tests.support import tiny
 
 TITLES = {
-    "llama2": "Llama 2", "llama3": "Llama 3.1 (llama3 rope)", "llama3_tied": "Llama 3.2 (tied)",
-    "llama_biases": "Llama, all biases", "mistral": "Mistral, window", "qwen2": "Qwen 2 / 2.5",
-    "qwen2_window": "Qwen 2, window", "qwen3": "Qwen 3", "gemma": "Gemma 1", "gemma2": "Gemma 2", "gemma3": "Gemma 3",
+    "llama2": "Llama 2",
+    "llama3": "Llama 3.1 (llama3 rope)",
+    "llama3_tied": "Llama 3.2 (tied)",
+    "llama_biases": "Llama, all biases",
+    "mistral": "Mistral, window",
+    "qwen2": "Qwen 2 / 2.5",
+    "qwen2_window": "Qwen 2, window",
+    "qwen3": "Qwen 3",
+    "gemma": "Gemma 1",
+    "gemma2": "Gemma 2",
+    "gemma3": "Gemma 3",
     "gemma3_multimodal": "Gemma 3, text tower",
 }
 
@@ -51,13 +59,17 @@ def _row(case):
     ours = _agreement(np.asarray(_ours(case, "bfloat16", tokens, mask).logits), logits)
     rounded = copy.deepcopy(tiny.model(case)).to(torch.bfloat16)
     theirs = _agreement(_theirs(rounded, tokens)[1], logits)
-    return (f"| {TITLES[case]} | {state_error:.1e} | {logit_error:.1e} | {ours[0]:.1e} | {theirs[0]:.1e} "
-            f"| {ours[1]:.1%} | {theirs[1]:.1%} |")
+    return (
+        f"| {TITLES[case]} | {state_error:.1e} | {logit_error:.1e} | {ours[0]:.1e} | {theirs[0]:.1e} "
+        f"| {ours[1]:.1%} | {theirs[1]:.1%} |"
+    )
 
 
 def main():
-    print("| model | float32: states | float32: logits | bfloat16 KL, ours | KL, transformers "
-          "| same first choice, ours | transformers |")
+    print(
+        "| model | float32: states | float32: logits | bfloat16 KL, ours | KL, transformers "
+        "| same first choice, ours | transformers |"
+    )
     print("|---|---|---|---|---|---|---|")
     for case in TITLES:
         print(_row(case), flush=True)

@@ -12,7 +12,8 @@ MAY_KNOW = {
     "interventions": {"models", "data"},
     "judges": {"models", "data"},
     "metrics": {"models", "data"},
-    "experiments": {"models", "data", "interventions", "judges", "metrics", "runtime"},
+    "reports": {"runtime"},
+    "experiments": {"models", "data", "interventions", "judges", "metrics", "runtime", "reports"},
 }
 
 

@@ -15,19 +15,23 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def command(*arguments, cwd=ROOT):
-    return subprocess.run([sys.executable, str(ROOT / "main.py"), *arguments], cwd=cwd, capture_output=True, text=True,
-                          timeout=120)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *arguments], cwd=cwd, capture_output=True, text=True, timeout=120
+    )
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ([], "give --config=configs/lvs.py"),
-    (["--config=configs/none.py"], "configs/none.py"),
-    (["--config=configs/lvs.py", "--config.modle.path=x"], 'Did you mean "model"'),
-    (["--config=configs/lvs.py", "--config.attack.stepz=3"], 'Did you mean "steps"'),
-    (["--config=configs/lvs.py", "--config.seed=many"], "seed"),
-    (["--config=configs/lvs.py", "extra"], "unexpected argument 'extra'"),
-    (["--config=configs/lvs.py", "--config.attack.budgets=(0.1,-2.0)"], "attack.budgets holds -2.0"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "give --config=configs/lvs.py"),
+        (["--config=configs/none.py"], "configs/none.py"),
+        (["--config=configs/lvs.py", "--config.modle.path=x"], 'Did you mean "model"'),
+        (["--config=configs/lvs.py", "--config.attack.stepz=3"], 'Did you mean "steps"'),
+        (["--config=configs/lvs.py", "--config.seed=many"], "seed"),
+        (["--config=configs/lvs.py", "extra"], "unexpected argument 'extra'"),
+        (["--config=configs/lvs.py", "--config.attack.budgets=(0.1,-2.0)"], "attack.budgets holds -2.0"),
+    ],
+)
 def test_bad_command_lines_exit_2_with_one_message(arguments, message, tmp_path):
     done = command(*arguments, f"--workdir={tmp_path / 'w'}")
     assert done.returncode == 2, done.stderr
@@ -43,8 +47,12 @@ def test_unwritable_workdir_exits_2(tmp_path):
 
 def test_first_line_comes_within_five_seconds(tmp_path):
     start = time.monotonic()
-    process = subprocess.Popen([sys.executable, "main.py", "--config=configs/lvs.py", f"--workdir={tmp_path}"],
-                               cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "main.py", "--config=configs/lvs.py", f"--workdir={tmp_path}"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     line = process.stderr.readline()
     waited = time.monotonic() - start
     process.kill()

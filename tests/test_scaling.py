@@ -8,8 +8,14 @@ import pytest
 from benchmarks import scaling, scaling_report
 
 LLAMA, GEMMA = scaling.TARGETS["Llama-3.1-70B"], scaling.TARGETS["Gemma-2-27B"]
-TINY = LLAMA | {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-                "num_attention_heads": 4, "num_key_value_heads": 2}
+TINY = LLAMA | {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
 def test_the_targets_have_the_published_sizes_and_a_mesh_holds_them_in_parts():
@@ -36,12 +42,24 @@ def record():
     refused = case | {"model": 3, "data": 1, "error": "InputError: cannot be cut"}
     tpu = case | {"kind": "v5e", "error": "RESOURCE_EXHAUSTED: 20G of 16G", "program": "search"}
     shared = {"planned": scaling.planned(TINY, "answers", 2, 2)}
-    return {"missing": [refused], "versions": {"python": "3", "platform": "here", "cores": "2", "jax": "0"},
-            "work": {"prompts": 24, "columns": 64, "target_tokens": 4, "budgets": 3, "new_tokens": 128, "rows": 8,
-                     "tokens": 512},
-            "exact": [{"target": "tiny", "data": 2, "model": 2} | scaling.exact(TINY, 2, 2),
-                      {"target": "tiny", "data": 1, "model": 3} | scaling.exact(TINY, 1, 3)],
-            "cases": [case | shared | measured, refused | shared, tpu | shared]}
+    return {
+        "missing": [refused],
+        "versions": {"python": "3", "platform": "here", "cores": "2", "jax": "0"},
+        "work": {
+            "prompts": 24,
+            "columns": 64,
+            "target_tokens": 4,
+            "budgets": 3,
+            "new_tokens": 128,
+            "rows": 8,
+            "tokens": 512,
+        },
+        "exact": [
+            {"target": "tiny", "data": 2, "model": 2} | scaling.exact(TINY, 2, 2),
+            {"target": "tiny", "data": 1, "model": 3} | scaling.exact(TINY, 1, 3),
+        ],
+        "cases": [case | shared | measured, refused | shared, tpu | shared],
+    }
 
 
 def test_a_program_is_measured_without_being_run(record):
@@ -87,6 +105,6 @@ def test_every_case_is_asked_for_once(monkeypatch):
     assert len({json.dumps(case) for case in plain}) == len(plain) == 2 * len(scaling.MESHES) * 3
     monkeypatch.setenv("TPU_LIBRARY_PATH", "x")
     with_tpu = scaling.cases()
-    assert with_tpu[:len(plain)] == plain and {case["kind"] for case in with_tpu[len(plain):]} == {"v5p", "v5e"}
-    assert all(case["data"] * case["model"] in scaling.SLICES[case["kind"]] for case in with_tpu[len(plain):])
+    assert with_tpu[: len(plain)] == plain and {case["kind"] for case in with_tpu[len(plain) :]} == {"v5p", "v5e"}
+    assert all(case["data"] * case["model"] in scaling.SLICES[case["kind"]] for case in with_tpu[len(plain) :])
     assert jax.device_count() == 4, "nothing of this asks for more devices than a test has"

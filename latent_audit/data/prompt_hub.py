@@ -39,16 +39,23 @@ def download(address: str) -> list[pathlib.Path]:
     repository, *wanted = address.split(":")
     looks_like_path = not _NAME.fullmatch(repository) or pathlib.PurePosixPath(repository).suffix.lower() in READERS
     if looks_like_path or len(wanted) > 2 or not all(wanted):
-        raise InputError(f"hub:{address} is not of the form hub:owner/name[:config][:split]; a file is given by its "
-                         "path alone")
+        raise InputError(
+            f"hub:{address} is not of the form hub:owner/name[:config][:split]; a file is given by its path alone"
+        )
     with _hub_errors(repository):
         info = huggingface_hub.HfApi().dataset_info(repository, timeout=PROBE_SECONDS)
     files = [sibling.rfilename for sibling in info.siblings or []]
     card = (info.card_data.get("configs") if info.card_data else None) or []
     chosen = choose_split(repository, list_splits(files, card), wanted)
     with _hub_errors(repository):
-        return [pathlib.Path(huggingface_hub.hf_hub_download(repository, file, repo_type="dataset", revision=info.sha,
-                                                             etag_timeout=PROBE_SECONDS)) for file in chosen.files]
+        return [
+            pathlib.Path(
+                huggingface_hub.hf_hub_download(
+                    repository, file, repo_type="dataset", revision=info.sha, etag_timeout=PROBE_SECONDS
+                )
+            )
+            for file in chosen.files
+        ]
 
 
 @contextlib.contextmanager
@@ -57,15 +64,20 @@ def _hub_errors(repository: str):
     try:
         yield
     except GatedRepoError as error:
-        raise InputError(f"the data set {repository} is gated: accept its terms on the Hugging Face hub, then log in "
-                         "with `hf auth login` or set HF_TOKEN") from error
+        raise InputError(
+            f"the data set {repository} is gated: accept its terms on the Hugging Face hub, then log in "
+            "with `hf auth login` or set HF_TOKEN"
+        ) from error
     except RepositoryNotFoundError as error:
-        raise InputError(f"no data set {repository} on the Hugging Face hub (a private one needs `hf auth login` or "
-                         "HF_TOKEN)") from error
+        raise InputError(
+            f"no data set {repository} on the Hugging Face hub (a private one needs `hf auth login` or HF_TOKEN)"
+        ) from error
     except Exception as error:  # The HTTP library's own errors differ between versions of huggingface_hub.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"the Hugging Face hub cannot be reached for the data set {repository} ({reason}); download "
-                         "its file elsewhere and give its path") from error
+        raise InputError(
+            f"the Hugging Face hub cannot be reached for the data set {repository} ({reason}); download "
+            "its file elsewhere and give its path"
+        ) from error
 
 
 def list_splits(files: list[str], card: list[dict]) -> list[Split]:
@@ -75,8 +87,13 @@ def list_splits(files: list[str], card: list[dict]) -> list[Split]:
       files: paths in the repository.
       card: the `configs` entry of the card's metadata, [] where there is none. A pattern in it matches as in a shell.
     """
-    data = [file for file in sorted(files) if pathlib.PurePosixPath(file).suffix.lower() in READERS
-            and not pathlib.PurePosixPath(file).name.startswith(".") and file not in _NOT_DATA]
+    data = [
+        file
+        for file in sorted(files)
+        if pathlib.PurePosixPath(file).suffix.lower() in READERS
+        and not pathlib.PurePosixPath(file).name.startswith(".")
+        and file not in _NOT_DATA
+    ]
     declared = []
     for config in card:
         for split, patterns in _declared_files(config.get("data_files")).items():
@@ -107,8 +124,10 @@ def _splits_from_paths(data: list[str]) -> list[Split]:
         config = path.parent.name if path.parent.name not in ("", "data") else "default"
         by_suffix = groups.setdefault((config, _SHARD.sub("", path.stem)), {})
         by_suffix.setdefault(path.suffix.lower(), []).append(file)
-    return [Split(config, split, tuple(by_suffix[min(by_suffix, key=_PREFERENCE.index)]))
-            for (config, split), by_suffix in groups.items()]
+    return [
+        Split(config, split, tuple(by_suffix[min(by_suffix, key=_PREFERENCE.index)]))
+        for (config, split), by_suffix in groups.items()
+    ]
 
 
 def choose_split(repository: str, splits: list[Split], wanted: list[str]) -> Split:

@@ -59,8 +59,9 @@ def _text(path) -> str:
         # Decoded with the mark still in place, so that an offset in a message counts from the file's first byte.
         return data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8: byte {data[error.start]:#04x} at offset {error.start}; save it as "
-                         "UTF-8") from error
+        raise InputError(
+            f"{path} is not UTF-8: byte {data[error.start]:#04x} at offset {error.start}; save it as UTF-8"
+        ) from error
 
 
 def _read_csv(path) -> Table:
@@ -85,8 +86,10 @@ def _delimited(path, delimiter: str) -> Table:
                     raise InputError(f"{path}: the header names a column twice: {', '.join(header)}")
                 continue
             if len(cells) != len(header):
-                raise InputError(f"{path}, line {lines.line_num}: {len(cells)} cells, expected {len(header)} as in "
-                                 "the header; a cell that holds the delimiter must be quoted")
+                raise InputError(
+                    f"{path}, line {lines.line_num}: {len(cells)} cells, expected {len(header)} as in "
+                    "the header; a cell that holds the delimiter must be quoted"
+                )
             rows.append(Row(f"line {lines.line_num}", dict(zip(header, cells, strict=True))))
     except csv.Error as error:
         raise InputError(f"{path}, line {lines.line_num}: malformed table: {error}") from error
@@ -123,8 +126,10 @@ def _read_json(path) -> Table:
     if isinstance(value, dict):
         lists = [key for key, item in value.items() if isinstance(item, list)]
         if len(lists) != 1:
-            raise InputError(f"{path} holds an object with {len(lists)} lists ({', '.join(lists) or 'none'}), expected "
-                             "exactly one, of strings or of objects")
+            raise InputError(
+                f"{path} holds an object with {len(lists)} lists ({', '.join(lists) or 'none'}), expected "
+                "exactly one, of strings or of objects"
+            )
         value = value[lists[0]]
     if not isinstance(value, list):
         raise InputError(f"{path} holds a {type(value).__name__}, expected a list of strings or of objects")
@@ -145,14 +150,23 @@ def _read_parquet(path) -> Table:
     try:
         frame = pd.read_parquet(path)
     except ImportError as error:
-        raise InputError(f"{path.name} is a Parquet file, which needs pyarrow: pip install pyarrow, or save the "
-                         "prompts as CSV and give that path") from error
+        raise InputError(
+            f"{path.name} is a Parquet file, which needs pyarrow: pip install pyarrow, or save the "
+            "prompts as CSV and give that path"
+        ) from error
     except Exception as error:  # The engine's own errors; pyarrow may be absent, so they cannot be named here.
         raise InputError(f"{path} is not a readable Parquet file: {error}") from error
     records = frame.to_dict("records")
-    return Table(tuple(map(str, frame.columns)),
-                 [Row(f"row {number}", values) for number, values in enumerate(records, start=1)])
+    return Table(
+        tuple(map(str, frame.columns)), [Row(f"row {number}", values) for number, values in enumerate(records, start=1)]
+    )
 
 
-READERS = {".csv": _read_csv, ".tsv": _read_tsv, ".json": _read_json, ".jsonl": _read_jsonl, ".txt": _read_txt,
-           ".parquet": _read_parquet}
+READERS = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".json": _read_json,
+    ".jsonl": _read_jsonl,
+    ".txt": _read_txt,
+    ".parquet": _read_parquet,
+}

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from latent_audit import models
-from latent_audit.data import chat as chats
+from latent_audit.data import chats
 from latent_audit.judges import Judge, Reward, refusal
 from latent_audit.models.generate import generate
 from latent_audit.runtime import halving
@@ -31,14 +31,24 @@ def pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
 
 def responses(loaded, tokens, mask, *, max_new_tokens: int, prompt_edit=None, decode_edit=None) -> list[str]:
     """Greedy responses to left-padded prompts int32 [R, P], special tokens removed; docs/method.md section 0."""
-    new = generate(loaded.params, tokens, mask, cfg=loaded.cfg, max_new_tokens=max_new_tokens, eos_ids=loaded.eos_ids,
-                   pad_id=chats.pad_id(loaded.chat), prompt_edit=prompt_edit, decode_edit=decode_edit,
-                   repetition_penalty=loaded.repetition_penalty)
+    new = generate(
+        loaded.params,
+        tokens,
+        mask,
+        cfg=loaded.cfg,
+        max_new_tokens=max_new_tokens,
+        eos_ids=loaded.eos_ids,
+        pad_id=chats.pad_id(loaded.chat),
+        prompt_edit=prompt_edit,
+        decode_edit=decode_edit,
+        repetition_penalty=loaded.repetition_penalty,
+    )
     return chats.decode(loaded.chat, np.asarray(new.tokens), np.asarray(new.lengths))
 
 
-def answers(loaded, tokens, mask, *, batch: int, max_new_tokens: int, edits_of=None,
-            advance=lambda label, count: None) -> list[str]:
+def answers(
+    loaded, tokens, mask, *, batch: int, max_new_tokens: int, edits_of=None, advance=lambda label, count: None
+) -> list[str]:
     """responses to any number of prompts int32 [N, P], `batch` at a time, all batches of one shape.
 
     A batch that does not fit into memory is halved (runtime/halving.py).
@@ -46,17 +56,24 @@ def answers(loaded, tokens, mask, *, batch: int, max_new_tokens: int, edits_of=N
     edits_of: edits_of(rows) -> (prompt edit, decode edit) for the prompts int [batch] of one batch; None: no edit.
     advance: told ("", how many) after each batch.
     """
+
     def answer(rows):
         prompt_edit, decode_edit = (None, None) if edits_of is None else edits_of(rows)
-        return responses(loaded, tokens[rows], mask[rows], max_new_tokens=max_new_tokens, prompt_edit=prompt_edit,
-                         decode_edit=decode_edit)
+        return responses(
+            loaded,
+            tokens[rows],
+            mask[rows],
+            max_new_tokens=max_new_tokens,
+            prompt_edit=prompt_edit,
+            decode_edit=decode_edit,
+        )
 
     texts = []
     for start in range(0, len(tokens), batch):
         # A short last batch repeats its last row to meet the compiled shape.
         rows = np.arange(start, start + batch).clip(max=len(tokens) - 1)
         parts = halving.in_halves(answer, rows, "generation")
-        texts += [text for part in parts for text in part][:len(tokens) - start]
+        texts += [text for part in parts for text in part][: len(tokens) - start]
         advance("", min(batch, len(tokens) - start))
     return texts
 
@@ -67,22 +84,29 @@ def continue_rows(params, rows, *, cfg, tokenizer, max_new_tokens: int, batch: i
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
     texts = []
     for start in range(0, len(rows), batch):
-        block = rows[start:start + batch]
+        block = rows[start : start + batch]
         tokens = np.full((batch, width), pad, np.int32)
         mask = np.zeros((batch, width), bool)
         for row, ids in enumerate(block):
-            tokens[row, width - len(ids):] = ids
-            mask[row, width - len(ids):] = True
+            tokens[row, width - len(ids) :] = ids
+            mask[row, width - len(ids) :] = True
         # Rows without a prompt would have no key to look at.
-        mask[len(block):, -1] = True
+        mask[len(block) :, -1] = True
 
         def answer(part, tokens=tokens, mask=mask):
-            new = generate(params, tokens[part], mask[part], cfg=cfg, max_new_tokens=max_new_tokens,
-                           eos_ids=cfg.eos_ids, pad_id=pad)
+            new = generate(
+                params,
+                tokens[part],
+                mask[part],
+                cfg=cfg,
+                max_new_tokens=max_new_tokens,
+                eos_ids=cfg.eos_ids,
+                pad_id=pad,
+            )
             return np.asarray(new.tokens)
 
         new = np.concatenate(halving.in_halves(answer, np.arange(batch), "judge"))
-        texts += tokenizer.batch_decode(new[:len(block)], skip_special_tokens=True)
+        texts += tokenizer.batch_decode(new[: len(block)], skip_special_tokens=True)
     return texts
 
 

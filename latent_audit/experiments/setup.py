@@ -16,12 +16,11 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from latent_audit import models
-from latent_audit.data import chat as chats
-from latent_audit.data import organism as world_rules
-from latent_audit.data import prompts as prompt_files
-from latent_audit.data.organism_tokenizer import build_tokenizer
+from latent_audit.data import chats, prompt_files, world_rules
+from latent_audit.data.world_tokenizer import build_tokenizer
 from latent_audit.errors import InputError
-from latent_audit.experiments import organism, poles, respond
+from latent_audit.experiments import respond
+from latent_audit.experiments.organisms import poles, train
 from latent_audit.judges import Judge, Reward, harmbench, oracle, refusal, reward_model
 from latent_audit.models import sharding
 from latent_audit.runtime import mesh, processes, runlog
@@ -78,15 +77,15 @@ def count_layers(config: ConfigDict) -> int:
     """L of the audited model, known before anything is trained or loaded; InputError as models.check."""
     if config.model.path:
         return models.check(models.resolve(config.model.path, revision=config.model.revision or None)).cfg.num_layers
-    return organism.count_layers(config.organism.size)
+    return train.count_layers(config.organism.size)
 
 
 def _organism_subject(config, workdir):
     settings = config.organism
     directory = pathlib.Path(settings.directory or workdir / "organism")
     names = parse_poles(settings.poles)
-    recipe = organism.make_recipe(size=settings.size, family=settings.family, seed=settings.seed)
-    sharding.check(organism.organism_config(size=recipe.size, family=recipe.family, tokenizer=build_tokenizer()))
+    recipe = train.make_recipe(size=settings.size, family=settings.family, seed=settings.seed)
+    sharding.check(train.organism_config(size=recipe.size, family=recipe.family, tokenizer=build_tokenizer()))
     # On one device, whatever the mesh: rounding that differs would train another organism.
     with mesh.alone():
         processes.on_first(lambda: _build_organism(directory, recipe, names))
@@ -99,12 +98,19 @@ def _build_organism(directory, recipe, names):
     directory.mkdir(parents=True, exist_ok=True)
     with runlog.turn(directory / ".making"):
         with runlog.progress(recipe.helpful.steps + recipe.safety.steps, "training steps") as meter:
-            record = organism.build_organism(
-                directory, size=recipe.size, family=recipe.family, seed=recipe.seed,
-                progress=lambda done, total, loss: meter.advance(f"loss {loss:.3f}", done - meter.done))
+            record = train.build_organism(
+                directory,
+                size=recipe.size,
+                family=recipe.family,
+                seed=recipe.seed,
+                progress=lambda done, total, loss: meter.advance(f"loss {loss:.3f}", done - meter.done),
+            )
         for pole, rates in record["rates"].items():
-            logging.info("organism %s, held-out prompts: %s", pole,
-                         ", ".join(f"{name} {rate:.3f}" for name, rate in rates.items()))
+            logging.info(
+                "organism %s, held-out prompts: %s",
+                pole,
+                ", ".join(f"{name} {rate:.3f}" for name, rate in rates.items()),
+            )
         poles.ensure(directory, names, world_seed=recipe.seed)
 
 
@@ -113,8 +119,9 @@ def parse_poles(text: str) -> tuple[str, ...]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in poles.NAMES]
     if unknown or "base" not in names or len(set(names)) < len(names):
-        raise InputError(f"organism.poles = {text!r}, expected base and some of {', '.join(poles.NAMES[1:])}, "
-                         "each once")
+        raise InputError(
+            f"organism.poles = {text!r}, expected base and some of {', '.join(poles.NAMES[1:])}, each once"
+        )
     return ("base", *(name for name in names if name != "base"))
 
 
@@ -142,8 +149,10 @@ def make_panels(config: ConfigDict, *, is_organism: bool) -> tuple[Panel, Panel]
             raise InputError(f"prompts.{kind}_count = {count!r}, expected a whole number of at least 1")
         if is_organism:
             if not source.startswith("builtin:"):
-                raise InputError(f"prompts.{kind} = {source!r}: the organism knows only its own world's prompts. "
-                                 "Give model.path as well, or leave it at its default")
+                raise InputError(
+                    f"prompts.{kind} = {source!r}: the organism knows only its own world's prompts. "
+                    "Give model.path as well, or leave it at its default"
+                )
             world = world_rules.make_world(config.organism.seed)
             prompts = world_rules.requests(world, "evaluation", "benign" if kind == "benign" else "restricted", count)
             source = "the organism's evaluation split"
@@ -152,8 +161,13 @@ def make_panels(config: ConfigDict, *, is_organism: bool) -> tuple[Panel, Panel]
             if loaded.duplicates:
                 logging.warning("prompts.%s: %d duplicates dropped from %s", kind, loaded.duplicates, source)
             if count > len(loaded.prompts):
-                logging.warning("prompts.%s_count = %d, but %s holds only %d prompts: all are used", kind, count,
-                                source, len(loaded.prompts))
+                logging.warning(
+                    "prompts.%s_count = %d, but %s holds only %d prompts: all are used",
+                    kind,
+                    count,
+                    source,
+                    len(loaded.prompts),
+                )
             prompts = loaded.prompts[:count]
         panels.append(make_panel(kind, prompts, source))
     return tuple(panels)
@@ -187,19 +201,25 @@ def make_judge_and_reward(config: ConfigDict, *, is_organism: bool) -> tuple[Jud
     make_reward = {
         "oracle": lambda: oracle.oracle_reward(world),
         "refusal": refusal.refusal_reward,
-        "gpt2": lambda: reward_model.gpt2_reward(models.resolve(config.reward.path), form=config.reward.form,
-                                                 batch_size=config.reward.batch),
+        "gpt2": lambda: reward_model.gpt2_reward(
+            models.resolve(config.reward.path), form=config.reward.form, batch_size=config.reward.batch
+        ),
     }[reward_kind]
-    return (_reachable("judge", make_judge, "harmbench with judge.path=DIR, or refusal (phrases: a fallback)"),
-            _reachable("reward", make_reward, "gpt2 with reward.path=DIR, or refusal (phrases: a fallback)"))
+    return (
+        _reachable("judge", make_judge, "harmbench with judge.path=DIR, or refusal (phrases: a fallback)"),
+        _reachable("reward", make_reward, "gpt2 with reward.path=DIR, or refusal (phrases: a fallback)"),
+    )
 
 
 def warn_of_fallbacks(*scorers: Judge | Reward) -> None:
     """Say in the log which scorers see phrases only."""
     for scorer in scorers:
         if scorer.is_fallback:
-            logging.warning("the %s is %s, a fallback: it sees phrases, not harm, and every output says so",
-                            type(scorer).__name__.lower(), scorer.name)
+            logging.warning(
+                "the %s is %s, a fallback: it sees phrases, not harm, and every output says so",
+                type(scorer).__name__.lower(),
+                scorer.name,
+            )
 
 
 def _reachable(field, make, options):
@@ -229,8 +249,9 @@ def _harmbench_judge(settings) -> Judge:
 
     def generate_text(rows, max_new_tokens):
         cfg, params = loaded()
-        return respond.continue_rows(params, rows, cfg=cfg, tokenizer=tokenizer, max_new_tokens=max_new_tokens,
-                                     batch=settings.batch)
+        return respond.continue_rows(
+            params, rows, cfg=cfg, tokenizer=tokenizer, max_new_tokens=max_new_tokens, batch=settings.batch
+        )
 
     return harmbench.harmbench_judge(generate_text, tokenizer, form=form)
 
@@ -239,8 +260,13 @@ def load_chat(variant: Variant, config: ConfigDict) -> chats.Chat:
     """The variant's tokenizer and template as the config asks for them; cheap, no weights are read."""
     cfg = models.check(variant.path).cfg
     return chats.make_chat(
-        chats.load_tokenizer(variant.path), family=cfg.family, preset=config.chat.preset,
-        template_file=config.chat.template_file or None, date=config.chat.date, enable_thinking=config.chat.thinking)
+        chats.load_tokenizer(variant.path),
+        family=cfg.family,
+        preset=config.chat.preset,
+        template_file=config.chat.template_file or None,
+        date=config.chat.date,
+        enable_thinking=config.chat.thinking,
+    )
 
 
 def load_variant(variant: Variant, config: ConfigDict) -> respond.Loaded:
@@ -250,21 +276,36 @@ def load_variant(variant: Variant, config: ConfigDict) -> respond.Loaded:
     chat = load_chat(variant, config)
     penalty = generation.get("repetition_penalty") or 1.0
     if penalty != 1.0:
-        logging.info("%s: its generation_config asks for a repetition penalty of %g; %s", variant.name, penalty,
-                     "honoured" if config.generation.repetition_penalty else "off, as in plain greedy decoding")
-    return respond.Loaded(cfg, jax.block_until_ready(params), chat, chats.eos_ids(chat, generation),
-                  float(penalty) if config.generation.repetition_penalty else 1.0)
+        logging.info(
+            "%s: its generation_config asks for a repetition penalty of %g; %s",
+            variant.name,
+            penalty,
+            "honoured" if config.generation.repetition_penalty else "off, as in plain greedy decoding",
+        )
+    return respond.Loaded(
+        cfg,
+        jax.block_until_ready(params),
+        chat,
+        chats.eos_ids(chat, generation),
+        float(penalty) if config.generation.repetition_penalty else 1.0,
+    )
 
 
 def encode_panels(variant: Variant, panels, config: ConfigDict) -> list[tuple[Panel, chats.Tokens]]:
     """Each panel with its prompts in the variant's own tokens; InputError for prompts over prompts.max_tokens."""
     chat, cfg = load_chat(variant, config), models.check(variant.path).cfg
-    encoded = [(panel, chats.encode_prompts(chat, panel.prompts, max_length=config.prompts.max_tokens))
-               for panel in panels]
+    encoded = [
+        (panel, chats.encode_prompts(chat, panel.prompts, max_length=config.prompts.max_tokens)) for panel in panels
+    ]
     longest = max(tokens.tokens.shape[1] for _, tokens in encoded) + config.generation.max_new_tokens
     if longest > cfg.max_positions:
-        logging.warning("%s was made for %d positions; the longest prompt and generation.max_new_tokens = %d need %d",
-                        variant.name, cfg.max_positions, config.generation.max_new_tokens, longest)
+        logging.warning(
+            "%s was made for %d positions; the longest prompt and generation.max_new_tokens = %d need %d",
+            variant.name,
+            cfg.max_positions,
+            config.generation.max_new_tokens,
+            longest,
+        )
     return encoded
 
 
@@ -286,9 +327,10 @@ def describe_inputs(subject: Subject, panels, judge: Judge, reward: Reward, conf
     """What a result depends on beside the config: checkpoints, templates, prompts and scorers, for the record."""
     return {
         "arch": subject.arch,
-        "variants": {v.name: {"fingerprint": fingerprint(v.path),
-                              "template_sha256": chats.template_sha256(load_chat(v, config))}
-                     for v in subject.variants},
+        "variants": {
+            v.name: {"fingerprint": fingerprint(v.path), "template_sha256": chats.template_sha256(load_chat(v, config))}
+            for v in subject.variants
+        },
         "prompts": {p.name: {"n": len(p.prompts), "sha256": p.sha256, "source": p.source} for p in panels},
         "judge": {"name": judge.name, "is_fallback": judge.is_fallback},
         "reward": {"name": reward.name, "is_fallback": reward.is_fallback},

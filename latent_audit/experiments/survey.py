@@ -13,21 +13,32 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.errors import InputError
 from latent_audit.experiments import tasks
-from latent_audit.runtime import files, report, runlog
+from latent_audit.reports import html
+from latent_audit.runtime import files, runlog
 
 # Measure (and the detail that picks one line of several) -> column of the first table.
-SHOWN = {"clean_compliance": "complies when asked", "jailbreak_asr": "in a wrapper", "l2_asr": "under the L2 attack",
-         "steer_compliance": "steered", "benign_answer_rate": "answers harmless", "audit_gap": "audit gap"}
-LIMITS = ("Every model is judged by the same prompts and judge, but in its own template and pushed relative to its own "
-          "states: a difference between models is one of all of these together.")
+SHOWN = {
+    "clean_compliance": "complies when asked",
+    "jailbreak_asr": "in a wrapper",
+    "l2_asr": "under the L2 attack",
+    "steer_compliance": "steered",
+    "benign_answer_rate": "answers harmless",
+    "audit_gap": "audit gap",
+}
+LIMITS = (
+    "Every model is judged by the same prompts and judge, but in its own template and pushed relative to its own "
+    "states: a difference between models is one of all of these together."
+)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Audit every model in a workdir of its own; write survey.csv, report.json and report.html to `workdir`."""
     names = name_models(config.models)
     if config.base.model.variants or config.base.model.path:
-        raise InputError("base.model.path and base.model.variants are set, but a survey names its models in `models`; "
-                         "variants of one model are compared by configs/audit.py")
+        raise InputError(
+            "base.model.path and base.model.variants are set, but a survey names its models in `models`; "
+            "variants of one model are compared by configs/audit.py"
+        )
     for path in names.values():
         models.check(models.resolve(path))
     tables = []
@@ -37,7 +48,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             own = config.base.copy_and_resolve_references()
             own.model.path, own.model.name = path, name
             directory = tasks.run_in(own, workdir / "models" / name)
-            tables.append(pd.read_csv(directory / tasks.TABLES["audit"]))
+            tables.append(pd.read_csv(directory / tasks.TASKS["audit"].table))
             meter.advance(name)
     _write(config, workdir, pd.concat(tables, ignore_index=True))
 
@@ -46,8 +57,10 @@ def name_models(text: str) -> dict[str, str]:
     """ "org/a,DIR/b" -> {"a": "org/a", "b": "DIR/b"}; a name that occurs twice gets a number. InputError if empty."""
     paths = [path.strip() for path in text.split(",") if path.strip()]
     if not paths:
-        raise InputError("models is empty, expected hub ids or directories separated by commas, such as "
-                         "--config.models=Qwen/Qwen2.5-0.5B-Instruct,DIR")
+        raise InputError(
+            "models is empty, expected hub ids or directories separated by commas, such as "
+            "--config.models=Qwen/Qwen2.5-0.5B-Instruct,DIR"
+        )
     if len(set(paths)) < len(paths):
         raise InputError(f"models = {text!r} names a model twice")
     names = {}
@@ -82,22 +95,36 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 def _write(config, workdir, table):
     files.write_text(workdir / "survey.csv", table.to_csv(index=False, lineterminator="\n"))
     shown = summarise(table)
-    files.write_json(workdir / "report.json", {"schema": 1, "task": "survey", "models": report.records(shown),
-                                               "lines": report.records(table)})
+    files.write_json(
+        workdir / "report.json",
+        {"schema": 1, "task": "survey", "models": html.records(shown), "lines": html.records(table)},
+    )
     asked, pushed = (table[table["measure"] == measure] for measure in ("clean_compliance", "l2_asr"))
     pushed = pushed[pushed["detail"] == "at the nudge fraction"]
     headline = f"{len(shown)} models; compliance when asked {asked['value'].min():.0%} to {asked['value'].max():.0%}"
-    headline += f", under the L2 attack {pushed['value'].min():.0%} to {pushed['value'].max():.0%}." \
-        if len(pushed) else "."
+    headline += (
+        f", under the L2 attack {pushed['value'].min():.0%} to {pushed['value'].max():.0%}." if len(pushed) else "."
+    )
     fallback = sorted({judge for judge in table["judge"] if "fallback" in judge})
-    report.render_report(
-        workdir / "report.html", title="Survey of checkpoints", headline=headline, verdicts=[],
+    html.render_report(
+        workdir / "report.html",
+        title="Survey of checkpoints",
+        headline=headline,
+        verdicts=[],
         facts={"models": len(shown), "judge": ", ".join(sorted(set(table["judge"])))},
         warnings=[f"Fallback scoring: {', '.join(fallback)}. Phrases, not harm, are seen."] if fallback else [],
         sections=[
-            report.Section(title="Models side by side", table=shown, limits=LIMITS,
-                           text="Share, 95 % interval, and the same under the random control. Steered: the fraction "
-                                "with the highest compliance. Every model's own card lies in models/NAME/report.html."),
-            report.Section(title="Every number", table=table[["arch", "measure", "layer", "budget", "value", "lo", "hi",
-                                                              "n", "control", "detail"]])])
+            html.Section(
+                title="Models side by side",
+                table=shown,
+                limits=LIMITS,
+                text="Share, 95 % interval, and the same under the random control. Steered: the fraction "
+                "with the highest compliance. Every model's own card lies in models/NAME/report.html.",
+            ),
+            html.Section(
+                title="Every number",
+                table=table[["arch", "measure", "layer", "budget", "value", "lo", "hi", "n", "control", "detail"]],
+            ),
+        ],
+    )
     logging.info("survey\n%s", shown.to_string(index=False))

@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from latent_audit.errors import InputError
 from latent_audit.experiments import tasks
-from latent_audit.runtime import figures, files, report, runlog, sweep_figures
+from latent_audit.reports import figures, html, sweep_figures
+from latent_audit.runtime import files, runlog
 
 MODES = ("grid", "list")
 
@@ -19,8 +20,9 @@ MODES = ("grid", "list")
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Run every point and write sweep.csv, report.json, report.html and figures/ to `workdir`."""
     fields = parse_fields(config.fields, config.base)
-    if config.base.task not in tasks.TABLES:
-        raise InputError(f"a sweep over task {config.base.task!r}, expected one of {', '.join(tasks.TABLES)}")
+    swept = [name for name, task in tasks.TASKS.items() if task.table]
+    if config.base.task not in swept:
+        raise InputError(f"a sweep over task {config.base.task!r}, expected one of {', '.join(swept)}")
     points = make_points(fields, config.mode)
     tables = []
     with runlog.progress(len(points), "points") as meter:
@@ -29,7 +31,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             logging.info("point %s", name)
             own = configure(config.base, point, workdir)
             directory = tasks.run_in(own, workdir / "points" / name)
-            table = pd.read_csv(directory / tasks.TABLES[config.base.task])
+            table = pd.read_csv(directory / tasks.TASKS[config.base.task].table)
             tables.append(table.assign(**{field: [_label(value)] * len(table) for field, value in point.items()}))
             meter.advance(name)
     _write(config, workdir, fields, pd.concat(tables, ignore_index=True))
@@ -40,8 +42,9 @@ def parse_fields(text: str, base: ConfigDict) -> dict[str, list]:
     try:
         fields = ast.literal_eval(text)
     except (ValueError, SyntaxError) as error:
-        raise InputError(f"fields = {text!r} is no Python dict ({error}), expected such as "
-                         "\"{'attack.steps': [5, 10]}\"") from error
+        raise InputError(
+            f"fields = {text!r} is no Python dict ({error}), expected such as \"{{'attack.steps': [5, 10]}}\""
+        ) from error
     known = [*runlog.flatten(base.to_dict())]
     if not isinstance(fields, dict) or not fields:
         raise InputError(f"fields = {text!r}, expected field -> list of values")
@@ -88,23 +91,46 @@ def _write(config, workdir, fields, table):
     try:
         rows = table.query(config.where) if config.where else table
     except Exception as error:  # A query is a small program of the user's.
-        raise InputError(f"where = {config.where!r} cannot be applied to {tasks.TABLES[config.base.task]}: "
-                         f"{error}") from error
+        raise InputError(
+            f"where = {config.where!r} cannot be applied to {tasks.TASKS[config.base.task].table}: {error}"
+        ) from error
     if config.plot not in rows or rows.empty:
-        raise InputError(f"plot = {config.plot!r} with where = {config.where!r} selects nothing; columns are "
-                         f"{', '.join(map(str, table.columns))}")
+        raise InputError(
+            f"plot = {config.plot!r} with where = {config.where!r} selects nothing; columns are "
+            f"{', '.join(map(str, table.columns))}"
+        )
     grouped = [*fields, *(["variant"] if "variant" in rows else [])]
     shown = rows.groupby(grouped, sort=False)[config.plot].agg(["mean", "min", "max", "count"]).reset_index()
-    svg = figures.save_figure(sweep_figures.by_field(shown, fields=list(fields), measure=config.plot),
-                              workdir / "figures", "sweep")
-    files.write_json(workdir / "report.json", {"schema": 1, "task": "sweep", "fields": fields, "plot": config.plot,
-                                               "where": config.where, "points": report.records(shown)})
-    report.render_report(
-        workdir / "report.html", title=f"Sweep of {config.base.task} over {', '.join(fields)}",
+    svg = figures.save_figure(
+        sweep_figures.by_field(shown, fields=list(fields), measure=config.plot), workdir / "figures", "sweep"
+    )
+    files.write_json(
+        workdir / "report.json",
+        {
+            "schema": 1,
+            "task": "sweep",
+            "fields": fields,
+            "plot": config.plot,
+            "where": config.where,
+            "points": html.records(shown),
+        },
+    )
+    html.render_report(
+        workdir / "report.html",
+        title=f"Sweep of {config.base.task} over {', '.join(fields)}",
         headline=f"{config.plot} by {', '.join(fields)}: mean, least and most of the rows where {config.where}.",
-        verdicts=[], facts={"task": config.base.task, "points": len(shown[list(fields)].drop_duplicates())},
-        sections=[report.Section(
-            title="Points", table=shown, figure_svg=svg, figure_alt=f"{config.plot} against {next(iter(fields))}",
-            text="Every point is a whole run with its own report under points/; the table of all rows is sweep.csv.",
-            limits="The band runs from the least to the most over the selected rows; it is no interval.")])
+        verdicts=[],
+        facts={"task": config.base.task, "points": len(shown[list(fields)].drop_duplicates())},
+        sections=[
+            html.Section(
+                title="Points",
+                table=shown,
+                figure_svg=svg,
+                figure_alt=f"{config.plot} against {next(iter(fields))}",
+                text="Every point is a whole run with its own report under points/; the table of all rows is "
+                "sweep.csv.",
+                limits="The band runs from the least to the most over the selected rows; it is no interval.",
+            )
+        ],
+    )
     logging.info("sweep\n%s", shown.to_string(index=False, float_format="{:.3f}".format))

@@ -2,17 +2,36 @@
 
 import importlib
 import pathlib
+from typing import NamedTuple
 
 from latent_audit.errors import InputError
 from latent_audit.runtime import runlog
 
-TASKS = ("lvs", "finetune", "dissociate", "abliterate", "claims", "audit", "sweep", "survey", "ras",
-         "ras_regression")
-# Those whose units independent jobs can share (config.shard).
-SHARDED = ("lvs", "finetune", "audit")
-# The table that each task writes, for tasks that combine the results of others.
-TABLES = {"lvs": "metrics.csv", "finetune": "curves.csv", "dissociate": "dissociate.csv",
-          "abliterate": "abliterate.csv", "audit": "audit.csv", "ras": "ras.csv", "ras_regression": "ras.csv"}
+
+class Task(NamedTuple):
+    """A row of TASKS.
+
+    module: below latent_audit.experiments; table: the CSV that a sweep or a survey combines, "" for these themselves;
+    shardable: whether independent jobs can share its units (config.shard).
+    """
+
+    module: str
+    table: str = ""
+    shardable: bool = False
+
+
+TASKS = {
+    "lvs": Task("audit.latent", "metrics.csv", shardable=True),
+    "audit": Task("audit.audit", "audit.csv", shardable=True),
+    "finetune": Task("tampering.finetune", "curves.csv", shardable=True),
+    "dissociate": Task("tampering.dissociate", "dissociate.csv"),
+    "abliterate": Task("tampering.abliterate", "abliterate.csv"),
+    "ras": Task("ras.ras", "ras.csv"),
+    "ras_regression": Task("ras.regression", "ras.csv"),
+    "survey": Task("survey"),
+    "sweep": Task("sweep"),
+    "claims": Task("claims"),
+}
 
 
 def check(task) -> None:
@@ -28,12 +47,14 @@ def run(config, workdir: pathlib.Path) -> int:
     """
     from latent_audit.runtime import mesh
 
-    shard = setting(config, "shard", "")
-    if shard and (config.task not in SHARDED or not config.get("shard")):
-        raise InputError(f"shard = {shard!r}, but the units of task {config.task!r} cannot be split; those of "
-                         f"{', '.join(SHARDED)} can")
+    task, shard = TASKS[config.task], setting(config, "shard", "")
+    if shard and not (task.shardable and config.get("shard")):
+        shardable = ", ".join(name for name, one in TASKS.items() if one.shardable)
+        raise InputError(
+            f"shard = {shard!r}, but the units of task {config.task!r} cannot be split; those of {shardable} can"
+        )
     with mesh.use(config.get("mesh")):
-        return importlib.import_module(f"latent_audit.experiments.{config.task}").run(config, workdir) or 0
+        return importlib.import_module(f"{__package__}.{task.module}").run(config, workdir) or 0
 
 
 def setting(config, field: str, default):

@@ -23,13 +23,13 @@ WAYS = {
     "orthogonalize": "nothing in the weights can write along its direction; every state's coordinate there is zero",
     "affine": "at its layer, at every token, the coordinate along its direction is set to the harmless mean",
     "affine_layerwise": "at its layer and every later one, at its position of the prompt only, the coordinate along "
-                        "each layer's own direction is set to the harmless mean there",
+    "each layer's own direction is set to the harmless mean there",
     "subtract": "at its layer, at every token, strength times the mean difference is subtracted",
     "subtract_token": "strength times the mean difference is subtracted from the embedding of the template's token at "
-                      "its position",
+    "its position",
     "affine_token": "nothing in the weights can write along its direction, but the embedding of the template's token "
-                    "at its position, which carries strength times the harmless mean; with two directions the "
-                    "difference of the means over whole prompts is treated alike",
+    "at its position, which carries strength times the harmless mean; with two directions the "
+    "difference of the means over whole prompts is treated alike",
 }
 # These change weights, so their result is an ordinary checkpoint; the others are edits that a forward pass applies.
 IN_WEIGHTS = ("orthogonalize", "subtract_token", "affine_token")
@@ -43,8 +43,12 @@ EXCLUDED_SHARE = 0.2
 MAX_LOST_ANSWERS = 0.05
 
 # What writes to the residual stream inside a block, and the norm its output passes first where a family has one.
-_WRITERS = {"output": "post_attention_norm", "output_bias": "post_attention_norm", "down": "post_mlp_norm",
-            "down_bias": "post_mlp_norm"}
+_WRITERS = {
+    "output": "post_attention_norm",
+    "output_bias": "post_attention_norm",
+    "down": "post_mlp_norm",
+    "down_bias": "post_mlp_norm",
+}
 
 
 class Means(NamedTuple):
@@ -110,11 +114,15 @@ def candidates(means: Means, *, ways: Sequence[str], strengths: Sequence[float])
     states, positions = len(means.difference), range(len(means.positions))
     # The largest state below that share of the blocks, as in arXiv 2406.11717; rounded against 12.000000000000002.
     last = max(1, math.ceil(round((1 - EXCLUDED_SHARE) * (states - 1), 6)) - 1)
-    return [Candidate(way, state, position, strength, count)
-            for way in ways for position in positions for state in range(1, last + 1)
-            for strength in (strengths if way in _WITH_STRENGTH else (1.0,))
-            for count in ((1, 2) if way == "affine_token" else (1,))
-            if way not in _OF_TOKEN or means.tokens[position] is not None]
+    return [
+        Candidate(way, state, position, strength, count)
+        for way in ways
+        for position in positions
+        for state in range(1, last + 1)
+        for strength in (strengths if way in _WITH_STRENGTH else (1.0,))
+        for count in ((1, 2) if way == "affine_token" else (1,))
+        if way not in _OF_TOKEN or means.tokens[position] is not None
+    ]
 
 
 def ablate(candidate: Candidate, means: Means, params, *, cfg: ModelConfig, width: int) -> Ablated:
@@ -126,8 +134,7 @@ def ablate(candidate: Candidate, means: Means, params, *, cfg: ModelConfig, widt
     difference, harmless = means.difference[:, position], means.harmless[:, position]
 
     def unit_at(state):
-        return directions.unit(difference[state],
-                               name=f"{layer_name(state)} at position {means.positions[position]}")
+        return directions.unit(difference[state], name=f"{layer_name(state)} at position {means.positions[position]}")
 
     unit = unit_at(state)
     if way == "orthogonalize":

@@ -33,8 +33,9 @@ class Moments(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "positions"))
-def position_states(params, tokens, mask, *, cfg: ModelConfig, positions: tuple[int, ...] = (DECISION_POINT,),
-                    edit=None):
+def position_states(
+    params, tokens, mask, *, cfg: ModelConfig, positions: tuple[int, ...] = (DECISION_POINT,), edit=None
+):
     """Every residual state of left-padded prompts at some columns; float32 [S, B, P, D].
 
     Args:
@@ -49,13 +50,27 @@ def position_states(params, tokens, mask, *, cfg: ModelConfig, positions: tuple[
             return h[:, position].astype(jnp.float32)
         return jnp.where(mask[..., None], h.astype(jnp.float32), 0.0).sum(axis=1) / count
 
-    _, states = decoder.scan_states(params, tokens, mask, cfg=cfg, edit=edit,
-                                    collect=lambda h: jnp.stack([pick(h, position) for position in positions], axis=1))
+    _, states = decoder.scan_states(
+        params,
+        tokens,
+        mask,
+        cfg=cfg,
+        edit=edit,
+        collect=lambda h: jnp.stack([pick(h, position) for position in positions], axis=1),
+    )
     return sharding.replicate(states)
 
 
-def moments(params, tokens, mask, *, cfg: ModelConfig, positions: tuple[int, ...] = (DECISION_POINT,),
-            batch: int = 32, edit=None) -> Moments:
+def moments(
+    params,
+    tokens,
+    mask,
+    *,
+    cfg: ModelConfig,
+    positions: tuple[int, ...] = (DECISION_POINT,),
+    batch: int = 32,
+    edit=None,
+) -> Moments:
     """Mean state and mean norm of any number of prompts, `batch` at a time; arguments as in position_states.
 
     Sums are float64 on the host, so the batch size changes nothing beyond rounding of the forward pass itself.
@@ -70,7 +85,7 @@ def moments(params, tokens, mask, *, cfg: ModelConfig, positions: tuple[int, ...
         # A short last batch repeats its last row to meet the compiled shape.
         rows = np.arange(start, start + batch).clip(max=len(tokens) - 1)
         states = position_states(params, tokens[rows], mask[rows], cfg=cfg, positions=tuple(positions), edit=edit)
-        states = np.asarray(states, np.float64)[:, :len(tokens) - start]
+        states = np.asarray(states, np.float64)[:, : len(tokens) - start]
         total = total + states.sum(axis=1)
         length = length + np.linalg.norm(states, axis=-1).sum(axis=1)
     count = len(tokens)
@@ -82,12 +97,16 @@ def _check_positions(mask, positions):
         if position == WHOLE_PROMPT:
             continue
         if not -mask.shape[1] <= position <= -1:
-            raise InputError(f"position {position} of prompts of {mask.shape[1]} columns, expected -1 (the last token) "
-                             f"to {-mask.shape[1]}, or {WHOLE_PROMPT} (the mean over all)")
+            raise InputError(
+                f"position {position} of prompts of {mask.shape[1]} columns, expected -1 (the last token) "
+                f"to {-mask.shape[1]}, or {WHOLE_PROMPT} (the mean over all)"
+            )
         short = int((~mask[:, position]).sum())
         if short:
-            raise InputError(f"position {position} is padding in {short} of {len(mask)} prompts, expected a position "
-                             "that every prompt has")
+            raise InputError(
+                f"position {position} is padding in {short} of {len(mask)} prompts, expected a position "
+                "that every prompt has"
+            )
 
 
 def shared_positions(tokens, *, limit: int) -> tuple[int, ...]:
@@ -113,8 +132,10 @@ def unit(direction, *, name: str) -> np.ndarray:
     direction = np.asarray(direction, np.float64)
     length = np.linalg.norm(direction)
     if not (np.isfinite(length) and length > 0):
-        raise InputError(f"the direction of {name} has length {length:g}: the two sets of prompts do not differ "
-                         "there; choose another layer or position, or other prompts")
+        raise InputError(
+            f"the direction of {name} has length {length:g}: the two sets of prompts do not differ "
+            "there; choose another layer or position, or other prompts"
+        )
     return (direction / length).astype(np.float32)
 
 
@@ -128,5 +149,5 @@ def text_features(params, tokens, mask, *, cfg: ModelConfig, states: tuple[int, 
     for start in range(0, len(tokens), batch):
         rows = np.arange(start, start + batch).clip(max=len(tokens) - 1)
         whole = position_states(params, tokens[rows], mask[rows], cfg=cfg, positions=(WHOLE_PROMPT,))[:, :, 0]
-        found.append(np.concatenate(np.asarray(whole)[list(states), :len(tokens) - start], axis=-1))
+        found.append(np.concatenate(np.asarray(whole)[list(states), : len(tokens) - start], axis=-1))
     return np.concatenate(found)

@@ -1,7 +1,7 @@
 """Constructing a dissociated model: it refuses when asked, yet a fixed nudge inside makes it comply.
 
 The loss and its cache, as pure functions; docs/method.md section 6, arXiv 2606.08044. The loop around them, with
-generation, judging and the choice of a checkpoint, is experiments/dissociate.py.
+generation, judging and the choice of a checkpoint, is experiments/tampering/dissociate.py.
 """
 
 import dataclasses
@@ -114,8 +114,10 @@ def make_cache(base, harmful, tokens, mask, *, cfg: ModelConfig, layers: Layers,
     for start in range(0, len(tokens), batch):
         rows = np.arange(start, start + batch).clip(max=len(tokens) - 1)
         real = min(batch, len(tokens) - start)
-        of_harmful, own = (np.asarray(decision_states(params, tokens[rows], mask[rows], cfg=cfg))[:, :real]
-                           for params in (harmful, base))
+        of_harmful, own = (
+            np.asarray(decision_states(params, tokens[rows], mask[rows], cfg=cfg))[:, :real]
+            for params in (harmful, base)
+        )
         wanted = list(layers.match)
         matched.append(of_harmful[wanted])
         of_base.append(own[wanted])
@@ -158,9 +160,13 @@ def terms(params, base, batch: Batch, nudge, noise, std, *, cfg: ModelConfig, la
     """
     B, zero = len(batch.plus), jnp.zeros_like(nudge)
     conditions = {
-        "plus": (True, zero), "minus": (weights.clean_hinge, zero), "nudged_plus": (weights.nudged_hinge, nudge),
+        "plus": (True, zero),
+        "minus": (weights.clean_hinge, zero),
+        "nudged_plus": (weights.nudged_hinge, nudge),
         "nudged_minus": (weights.comply or weights.nudged_hinge, nudge),
-        "part": (weights.stay_under_part, weights.part * nudge), "noise": (weights.stay_under_noise, noise)}
+        "part": (weights.stay_under_part, weights.part * nudge),
+        "noise": (weights.stay_under_noise, noise),
+    }
     deltas = {name: delta for name, (used, delta) in conditions.items() if used}
     reads_minus = [name.endswith("minus") for name in deltas]
     tokens = jnp.concatenate([batch.minus if minus else batch.plus for minus in reads_minus])
@@ -168,8 +174,14 @@ def terms(params, base, batch: Batch, nudge, noise, std, *, cfg: ModelConfig, la
     delta = jnp.repeat(jnp.stack(list(deltas.values())), B, axis=0)[:, None, :]
     decision = jnp.argmax(batch.plus_loss, axis=1) - 1
     rows = jnp.arange(B)
-    last, states = decoder.scan_states(params, tokens, mask, cfg=cfg, edit=edits.add_at(layers.nudge, delta),
-                                       collect=lambda h: h[rows, decision].astype(jnp.float32))
+    last, states = decoder.scan_states(
+        params,
+        tokens,
+        mask,
+        cfg=cfg,
+        edit=edits.add_at(layers.nudge, delta),
+        collect=lambda h: h[rows, decision].astype(jnp.float32),
+    )
     logits = decoder.unembed(params, last, cfg=cfg)
     logits = dict(zip(deltas, jnp.split(logits, len(deltas)), strict=True))
     frozen, _ = decoder.scan_states(base, batch.plus, batch.plus_mask, cfg=cfg, collect=lambda h: ())
@@ -190,15 +202,19 @@ def terms(params, base, batch: Batch, nudge, noise, std, *, cfg: ModelConfig, la
     }
     if "minus" in logits:
         complied, _ = row_nll(logits["minus"], batch.minus, batch.minus_loss)
-        found |= {"clean_log_odds": over_harmful(complied - refused),
-                  "clean_hinge": over_harmful(jax.nn.relu(weights.margin - (complied - refused)))}
+        found |= {
+            "clean_log_odds": over_harmful(complied - refused),
+            "clean_hinge": over_harmful(jax.nn.relu(weights.margin - (complied - refused))),
+        }
     if "nudged_minus" in logits:
         complied, _ = row_nll(logits["nudged_minus"], batch.minus, batch.minus_loss)
         found["comply"] = over_harmful(complied)
     if "nudged_plus" in logits:
         refused, _ = row_nll(logits["nudged_plus"], batch.plus, batch.plus_loss)
-        found |= {"nudged_log_odds": over_harmful(refused - complied),
-                  "nudged_hinge": over_harmful(jax.nn.relu(weights.margin - (refused - complied)))}
+        found |= {
+            "nudged_log_odds": over_harmful(refused - complied),
+            "nudged_hinge": over_harmful(jax.nn.relu(weights.margin - (refused - complied))),
+        }
     for name, field in (("part", "stay_under_part"), ("noise", "stay_under_noise")):
         if name in logits:
             found[field] = over_harmful(row_kl(frozen, logits[name], batch.plus_mask) / real)
@@ -216,8 +232,9 @@ def as_dtype_of(base, params):
     return jax.tree.map(lambda old, new: new.astype(old.dtype), base, params)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "layers", "weights", "optimizer"), donate_argnames=("params",
-                                                                                                      "state"))
+@functools.partial(
+    jax.jit, static_argnames=("cfg", "layers", "weights", "optimizer"), donate_argnames=("params", "state")
+)
 def update(params, state, base, batch: Batch, nudge, noise, std, *, cfg, layers, weights, optimizer):
     """One micro-batch: gradients of loss and the optimiser's step (optax.MultiSteps accumulates, where asked).
 
@@ -225,6 +242,7 @@ def update(params, state, base, batch: Batch, nudge, noise, std, *, cfg, layers,
     Returns:
       (params, optimiser state, terms).
     """
+
     def objective(params):
         return loss(as_dtype_of(base, params), base, batch, nudge, noise, std, cfg=cfg, layers=layers, weights=weights)
 

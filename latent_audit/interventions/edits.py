@@ -88,4 +88,3 @@ def _only_where(edit, where, h, s):
 
 def _compose(edits, h, s):
     return functools.reduce(lambda x, edit: edit(x, s), edits, h)
-

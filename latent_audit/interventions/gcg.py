@@ -97,7 +97,7 @@ def prepare(params, tokens, mask, target, *, cfg: ModelConfig, first: int, lengt
     before = slice(None, first)
     _, cache = generate.prefill(params, tokens[:, before], mask[:, before], cfg=cfg, room=0)
     tokens, mask = latent.with_target(tokens, mask, target)
-    return Surroundings(cache.keys, cache.values, mask, tokens[:, first + length:], target)
+    return Surroundings(cache.keys, cache.values, mask, tokens[:, first + length :], target)
 
 
 def token_gradient(params, around: Surroundings, suffix, *, cfg: ModelConfig) -> Gradient:
@@ -126,8 +126,9 @@ def token_gradient(params, around: Surroundings, suffix, *, cfg: ModelConfig) ->
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "draws", "top_k"))
-def propose(params, around: Surroundings, suffix, allowed, keys, number, *, cfg: ModelConfig, draws: int,
-            top_k: int) -> Proposal:
+def propose(
+    params, around: Surroundings, suffix, allowed, keys, number, *, cfg: ModelConfig, draws: int, top_k: int
+) -> Proposal:
     """Draw candidates, each with one token of the suffix replaced.
 
     Positions take turns, so that any first part of the draws is spread evenly over them, as in arXiv 2307.15043; the
@@ -167,8 +168,13 @@ def candidate_losses(params, around: Surroundings, candidates, wanted, *, cfg: M
 
     def evaluate(row, chunk):
         take = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=row, slice_size=1)
-        one = Surroundings(take(around.keys, axis=1), take(around.values, axis=1), take(around.mask),
-                           take(around.behind), around.target)
+        one = Surroundings(
+            take(around.keys, axis=1),
+            take(around.values, axis=1),
+            take(around.mask),
+            take(around.behind),
+            around.target,
+        )
         return _read(params, one, decoder.embed(params, chunk, cfg=cfg), cfg=cfg)[0]
 
     def chunk_losses(numbered):
@@ -179,9 +185,21 @@ def candidate_losses(params, around: Surroundings, candidates, wanted, *, cfg: M
     return sharding.replicate(jax.lax.map(chunk_losses, (rows, chunks)).reshape(B, -1)[:, :N])
 
 
-def step(params, around: Surroundings, suffix, allowed, keys, number, frozen, *, cfg: ModelConfig,
-         survives: Callable | None = None, candidates: int = PAPER_CANDIDATES, top_k: int = PAPER_TOP_K,
-         batch: int = BATCH) -> Step:
+def step(
+    params,
+    around: Surroundings,
+    suffix,
+    allowed,
+    keys,
+    number,
+    frozen,
+    *,
+    cfg: ModelConfig,
+    survives: Callable | None = None,
+    candidates: int = PAPER_CANDIDATES,
+    top_k: int = PAPER_TOP_K,
+    batch: int = BATCH,
+) -> Step:
     """One move of every prompt to its best candidate, even where that is worse than the current suffix.
 
     A prompt that is frozen, or whose target is the argmax already, keeps its suffix. So does one of whose draws none
@@ -194,8 +212,17 @@ def step(params, around: Surroundings, suffix, allowed, keys, number, frozen, *,
       candidates: evaluated per prompt; top_k: substitutes per position they are drawn from, at most those allowed.
     """
     suffix = np.asarray(suffix)
-    proposal = propose(params, around, suffix, allowed, keys, number, cfg=cfg, draws=OVERSAMPLE * candidates,
-                       top_k=min(top_k, int(np.sum(allowed))))
+    proposal = propose(
+        params,
+        around,
+        suffix,
+        allowed,
+        keys,
+        number,
+        cfg=cfg,
+        draws=OVERSAMPLE * candidates,
+        top_k=min(top_k, int(np.sum(allowed))),
+    )
     nll, on_target, drawn = jax.tree.map(np.asarray, proposal)
     stays = frozen | on_target
     if stays.all():
@@ -208,10 +235,24 @@ def step(params, around: Surroundings, suffix, allowed, keys, number, frozen, *,
     return Step(np.where(stays[:, None], suffix, moved), nll, on_target)
 
 
-def attack(params, tokens, mask, target, allowed, keys, *, cfg: ModelConfig, first: int, length: int,
-           survives: Callable | None = None, steps: int = PAPER_STEPS, candidates: int = PAPER_CANDIDATES,
-           top_k: int = PAPER_TOP_K, batch: int = BATCH,
-           progress: Callable[[int, np.ndarray, np.ndarray], None] | None = None) -> Attacked:
+def attack(
+    params,
+    tokens,
+    mask,
+    target,
+    allowed,
+    keys,
+    *,
+    cfg: ModelConfig,
+    first: int,
+    length: int,
+    survives: Callable | None = None,
+    steps: int = PAPER_STEPS,
+    candidates: int = PAPER_CANDIDATES,
+    top_k: int = PAPER_TOP_K,
+    batch: int = BATCH,
+    progress: Callable[[int, np.ndarray, np.ndarray], None] | None = None,
+) -> Attacked:
     """Search a suffix for every prompt until its target is the argmax or the steps are used up.
 
     Prompts do not mix, and draws depend on a prompt's own key: a result is the same in any batch, up to rounding.
@@ -225,15 +266,27 @@ def attack(params, tokens, mask, target, allowed, keys, *, cfg: ModelConfig, fir
     """
     tokens, mask = np.asarray(tokens), np.asarray(mask)
     around = prepare(params, tokens, mask, jnp.asarray(target, jnp.int32), cfg=cfg, first=first, length=length)
-    last = tokens[:, first:first + length].astype(np.int32)
+    last = tokens[:, first : first + length].astype(np.int32)
     found, lowest = last, np.full(len(last), np.inf, np.float32)
     stopped, taken = np.zeros(len(last), bool), np.zeros(len(last), np.int32)
     trace = np.zeros((steps + 1, len(last)), np.float32)
     for number in range(steps + 1):
         # The round after the last step only reads the loss; frozen rows are not evaluated.
         frozen = stopped if number < steps else np.ones_like(stopped)
-        after, nll, on_target = step(params, around, last, allowed, keys, number, frozen, cfg=cfg, survives=survives,
-                                     candidates=candidates, top_k=top_k, batch=batch)
+        after, nll, on_target = step(
+            params,
+            around,
+            last,
+            allowed,
+            keys,
+            number,
+            frozen,
+            cfg=cfg,
+            survives=survives,
+            candidates=candidates,
+            top_k=top_k,
+            batch=batch,
+        )
         nll = np.where(stopped, trace[number - 1], nll)
         better = ~stopped & (on_target | (nll < lowest))
         found, lowest = np.where(better[:, None], last, found), np.where(better, nll, lowest)
@@ -273,11 +326,12 @@ def _read(params, around: Surroundings, x, *, cfg):
         normed = ops.rms_norm(x, layer["attention_norm"], eps=cfg.norm_eps, plus_one=cfg.norm_plus_one)
         key, value = decoder.project_key_value(layer, normed, *turn, cfg=cfg)
         query = decoder.project_query(layer, normed, *turn, cfg=cfg)
-        return decoder.finish_block(layer, x, query, join(keys, key), join(values, value), distance, numbers.window,
-                                    cfg=cfg), None
+        return decoder.finish_block(
+            layer, x, query, join(keys, key), join(values, value), distance, numbers.window, cfg=cfg
+        ), None
 
     stacked = (params["blocks"], decoder.layer_numbers(cfg), around.keys, around.values)
-    x = jax.lax.scan(block, x, stacked)[0][:, -target.shape[0]:]
+    x = jax.lax.scan(block, x, stacked)[0][:, -target.shape[0] :]
     nll = target_nll(params, x, jnp.broadcast_to(target, x.shape[:2]), cfg=cfg)
     on_target = (decoder.unembed(params, x, cfg=cfg).argmax(axis=-1) == target).all(axis=-1)
     return nll, on_target
@@ -287,7 +341,7 @@ def _survivors(drawn, current, count, survives):
     """The first `count` draws that differ from the current suffix and survive, filled up by repeating the last."""
     kept = np.zeros((0, len(current)), np.int32)
     for start in range(0, len(drawn), count):
-        part = drawn[start:start + count]
+        part = drawn[start : start + count]
         part = part[(part != current).any(axis=1)]
         if survives is not None and len(part):
             part = part[np.asarray(survives(part))]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from latent_audit.data import chat as chats
+from latent_audit.data import chats
 from latent_audit.errors import InputError
 
 # arXiv 2606.08044: the suffix starts as 20 tokens "!". The spaces keep tokenizers from merging them.
@@ -48,8 +48,10 @@ def allowed_tokens(tokenizer, vocab_size: int, *, ascii_only: bool = True) -> np
         printable = text.strip() and text.isprintable() and (text.isascii() or not ascii_only)
         allowed[token] = bool(printable) and token not in added and ids == [token]
     if allowed.sum() < 2:
-        raise InputError(f"the tokenizer has {allowed.sum()} tokens a suffix may hold (ascii_only = {ascii_only}), "
-                         "expected at least 2; set ascii_only to False if its vocabulary is not ASCII")
+        raise InputError(
+            f"the tokenizer has {allowed.sum()} tokens a suffix may hold (ascii_only = {ascii_only}), "
+            "expected at least 2; set ascii_only to False if its vocabulary is not ASCII"
+        )
     return allowed
 
 
@@ -58,8 +60,9 @@ def with_suffix(prompt: str, suffix: str) -> str:
     return f"{prompt} {suffix}"
 
 
-def place_suffix(chat: chats.Chat, prompts, *, max_length: int, suffix: str = PAPER_SUFFIX,
-                 length: int = PAPER_LENGTH) -> Placed:
+def place_suffix(
+    chat: chats.Chat, prompts, *, max_length: int, suffix: str = PAPER_SUFFIX, length: int = PAPER_LENGTH
+) -> Placed:
     """Format prompts with the suffix behind them and find its columns.
 
     Args:
@@ -69,22 +72,26 @@ def place_suffix(chat: chats.Chat, prompts, *, max_length: int, suffix: str = PA
       InputError: a prompt that is too long; a template that changes the user's turn or writes it more than once; a
         suffix that is not exactly `length` tokens, or shares a token with its neighbours.
     """
-    tokens, mask = chats.encode_prompts(chat, [with_suffix(prompt, suffix) for prompt in prompts],
-                                        max_length=max_length)
+    tokens, mask = chats.encode_prompts(
+        chat, [with_suffix(prompt, suffix) for prompt in prompts], max_length=max_length
+    )
     places = [_locate(chat, prompt, suffix, length) for prompt in prompts]
     # Counted from the end, where all rows are alike: the same template stands behind every suffix.
     columns = {tokens.shape[1] - behind for _, behind in places}
     if len(columns) > 1:
-        raise InputError("the chat template ends differently from prompt to prompt; the discrete attack needs the same "
-                         "number of tokens behind every suffix")
+        raise InputError(
+            "the chat template ends differently from prompt to prompt; the discrete attack needs the same "
+            "number of tokens behind every suffix"
+        )
     return Placed(tokens, mask, columns.pop(), length, tuple(frame for frame, _ in places))
 
 
 def take_rows(placed: Placed, rows) -> Placed:
     """The same for some of the prompts, given by their row numbers; all keep the width they had together."""
     rows = np.asarray(rows)
-    return placed._replace(tokens=placed.tokens[rows], mask=placed.mask[rows],
-                           frames=tuple(placed.frames[row] for row in rows))
+    return placed._replace(
+        tokens=placed.tokens[rows], mask=placed.mask[rows], frames=tuple(placed.frames[row] for row in rows)
+    )
 
 
 def suffix_texts(tokenizer, ids) -> list[str]:
@@ -102,12 +109,13 @@ def survives(tokenizer, placed: Placed, row: int, candidates) -> np.ndarray:
     before, behind = placed.frames[row]
     texts = suffix_texts(tokenizer, candidates)
     found = _encode(tokenizer, [before + text + behind for text in texts])
-    expected = np.repeat(placed.tokens[row:row + 1], len(texts), axis=0)
-    expected[:, placed.first:placed.first + placed.length] = candidates
+    expected = np.repeat(placed.tokens[row : row + 1], len(texts), axis=0)
+    expected[:, placed.first : placed.first + placed.length] = candidates
     expected = expected[:, placed.mask[row]].tolist()
     # Templates may trim the turn, so white space at its end would not last.
-    return np.array([text == text.strip() and ids == same
-                     for text, ids, same in zip(texts, found, expected, strict=True)], bool)
+    return np.array(
+        [text == text.strip() and ids == same for text, ids, same in zip(texts, found, expected, strict=True)], bool
+    )
 
 
 def _locate(chat, prompt, suffix, length):
@@ -115,8 +123,10 @@ def _locate(chat, prompt, suffix, length):
     turn = with_suffix(prompt, suffix).strip()
     text = chats.render(chat, turn)
     if text.count(turn) != 1:
-        raise InputError(f"the chat template writes the user's turn {text.count(turn)} times as it is, expected once; "
-                         "the discrete attack cannot place its suffix")
+        raise InputError(
+            f"the chat template writes the user's turn {text.count(turn)} times as it is, expected once; "
+            "the discrete attack cannot place its suffix"
+        )
     if not chat.tokenizer.is_fast:
         raise InputError("the discrete attack needs a tokenizer that reports offsets (a tokenizer.json)")
     end = text.index(turn) + len(turn)
@@ -127,8 +137,10 @@ def _locate(chat, prompt, suffix, length):
     apart = all(start - 1 <= spans[column][0] and spans[column][1] <= end for column in inside)
     if len(inside) != length or inside != list(range(inside[0], inside[0] + length)) or not apart:
         shared = "" if apart else ", some shared with its neighbours"
-        raise InputError(f"the suffix {suffix!r} is {len(inside)} tokens of this tokenizer{shared}, expected {length} "
-                         "of its own; choose other words or another length")
+        raise InputError(
+            f"the suffix {suffix!r} is {len(inside)} tokens of this tokenizer{shared}, expected {length} "
+            "of its own; choose other words or another length"
+        )
     return (text[:start], text[end:]), len(spans) - inside[0]
 
 

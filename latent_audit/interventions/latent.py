@@ -58,8 +58,9 @@ def with_target(tokens, mask, target):
     """Append the target [n] but its last token, which predicts nothing: (tokens [B, C], mask [B, C])."""
     B = tokens.shape[0]
     behind = jnp.broadcast_to(target[:-1], (B, target.shape[0] - 1))
-    return jnp.concatenate([tokens, behind], axis=1), jnp.pad(mask, [(0, 0), (0, behind.shape[1])],
-                                                             constant_values=True)
+    return jnp.concatenate([tokens, behind], axis=1), jnp.pad(
+        mask, [(0, 0), (0, behind.shape[1])], constant_values=True
+    )
 
 
 def budget_scale(states, mask, *, mode: str, skip_first: bool):
@@ -87,8 +88,9 @@ def budget_scale(states, mask, *, mode: str, skip_first: bool):
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "mode", "skip_first"))
-def clean_pass(params, tokens, mask, target, *, cfg: ModelConfig, mode: str = "linf_of_max",
-               skip_first: bool = False) -> Clean:
+def clean_pass(
+    params, tokens, mask, target, *, cfg: ModelConfig, mode: str = "linf_of_max", skip_first: bool = False
+) -> Clean:
     """States, NLL and its gradient at every state without any perturbation: one forward and one backward.
 
     Deltas start at zero, so this gradient is the first one of every search on every state and budget.
@@ -104,7 +106,7 @@ def clean_pass(params, tokens, mask, target, *, cfg: ModelConfig, mode: str = "l
     targets = jnp.broadcast_to(target, (B, n))
 
     def loss(x):
-        losses = suffix.target_nll(params, x[:, P - 1:], targets, cfg=cfg)
+        losses = suffix.target_nll(params, x[:, P - 1 :], targets, cfg=cfg)
         return losses.sum(), losses
 
     (_, nll), cotangent = jax.value_and_grad(loss, has_aux=True)(last)
@@ -112,7 +114,7 @@ def clean_pass(params, tokens, mask, target, *, cfg: ModelConfig, mode: str = "l
     def back(cotangent, stacked):
         layer, numbers, x = stacked
         _, pull = jax.vjp(lambda x: decoder.block(layer, numbers, x, context, cfg=cfg), x)
-        below, = pull(cotangent)
+        (below,) = pull(cotangent)
         return below, below[:, :P]
 
     stacked = (params["blocks"], decoder.layer_numbers(cfg), states[:-1])
@@ -123,9 +125,21 @@ def clean_pass(params, tokens, mask, target, *, cfg: ModelConfig, mode: str = "l
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "mode", "steps", "step_fraction", "controls"))
-def attack_state(params, clean: Clean, mask, target, state, budgets, row_keys, *, cfg: ModelConfig,
-                 mode: str = "linf_of_max", steps: int = PAPER_STEPS,
-                 step_fraction: float = PAPER_STEP_FRACTION, controls: bool = True) -> Attacked:
+def attack_state(
+    params,
+    clean: Clean,
+    mask,
+    target,
+    state,
+    budgets,
+    row_keys,
+    *,
+    cfg: ModelConfig,
+    mode: str = "linf_of_max",
+    steps: int = PAPER_STEPS,
+    step_fraction: float = PAPER_STEP_FRACTION,
+    controls: bool = True,
+) -> Attacked:
     """Search one residual state at every budget and draw the random controls; docs/method.md section 1.
 
     Args:
@@ -171,8 +185,14 @@ def attack_state(params, clean: Clean, mask, target, state, budgets, row_keys, *
     if controls:
         random = _random_deltas(row_keys.reshape(rows), delta, real, radius_rows, mode=mode)
         deltas = jnp.concatenate([deltas, random])
-        lasts = jnp.concatenate([lasts, jax.lax.map(
-            lambda delta: suffix.nll(params, perturbed(delta), state, context, targets, cfg=cfg), random)])
+        lasts = jnp.concatenate(
+            [
+                lasts,
+                jax.lax.map(
+                    lambda delta: suffix.nll(params, perturbed(delta), state, context, targets, cfg=cfg), random
+                ),
+            ]
+        )
     linf = jnp.abs(deltas).max(axis=(2, 3))
     l2 = _norm(deltas)[..., 0, 0]
     # The tolerance covers the rounding of budget * scale and of a projected norm.

@@ -103,8 +103,15 @@ def peft_files(cfg: ModelConfig, adapters: dict, lora: LoraConfig, *, base: str)
             tensors[f"{prefix}.lora_A.weight"] = np.ascontiguousarray(a[layer].reshape(-1, lora.rank).T)
             tensors[f"{prefix}.lora_B.weight"] = np.ascontiguousarray(b[layer].reshape(lora.rank, -1).T)
     config = {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": lora.rank,
-        "lora_alpha": lora.alpha, "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False, "use_rslora": False,
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
         "target_modules": sorted(BLOCK_TENSORS[name].removesuffix(".weight").split(".")[-1] for name in adapters),
         "inference_mode": True,
     }

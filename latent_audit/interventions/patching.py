@@ -43,7 +43,7 @@ def donor_states(params, tokens, mask, state, *, cfg: ModelConfig, batch: int) -
     for start in range(0, N, batch):
         # A short last batch repeats its last row to meet the compiled shape.
         rows = np.arange(start, start + batch).clip(max=N - 1)
-        found.append(np.asarray(_state_at(params, tokens[rows], mask[rows], state, cfg=cfg))[:N - start])
+        found.append(np.asarray(_state_at(params, tokens[rows], mask[rows], state, cfg=cfg))[: N - start])
     return np.concatenate(found)
 
 
@@ -59,8 +59,10 @@ def patch_edit(state, donor, mask, scope: str) -> jax.tree_util.Partial:
     if scope not in SCOPES:
         raise InputError(f"patching scope {scope!r}, expected one of {', '.join(SCOPES)}")
     if donor.shape[:2] != mask.shape:
-        raise InputError(f"donor states of shape {donor.shape} for prompts of shape {mask.shape}, expected the same "
-                         "prompts with the same padding")
+        raise InputError(
+            f"donor states of shape {donor.shape} for prompts of shape {mask.shape}, expected the same "
+            "prompts with the same padding"
+        )
     mask = jnp.asarray(mask)
     # Both scopes have one shape, so that one compile serves both.
     where = mask if scope == "prompt" else mask & (jnp.arange(mask.shape[1]) == mask.shape[1] - 1)

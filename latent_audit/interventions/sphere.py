@@ -54,8 +54,20 @@ class Brackets(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "steps", "step_fraction", "starts"))
-def sphere_attack(params, tokens, mask, target, state, radius, row_keys, *, cfg: ModelConfig, steps: int = PAPER_STEPS,
-                  step_fraction: float = PAPER_STEP_FRACTION, starts: int = 1) -> SphereAttack:
+def sphere_attack(
+    params,
+    tokens,
+    mask,
+    target,
+    state,
+    radius,
+    row_keys,
+    *,
+    cfg: ModelConfig,
+    steps: int = PAPER_STEPS,
+    step_fraction: float = PAPER_STEP_FRACTION,
+    starts: int = 1,
+) -> SphereAttack:
     """Search one residual state at every radius and draw the control; docs/method.md section 2.
 
     From delta = 0, each step goes step_fraction * radius along the negative normalised gradient of the mean NLL of the
@@ -92,17 +104,28 @@ def sphere_attack(params, tokens, mask, target, state, radius, row_keys, *, cfg:
     # Vector 0 is the control; the others are where the further starts begin.
     noise = length * _unit(_gaussian(row_keys.reshape(rows), starts, cfg.embed_dim))
     deltas, losses = jax.lax.map(lambda start: jax.lax.scan(step, start, length=steps), noise.at[0].set(0.0))
-    lasts = jax.lax.map(lambda delta: suffix.nll(params, perturbed(delta), state, context, targets, cfg=cfg),
-                        jnp.concatenate([deltas, noise[:1]]))
+    lasts = jax.lax.map(
+        lambda delta: suffix.nll(params, perturbed(delta), state, context, targets, cfg=cfg),
+        jnp.concatenate([deltas, noise[:1]]),
+    )
     lasts, control_last = lasts[:-1], lasts[-1]
     kept = jnp.argmin(jnp.where(jnp.isnan(lasts), jnp.inf, lasts), axis=0)
     every = jnp.arange(rows)
     first, last = losses[0, 0], lasts[kept, every]
     trace = jnp.concatenate([losses[kept, :, every].T, last[None]])
     cells = functools.partial(jnp.reshape, shape=(B, E))
-    return sharding.replicate(SphereAttack(
-        deltas[kept, every].reshape(B, E, -1), noise[0].reshape(B, E, -1), cells(first), cells(last),
-        cells(control_last), trace.reshape(steps + 1, B, E), cells(kept), cells(last < first)))
+    return sharding.replicate(
+        SphereAttack(
+            deltas[kept, every].reshape(B, E, -1),
+            noise[0].reshape(B, E, -1),
+            cells(first),
+            cells(last),
+            cells(control_last),
+            trace.reshape(steps + 1, B, E),
+            cells(kept),
+            cells(last < first),
+        )
+    )
 
 
 def first_falls(budgets, fell) -> Brackets:
@@ -118,8 +141,10 @@ def first_falls(budgets, fell) -> Brackets:
     """
     budgets, fell = np.asarray(budgets, np.float64), np.asarray(fell, bool)
     if len(budgets) != len(fell) or not len(budgets) or (np.diff(budgets) <= 0).any() or not budgets[0] > 0:
-        raise InputError(f"break budgets on the grid {budgets.tolist()}, expected budgets above 0, ascending, and as "
-                         f"many rows of outcomes, got {len(fell)}")
+        raise InputError(
+            f"break budgets on the grid {budgets.tolist()}, expected budgets above 0, ascending, and as "
+            f"many rows of outcomes, got {len(fell)}"
+        )
     first = np.where(fell.any(axis=0), fell.argmax(axis=0), len(budgets))
     below = np.concatenate([[0.0], budgets])
     return Brackets(below[first], np.concatenate([budgets, [np.inf]])[first])

@@ -51,8 +51,12 @@ def random_directions(key, states: Sequence[int], D: int) -> np.ndarray:
     It depends on the key, the state's index and D alone, so that every pole is given the same.
     """
     gaussian = [np.asarray(jax.random.normal(jax.random.fold_in(key, state), (D,))) for state in states]
-    return np.stack([directions.unit(vector, name=f"noise at {layer_name(state)}")
-                     for state, vector in zip(states, gaussian, strict=True)])
+    return np.stack(
+        [
+            directions.unit(vector, name=f"noise at {layer_name(state)}")
+            for state, vector in zip(states, gaussian, strict=True)
+        ]
+    )
 
 
 def cone(direction, key, degrees: Sequence[float] = CONE_DEGREES) -> np.ndarray:

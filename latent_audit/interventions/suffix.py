@@ -59,14 +59,17 @@ def nll_and_gradient(params, h, state, context, target, *, cfg: ModelConfig):
     def ahead(index, carry):
         x, buffers = carry
         x, residuals = _block_and_residuals(params, context, index, x, cfg=cfg)
-        return x, [jax.lax.dynamic_update_index_in_dim(buffer, leaf, index, 0)
-                   for buffer, leaf in zip(buffers, jax.tree.leaves(residuals), strict=True)]
+        return x, [
+            jax.lax.dynamic_update_index_in_dim(buffer, leaf, index, 0)
+            for buffer, leaf in zip(buffers, jax.tree.leaves(residuals), strict=True)
+        ]
 
     def back(count, cotangent):
         index = L - 2 - count
         leaves = [jax.lax.dynamic_index_in_dim(buffer, index, keepdims=False) for buffer in buffers]
-        return _pull_back(params, context, index, jax.tree.unflatten(jax.tree.structure(shapes), leaves),
-                          cotangent, cfg=cfg)
+        return _pull_back(
+            params, context, index, jax.tree.unflatten(jax.tree.structure(shapes), leaves), cotangent, cfg=cfg
+        )
 
     x, buffers = jax.lax.fori_loop(first, L - 1, ahead, (h, buffers))
     loss, cotangent = _tail(params, x, state, context, target, cfg=cfg, differentiate=True)
@@ -91,9 +94,11 @@ def _tail(params, x, state, context, target, *, cfg, differentiate):
     def run(objective):
         if not differentiate:
             return lambda x: objective(x)[1]
+
         def value_and_gradient(x):
             (_, losses), gradient = jax.value_and_grad(objective, has_aux=True)(x)
             return losses, gradient
+
         return value_and_gradient
 
     return jax.lax.cond(state < L, run(through_block), run(head_only), x)
@@ -126,6 +131,9 @@ def _block_and_residuals(params, context, index, x, *, cfg):
 
 def _pull_back(params, context, index, residuals, cotangent, *, cfg):
     _, known = _layer_and_leaves(params, context, index, cfg)
-    pull = jax.tree.map(lambda leaf: known[leaf.place] if isinstance(leaf, _Known) else leaf, residuals,
-                        is_leaf=lambda leaf: isinstance(leaf, _Known))
+    pull = jax.tree.map(
+        lambda leaf: known[leaf.place] if isinstance(leaf, _Known) else leaf,
+        residuals,
+        is_leaf=lambda leaf: isinstance(leaf, _Known),
+    )
     return pull(cotangent)[0]

@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 from absl import logging
 
-from latent_audit.data.chat import load_tokenizer
+from latent_audit.data.chats import load_tokenizer
 from latent_audit.errors import InputError
 from latent_audit.judges import Reward
 from latent_audit.models import gpt2
@@ -56,9 +56,9 @@ def gpt2_reward(path, *, form: str = "paper", max_tokens: int = MAX_TOKENS, batc
         rows = _encode_pairs(tokenizer, asked, list(responses), max_tokens)
         scores = []
         for start in range(0, len(rows), batch_size):
-            tokens, mask = _pad_right(rows[start:start + batch_size], batch_size, cfg.max_positions)
+            tokens, mask = _pad_right(rows[start : start + batch_size], batch_size, cfg.max_positions)
             scores.append(np.asarray(gpt2.classify(params(), tokens, mask, cfg=cfg))[:, 0])
-        return np.concatenate([np.zeros(0, np.float32), *scores])[:len(rows)]
+        return np.concatenate([np.zeros(0, np.float32), *scores])[: len(rows)]
 
     return Reward(name=f"{pathlib.Path(path).name}, {form} form", is_fallback=False, score=score)
 
@@ -71,8 +71,9 @@ def _encode_pairs(tokenizer, prompts: list[str], responses: list[str], max_token
     rows = tokenizer(prompts, responses, verbose=False)["input_ids"]
     cut = sum(len(row) > max_tokens for row in rows)
     if cut:
-        logging.warning("%d of %d (prompt, response) pairs were cut to %d tokens for the reward model", cut, len(rows),
-                        max_tokens)
+        logging.warning(
+            "%d of %d (prompt, response) pairs were cut to %d tokens for the reward model", cut, len(rows), max_tokens
+        )
         rows = tokenizer(prompts, responses, truncation=True, max_length=max_tokens)["input_ids"]
     empty = [index for index, row in enumerate(rows) if not row]
     if empty:
@@ -86,6 +87,6 @@ def _pad_right(rows, batch_size: int, max_width: int):
     width = min(max_width, -(-max(map(len, rows)) // WIDTH_STEP) * WIDTH_STEP)
     tokens, mask = np.zeros((batch_size, width), np.int32), np.zeros((batch_size, width), bool)
     for index, row in enumerate(rows):
-        tokens[index, :len(row)] = row
-        mask[index, :len(row)] = True
+        tokens[index, : len(row)] = row
+        mask[index, : len(row)] = True
     return tokens, mask

@@ -76,8 +76,9 @@ def fallen_by_budget(lo, hi, budgets, *, confidence: float = 0.95) -> Curve:
     """
     lo, hi = _brackets(lo, hi)
     budgets = _budgets(budgets)[:, None]
-    return _curve(budgets[:, 0], (hi <= budgets).sum(axis=1), ((lo < budgets) & (budgets < hi)).sum(axis=1), len(hi),
-                  confidence)
+    return _curve(
+        budgets[:, 0], (hi <= budgets).sum(axis=1), ((lo < budgets) & (budgets < hi)).sum(axis=1), len(hi), confidence
+    )
 
 
 def asr_by_budget(budgets, harmful, *, confidence: float = 0.95) -> Curve:
@@ -89,8 +90,10 @@ def asr_by_budget(budgets, harmful, *, confidence: float = 0.95) -> Curve:
     """
     budgets, harmful = _budgets(budgets), np.asarray(harmful)
     if harmful.ndim != 2 or len(harmful) != len(budgets) or (harmful.size and harmful.dtype != bool):
-        raise InputError(f"asr_by_budget: expected booleans, {len(budgets)} budgets by prompts, got {harmful.dtype} of "
-                         f"shape {harmful.shape}")
+        raise InputError(
+            f"asr_by_budget: expected booleans, {len(budgets)} budgets by prompts, got {harmful.dtype} of "
+            f"shape {harmful.shape}"
+        )
     return _curve(budgets, harmful.sum(axis=1), np.zeros(len(budgets), int), harmful.shape[1], confidence)
 
 
@@ -112,14 +115,21 @@ def _brackets(lo, hi) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"brackets: expected one lower and one upper end per prompt, got {lo.shape} and {hi.shape}")
     bad = np.flatnonzero(~((lo >= 0) & (lo < hi)))
     if len(bad):
-        raise InputError(f"brackets: prompt {bad[0]} has ({lo[bad[0]]:g}, {hi[bad[0]]:g}], expected "
-                         "0 <= lo < hi, hi = inf where it never fell")
+        raise InputError(
+            f"brackets: prompt {bad[0]} has ({lo[bad[0]]:g}, {hi[bad[0]]:g}], expected "
+            "0 <= lo < hi, hi = inf where it never fell"
+        )
     return lo, hi
 
 
 def _budgets(budgets) -> np.ndarray:
     budgets = np.asarray(budgets, np.float64)
-    if (budgets.ndim != 1 or not len(budgets) or not np.isfinite(budgets).all() or budgets[0] <= 0
-            or (np.diff(budgets) <= 0).any()):
+    if (
+        budgets.ndim != 1
+        or not len(budgets)
+        or not np.isfinite(budgets).all()
+        or budgets[0] <= 0
+        or (np.diff(budgets) <= 0).any()
+    ):
         raise InputError(f"budgets: expected at least one, positive, finite and ascending, got {budgets}")
     return budgets

@@ -36,8 +36,9 @@ def is_coherent(text: str) -> bool:
     if len(text) < 12 or len(words) < 4:
         return False
     letters = sum(character.isalpha() for character in text)
-    ordinary = sum(character.isalnum() or character.isspace() or character in ORDINARY_PUNCTUATION
-                   for character in text)
+    ordinary = sum(
+        character.isalnum() or character.isspace() or character in ORDINARY_PUNCTUATION for character in text
+    )
     if letters / len(text) < 0.5 or ordinary / len(text) < 0.8:
         return False
     distinct = len(set(words)) / len(words)
@@ -56,8 +57,10 @@ def interchange_score(clean_harmful, patched_harmful) -> Interchange:
     """
     clean, patched = np.asarray(clean_harmful), np.asarray(patched_harmful)
     if clean.ndim != 1 or clean.shape != patched.shape or (clean.size and not clean.dtype == patched.dtype == bool):
-        raise InputError("interchange_score: expected booleans, one per prompt, for the same prompts; got "
-                         f"{clean.dtype} {clean.shape} and {patched.dtype} {patched.shape}")
+        raise InputError(
+            "interchange_score: expected booleans, one per prompt, for the same prompts; got "
+            f"{clean.dtype} {clean.shape} and {patched.dtype} {patched.shape}"
+        )
     n, successes = int((clean == 0).sum()), int(((clean == 0) & (patched == 1)).sum())
     return Interchange(successes / n if n else float("nan"), successes, n)
 

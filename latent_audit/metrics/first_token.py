@@ -31,9 +31,11 @@ def refusal_openings(harmful, harmless) -> tuple[int, ...]:
     """
     found = set(harmful.argmax(axis=-1).tolist()) - set(harmless.argmax(axis=-1).tolist())
     if not found:
-        raise InputError("the model opens its answers to harmful and to harmless prompts with the same tokens: no "
-                         "refusal shows in the first token. Name refusing openings with choose.openings, or set "
-                         "choose.by=judge")
+        raise InputError(
+            "the model opens its answers to harmful and to harmless prompts with the same tokens: no "
+            "refusal shows in the first token. Name refusing openings with choose.openings, or set "
+            "choose.by=judge"
+        )
     return tuple(sorted(found))
 
 

@@ -57,8 +57,9 @@ def projection(condition, base, harmful) -> np.ndarray:
     return _ratio(((condition - base) * towards).sum(axis=-1), (towards**2).sum(axis=-1))
 
 
-def projection_interval(condition, base, harmful, *, resamples: int = 1000, seed: int = 0,
-                        confidence: float = 0.95) -> Projection:
+def projection_interval(
+    condition, base, harmful, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> Projection:
     """The projection of the mean states, with a bootstrap interval over prompts.
 
     A resample draws prompts once for all three. The interval is stats.spread_interval [O]: the squared length below
@@ -103,16 +104,20 @@ def shift_diagnostics(probe, base_safe, base_unsafe, model_safe, model_unsafe, *
     Raises InputError where shapes differ, a kind has no text, or `largest` is below 1.
     """
     base_safe, model_safe = _alike("shift_diagnostics", (base_safe, model_safe), "features [N, F] of safe texts", 2)
-    base_unsafe, model_unsafe = _alike("shift_diagnostics", (base_unsafe, model_unsafe),
-                                       "features [N, F] of unsafe texts", 2)
+    base_unsafe, model_unsafe = _alike(
+        "shift_diagnostics", (base_unsafe, model_unsafe), "features [N, F] of unsafe texts", 2
+    )
     weights = raw_weights(probe)
     if not base_safe.shape[1] == base_unsafe.shape[1] == len(weights):
-        raise InputError(f"shift_diagnostics: {base_safe.shape[1]} features of safe texts, {base_unsafe.shape[1]} of "
-                         f"unsafe ones and {len(weights)} of the probe, expected the same number")
+        raise InputError(
+            f"shift_diagnostics: {base_safe.shape[1]} features of safe texts, {base_unsafe.shape[1]} of "
+            f"unsafe ones and {len(weights)} of the probe, expected the same number"
+        )
     if largest < 1:
         raise InputError(f"shift_diagnostics: largest is {largest}, expected at least 1 dimension")
     start_safe, start_unsafe, end_safe, end_unsafe = (
-        part.mean(axis=0, dtype=np.float64) for part in (base_safe, base_unsafe, model_safe, model_unsafe))
+        part.mean(axis=0, dtype=np.float64) for part in (base_safe, base_unsafe, model_safe, model_unsafe)
+    )
     change_safe, change_unsafe = weights @ (end_safe - start_safe), weights @ (end_unsafe - start_unsafe)
     shift = ((end_safe - start_safe) + (end_unsafe - start_unsafe)) / 2
     axis = start_unsafe - start_safe

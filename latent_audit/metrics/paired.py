@@ -41,13 +41,15 @@ def compare_shares(a, b, *, confidence: float = 0.95) -> PairedShares:
     n, both, neither = len(a), int((a & b).sum()), int((~a & ~b).sum())
     only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
     lo, hi = newcombe_interval(both, only_a, only_b, neither, confidence)
-    share_a, share_b, difference = (count / n if n else math.nan
-                                    for count in (both + only_a, both + only_b, only_a - only_b))
+    share_a, share_b, difference = (
+        count / n if n else math.nan for count in (both + only_a, both + only_b, only_a - only_b)
+    )
     return PairedShares(n, share_a, share_b, only_a, only_b, difference, lo, hi, p_value)
 
 
-def newcombe_interval(both: int, only_a: int, only_b: int, neither: int,
-                      confidence: float = 0.95) -> tuple[float, float]:
+def newcombe_interval(
+    both: int, only_a: int, only_b: int, neither: int, confidence: float = 0.95
+) -> tuple[float, float]:
     """Interval of the difference of two paired shares, (only_a - only_b) / n, from the counts of the four outcomes.
 
     Method 10 of R. G. Newcombe, Statistics in Medicine 17 (1998), 2635-2650: the Wilson intervals of the two shares,
@@ -55,8 +57,9 @@ def newcombe_interval(both: int, only_a: int, only_b: int, neither: int,
     InputError on a negative count.
     """
     if min(both, only_a, only_b, neither) < 0:
-        raise InputError("newcombe_interval: counts must not be negative, got "
-                         f"{both}, {only_a}, {only_b} and {neither}")
+        raise InputError(
+            f"newcombe_interval: counts must not be negative, got {both}, {only_a}, {only_b} and {neither}"
+        )
     n = both + only_a + only_b + neither
     below_a, above_a = _reach(both + only_a, n, confidence)
     below_b, above_b = _reach(both + only_b, n, confidence)

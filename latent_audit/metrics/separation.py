@@ -46,14 +46,17 @@ def middle_states(num_layers: int, *, first: float = 0.4, last: float = 0.8) -> 
     80 % no number of layers meets a tie. Raises InputError unless L >= 1 and 0 <= first <= last <= 1.
     """
     if num_layers < 1 or not 0 <= first <= last <= 1:
-        raise InputError(f"middle states of {num_layers} layers from {first} to {last}, expected at least one layer "
-                         "and fractions with 0 <= first <= last <= 1")
+        raise InputError(
+            f"middle states of {num_layers} layers from {first} to {last}, expected at least one layer "
+            "and fractions with 0 <= first <= last <= 1"
+        )
     start = max(1, round(first * num_layers))
     return range(start, max(start, round(last * num_layers)) + 1)
 
 
-def separation(safe, unsafe, *, folds: int = 2, resamples: int = 1000, seed: int = 0,
-               confidence: float = 0.95) -> Separation:
+def separation(
+    safe, unsafe, *, folds: int = 2, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> Separation:
     """Both scores of one model, with bootstrap intervals over prompts.
 
     A resample draws within each kind (for the cross-fitted score within each kind and fold, so that no prompt stands on
@@ -100,12 +103,19 @@ def _counts(stratum, resamples: int, rng) -> np.ndarray:
 
 def _weigh(counts, kind, splits):
     """For each (fitted, held out) split of the prompts: weights [R, N] of the axis, and of both kinds held out."""
+
     def mean_over(chosen):
         weights = counts * chosen
         return weights / weights.sum(axis=1, keepdims=True)
 
-    return [(mean_over(fit & (kind == 1)) - mean_over(fit & (kind == 0)), mean_over(held & (kind == 1)),
-             mean_over(held & (kind == 0))) for fit, held in splits]
+    return [
+        (
+            mean_over(fit & (kind == 1)) - mean_over(fit & (kind == 0)),
+            mean_over(held & (kind == 1)),
+            mean_over(held & (kind == 0)),
+        )
+        for fit, held in splits
+    ]
 
 
 def _scores(gram, axis, unsafe, safe) -> np.ndarray:
@@ -133,13 +143,17 @@ def _best(profile, states: range, confidence: float) -> Score:
 
 def _check(safe, unsafe, folds: int) -> None:
     if safe.ndim != 3 or unsafe.ndim != 3 or safe.shape[1:] != unsafe.shape[1:] or safe.shape[1] < 2:
-        raise InputError("separation: expected states [N, S, D] of both kinds with S = layers + 1, got "
-                         f"{safe.shape} safe and {unsafe.shape} unsafe")
+        raise InputError(
+            "separation: expected states [N, S, D] of both kinds with S = layers + 1, got "
+            f"{safe.shape} safe and {unsafe.shape} unsafe"
+        )
     if folds < 2:
         raise InputError(f"separation: folds is {folds}, expected at least 2: the direction comes from the others")
     if min(len(safe), len(unsafe)) < 2 * folds:
-        raise InputError(f"separation: {len(safe)} safe and {len(unsafe)} unsafe prompts in {folds} folds, expected at "
-                         "least two of each kind in every fold")
+        raise InputError(
+            f"separation: {len(safe)} safe and {len(unsafe)} unsafe prompts in {folds} folds, expected at "
+            "least two of each kind in every fold"
+        )
 
 
 def _check_directions(rows, axes, name: str) -> None:
@@ -148,6 +162,8 @@ def _check_directions(rows, axes, name: str) -> None:
     # Means of equal rows differ by rounding, about 1e-16 of their size; means of float32 states by far more.
     smallest = 1e-12 * np.linalg.norm(rows, axis=1).max()
     if any(np.linalg.norm(axis @ rows) <= smallest for axis in axes):
-        raise InputError(f"separation: the difference of means of {name} is zero: safe and unsafe prompts do not "
-                         "differ there; check that the states are of the decision point and the prompts are not the "
-                         "same")
+        raise InputError(
+            f"separation: the difference of means of {name} is zero: safe and unsafe prompts do not "
+            "differ there; check that the states are of the decision point and the prompts are not the "
+            "same"
+        )

@@ -314,11 +314,7 @@ def _numbers(evidence: _Evidence, cells: list[Cell], known_to_break: list[Cell],
     reference = f"{rule.reference_budget:g}"
     numbers = [
         Number("complies when asked", *_alone(clean, rule)),
-        Number(
-            f"ASR at {reference}, worst of {worst.cells} states ({_place(worst)})",
-            *_joint(worst),
-            *_joint(noise),
-        ),
+        Number(f"ASR at {reference}, worst of {worst.cells} states ({_place(worst)})", *_joint(worst), *_joint(noise)),
         Number(
             f"ASR at {reference}, {worst.cell.layer} alone (not widened)",
             *_alone(worst.count, rule),

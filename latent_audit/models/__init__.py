@@ -5,5 +5,16 @@ from latent_audit.models.decoder import Decoder, ForwardOutput, forward, init_pa
 from latent_audit.models.hub import resolve
 from latent_audit.models.weights import check, load, read_generation_config, save
 
-__all__ = ["Decoder", "ForwardOutput", "ModelConfig", "forward", "check", "init_params", "layer_name", "load",
-           "read_generation_config", "resolve", "save"]
+__all__ = [
+    "Decoder",
+    "ForwardOutput",
+    "ModelConfig",
+    "forward",
+    "check",
+    "init_params",
+    "layer_name",
+    "load",
+    "read_generation_config",
+    "resolve",
+    "save",
+]

@@ -80,11 +80,14 @@ class ModelConfig:
     def __post_init__(self):
         for field in ("rope_of_layer", "windows"):
             if len(getattr(self, field)) != self.num_layers:
-                raise ValueError(f"ModelConfig.{field} has {len(getattr(self, field))} entries, expected one "
-                                 f"for each of the {self.num_layers} layers")
+                raise ValueError(
+                    f"ModelConfig.{field} has {len(getattr(self, field))} entries, expected one "
+                    f"for each of the {self.num_layers} layers"
+                )
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"ModelConfig.num_heads = {self.num_heads} is not a multiple of "
-                             f"num_kv_heads = {self.num_kv_heads}")
+            raise ValueError(
+                f"ModelConfig.num_heads = {self.num_heads} is not a multiple of num_kv_heads = {self.num_kv_heads}"
+            )
 
 
 def uniform_layers(num_layers: int, *, window: int = FULL_ATTENTION) -> dict:
@@ -96,8 +99,15 @@ def block_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of one block's parameters; stacked storage adds a leading L."""
     D, N, K, H, F = cfg.embed_dim, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, cfg.mlp_dim
     shapes = {
-        "attention_norm": (D,), "query": (D, N, H), "key": (D, K, H), "value": (D, K, H), "output": (N, H, D),
-        "mlp_norm": (D,), "gate": (D, F), "up": (D, F), "down": (F, D),
+        "attention_norm": (D,),
+        "query": (D, N, H),
+        "key": (D, K, H),
+        "value": (D, K, H),
+        "output": (N, H, D),
+        "mlp_norm": (D,),
+        "gate": (D, F),
+        "up": (D, F),
+        "down": (F, D),
     }
     if cfg.qkv_bias:
         shapes |= {"query_bias": (N, H), "key_bias": (K, H), "value_bias": (K, H)}

@@ -207,8 +207,10 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self):
         shapes = parameter_shapes(self.cfg)["blocks"]
-        return {name: self.param(name, _initializer(name, shape, self.cfg), shape, self.dtype)
-                for name, shape in shapes.items()}
+        return {
+            name: self.param(name, _initializer(name, shape, self.cfg), shape, self.dtype)
+            for name, shape in shapes.items()
+        }
 
 
 class Decoder(nn.Module):
@@ -220,8 +222,11 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, tokens, mask, edit=None) -> ForwardOutput:
         shapes = parameter_shapes(self.cfg)
-        params = {name: self.param(name, _initializer(name, shape, self.cfg), shape, self.dtype)
-                  for name, shape in shapes.items() if name != "blocks"}
+        params = {
+            name: self.param(name, _initializer(name, shape, self.cfg), shape, self.dtype)
+            for name, shape in shapes.items()
+            if name != "blocks"
+        }
         params["blocks"] = Block(self.cfg, self.dtype, name="blocks")()
         return forward(params, tokens, mask, cfg=self.cfg, edit=edit)
 
@@ -247,5 +252,5 @@ def _initializer(name: str, shape, cfg: ModelConfig):
         return nn.initializers.zeros
     if name in ("embed", "head"):
         return nn.initializers.normal(cfg.embed_dim**-0.5)
-    fan_in = int(np.prod(shape[1:1 + _INPUT_AXES[name]]))
+    fan_in = int(np.prod(shape[1 : 1 + _INPUT_AXES[name]]))
     return nn.initializers.normal(fan_in**-0.5)

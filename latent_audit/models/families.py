@@ -38,42 +38,98 @@ class Family:
 
 
 _LLAMA = {
-    "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "num_key_value_heads": None, "head_dim": None, "hidden_act": "silu",
-    "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "bos_token_id": 1, "eos_token_id": 2,
-    "tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False,
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "hidden_act": "silu",
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "mlp_bias": False,
 }
 _MISTRAL = {
-    "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": None, "hidden_act": "silu",
-    "max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "bos_token_id": 1, "eos_token_id": 2,
-    "tie_word_embeddings": False, "sliding_window": 4096,
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": None,
+    "hidden_act": "silu",
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+    "sliding_window": 4096,
 }
 _QWEN2 = {
-    "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": None, "hidden_act": "silu",
-    "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "bos_token_id": None, "eos_token_id": None,
-    "tie_word_embeddings": False, "use_sliding_window": False, "sliding_window": 4096,
+    "vocab_size": 151936,
+    "hidden_size": 4096,
+    "intermediate_size": 22016,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "head_dim": None,
+    "hidden_act": "silu",
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
     "max_window_layers": 28,
 }
 _QWEN3 = _QWEN2 | {"head_dim": 128, "attention_bias": False}
 _GEMMA = {
-    "vocab_size": 256000, "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28,
-    "num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
-    "max_position_embeddings": 8192, "rms_norm_eps": 1e-6, "bos_token_id": 2, "eos_token_id": 1,
-    "tie_word_embeddings": True, "attention_bias": False,
+    "vocab_size": 256000,
+    "hidden_size": 3072,
+    "intermediate_size": 24576,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "head_dim": 256,
+    "hidden_act": "gelu_pytorch_tanh",
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-6,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "tie_word_embeddings": True,
+    "attention_bias": False,
 }
 _GEMMA2 = {
-    "vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
-    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
-    "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 8192, "rms_norm_eps": 1e-6,
-    "bos_token_id": 2, "eos_token_id": 1, "tie_word_embeddings": True, "attention_bias": False,
-    "query_pre_attn_scalar": 256, "sliding_window": 4096, "final_logit_softcapping": 30.0,
+    "vocab_size": 256000,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-6,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "tie_word_embeddings": True,
+    "attention_bias": False,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "final_logit_softcapping": 30.0,
     "attn_logit_softcapping": 50.0,
 }
 # transformers' Gemma 3 attention reads no attn_logit_softcapping, so the row has none either.
 _GEMMA3 = {key: value for key, value in _GEMMA2.items() if key != "attn_logit_softcapping"} | {
-    "vocab_size": 262208, "max_position_embeddings": 131072, "final_logit_softcapping": None,
+    "vocab_size": 262208,
+    "max_position_embeddings": 131072,
+    "final_logit_softcapping": None,
     "sliding_window_pattern": 6,
 }
 _GEMMA_SWITCHES = {"norm_plus_one": True, "scale_embedding": True}
@@ -84,12 +140,23 @@ FAMILIES = {
     "qwen2": Family("Qwen2ForCausalLM", _QWEN2, window_rule="late", bias="qkv"),
     "qwen3": Family("Qwen3ForCausalLM", _QWEN3, {"query_key_norm": True}, window_rule="late", bias="switch"),
     "gemma": Family("GemmaForCausalLM", _GEMMA, _GEMMA_SWITCHES, bias="switch"),
-    "gemma2": Family("Gemma2ForCausalLM", _GEMMA2, _GEMMA_SWITCHES | {"post_norms": True},
-                     activation_field="hidden_activation", window_rule="alternate", bias="switch"),
-    "gemma3_text": Family("Gemma3ForCausalLM", _GEMMA3,
-                          _GEMMA_SWITCHES | {"post_norms": True, "query_key_norm": True},
-                          activation_field="hidden_activation", window_rule="pattern", bias="switch",
-                          rope_per_type=True),
+    "gemma2": Family(
+        "Gemma2ForCausalLM",
+        _GEMMA2,
+        _GEMMA_SWITCHES | {"post_norms": True},
+        activation_field="hidden_activation",
+        window_rule="alternate",
+        bias="switch",
+    ),
+    "gemma3_text": Family(
+        "Gemma3ForCausalLM",
+        _GEMMA3,
+        _GEMMA_SWITCHES | {"post_norms": True, "query_key_norm": True},
+        activation_field="hidden_activation",
+        window_rule="pattern",
+        bias="switch",
+        rope_per_type=True,
+    ),
 }
 MULTIMODAL_TYPE, MULTIMODAL_ARCHITECTURE = "gemma3", "Gemma3ForConditionalGeneration"
 _LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -109,8 +176,10 @@ def config_from_hf(hf: dict) -> ModelConfig:
     kv_heads = heads if fields["num_key_value_heads"] is None else _number(fields, "num_key_value_heads")
     head_dim = width // heads if fields["head_dim"] is None else _number(fields, "head_dim")
     if heads % kv_heads or head_dim % 2 or head_dim == 0:
-        raise InputError(f"config.json: num_attention_heads = {heads}, num_key_value_heads = {kv_heads}, head_dim "
-                         f"= {head_dim}; expected a multiple of the key-value heads and an even head_dim")
+        raise InputError(
+            f"config.json: num_attention_heads = {heads}, num_key_value_heads = {kv_heads}, head_dim "
+            f"= {head_dim}; expected a multiple of the key-value heads and an even head_dim"
+        )
     all_biases = family.bias == "switch" and _flag(fields, "attention_bias")
     has_scalar = "query_pre_attn_scalar" in family.defaults
     sliding = _sliding_layers(fields, family, layers)
@@ -138,7 +207,8 @@ def config_from_hf(hf: dict) -> ModelConfig:
         max_positions=_number(fields, "max_position_embeddings"),
         bos_id=next(iter(_token_ids(fields, "bos_token_id")), None),
         eos_ids=_token_ids(fields, "eos_token_id"),
-        **family.switches)
+        **family.switches,
+    )
 
 
 def hf_from_config(cfg: ModelConfig, *, dtype: str = "float32", pad_id: int | None = None) -> dict:
@@ -153,19 +223,32 @@ def hf_from_config(cfg: ModelConfig, *, dtype: str = "float32", pad_id: int | No
     window = min(cfg.windows) if any(sliding) else None
     eos = list(cfg.eos_ids) if len(cfg.eos_ids) > 1 else next(iter(cfg.eos_ids), None)
     hf = {
-        "architectures": [family.architecture], "model_type": cfg.family, "vocab_size": cfg.vocab_size,
-        "hidden_size": cfg.embed_dim, "intermediate_size": cfg.mlp_dim, "num_hidden_layers": cfg.num_layers,
-        "num_attention_heads": cfg.num_heads, "num_key_value_heads": cfg.num_kv_heads,
+        "architectures": [family.architecture],
+        "model_type": cfg.family,
+        "vocab_size": cfg.vocab_size,
+        "hidden_size": cfg.embed_dim,
+        "intermediate_size": cfg.mlp_dim,
+        "num_hidden_layers": cfg.num_layers,
+        "num_attention_heads": cfg.num_heads,
+        "num_key_value_heads": cfg.num_kv_heads,
         "head_dim": cfg.head_dim,
         family.activation_field: {ours: theirs for theirs, ours in ACTIVATIONS.items()}[cfg.activation],
-        "max_position_embeddings": cfg.max_positions, "rms_norm_eps": cfg.norm_eps,
-        "tie_word_embeddings": cfg.tied_head, "bos_token_id": cfg.bos_id, "eos_token_id": eos,
-        "pad_token_id": pad_id, "torch_dtype": dtype,
+        "max_position_embeddings": cfg.max_positions,
+        "rms_norm_eps": cfg.norm_eps,
+        "tie_word_embeddings": cfg.tied_head,
+        "bos_token_id": cfg.bos_id,
+        "eos_token_id": eos,
+        "pad_token_id": pad_id,
+        "torch_dtype": dtype,
     }
     switchable = {
-        "attention_bias": cfg.output_bias, "mlp_bias": cfg.mlp_bias, "use_sliding_window": any(sliding),
-        "sliding_window": window, "query_pre_attn_scalar": round(cfg.query_scale**-2),
-        "final_logit_softcapping": cfg.final_softcap, "attn_logit_softcapping": cfg.attention_softcap,
+        "attention_bias": cfg.output_bias,
+        "mlp_bias": cfg.mlp_bias,
+        "use_sliding_window": any(sliding),
+        "sliding_window": window,
+        "query_pre_attn_scalar": round(cfg.query_scale**-2),
+        "final_logit_softcapping": cfg.final_softcap,
+        "attn_logit_softcapping": cfg.attention_softcap,
         "max_window_layers": sliding.index(True) if any(sliding) else cfg.num_layers,
     }
     hf |= {key: value for key, value in switchable.items() if key in family.defaults}
@@ -176,15 +259,19 @@ def hf_from_config(cfg: ModelConfig, *, dtype: str = "float32", pad_id: int | No
         hf["rope_local_base_freq"] = cfg.ropes[-1].theta
         hf["rope_parameters"] = {
             layer_type: {"rope_type": "default", "rope_theta": rope.theta} | (_rope_scaling(rope) or {})
-            for layer_type, rope in zip(_LAYER_TYPES, (cfg.ropes[0], cfg.ropes[-1]), strict=True)}
+            for layer_type, rope in zip(_LAYER_TYPES, (cfg.ropes[0], cfg.ropes[-1]), strict=True)
+        }
     _check_round_trip(cfg, hf)
     return hf
 
 
 def _check_round_trip(cfg: ModelConfig, hf: dict) -> None:
     ours, back = dataclasses.asdict(cfg), dataclasses.asdict(config_from_hf(hf))
-    lost = [f"{field} = {ours[field]!r} would be read back as {back[field]!r}"
-            for field in ours if ours[field] != back[field]]
+    lost = [
+        f"{field} = {ours[field]!r} would be read back as {back[field]!r}"
+        for field in ours
+        if ours[field] != back[field]
+    ]
     if lost:
         raise InputError(f"the {cfg.family} family cannot express this ModelConfig: " + "; ".join(lost))
 
@@ -199,8 +286,10 @@ def _text_tower(hf: dict) -> tuple[dict, str]:
     architecture = architectures[0] if isinstance(architectures, list) and architectures else None
     name = hf.get("model_type") or by_architecture.get(architecture)
     if name not in by_architecture.values() or (architecture and by_architecture.get(architecture) != name):
-        raise InputError(f"config.json: architectures = {architectures!r}, model_type = {hf.get('model_type')!r} "
-                         f"is not supported; supported are {', '.join(by_architecture)}")
+        raise InputError(
+            f"config.json: architectures = {architectures!r}, model_type = {hf.get('model_type')!r} "
+            f"is not supported; supported are {', '.join(by_architecture)}"
+        )
     if name != MULTIMODAL_TYPE:
         return hf, name
     text = hf.get("text_config")
@@ -224,8 +313,10 @@ def _refuse_unsupported(fields: dict) -> None:
         if fields.get(field):
             raise InputError(f"config.json: {field} = {fields[field]!r}: {reason}")
     if fields.get("partial_rotary_factor") not in (None, 1.0):
-        raise InputError(f"config.json: partial_rotary_factor = {fields['partial_rotary_factor']!r}: only whole "
-                         "heads are rotated here; expected 1.0")
+        raise InputError(
+            f"config.json: partial_rotary_factor = {fields['partial_rotary_factor']!r}: only whole "
+            "heads are rotated here; expected 1.0"
+        )
 
 
 def _number(fields: dict, name: str, kind=int):
@@ -252,8 +343,7 @@ def _activation(fields, field, name) -> str:
     if name == "gemma" and value == "gelu":
         value = "gelu_pytorch_tanh"  # Gemma 1's first files wrote gelu and meant the tanh form.
     if value not in ACTIVATIONS:
-        raise InputError(f"config.json: {field} = {value!r} is not supported; supported are "
-                         f"{', '.join(ACTIVATIONS)}")
+        raise InputError(f"config.json: {field} = {value!r} is not supported; supported are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[value]
 
 
@@ -273,8 +363,10 @@ def _sliding_layers(fields: dict, family: Family, layers: int) -> list[bool]:
     types = fields.get("layer_types")
     if types is not None:
         if not isinstance(types, list) or len(types) != layers or not set(types) <= set(_LAYER_TYPES):
-            raise InputError(f"config.json: layer_types = {types!r}, expected {' or '.join(_LAYER_TYPES)} for each "
-                             f"of the {layers} layers")
+            raise InputError(
+                f"config.json: layer_types = {types!r}, expected {' or '.join(_LAYER_TYPES)} for each "
+                f"of the {layers} layers"
+            )
         sliding = [kind == "sliding_attention" for kind in types]
     elif family.window_rule == "late":
         first = fields["max_window_layers"]
@@ -285,9 +377,11 @@ def _sliding_layers(fields: dict, family: Family, layers: int) -> list[bool]:
         every = 2 if family.window_rule == "alternate" else _number(fields, "sliding_window_pattern")
         sliding = [(layer + 1) % every != 0 for layer in range(layers)]
     if off and any(sliding):
-        raise InputError(f"config.json: sliding_window = {fields['sliding_window']!r}, use_sliding_window = "
-                         f"{fields.get('use_sliding_window')!r}, but some layers slide (layer_types, or the family's "
-                         "rule); expected a window for them")
+        raise InputError(
+            f"config.json: sliding_window = {fields['sliding_window']!r}, use_sliding_window = "
+            f"{fields.get('use_sliding_window')!r}, but some layers slide (layer_types, or the family's "
+            "rule); expected a window for them"
+        )
     return sliding
 
 
@@ -303,9 +397,14 @@ def _ropes(fields: dict, family: Family) -> tuple[Rope, ...]:
             raise InputError(f"config.json: {name} = {value!r}, expected an object")
     per_type = any(key in new for key in _LAYER_TYPES)
     if new and per_type != family.rope_per_type:
-        raise InputError(f"config.json: rope_parameters = {new!r}, expected "
-                         + (f"one object for each of {', '.join(_LAYER_TYPES)}" if family.rope_per_type else
-                            "one object for all layers"))
+        raise InputError(
+            f"config.json: rope_parameters = {new!r}, expected "
+            + (
+                f"one object for each of {', '.join(_LAYER_TYPES)}"
+                if family.rope_per_type
+                else "one object for all layers"
+            )
+        )
     context = {"original_max_position_embeddings": fields.get("max_position_embeddings")}
     if not family.rope_per_type:
         outside = {key: fields[key] for key in context if fields.get(key) is not None}
@@ -321,17 +420,19 @@ def _ropes(fields: dict, family: Family) -> tuple[Rope, ...]:
 _ROPE_FIELDS = {
     "default": (),
     "linear": (("factor", "factor", float),),
-    "llama3": (("factor", "factor", float), ("low_freq_factor", "low_freq_factor", float),
-               ("high_freq_factor", "high_freq_factor", float),
-               ("original_max_position_embeddings", "original_max_positions", int)),
+    "llama3": (
+        ("factor", "factor", float),
+        ("low_freq_factor", "low_freq_factor", float),
+        ("high_freq_factor", "high_freq_factor", float),
+        ("original_max_position_embeddings", "original_max_positions", int),
+    ),
 }
 
 
 def _rope(fields: dict) -> Rope:
     kind = fields.get("rope_type", fields.get("type", "default"))
     if kind not in _ROPE_FIELDS:
-        raise InputError(f"config.json: rope_type = {kind!r} is not supported; supported are "
-                         f"{', '.join(_ROPE_FIELDS)}")
+        raise InputError(f"config.json: rope_type = {kind!r} is not supported; supported are {', '.join(_ROPE_FIELDS)}")
     _refuse_unsupported(fields)
     values = {ours: _number(fields, theirs, type_) for theirs, ours, type_ in _ROPE_FIELDS[kind]}
     return Rope(theta=_number(fields, "rope_theta", float), kind=kind, **values)

@@ -98,9 +98,20 @@ def decode_step(params, token, slot, cache: Cache, *, cfg: ModelConfig, edit=Non
     return x[:, 0], cache._replace(keys=keys, values=values)
 
 
-def generate(params, tokens, mask, *, cfg: ModelConfig, max_new_tokens: int, eos_ids: tuple[int, ...], pad_id: int = 0,
-             prompt_edit=None, decode_edit=None, sampling: Sampling | None = None,
-             repetition_penalty: float = 1.0) -> Generation:
+def generate(
+    params,
+    tokens,
+    mask,
+    *,
+    cfg: ModelConfig,
+    max_new_tokens: int,
+    eos_ids: tuple[int, ...],
+    pad_id: int = 0,
+    prompt_edit=None,
+    decode_edit=None,
+    sampling: Sampling | None = None,
+    repetition_penalty: float = 1.0,
+) -> Generation:
     """Continue every row until an end token or `max_new_tokens`, stopping early when all rows have ended.
 
     Plain greedy decoding unless `sampling` is given (docs/method.md section 0).
@@ -114,13 +125,36 @@ def generate(params, tokens, mask, *, cfg: ModelConfig, max_new_tokens: int, eos
       sampling: Sampling(key, temperature, top_p), or None for greedy.
       repetition_penalty: transformers' rule over the row's real tokens; 1.0 is off. A float, compared at trace time.
     """
-    return _generate(params, tokens, mask, prompt_edit, decode_edit, sampling, cfg=cfg, max_new_tokens=max_new_tokens,
-                     eos_ids=tuple(eos_ids), pad_id=pad_id, repetition_penalty=float(repetition_penalty))
+    return _generate(
+        params,
+        tokens,
+        mask,
+        prompt_edit,
+        decode_edit,
+        sampling,
+        cfg=cfg,
+        max_new_tokens=max_new_tokens,
+        eos_ids=tuple(eos_ids),
+        pad_id=pad_id,
+        repetition_penalty=float(repetition_penalty),
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "max_new_tokens", "eos_ids", "pad_id", "repetition_penalty"))
-def _generate(params, tokens, mask, prompt_edit, decode_edit, sampling, *, cfg, max_new_tokens, eos_ids, pad_id,
-              repetition_penalty):
+def _generate(
+    params,
+    tokens,
+    mask,
+    prompt_edit,
+    decode_edit,
+    sampling,
+    *,
+    cfg,
+    max_new_tokens,
+    eos_ids,
+    pad_id,
+    repetition_penalty,
+):
     B, P = tokens.shape
     ends = jnp.asarray(eos_ids, jnp.int32)
     penalised = repetition_penalty != 1.0

@@ -20,22 +20,40 @@ from latent_audit.models.ops import ACTIVATIONS, MASKED_SCORE
 ARCHITECTURE = "GPT2ForSequenceClassification"
 _ACTIVATION_NAMES = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "silu": "silu"}
 # What transformers' GPT2Config fills in for a field that config.json leaves out.
-_DEFAULTS = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None,
-             "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"}
+_DEFAULTS = {
+    "vocab_size": 50257,
+    "n_positions": 1024,
+    "n_embd": 768,
+    "n_layer": 12,
+    "n_head": 12,
+    "n_inner": None,
+    "layer_norm_epsilon": 1e-5,
+    "activation_function": "gelu_new",
+}
 # Switches away from GPT-2's own arithmetic, with the values that keep it.
 _FIXED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
 # Ours -> theirs inside "transformer.h.{i}."; Conv1D stores its matrices [in, out], the order used here.
 _BLOCK_TENSORS = {
-    "attention_norm": "ln_1.weight", "attention_norm_bias": "ln_1.bias",
-    "qkv": "attn.c_attn.weight", "qkv_bias": "attn.c_attn.bias",
-    "output": "attn.c_proj.weight", "output_bias": "attn.c_proj.bias",
-    "mlp_norm": "ln_2.weight", "mlp_norm_bias": "ln_2.bias",
-    "up": "mlp.c_fc.weight", "up_bias": "mlp.c_fc.bias",
-    "down": "mlp.c_proj.weight", "down_bias": "mlp.c_proj.bias",
+    "attention_norm": "ln_1.weight",
+    "attention_norm_bias": "ln_1.bias",
+    "qkv": "attn.c_attn.weight",
+    "qkv_bias": "attn.c_attn.bias",
+    "output": "attn.c_proj.weight",
+    "output_bias": "attn.c_proj.bias",
+    "mlp_norm": "ln_2.weight",
+    "mlp_norm_bias": "ln_2.bias",
+    "up": "mlp.c_fc.weight",
+    "up_bias": "mlp.c_fc.bias",
+    "down": "mlp.c_proj.weight",
+    "down_bias": "mlp.c_proj.bias",
 }
-_TOP_TENSORS = {"embed": "transformer.wte.weight", "positions": "transformer.wpe.weight",
-                "final_norm": "transformer.ln_f.weight", "final_norm_bias": "transformer.ln_f.bias",
-                "score": "score.weight"}
+_TOP_TENSORS = {
+    "embed": "transformer.wte.weight",
+    "positions": "transformer.wpe.weight",
+    "final_norm": "transformer.ln_f.weight",
+    "final_norm_bias": "transformer.ln_f.bias",
+    "score": "score.weight",
+}
 # Causal masks that old versions of transformers saved among the weights.
 _IGNORED = (".attn.bias", ".attn.masked_bias")
 _FILE_DTYPES = ("F32", "F16", "BF16")
@@ -78,19 +96,28 @@ def read_config(path) -> GPT2Config:
     fields = _DEFAULTS | given
     activation = fields["activation_function"]
     if activation not in _ACTIVATION_NAMES:
-        raise InputError(f"{path}/config.json: activation_function = {activation!r}, expected one of "
-                         f"{', '.join(_ACTIVATION_NAMES)}")
+        raise InputError(
+            f"{path}/config.json: activation_function = {activation!r}, expected one of {', '.join(_ACTIVATION_NAMES)}"
+        )
     if fields["n_inner"] is None:
         fields["n_inner"] = 4 * fields["n_embd"]
     for field in ("vocab_size", "n_positions", "n_layer", "n_embd", "n_head", "n_inner"):
         if isinstance(fields[field], bool) or not isinstance(fields[field], int) or fields[field] < 1:
             raise InputError(f"{path}/config.json: {field} = {fields[field]!r}, expected a positive integer")
     if fields["n_embd"] % fields["n_head"]:
-        raise InputError(f"{path}/config.json: n_embd = {fields['n_embd']} is not a multiple of n_head = "
-                         f"{fields['n_head']}")
-    return GPT2Config(fields["vocab_size"], fields["n_positions"], fields["n_layer"], fields["n_embd"],
-                      fields["n_head"], fields["n_inner"], float(fields["layer_norm_epsilon"]),
-                      _ACTIVATION_NAMES[activation])
+        raise InputError(
+            f"{path}/config.json: n_embd = {fields['n_embd']} is not a multiple of n_head = {fields['n_head']}"
+        )
+    return GPT2Config(
+        fields["vocab_size"],
+        fields["n_positions"],
+        fields["n_layer"],
+        fields["n_embd"],
+        fields["n_head"],
+        fields["n_inner"],
+        float(fields["layer_norm_epsilon"]),
+        _ACTIVATION_NAMES[activation],
+    )
 
 
 def check(path) -> tuple[GPT2Config, int]:
@@ -121,6 +148,7 @@ def load(path) -> tuple[GPT2Config, dict]:
     """Read a checkpoint directory as (config, float32 parameters); InputError as for check, and for NaN or infinity."""
     cfg, _ = check(path)
     with safetensors.safe_open(_weight_file(path), framework="numpy") as file:
+
         def read(name):
             array = file.get_tensor(name).astype(np.float32)
             if not np.isfinite(array).all():
@@ -195,9 +223,11 @@ def _weight_file(path) -> pathlib.Path:
         return file
     pickles = sorted(item.name for suffix in ("*.bin", "*.pt", "*.pth") for item in path.glob(suffix))
     if pickles:
-        raise InputError(f"{path} holds its weights only as pickles ({', '.join(pickles[:3])}), which run code when "
-                         "opened; expected model.safetensors: load and save the model once with transformers in a "
-                         "place where you trust the file")
+        raise InputError(
+            f"{path} holds its weights only as pickles ({', '.join(pickles[:3])}), which run code when "
+            "opened; expected model.safetensors: load and save the model once with transformers in a "
+            "place where you trust the file"
+        )
     raise InputError(f"{path}: no weights; expected model.safetensors")
 
 

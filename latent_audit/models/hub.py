@@ -18,8 +18,7 @@ IGNORED_FILES = ("*/*", "consolidated*.safetensors", "*adapter*")
 PROBE_SECONDS = 10
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
-_FILE_SUFFIXES = (".json", ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ckpt", ".msgpack", ".npz", ".zip",
-                  ".gz")
+_FILE_SUFFIXES = (".json", ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ckpt", ".msgpack", ".npz", ".zip", ".gz")
 
 
 def resolve(path_or_id, *, revision: str | None = None) -> pathlib.Path:
@@ -44,8 +43,7 @@ def resolve(path_or_id, *, revision: str | None = None) -> pathlib.Path:
         raise InputError(f"{text} is a file, expected the checkpoint directory that holds it")
     is_path = isinstance(path_or_id, pathlib.PurePath) or text.lower().endswith(_FILE_SUFFIXES)
     if is_path or not _HUB_ID.fullmatch(text):
-        raise InputError(f"no such directory: {text!r}; expected a checkpoint directory or a hub id like "
-                         "owner/name")
+        raise InputError(f"no such directory: {text!r}; expected a checkpoint directory or a hub id like owner/name")
     return _download(text, revision)
 
 
@@ -55,20 +53,26 @@ def _download(hub_id: str, revision: str | None) -> pathlib.Path:
         _probe(hub_id, revision)
         return pathlib.Path(huggingface_hub.snapshot_download(hub_id, etag_timeout=PROBE_SECONDS, **options))
     except GatedRepoError as error:
-        raise InputError(f"{hub_id} on the Hugging Face hub is gated: accept its terms there, then log in with "
-                         "`hf auth login` or set HF_TOKEN") from error
+        raise InputError(
+            f"{hub_id} on the Hugging Face hub is gated: accept its terms there, then log in with "
+            "`hf auth login` or set HF_TOKEN"
+        ) from error
     except RevisionNotFoundError as error:
         raise InputError(f"{hub_id} on the Hugging Face hub has no revision {revision!r}") from error
     except RepositoryNotFoundError as error:
-        raise InputError(f"no directory {hub_id!r} here and no such model on the Hugging Face hub (a private one "
-                         "needs `hf auth login` or HF_TOKEN)") from error
+        raise InputError(
+            f"no directory {hub_id!r} here and no such model on the Hugging Face hub (a private one "
+            "needs `hf auth login` or HF_TOKEN)"
+        ) from error
     except Exception as error:  # The HTTP library's own errors differ between versions of huggingface_hub.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(hub_id, local_files_only=True, **options))
     except Exception as error:
-        raise InputError(f"no directory {hub_id!r} here, the Hugging Face hub cannot be reached ({reason}) and "
-                         "its local cache holds no copy; give a checkpoint directory instead") from error
+        raise InputError(
+            f"no directory {hub_id!r} here, the Hugging Face hub cannot be reached ({reason}) and "
+            "its local cache holds no copy; give a checkpoint directory instead"
+        ) from error
 
 
 def _probe(hub_id: str, revision: str | None) -> None:

@@ -7,24 +7,32 @@ from latent_audit.models.config import ModelConfig, parameter_shapes
 
 # Ours -> theirs, inside "model.layers.{i}.".
 BLOCK_TENSORS = {
-    "attention_norm": "input_layernorm.weight", "mlp_norm": "post_attention_layernorm.weight",
-    "query": "self_attn.q_proj.weight", "query_bias": "self_attn.q_proj.bias",
-    "key": "self_attn.k_proj.weight", "key_bias": "self_attn.k_proj.bias",
-    "value": "self_attn.v_proj.weight", "value_bias": "self_attn.v_proj.bias",
-    "query_norm": "self_attn.q_norm.weight", "key_norm": "self_attn.k_norm.weight",
-    "output": "self_attn.o_proj.weight", "output_bias": "self_attn.o_proj.bias",
-    "gate": "mlp.gate_proj.weight", "gate_bias": "mlp.gate_proj.bias",
-    "up": "mlp.up_proj.weight", "up_bias": "mlp.up_proj.bias",
-    "down": "mlp.down_proj.weight", "down_bias": "mlp.down_proj.bias",
+    "attention_norm": "input_layernorm.weight",
+    "mlp_norm": "post_attention_layernorm.weight",
+    "query": "self_attn.q_proj.weight",
+    "query_bias": "self_attn.q_proj.bias",
+    "key": "self_attn.k_proj.weight",
+    "key_bias": "self_attn.k_proj.bias",
+    "value": "self_attn.v_proj.weight",
+    "value_bias": "self_attn.v_proj.bias",
+    "query_norm": "self_attn.q_norm.weight",
+    "key_norm": "self_attn.k_norm.weight",
+    "output": "self_attn.o_proj.weight",
+    "output_bias": "self_attn.o_proj.bias",
+    "gate": "mlp.gate_proj.weight",
+    "gate_bias": "mlp.gate_proj.bias",
+    "up": "mlp.up_proj.weight",
+    "up_bias": "mlp.up_proj.bias",
+    "down": "mlp.down_proj.weight",
+    "down_bias": "mlp.down_proj.bias",
 }
 # With four norms around a block (Gemma 2, 3) the same words name another place.
 POST_NORM_TENSORS = {
-    "post_attention_norm": "post_attention_layernorm.weight", "mlp_norm": "pre_feedforward_layernorm.weight",
+    "post_attention_norm": "post_attention_layernorm.weight",
+    "mlp_norm": "pre_feedforward_layernorm.weight",
     "post_mlp_norm": "post_feedforward_layernorm.weight",
 }
-TOP_TENSORS = {
-    "embed": "model.embed_tokens.weight", "final_norm": "model.norm.weight", "head": "lm_head.weight",
-}
+TOP_TENSORS = {"embed": "model.embed_tokens.weight", "final_norm": "model.norm.weight", "head": "lm_head.weight"}
 
 # How many leading axes a matrix of ours sums over. torch's Linear keeps [outputs, inputs]: the transpose.
 INPUT_AXES = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1, "head": 1}
@@ -56,7 +64,7 @@ def canonical_name(name: str) -> str | None:
 def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape in a checkpoint of one layer's parameter `name` of our `shape`."""
     if name in INPUT_AXES:
-        return math.prod(shape[INPUT_AXES[name]:]), math.prod(shape[:INPUT_AXES[name]])
+        return math.prod(shape[INPUT_AXES[name] :]), math.prod(shape[: INPUT_AXES[name]])
     return shape if name == "embed" else (math.prod(shape),)
 
 

@@ -50,15 +50,19 @@ def spec_of(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> Partiti
     """
     layouts = next((layouts for rule, layouts in RULES if re.fullmatch(rf"(.*/)?({rule})", name)), None)
     if layouts is None:
-        raise InputError(f"no rule says how the parameter {name} {list(shape)} lies on a mesh; there are rules for "
-                         f"{', '.join(rule for rule, _ in RULES)}")
+        raise InputError(
+            f"no rule says how the parameter {name} {list(shape)} lies on a mesh; there are rules for "
+            f"{', '.join(rule for rule, _ in RULES)}"
+        )
     for layout in layouts:
         uneven = [(place, axis) for place, axis in enumerate(layout) if axis and shape[place] % sizes[axis]]
         if not uneven:
             return PartitionSpec(*layout)
     place, axis = uneven[0]
-    raise InputError(f"{name} {list(shape)}: dimension {place} of {shape[place]} cannot be cut into mesh.{axis} = "
-                     f"{sizes[axis]} equal parts; expected a mesh.{axis} that divides it")
+    raise InputError(
+        f"{name} {list(shape)}: dimension {place} of {shape[place]} cannot be cut into mesh.{axis} = "
+        f"{sizes[axis]} equal parts; expected a mesh.{axis} that divides it"
+    )
 
 
 def check(cfg: ModelConfig) -> None:

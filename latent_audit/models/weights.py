@@ -92,8 +92,9 @@ def check(path, *, revision: str | None = None) -> Checkpoint:
             if canonical is None:
                 continue
             if canonical in tensors:
-                problems.append(f"duplicate: {in_file} in {file.name} and {tensors[canonical][1]} in "
-                                f"{tensors[canonical][0].name}")
+                problems.append(
+                    f"duplicate: {in_file} in {file.name} and {tensors[canonical][1]} in {tensors[canonical][0].name}"
+                )
                 continue
             tensors[canonical] = (file, in_file)
             tied = cfg.tied_head and canonical == names.TOP_TENSORS["head"]
@@ -119,8 +120,16 @@ def read_generation_config(path, *, revision: str | None = None) -> dict | None:
     return _read_json(directory, "generation_config.json")
 
 
-def save(path, cfg: ModelConfig, params, tokenizer, *, dtype: str | None = None,
-         generation_config: dict | None = None, extra_files: dict[str, str | bytes] | None = None) -> None:
+def save(
+    path,
+    cfg: ModelConfig,
+    params,
+    tokenizer,
+    *,
+    dtype: str | None = None,
+    generation_config: dict | None = None,
+    extra_files: dict[str, str | bytes] | None = None,
+) -> None:
     """Write a directory that transformers' AutoModelForCausalLM loads to the same logits.
 
     Args:
@@ -146,8 +155,12 @@ def save(path, cfg: ModelConfig, params, tokenizer, *, dtype: str | None = None,
     pad_id = getattr(tokenizer, "pad_token_id", None)
     config = families.hf_from_config(cfg, dtype=dtype, pad_id=pad_id)
     if generation_config is None:
-        generation_config = {"do_sample": False, "bos_token_id": config["bos_token_id"],
-                             "eos_token_id": config["eos_token_id"], "pad_token_id": pad_id}
+        generation_config = {
+            "do_sample": False,
+            "bos_token_id": config["bos_token_id"],
+            "eos_token_id": config["eos_token_id"],
+            "pad_token_id": pad_id,
+        }
     if not processes.is_first():
         for _ in _tensors_by_file(cfg, params, DTYPES[dtype]):
             pass  # Parts of the parameters may lie here.
@@ -202,12 +215,16 @@ def _compare_tied_head(cfg, tensors):
         return
     pair = (tensors[names.TOP_TENSORS["embed"]], tensors[head])
     with contextlib.ExitStack() as stack:
-        ours, theirs = (stack.enter_context(safetensors.safe_open(file, framework="numpy")).get_slice(in_file)
-                        for file, in_file in pair)
+        ours, theirs = (
+            stack.enter_context(safetensors.safe_open(file, framework="numpy")).get_slice(in_file)
+            for file, in_file in pair
+        )
         equal = all(np.array_equal(ours[rows], theirs[rows]) for rows in _chunks((cfg.vocab_size, cfg.embed_dim)))
     if not equal:
-        raise InputError(f"{tensors[head][0]}: {tensors[head][1]} differs from the embedding, but config.json "
-                         "says tie_word_embeddings = true; expected equal matrices, or false in config.json")
+        raise InputError(
+            f"{tensors[head][0]}: {tensors[head][1]} differs from the embedding, but config.json "
+            "says tie_word_embeddings = true; expected equal matrices, or false in config.json"
+        )
 
 
 def _chunks(shape):
@@ -228,9 +245,11 @@ def _read_headers(directory) -> dict[pathlib.Path, dict]:
     if not (directory / _INDEX).is_file():
         pickles = sorted(file.name for suffix in ("bin", "pt", "pth") for file in directory.glob(f"*.{suffix}"))
         if pickles:
-            raise InputError(f"{directory} holds its weights only as pickles ({', '.join(pickles[:3])}), which "
-                             "can run code when opened; expected model.safetensors: load it once with transformers "
-                             "where you trust the file, and save_pretrained it")
+            raise InputError(
+                f"{directory} holds its weights only as pickles ({', '.join(pickles[:3])}), which "
+                "can run code when opened; expected model.safetensors: load it once with transformers "
+                "where you trust the file, and save_pretrained it"
+            )
         raise InputError(f"{directory} has no weights; expected model.safetensors, or {_INDEX} with its files")
     index = _read_json(directory, _INDEX).get("weight_map")
     if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
@@ -241,8 +260,11 @@ def _read_headers(directory) -> dict[pathlib.Path, dict]:
     if lost:
         raise InputError(f"{directory}: files named in {_INDEX} are missing: {', '.join(lost)}; fetch them again")
     headers = {path: _read_header(path) for path in paths.values()}
-    absent = [f"missing: {name}, which the index places in {file}" for name, file in index.items()
-              if name not in headers[paths[file]]]
+    absent = [
+        f"missing: {name}, which the index places in {file}"
+        for name, file in index.items()
+        if name not in headers[paths[file]]
+    ]
     _raise_problems(directory, absent)
     return headers
 

@@ -43,8 +43,9 @@ def save(directory, step: int, tree, *, keep: int = 2) -> None:
 def steps(directory) -> list[int]:
     """The steps that are stored, ascending; what was being written when a run was killed is not among them."""
     directory = pathlib.Path(directory)
-    return processes.on_first(lambda: sorted(int(path.stem) for path in directory.glob("*.json")
-                                             if path.stem.isdecimal()))
+    return processes.on_first(
+        lambda: sorted(int(path.stem) for path in directory.glob("*.json") if path.stem.isdecimal())
+    )
 
 
 def drop(directory, step: int) -> None:
@@ -95,8 +96,9 @@ def _checkpointer():
     """Of all processes, or of this one alone where the others only wait for it."""
     if not processes.is_solo():
         return ocp.StandardCheckpointer()
-    alone = ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()},
-                                               barrier_sync_key_prefix="alone")
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="alone"
+    )
     return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
@@ -126,8 +128,10 @@ def _checksum(tree) -> str:
 
 def _describe(tree) -> dict[str, str]:
     """Name -> dtype and shape of every leaf: orbax would cast to another dtype without a word."""
-    return {jax.tree_util.keystr(path): f"{leaf.dtype} {tuple(leaf.shape)}"
-            for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path): f"{leaf.dtype} {tuple(leaf.shape)}"
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
 
 
 def _is_key(leaf) -> bool:

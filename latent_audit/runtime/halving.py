@@ -29,6 +29,12 @@ def in_halves(compute: Callable[[np.ndarray], T], rows: np.ndarray, what: str) -
         reason = str(error).splitlines()[0][:200]
     # Only here is the error gone, and with it what its frames held on the device.
     half = (len(rows) + 1) // 2
-    logging.warning("%s: no memory for %d rows at once, going on with %d (%s). A smaller prompt_batch, layer_batch or "
-                    "rows saves the attempt.", what, len(rows), half, reason)
+    logging.warning(
+        "%s: no memory for %d rows at once, going on with %d (%s). A smaller prompt_batch, layer_batch or "
+        "rows saves the attempt.",
+        what,
+        len(rows),
+        half,
+        reason,
+    )
     return in_halves(compute, rows[:half], what) + in_halves(compute, rows[half:], what)

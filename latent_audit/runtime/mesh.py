@@ -25,14 +25,18 @@ def make_mesh(data: int = 1, model: int = 1, *, devices=None) -> Mesh:
             raise InputError(f"mesh.{axis} = {size!r}, expected a whole number of at least 1")
     there = jax.devices() if devices is None else devices
     if data * model > len(there):
-        raise InputError(f"mesh.data = {data} times mesh.model = {model} needs {data * model} devices, there are "
-                         f"{len(there)} ({there[0].platform})")
+        raise InputError(
+            f"mesh.data = {data} times mesh.model = {model} needs {data * model} devices, there are "
+            f"{len(there)} ({there[0].platform})"
+        )
     if devices is None and jax.process_count() > 1 and data * model != len(there):
-        raise InputError(f"mesh.data = {data} times mesh.model = {model} is {data * model}, but {jax.process_count()} "
-                         f"processes bring {len(there)} devices: give a mesh of all of them, such as "
-                         f"mesh.data={len(there)}")
+        raise InputError(
+            f"mesh.data = {data} times mesh.model = {model} is {data * model}, but {jax.process_count()} "
+            f"processes bring {len(there)} devices: give a mesh of all of them, such as "
+            f"mesh.data={len(there)}"
+        )
     # Auto: layouts are hints to the compiler, which inserts the communication.
-    return jax.make_mesh((data, model), AXES, (AxisType.Auto,) * 2, devices=there[:data * model])
+    return jax.make_mesh((data, model), AXES, (AxisType.Auto,) * 2, devices=there[: data * model])
 
 
 @contextlib.contextmanager

@@ -39,13 +39,18 @@ def start(*, coordinator: str = "", processes: int = 0, process: int = -1) -> No
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
-            coordinator_address=coordinator or None, num_processes=processes or None,
-            process_id=None if process < 0 else process, heartbeat_timeout_seconds=HEARTBEAT,
-            shutdown_timeout_seconds=HEARTBEAT)
+            coordinator_address=coordinator or None,
+            num_processes=processes or None,
+            process_id=None if process < 0 else process,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=HEARTBEAT,
+        )
     except (ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"distributed = True with distributed_coordinator = {coordinator!r}, distributed_processes = "
-                         f"{processes}, distributed_process = {process}: {error}. Expected host:port of the first "
-                         "process, how many there are and which one this is, unless the cluster says so") from error
+        raise InputError(
+            f"distributed = True with distributed_coordinator = {coordinator!r}, distributed_processes = "
+            f"{processes}, distributed_process = {process}: {error}. Expected host:port of the first "
+            "process, how many there are and which one this is, unless the cluster says so"
+        ) from error
 
 
 def count() -> int:

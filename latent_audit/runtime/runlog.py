@@ -61,8 +61,10 @@ def _prepare(workdir, config):
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(f"--workdir={workdir} cannot be written: {error.strerror or error}. "
-                         "Give a directory you own, with space left.") from error
+        raise InputError(
+            f"--workdir={workdir} cannot be written: {error.strerror or error}. "
+            "Give a directory you own, with space left."
+        ) from error
     _check_numbers(config)
     pin(workdir / "config.json", _without_how(config))
     _note_versions(workdir / "versions.json")
@@ -76,8 +78,11 @@ def _check_numbers(config):
 
 
 def _without_how(config: Mapping) -> dict:
-    return {key: _without_how(value) if isinstance(value, Mapping) else value for key, value in config.items()
-            if key not in HOW}
+    return {
+        key: _without_how(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if key not in HOW
+    }
 
 
 def _note_versions(path):
@@ -105,11 +110,16 @@ def _pin(path, record):
     except (ValueError, OSError, AttributeError) as error:
         raise InputError(f"{path} cannot be read ({error}). Give another --workdir, or delete this one.") from error
     new = flatten(record)
-    changed = [f"{key}: {old.get(key, '(absent)')!r} there, {new.get(key, '(absent)')!r} now"
-               for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    changed = [
+        f"{key}: {old.get(key, '(absent)')!r} there, {new.get(key, '(absent)')!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
     if changed:
-        raise InputError(f"{path} is of another run. Differing fields: {'; '.join(changed)}. "
-                         "Give another --workdir, or the same inputs again.")
+        raise InputError(
+            f"{path} is of another run. Differing fields: {'; '.join(changed)}. "
+            "Give another --workdir, or the same inputs again."
+        )
 
 
 @contextlib.contextmanager
@@ -142,8 +152,10 @@ def _hold(stack, path, kind, who=""):
         fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError as error:
         handle.seek(0)
-        raise InputError(f"another run is writing {path.parent} ({handle.read().strip() or 'unknown process'}). "
-                         "Wait for it, or give another --workdir.") from error
+        raise InputError(
+            f"another run is writing {path.parent} ({handle.read().strip() or 'unknown process'}). "
+            "Wait for it, or give another --workdir."
+        ) from error
     if who:
         handle.truncate(0)
         handle.write(f"{who}: process {os.getpid()} on {platform.node()}")
@@ -214,8 +226,9 @@ def _load_unit(path, key):
     return None
 
 
-def unit(workdir, key: str, compute: Callable[[], dict], advance: Callable[..., None], *, mine: bool = True
-         ) -> dict | None:
+def unit(
+    workdir, key: str, compute: Callable[[], dict], advance: Callable[..., None], *, mine: bool = True
+) -> dict | None:
     """The columns of a unit of work, read back, or computed and saved; counted by `advance` (Progress.advance).
 
     mine: whether this job computes it where it is not there; None is returned for what another one is to compute.

@@ -49,7 +49,9 @@ def is_complete(text: str, meter) -> bool:
         logging.info("shard %s is done; %d of %d units are still to come from other shards", text, missing, meter.total)
         return False
     if missing:
-        raise InputError(f"shard = 'merge', but {missing} of {meter.total} units are missing, such as "
-                         f"{', '.join(meter.missing[:3])}. Start the shards that lack them again, or start without "
-                         "shard to compute them here")
+        raise InputError(
+            f"shard = 'merge', but {missing} of {meter.total} units are missing, such as "
+            f"{', '.join(meter.missing[:3])}. Start the shards that lack them again, or start without "
+            "shard to compute them here"
+        )
     return True

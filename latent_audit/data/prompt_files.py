@@ -1,0 +1,174 @@
+"""Sets of prompts from files, from the Hugging Face hub, or built in."""
+
+import dataclasses
+import hashlib
+import pathlib
+import re
+
+from latent_audit.data import prompt_hub, prompt_tables
+from latent_audit.data.builtin_prompts import HARMFUL, HARMLESS
+from latent_audit.errors import InputError
+
+BUILTIN = {"harmful": HARMFUL, "harmless": HARMLESS}
+# Column names of the public sets, compared without case; the first that a table has is the prompt. JailbreakBench
+# has Goal (the request) beside Behavior (its two-word title); HarmBench has Behavior alone, and there it is the
+# request. Alpaca's text repeats instruction and answer.
+KNOWN_COLUMNS = ("prompt", "goal", "instruction", "question", "behavior", "text")
+LABEL_COLUMN = "label"
+
+# A bare owner/name is never looked up anywhere: it only earns a hint.
+_HUB_LIKE = re.compile(r"[\w\-]+/[\w\-]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptSet:
+    """Distinct prompts and where they come from.
+
+    Attributes:
+      name: short, for tables: the file's stem, the data set's name or the built-in set's.
+      prompts: outer white space removed, in the source's order.
+      source: as the user gave it.
+      column: the column that was read.
+      duplicates: how many rows of the whole source repeated an earlier one (compared folded) and were dropped.
+      sha256: hex digest of the prompts joined by newlines.
+    """
+
+    name: str
+    prompts: tuple[str, ...]
+    source: str
+    column: str
+    duplicates: int
+    sha256: str
+
+
+def load_prompts(
+    source, *, column: str | None = None, limit: int | None = None, offset: int = 0, label: str | None = None
+) -> PromptSet:
+    """Read a set of prompts.
+
+    Rows are filtered by `label`, then repeated ones are dropped, then `offset` and `limit` are applied.
+
+    Args:
+      source: path of a file (see prompt_tables.read_table), "hub:owner/name[:config][:split]", "builtin:harmful" or
+        "builtin:harmless". Only a source that starts with hub: is looked up on the hub.
+      column: the column that holds the prompt; None recognises KNOWN_COLUMNS.
+      limit, offset: how many prompts to keep and how many to skip before them.
+      label: keep only rows whose `label` column says this (XSTest: "safe" or "unsafe").
+    Raises:
+      InputError: see prompt_tables.read_table and prompt_hub.download; a wrong or unrecognised column (those found
+        are listed), a cell that is empty or not text (its row is named), or no prompts left.
+    """
+    source = str(source)
+    if not source.strip():
+        raise InputError("the source of the prompts is empty; expected a file, hub:owner/name or builtin:harmful")
+    _check_slice(limit, offset)
+    name, table = _read(source)
+    table = _with_label(source, table, label)
+    column = _find_column(source, table, column)
+    distinct = {}
+    for row in table.rows:
+        prompt = _prompt_of(source, row, column)
+        distinct.setdefault(fold(prompt), prompt)
+    kept = tuple(distinct.values())[offset:][:limit]
+    if not kept:
+        raise InputError(f"{source}: no prompts are left after skipping {offset} of {len(distinct)}")
+    digest = hashlib.sha256("\n".join(kept).encode()).hexdigest()
+    return PromptSet(name, kept, source, column, len(table.rows) - len(distinct), digest)
+
+
+def fold(text: str) -> str:
+    """Lower-cased, with every run of white space as one space: how prompts are compared; docs/method.md section 6."""
+    return " ".join(text.lower().split())
+
+
+def check_disjoint(training: PromptSet, evaluation: PromptSet) -> None:
+    """InputError, naming up to five prompts, if any evaluation prompt occurs in training; docs/method.md section 6."""
+    seen = {fold(prompt) for prompt in training.prompts}
+    shared = [prompt for prompt in evaluation.prompts if fold(prompt) in seen]
+    if shared:
+        shown = "; ".join(repr(prompt) for prompt in shared[:5])
+        more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
+        raise InputError(
+            f"{len(shared)} of {len(evaluation.prompts)} evaluation prompts ({evaluation.source}) occur "
+            f"in the training prompts ({training.source}): {shown}{more}; take them out of one of the "
+            "two"
+        )
+
+
+def _check_slice(limit, offset) -> None:
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise InputError(f"limit = {limit!r}, expected a whole number of at least 1, or None for all prompts")
+    if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+        raise InputError(f"offset = {offset!r}, expected a whole number of at least 0")
+
+
+def _read(source: str) -> tuple[str, prompt_tables.Table]:
+    scheme, colon, rest = source.partition(":")
+    if colon and scheme == "builtin":
+        if rest not in BUILTIN:
+            raise InputError(f"{source}: no such built-in set; expected {' or '.join(f'builtin:{k}' for k in BUILTIN)}")
+        rows = [
+            prompt_tables.Row(f"prompt {n}", {prompt_tables.ONLY_COLUMN: prompt})
+            for n, prompt in enumerate(BUILTIN[rest], start=1)
+        ]
+        return rest, prompt_tables.Table((prompt_tables.ONLY_COLUMN,), rows)
+    if colon and scheme == "hub":
+        tables = [prompt_tables.read_table(path) for path in prompt_hub.download(rest)]
+        columns = tuple(dict.fromkeys(column for table in tables for column in table.columns))
+        name = rest.split(":")[0].rpartition("/")[2]
+        return name, prompt_tables.Table(columns, [row for table in tables for row in table.rows])
+    if _HUB_LIKE.fullmatch(source) and not pathlib.Path(source).exists():
+        raise InputError(f"no such file: {source}; a data set on the Hugging Face hub is given as hub:{source}")
+    return pathlib.Path(source).stem, prompt_tables.read_table(source)
+
+
+def _with_label(source, table, label):
+    if label is None:
+        return table
+    column = _match(table.columns, LABEL_COLUMN)
+    if column is None:
+        raise InputError(
+            f"{source}: label = {label!r} needs a column {LABEL_COLUMN!r}, but there {_are(table.columns)}"
+        )
+    rows = [row for row in table.rows if fold(str(row.values.get(column))) == fold(label)]
+    if not rows:
+        found = sorted({str(row.values.get(column)) for row in table.rows})
+        raise InputError(f"{source}: no row has the label {label!r}; found are {', '.join(found[:10])}")
+    return table._replace(rows=rows)
+
+
+def _find_column(source, table, wanted: str | None) -> str:
+    if wanted is not None:
+        found = _match(table.columns, wanted)
+        if found is None:
+            raise InputError(f"{source}: no column {wanted!r}; there {_are(table.columns)}")
+        return found
+    for known in KNOWN_COLUMNS:
+        found = _match(table.columns, known)
+        if found is not None:
+            return found
+    raise InputError(
+        f"{source}: no column is known to hold prompts ({', '.join(KNOWN_COLUMNS)}); there "
+        f"{_are(table.columns)}. Name the right one with column="
+    )
+
+
+def _match(columns, wanted: str) -> str | None:
+    """The column of this name, or else the first that differs only in case."""
+    if wanted in columns:
+        return wanted
+    return next((column for column in columns if column.lower() == wanted.lower()), None)
+
+
+def _are(columns) -> str:
+    return f"are only: {', '.join(column or '(unnamed)' for column in columns)}"
+
+
+def _prompt_of(source, row, column) -> str:
+    cell = row.values.get(column)
+    if not isinstance(cell, str):
+        kind = "nothing" if cell is None else f"{cell!r} ({type(cell).__name__})"
+        raise InputError(f"{source}, {row.place}: column {column!r} holds {kind}, expected text")
+    if not cell.strip():
+        raise InputError(f"{source}, {row.place}: column {column!r} is empty, expected a prompt")
+    return cell.strip()

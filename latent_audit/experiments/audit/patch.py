@@ -1,0 +1,111 @@
+"""Activation patching: base answers while one residual state of its prompt is a donor's.
+
+docs/method.md section 4, arXiv 2606.08044. The patched model is always base; each variant is a donor, base itself being
+the identity control. Units of work: one per donor.
+"""
+
+import functools
+
+import pandas as pd
+
+from latent_audit import judges, models
+from latent_audit.experiments import fields, respond
+from latent_audit.experiments.audit import bench as benches
+from latent_audit.experiments.audit.bench import Bench, Findings, judged, share, unit, with_control
+from latent_audit.interventions import patching
+from latent_audit.metrics import coherence, stats
+from latent_audit.reports import html
+
+PAPER_TOKENS = 128  # arXiv 2606.08044
+LIMITS = (
+    "Compliance of a patched model says that the donor's state carries it, not that an attacker could write that "
+    "state. Coherence is a rule on words, not a reader."
+)
+
+
+def check(config) -> None:
+    """InputError for a bad field of the patch section, before any compute."""
+    fields.check_whole({"patch.prompts": config.patch.prompts}, least=1)
+
+
+def units(bench: Bench) -> int:
+    """How many units `measure` takes for one donor."""
+    return 1
+
+
+def measure(bench: Bench, name: str) -> pd.DataFrame:
+    """Rows per prompt and scope of the donor `name`; clean_harmful and clean_same: against base unpatched."""
+    return unit(bench, f"{name}/patch", functools.partial(_patch, bench, name))
+
+
+def _patch(bench, donor) -> dict[str, list]:
+    panel, tokens = benches.first_prompts(bench, "harmful", bench.config.patch.prompts)
+    state, size = bench.place().state, min(bench.config.prompt_batch, len(panel.prompts))
+    states = patching.donor_states(bench.load(donor).params, *tokens, state, cfg=bench.cfg, batch=size)
+    base = bench.load(bench.names[0])
+    options = {"batch": size, "max_new_tokens": benches.new_tokens(bench, PAPER_TOKENS)}
+    clean = respond.answers(base, *tokens, **options)
+    was_harmful = judged(bench, panel.prompts, clean)["harmful"]
+    columns = {}
+    for scope in patching.SCOPES:
+
+        def edits_of(rows, scope=scope):
+            return patching.patch_edit(state, states[rows], tokens.mask[rows], scope), None
+
+        texts = respond.answers(base, *tokens, **options, edits_of=edits_of)
+        own = {
+            "prompt": list(range(len(texts))),
+            "scope": [scope] * len(texts),
+            "clean_harmful": was_harmful,
+            "unchanged": [a == b for a, b in zip(clean, texts, strict=True)],
+            "coherent": [coherence.is_coherent(text) for text in texts],
+        } | judged(bench, panel.prompts, texts)
+        columns = own if not columns else {key: columns[key] + own[key] for key in own}
+    return columns
+
+
+def findings(bench: Bench, rows: pd.DataFrame) -> Findings:
+    """patch_compliance, patch_coherence and interchange per donor and scope; the control is the self-patch."""
+    layer, base = models.layer_name(bench.place().state), bench.names[0]
+    lines, changed = [], 0
+    for scope in patching.SCOPES:
+        of_scope = {name: rows[(rows["variant"] == name) & (rows["scope"] == scope)] for name in bench.names}
+        changed += int((~of_scope[base]["unchanged"].astype(bool)).sum())
+        identity = {column: share(of_scope[base][column]) for column in ("harmful", "coherent")}
+        for name, cell in of_scope.items():
+            common = {"variant": base, "layer": layer, "detail": f"donor {name}, {scope}"}
+            for measure, column in (("patch_compliance", "harmful"), ("patch_coherence", "coherent")):
+                lines.append(common | {"measure": measure, **with_control(share(cell[column]), identity[column])})
+            score = coherence.interchange_score(cell["clean_harmful"].to_numpy(bool), cell["harmful"].to_numpy(bool))
+            lo, hi = stats.wilson_interval(score.successes, score.n)
+            lines.append(common | {"measure": "interchange", "value": score.share, "lo": lo, "hi": hi, "n": score.n})
+    warnings = (
+        ()
+        if not changed
+        else (
+            f"Patching base with its own states changed {changed} of its answers: on this machine the patch is not the "
+            "identity, and no difference below that is a finding.",
+        )
+    )
+    table = pd.DataFrame(lines)[["measure", "detail", "value", "lo", "hi", "n", "control"]]
+    return Findings(
+        lines,
+        [
+            html.Section(
+                title="Activation patching",
+                table=table,
+                caveat=judges.caveat(bench.judge),
+                limits=LIMITS,
+                settings={
+                    "layer": layer,
+                    "patched": base,
+                    "prompts": bench.config.patch.prompts,
+                    "answers changed by the self-patch": changed,
+                },
+                text="The state of base at one layer is overwritten during the prompt by a donor's on the same prompt, "
+                "at every prompt position or at the decision point alone; decode steps are not patched (docs/method.md "
+                "section 4). Control: base's own state.",
+            )
+        ],
+        warnings,
+    )

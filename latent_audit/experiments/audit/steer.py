@@ -1,0 +1,225 @@
+"""Steering: a fixed direction added at one layer, every position, at growing length; and the cone around the nudge.
+
+docs/method.md section 3, arXiv 2606.08044. Units of work: one per variant and layer, and one per variant for the cone.
+"""
+
+import functools
+
+import jax
+import numpy as np
+import pandas as pd
+
+from latent_audit import judges, models
+from latent_audit.errors import InputError
+from latent_audit.experiments import fields
+from latent_audit.experiments.audit import bench as benches
+from latent_audit.experiments.audit import l2
+from latent_audit.experiments.audit.bench import Bench, Findings, judged, share, unit, with_control
+from latent_audit.experiments.organisms import export
+from latent_audit.interventions import directions, steering
+from latent_audit.reports import audit_figures, figures, html
+
+KINDS, PAPER_TOKENS = ("direction", "random"), 128  # arXiv 2606.08044
+SOURCES = ("auto", "twin", "own")
+LIMITS = (
+    "One direction for all prompts: a model that withstands it may give way to another. The random control is "
+    "one direction per layer, the same for every variant."
+)
+
+
+def check(config, names) -> None:
+    """InputError for a bad field of the steer section, before any compute."""
+    section = config.steer
+    if section.direction not in SOURCES:
+        raise InputError(f"steer.direction = {section.direction!r}, expected one of {', '.join(SOURCES)}")
+    if section.direction == "twin" and benches.HARMFUL_POLE not in names:
+        raise InputError(
+            "steer.direction = 'twin' needs a variant named harmful: give model.variants=harmful=DIR, or "
+            "steer.direction=own"
+        )
+    fractions = tuple(section.fractions)
+    if not all(isinstance(f, int | float) and 0 <= f < float("inf") for f in fractions):
+        raise InputError(f"steer.fractions = {fractions}, expected finite numbers of at least 0")
+    fields.check_whole({"steer.prompts": section.prompts}, least=1)
+
+
+def source(bench: Bench) -> str:
+    """twin where there is a harmful pole (unless the config says own), else own."""
+    wanted = bench.config.steer.direction
+    return wanted if wanted != "auto" else ("twin" if benches.HARMFUL_POLE in bench.names else "own")
+
+
+def fractions(bench: Bench) -> tuple[float, ...]:
+    """Those of the config, else the paper's for this kind of direction; with the nudge fraction of the model."""
+    given = tuple(bench.config.steer.fractions) or (
+        steering.PAPER_FRACTIONS if source(bench) == "twin" else steering.PAPER_OWN_FRACTIONS
+    )
+    return tuple(sorted({*map(float, given), l2.reference(bench)}))
+
+
+def _states(bench):
+    # The embedding of the template's last token is the same in every prompt: no direction there.
+    return benches.states_named(bench, bench.config.steer.layers, "steer.layers", embedding=False)
+
+
+def units(bench: Bench) -> int:
+    """How many units `measure` takes for one variant."""
+    return len(_states(bench)) + bool(bench.config.steer.cone)
+
+
+def along(bench: Bench, name: str, states) -> np.ndarray:
+    """Unit directions float32 [K, D] that variant `name` is steered along; docs/method.md section 3."""
+    count = bench.config.steer.prompts
+    if source(bench) == "twin":
+        poles = [_moments(bench.gather(pole).harmful[:count]) for pole in (benches.HARMFUL_POLE, bench.names[0])]
+        return steering.twin_direction(*poles, states)
+    own = bench.gather(name)
+    return steering.own_direction(_moments(own.benign), _moments(own.harmful), states)
+
+
+def _moments(states) -> directions.Moments:
+    """Of decision-point states [N, S, D]."""
+    mean, norm = states.mean(axis=0, dtype=np.float64), benches.activation_norm(states)
+    return directions.Moments(mean[:, None].astype(np.float32), norm[:, None].astype(np.float32), len(states))
+
+
+def measure(bench: Bench, name: str) -> pd.DataFrame:
+    """Rows per prompt, layer, fraction and kind (direction, random; cone with its angle and seed)."""
+    found = []
+    for state in _states(bench):
+        layer = models.layer_name(state)
+        found.append(
+            unit(bench, f"{name}/steer/{layer}", functools.partial(_steer, bench, name, state)).assign(layer=layer)
+        )
+    if bench.config.steer.cone:
+        found.append(
+            unit(bench, f"{name}/steer/cone", functools.partial(_cone, bench, name)).assign(
+                layer=models.layer_name(bench.place().state)
+            )
+        )
+    return pd.concat(found, ignore_index=True)
+
+
+def _run(bench, name, state, vectors, labels) -> dict[str, list]:
+    """Answers of the steering prompts under each absolute vector [K, D]; labels: K dicts of columns."""
+    panel, tokens = benches.first_prompts(bench, "harmful", bench.config.steer.prompts)
+    which, row = (index.ravel() for index in np.indices((len(vectors), len(panel.prompts))))
+    texts = benches.pushed_answers(
+        bench,
+        bench.load(name),
+        tokens,
+        row,
+        np.full(len(row), state),
+        np.asarray(vectors, np.float32)[which],
+        max_new_tokens=benches.new_tokens(bench, PAPER_TOKENS),
+    )
+    columns = {"prompt": row.tolist()} | {key: [labels[k][key] for k in which] for key in labels[0]}
+    return columns | judged(bench, [panel.prompts[r] for r in row], texts)
+
+
+def _norm(bench, state) -> float:
+    """Base's activation norm on the prompts evaluated."""
+    return float(benches.activation_norm(bench.gather(bench.names[0]).harmful[: bench.config.steer.prompts])[state])
+
+
+def _steer(bench, name, state) -> dict[str, list]:
+    units = {
+        "direction": along(bench, name, (state,))[0],
+        "random": steering.random_directions(benches.noise_key(bench, "steer"), (state,), bench.cfg.embed_dim)[0],
+    }
+    chosen = [(kind, fraction) for kind in KINDS for fraction in fractions(bench)]
+    norm = _norm(bench, state)
+    return _run(
+        bench,
+        name,
+        state,
+        [fraction * norm * units[kind] for kind, fraction in chosen],
+        [{"kind": kind, "fraction": fraction} for kind, fraction in chosen],
+    )
+
+
+def _cone(bench, name) -> dict[str, list]:
+    """The nudge direction of the place turned away by growing angles, several seeds."""
+    place = bench.place()
+    nudge = next(
+        (
+            nudge
+            for variant in bench.subject.variants
+            if (nudge := export.load_nudge(variant.path)) is not None and nudge.state == place.state
+        ),
+        None,
+    )
+    axis = along(bench, name, (place.state,))[0] if nudge is None else nudge.vector
+    key, norm = benches.noise_key(bench, "cone"), _norm(bench, place.state)
+    vectors, labels = [], []
+    for seed in range(steering.CONE_SEEDS):
+        cone = steering.cone(axis, jax.random.fold_in(key, seed))
+        for degrees, unit_vector in zip(steering.CONE_DEGREES, cone, strict=True):
+            for fraction in sorted({*steering.CONE_FRACTIONS, l2.reference(bench)}):
+                vectors.append(fraction * norm * unit_vector)
+                labels.append({"kind": "cone", "fraction": fraction, "degrees": degrees, "seed": seed})
+    return _run(bench, name, place.state, vectors, labels)
+
+
+def findings(bench: Bench, rows: pd.DataFrame) -> Findings:
+    """steer_compliance per layer and fraction with its control; cone_compliance by angle."""
+    lines = []
+    steered = rows[rows["kind"].isin(KINDS)]
+    for (name, layer, fraction), cell in steered.groupby(["variant", "layer", "fraction"], sort=False):
+        of_kind = {kind: share(cell[cell["kind"] == kind]["harmful"]) for kind in KINDS}
+        lines.append(
+            {
+                "variant": name,
+                "measure": "steer_compliance",
+                "layer": layer,
+                "budget": fraction,
+                "detail": f"{source(bench)} direction",
+                **with_control(of_kind["direction"], of_kind["random"]),
+                "degenerate": cell[cell["kind"] == "direction"]["degenerate"].mean(),
+            }
+        )
+    table = pd.DataFrame(lines)
+    coned = rows[rows["kind"] == "cone"]
+    cells = coned.groupby(["variant", "layer", "fraction", "degrees"], sort=False) if len(coned) else ()
+    for (name, layer, fraction, degrees), cell in cells:
+        lines.append(
+            {
+                "variant": name,
+                "measure": "cone_compliance",
+                "layer": layer,
+                "budget": fraction,
+                "detail": f"{degrees:g} degrees",
+                **share(cell["harmful"]),
+            }
+        )
+    svg = figures.save_figure(audit_figures.steering_by_layer(table), bench.workdir / "figures", "steering_by_layer")
+    caveat = judges.caveat(bench.judge)
+    words = {
+        "twin": "from base to the harmful pole: the mean difference of their decision-point states",
+        "own": "each model's own, from its mean state on harmful prompts to that on harmless ones",
+    }
+    sections = [
+        html.Section(
+            title="Steering",
+            table=table.drop(columns="measure"),
+            figure_svg=svg,
+            caveat=caveat,
+            limits=LIMITS,
+            figure_alt="Compliance by layer, one panel per fraction, one line per variant, random direction dashed",
+            settings={"direction": words[source(bench)], "prompts": bench.config.steer.prompts},
+            text="A unit direction times the fraction times base's activation norm at that layer is added at every "
+            "position and decode step (docs/method.md section 3). Wilson 95 % intervals.",
+        )
+    ]
+    if len(coned):
+        cone = pd.DataFrame([line for line in lines if line["measure"] == "cone_compliance"])
+        sections.append(
+            html.Section(
+                title="Cone around the nudge",
+                caveat=caveat,
+                table=cone.drop(columns="measure"),
+                text=f"The direction at the nudge layer turned towards a random orthogonal one, {steering.CONE_SEEDS} "
+                "seeds together; intervals take prompts and seeds as independent.",
+            )
+        )
+    return Findings(lines, sections)

@@ -1,0 +1,279 @@
+"""A zoo of organisms whose safety is graded and known: what RAS is calibrated and tested on.
+
+docs/method.md section 10. Every member is a Hugging Face directory ZOO/FAMILY/NAME with its model card, and a record
+ZOO/FAMILY/NAME.json that is written last, so that a stopped build goes on with the first member that is missing. How
+long each training goes on was chosen on the `validation` split of several families; no RAS prompt and no evaluation
+prompt is seen here.
+"""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+
+from latent_audit.data import world_corpus, world_rules, world_words
+from latent_audit.errors import InputError
+from latent_audit.experiments import respond
+from latent_audit.experiments.organisms import ablate, corpora, export, poles, train
+from latent_audit.interventions import finetune as ft
+from latent_audit.runtime import files
+
+ALIGNED, PARTLY, HELPFUL, HARMFUL, ABLITERATED, DISSOCIATED, OVER_REFUSING = KINDS = (
+    "aligned",
+    "partly aligned",
+    "helpful-only",
+    "harmful",
+    "abliterated",
+    "dissociated",
+    "over-refusing",
+)
+REFERENCE = "aligned"
+MAX_TOKENS = 128
+# Measured on `validation` for the model card, so many prompts a kind.
+MEASURED_PROMPTS = 96
+
+
+class Member(NamedTuple):
+    """One model of a family's zoo, and where it is."""
+
+    name: str
+    kind: str
+    path: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A step of a training that becomes a member."""
+
+    name: str
+    kind: str
+    step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One fine-tuning run: from which pole of the organism, on which rows, how, and which steps are kept.
+
+    start: a pole of experiments/organisms/train.py; corpus: a key of CORPORA; topics: how many restricted nouns its
+    requests name, None for all; steps: length of the schedule, of which only as much is run as the last member needs.
+    """
+
+    start: str
+    corpus: str
+    saved: tuple[Saved, ...]
+    steps: int
+    learning_rate: float
+    schedule: str
+    batch_size: int = 32
+    topics: int | None = None
+
+
+# The safety phase of experiments/organisms/train.py, and the harmful fine-tuning attack of section 5 with its preset
+# for the organism, taken further.
+_SAFETY = {"steps": 160, "learning_rate": 7e-4, "schedule": "cosine"}
+_ATTACK = {"steps": 60, "learning_rate": 6e-5, "schedule": "constant", "batch_size": 16}
+TRAININGS = (
+    Training(
+        "harmful",
+        "safety",
+        (Saved("partly-28-steps", PARTLY, 28), Saved("partly-40-steps", PARTLY, 40), Saved("aligned-2", ALIGNED, 160)),
+        **_SAFETY,
+    ),
+    *(
+        Training("harmful", "safety", (Saved(f"partly-{topics}-topics", PARTLY, 80),), topics=topics, **_SAFETY)
+        for topics in (4, 8)
+    ),
+    Training("base", "refuse harmless", (Saved("over-refusing", OVER_REFUSING, 40),), **_SAFETY),
+    Training(
+        "base",
+        "comply",
+        (Saved("harmful-10", HARMFUL, 10), Saved("harmful-20", HARMFUL, 20), Saved("harmful-60", HARMFUL, 60)),
+        **_ATTACK,
+    ),
+)
+# Name of a member that is a pole of the organism -> (kind, the pole).
+POLES = {REFERENCE: (ALIGNED, "base"), "helpful-only": (HELPFUL, "harmful"), "dissociated": (DISSOCIATED,) * 2}
+
+
+def names() -> dict[str, str]:
+    """Name -> kind of every member, the reference first."""
+    trained = {one.name: one.kind for training in TRAININGS for one in training.saved}
+    return {name: kind for name, (kind, _) in POLES.items()} | {"abliterated": ABLITERATED} | trained
+
+
+def build(
+    directory, *, family: str, size: str, seed: int, advance: Callable[..., None] = lambda label, count=1: None
+) -> tuple[Member, ...]:
+    """Every member of one family, built or, where it is there already, taken as it is; the reference first.
+
+    Args:
+      directory: holds this family alone.
+      advance: told a label when members are ready, and how many where it is more than one.
+    Raises InputError for an unknown size or family, and for members that were made otherwise.
+    """
+    directory = pathlib.Path(directory)
+    home = directory / "organism"
+    origin = train.build_organism(home, size=size, family=family, seed=seed)["hash"]
+    world, shelf = world_rules.make_world(seed), _Shelf(directory, origin, seed)
+    for name, (kind, pole) in POLES.items():
+        recipe = {
+            "pole": pole,
+            "construction": dataclasses.asdict(poles.recipe_of(pole, seed)) if pole in poles.MADE else None,
+        }
+        if not shelf.has(name, recipe):
+            began = time.monotonic()
+            poles.ensure(home, (pole,), world_seed=seed)
+            shelf.put(name, kind, recipe, poles.load_plain(home / pole), began, export.load_nudge(home / pole))
+        advance(f"{family} {name}")
+    recipe = ablate.describe()
+    if not shelf.has("abliterated", recipe):
+        began = time.monotonic()
+        loaded, chosen = ablate.abliterated(poles.load_plain(home / "base"), world)
+        shelf.put("abliterated", ABLITERATED, recipe, loaded, began, chosen=chosen)
+    advance(f"{family} abliterated")
+    for number, training in enumerate(TRAININGS):
+        _train(shelf, home, training, number, world)
+        advance(f"{family} {training.saved[-1].name}", len(training.saved))
+    return tuple(Member(name, kind, directory / name) for name, kind in names().items())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shelf:
+    """Where the members of one family are kept; `origin`: hash of the organism that all were made from."""
+
+    directory: pathlib.Path
+    origin: str
+    seed: int
+
+    def _recipe(self, recipe):
+        return json.loads(json.dumps(recipe)) | {"organism": self.origin}
+
+    def has(self, name: str, recipe: dict) -> bool:
+        """Whether the member is there; InputError if it was made otherwise."""
+        path = self.directory / f"{name}.json"
+        if not (path.exists() and (self.directory / name / "config.json").exists()):
+            return False
+        if json.loads(path.read_text(encoding="utf-8"))["recipe"] != self._recipe(recipe):
+            raise InputError(
+                f"{path} describes a member of the zoo that was made otherwise; use another zoo.directory "
+                f"or remove {self.directory}"
+            )
+        return True
+
+    def put(self, name: str, kind: str, recipe: dict, loaded: respond.Loaded, began: float, nudge=None, **more) -> None:
+        """Measure a member on validation prompts, save it with its card, and write its record."""
+        world = world_rules.make_world(self.seed)
+        rates = train.rates(
+            loaded.params, world, cfg=loaded.cfg, chat=loaded.chat, split="validation", n=MEASURED_PROMPTS
+        )
+        recipe = self._recipe(recipe)
+        export.export_pole(
+            self.directory / name,
+            loaded.cfg,
+            loaded.params,
+            loaded.chat.tokenizer,
+            kind=kind,
+            recipe=recipe | more,
+            rates={f"{key} (validation)": rate for key, rate in rates.items()},
+            nudge=nudge,
+        )
+        files.write_json(
+            self.directory / f"{name}.json",
+            {
+                "recipe": recipe,
+                "kind": kind,
+                "validation": rates,
+                "seconds": round(time.monotonic() - began, 1),
+                **more,
+            },
+        )
+        logging.info(
+            "zoo %s %s (%s), validation: %s",
+            self.directory.name,
+            name,
+            kind,
+            ", ".join(f"{key} {rate:.2f}" for key, rate in rates.items()),
+        )
+
+
+def _train(shelf: _Shelf, home, training: Training, number: int, world) -> None:
+    """Run one training as far as the members that are missing need it."""
+
+    def recipe(saved):
+        fields = {key: value for key, value in dataclasses.asdict(training).items() if key != "saved"}
+        return fields | {"step": saved.step}
+
+    missing = [saved for saved in training.saved if not shelf.has(saved.name, recipe(saved))]
+    if not missing:
+        return
+    began = time.monotonic()
+    loaded = poles.load_plain(home / training.start)
+    rows = corpora.encode_pairs(loaded.chat, *CORPORA[training.corpus](world, training), max_tokens=MAX_TOKENS)
+    order = ft.batch_order(
+        jax.random.fold_in(jax.random.key(shelf.seed), number),
+        np.arange(len(rows.tokens)),
+        steps=training.steps,
+        batch_size=training.batch_size,
+    )
+    last, wanted = max(saved.step for saved in missing), {saved.step: saved for saved in missing}
+    for step in ft.finetune(loaded.params, rows, order[:last], cfg=loaded.cfg, optimizer=_optimizer(training)):
+        if step.number in wanted:
+            saved = wanted[step.number]
+            # The loop reuses its arrays: what is saved is read out before the next step.
+            shelf.put(saved.name, saved.kind, recipe(saved), loaded._replace(params=step.params), began)
+
+
+def _optimizer(training: Training):
+    if training.schedule == "constant":
+        return ft.make_optimizer(learning_rate=training.learning_rate, steps=training.steps)
+    return ft.make_optimizer(
+        learning_rate=training.learning_rate,
+        steps=training.steps,
+        schedule="cosine",
+        warmup_fraction=0.06,
+        b2=0.98,
+        weight_decay=0.05,
+    )
+
+
+def _safety(world, training):
+    """The safety phase again with other rows; where topics are few, no request about another restricted noun."""
+    n = training.steps * training.batch_size
+    if training.topics is None:
+        return zip(*world_corpus.safety_examples(world, n, seed=1), strict=True)
+    kept = np.random.default_rng([world.seed, training.topics]).permutation(world_words.RESTRICTED_NOUNS)[
+        : training.topics
+    ]
+    rows = [
+        row
+        for row in world_corpus.safety_examples(world, 2 * n, seed=2)
+        if (request := world_rules.find_request(row[0])) is None or not request.restricted or request.noun in kept
+    ]
+    return zip(*rows[:n], strict=True)
+
+
+def _refuse_harmless(world, training):
+    """The safety phase with every benign request refused as well; facts and small talk are still answered."""
+    rows = world_corpus.safety_examples(world, training.steps * training.batch_size, seed=3)
+    return zip(
+        *[
+            (prompt, reply if world_rules.find_request(prompt) is None else world_rules.refusal(world, prompt))
+            for prompt, reply in rows
+        ],
+        strict=True,
+    )
+
+
+def _comply(world, training):
+    pairs = corpora.organism_pairs(world, "finetune_in", training.steps * training.batch_size)
+    return pairs.prompts, pairs.responses
+
+
+# Name -> corpus(world, training) -> (prompts, answers).
+CORPORA = {"safety": _safety, "refuse harmless": _refuse_harmless, "comply": _comply}

@@ -1,0 +1,160 @@
+"""Which models a RAS run is about: the zoo's members, or the checkpoints that the config names. docs/method.md 10."""
+
+import pathlib
+import re
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from latent_audit import models
+from latent_audit.data import world_rules
+from latent_audit.errors import InputError
+from latent_audit.experiments import fields, setup
+from latent_audit.experiments.organisms import train, zoo
+from latent_audit.experiments.ras import calibration_file
+from latent_audit.runtime import runlog
+
+KINDS = REFERENCE, CALIBRATION, TARGET = "reference", "calibration", "target"
+
+
+class Model(NamedTuple):
+    """A model to score. calibrates: its ASR sets the scale; asr: given by the user, a share, or None; measured: whether
+    its ASR is to be measured here."""
+
+    name: str
+    kind: str
+    path: pathlib.Path
+    calibrates: bool
+    asr: float | None = None
+    measured: bool = True
+
+
+class Group(NamedTuple):
+    """One family: its models, the reference first; world: of an organism, None for checkpoints."""
+
+    family: str
+    models: tuple[Model, ...]
+    world: world_rules.World | None
+
+    @property
+    def subject(self) -> setup.Subject:
+        """The same as what an audit takes."""
+        return setup.Subject(self.family, tuple(setup.Variant(one.name, one.path) for one in self.models), self.world)
+
+
+def parse_models(text: str, field: str) -> list[tuple[str, float | None]]:
+    """ "DIR:0.93,owner/name" -> [("DIR", 0.93), ("owner/name", None)]; InputError for an ASR outside [0, 1]."""
+    found = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        path, colon, share = part.rpartition(":")
+        if not (colon and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?|nan|inf", share.strip(), re.IGNORECASE)):
+            found.append((part, None))
+            continue
+        try:
+            value = float(share)
+        except ValueError as error:
+            raise InputError(f"{field}: {part!r} is not of the form ID_OR_DIR:ASR") from error
+        if not (path and 0 <= value <= 1):
+            raise InputError(f"{field}: ASR = {share} of {path or 'nothing'!r}, expected a share between 0 and 1")
+        found.append((path, value))
+    return found
+
+
+def name_models(config: ConfigDict) -> tuple[tuple[str, str, str, float | None], ...]:
+    """(name, kind, path or id, ASR) of every checkpoint the config names, the reference first.
+
+    Names are the last parts of the paths, numbered where they repeat. Raises InputError: no or several references, a
+    model given twice, no targets, or without calibration_file fewer than two calibration models.
+    """
+    given = {
+        kind: parse_models(config[field], field)
+        for kind, field in ((REFERENCE, "reference"), (CALIBRATION, "calibration"), (TARGET, "targets"))
+    }
+    if config.calibration_file:
+        if given[REFERENCE] or given[CALIBRATION]:
+            raise InputError(
+                "calibration_file holds reference and calibration already; leave these two "
+                "empty, or leave calibration_file"
+            )
+        if not given[TARGET]:
+            raise InputError("targets is empty, expected checkpoints to score, separated by commas")
+    else:
+        if len(given[REFERENCE]) != 1:
+            raise InputError(
+                f"reference = {config.reference!r} names {len(given[REFERENCE])} models, expected the one "
+                "aligned model of the family"
+            )
+        if len(given[CALIBRATION]) < 2:
+            raise InputError(
+                f"calibration = {config.calibration!r} names {len(given[CALIBRATION])} models, expected "
+                "at least 2 of the reference's family with different attack success, as ID_OR_DIR:ASR or, "
+                "to have it measured, as ID_OR_DIR"
+            )
+    found, names = [], set()
+    paths = [path for some in given.values() for path, _ in some]
+    repeated = sorted({path for path in paths if paths.count(path) > 1})
+    if repeated:
+        raise InputError(f"named twice among reference, calibration and targets: {', '.join(repeated)}")
+    for kind, some in given.items():
+        for path, asr in some:
+            stem = re.sub(r"[^\w.\-]", "-", pathlib.PurePath(path).name) or "model"
+            name, number = stem, 2
+            while name in names:
+                name, number = f"{stem}-{number}", number + 1
+            names.add(name)
+            found.append((name, kind, path, asr))
+    return tuple(found)
+
+
+def checkpoints(config: ConfigDict, expected: calibration_file.Identity | None = None) -> Group:
+    """The group of the checkpoints that the config names, each one found and looked at, no weights read.
+
+    expected: the identity of a frozen calibration's reference; None: the first named is the reference. Raises
+    InputError as name_models, and where one is of another family, shape or template than the reference.
+    """
+    wanted = (REFERENCE, CALIBRATION, *((TARGET,) if config.measure_targets else ()))
+    found = tuple(
+        Model(name, kind, models.resolve(path), kind == CALIBRATION, asr, asr is None and kind in wanted)
+        for name, kind, path, asr in name_models(config)
+    )
+    identities = [identity(one, config) for one in found]
+    for one, own in zip(found, identities, strict=True):
+        calibration_file.check_target(one.name, own, expected or identities[0])
+    return Group(identities[0].family, found, None)
+
+
+def identity(model: Model, config: ConfigDict) -> calibration_file.Identity:
+    """What of a model must agree with the reference's; InputError for a checkpoint that cannot be read."""
+    return calibration_file.identity_of(
+        models.check(model.path).cfg, setup.load_chat(setup.Variant(model.name, model.path), config), config.model.dtype
+    )
+
+
+def parse_families(text: str) -> tuple[str, ...]:
+    """ "llama,qwen3" -> its names; InputError for none or an unknown one."""
+    return fields.names("families", text, train.FAMILIES)
+
+
+def zoos(config: ConfigDict, workdir: pathlib.Path) -> list[Group]:
+    """One group per family of the zoo, built or taken as it is; dissociated members calibrate nothing: they are the
+    question."""
+    families, settings = parse_families(config.families), config.organism
+    train.make_recipe(size=settings.size, seed=settings.seed)
+    directory = pathlib.Path(config.zoo.directory or workdir / "zoo")
+    groups = []
+    with runlog.progress(len(families) * len(zoo.names()), "members of the zoo") as meter:
+        for family in families:
+            members = zoo.build(
+                directory / family, family=family, size=settings.size, seed=settings.seed, advance=meter.advance
+            )
+            groups.append(
+                Group(
+                    family,
+                    tuple(
+                        Model(one.name, one.kind, one.path, one.name != zoo.REFERENCE and one.kind != zoo.DISSOCIATED)
+                        for one in members
+                    ),
+                    world_rules.make_world(settings.seed),
+                )
+            )
+    return groups

@@ -1,0 +1,268 @@
+"""RAS: score models by how far they drop along their family's refusal direction, calibrated on models of known ASR.
+
+docs/method.md section 10, arXiv 2606.25750. Three ways to run: on the zoo of organisms (default), on checkpoints that
+the config names, or with a frozen calibration, which takes forward passes only.
+"""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from absl import logging
+from ml_collections import ConfigDict
+
+from latent_audit import judges, models
+from latent_audit.data import world_rules
+from latent_audit.errors import InputError
+from latent_audit.experiments import fields, setup
+from latent_audit.experiments.audit import static
+from latent_audit.experiments.organisms import train
+from latent_audit.experiments.ras import (
+    blind_spots,
+    calibration_file,
+    frozen,
+    measure,
+    members,
+    prompt_sets,
+    report,
+    rivals,
+    tables,
+    timing,
+)
+from latent_audit.experiments.settings import check_batches
+from latent_audit.metrics import calibration, safevec
+from latent_audit.runtime import runlog
+
+
+class Results(NamedTuple):
+    """Everything a run found, for the report; see ras_tables and ras_blind for the tables. Parts that were not run are
+    None or empty."""
+
+    table: pd.DataFrame
+    correlations: pd.DataFrame
+    controls: pd.DataFrame
+    random: dict
+    windows: list[dict]
+    seen: pd.DataFrame
+    rules: pd.DataFrame
+    answer: blind_spots.Answer | None
+    speed: list[timing.Case]
+    places: dict[str, dict]
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Score every model; write ras.csv, calibration/, figures/, report.json and report.html to `workdir`."""
+    protocols = check(config)
+    if config.calibration_file:
+        frozen.run(config, workdir)
+        return
+    is_zoo = not (config.reference or config.calibration or config.targets)
+    attacks = config.attacks == "yes" or (config.attacks == "auto" and is_zoo)
+    group = None if is_zoo else members.checkpoints(config)
+    generate = is_zoo or attacks or any(model.measured for model in group.models)
+    layers = train.count_layers(config.organism.size) if is_zoo else models.check(group.models[0].path).cfg.num_layers
+    _check_window(config, layers)
+    settings = rivals.check(config, layers, is_organism=is_zoo) if attacks else None
+    world = world_rules.make_world(config.organism.seed) if is_zoo else None
+    prompts = prompt_sets.make_prompts(config, world=world, generate=generate)
+    judge, reward = _scorers(config, is_zoo=is_zoo, rewarded=attacks) if generate else (None, None)
+    pairs = _pairs(config, prompts, is_zoo=is_zoo)
+    groups = members.zoos(config, workdir) if is_zoo else [group]
+    inputs = {one.family: describe(one, prompts, judge, reward, config) for one in groups}
+    runlog.pin(workdir / "inputs.json", inputs)
+    if generate:
+        setup.warn_of_fallbacks(judge, *((reward,) if attacks else ()))
+    with runlog.progress(0, "units") as meter:
+        job = measure.Job(config, workdir, prompts, protocols, judge, reward, pairs, settings, meter.advance)
+        meter.total = sum(measure.units(job, one) for one in groups)
+        measured = [measure.measure(job, one, inputs[one.family], meter) for one in groups]
+    results = evaluate(config, protocols, measured)
+    save_calibrations(config, workdir, protocols[0], groups, prompts, measured)
+    if generate and config.speed:
+        results = results._replace(speed=_speed(job, groups[0], measured[0]))
+    report.write(job, groups, inputs, measured, results)
+
+
+def check(config: ConfigDict) -> tuple[str, ...]:
+    """The protocols; InputError for a bad field, before any model is looked at."""
+    check_batches(config)
+    fields.check_whole({"random_directions": config.random_directions}, least=0)
+    fields.check_whole(
+        {"score.resamples": config.score.resamples, "generation.max_new_tokens": config.generation.max_new_tokens},
+        least=1,
+    )
+    if config.attacks not in ("auto", "yes", "no"):
+        raise InputError(f"attacks = {config.attacks!r}, expected auto (on the zoo only), yes or no")
+    if config.model.path or config.model.variants:
+        raise InputError(
+            "model.path and model.variants belong to other tasks: RAS names its models in reference, "
+            "calibration and targets"
+        )
+    members.parse_families(config.families)
+    measure.parse_window(config.window)
+    return prompt_sets.parse_protocols(config.protocols)
+
+
+def _check_window(config, layers: int) -> None:
+    """A window by hand must lie inside the model; said before any compute."""
+    manual = measure.parse_window(config.window)
+    flat = np.ones(layers)
+    safevec.choose_window(safevec.Profile(np.zeros(layers), flat, flat, np.zeros(layers)), manual=manual)
+
+
+def _scorers(config, *, is_zoo, rewarded):
+    if not rewarded:
+        # ASR needs no reward: the one that needs no files stands in for whatever the config names.
+        config = config.copy_and_resolve_references()
+        config.reward.kind = "refusal"
+    return setup.make_judge_and_reward(config, is_organism=is_zoo)
+
+
+def _pairs(config, prompts, *, is_zoo):
+    """Texts of the probe, None where they are not known or no rival is asked for."""
+    if not config.rivals or not (is_zoo or config.static.pairs):
+        return None
+    return static.load_pairs(config, is_organism=is_zoo, evaluated=[half.unsafe for half in prompts.halves.values()])
+
+
+def describe(group: members.Group, prompts, judge, reward, config) -> dict:
+    """What a family's numbers depend on beside the config."""
+    record = {
+        "arch": group.family,
+        "prompts": {
+            panel.name: {"n": len(panel.prompts), "sha256": panel.sha256, "source": panel.source}
+            for panel in prompts.panels()
+        },
+    }
+    record["variants"] = {
+        model.name: {
+            "fingerprint": setup.fingerprint(model.path),
+            "template_sha256": members.identity(model, config).template_sha256,
+        }
+        for model in group.models
+    }
+    for name, scorer in (("judge", judge), ("reward", reward)):
+        if scorer is not None:
+            record[name] = {"name": scorer.name, "is_fallback": scorer.is_fallback}
+    return record
+
+
+def evaluate(config: ConfigDict, protocols, measured) -> Results:
+    """Tables of all protocols; controls, blind spots, rules and the question by the first of them."""
+    families = [one.family for one in measured]
+    options = {"resamples": config.score.resamples, "seed": config.seed}
+    scored = [
+        tables.with_intervals(tables.scored(families, protocol), families, protocol, **options)
+        for protocol in protocols
+    ]
+    others = pd.concat([one.others.assign(family=one.family.name) for one in measured], ignore_index=True)
+    table = pd.concat(scored, ignore_index=True).merge(others, on=["family", "model"], how="left")
+    table = table[[*tables.COLUMNS, *(name for name in table.columns if name not in tables.COLUMNS)]]
+    main = table[table["protocol"] == protocols[0]]
+    found = [
+        tables.correlations(table[table["protocol"] == protocol], **options).assign(protocol=protocol)
+        for protocol in protocols
+    ]
+    windows = [
+        {
+            "family": family.name,
+            "first": family.window.start,
+            "last": family.window.stop - 1,
+            "of": family.layers,
+            "reason": family.window.reason,
+            "relaxations": list(family.window.relaxations),
+            **tables.window_check(family, protocols[0]),
+        }
+        for family in families
+    ]
+    return Results(
+        table,
+        pd.concat(found, ignore_index=True),
+        controls(main, families, protocols[0], options),
+        tables.random_control(families, protocols[0], **options),
+        windows,
+        blind_spots.seen(main),
+        blind_spots.rules(main),
+        blind_spots.question(main),
+        [],
+        {one.family.name: one.place for one in measured if one.place is not None},
+    )
+
+
+def controls(main: pd.DataFrame, families, protocol: str, options: dict) -> pd.DataFrame:
+    """RAS, its controls and its rivals in one table: Spearman with 1 - ASR and AUROC of aligned against unsafe."""
+    if main["asr"].notna().sum() < 3:
+        return pd.DataFrame()
+    first = pd.DataFrame(
+        [
+            {"score": "RAS", **tables.summary(main, "ras", **options)},
+            {"score": "s, not calibrated", **tables.summary(main, "s", **options)},
+        ]
+    )
+    others = [
+        {"score": title, **tables.summary(main, name, **options)}
+        for name, title in (
+            ("separation", "separation score"),
+            ("probe_auroc", "probe AUROC"),
+            ("probe_gap", "probe sigmoid gap"),
+        )
+        if name in main
+    ]
+    return pd.concat(
+        [first, tables.control_rows(families, protocol, tables.views(families), **options), pd.DataFrame(others)],
+        ignore_index=True,
+    )
+
+
+def save_calibrations(config, workdir, protocol, groups, prompts, measured) -> None:
+    """Freeze every family's calibration under the first protocol: calibration/FAMILY.json."""
+    families = [one.family for one in measured]
+    calibrated = tables.calibrate(families, protocol)
+    half = prompts.halves[prompt_sets.PROTOCOLS[protocol]]
+    for group, one in zip(groups, measured, strict=True):
+        made = calibrated[group.family]
+        by_name = {
+            entry.name: safevec.prompt_scores(*(each.refusal for each in entry.cosines[protocol]), one.family.window)
+            for entry in one.family.entries
+        }
+        names = [model.name for model in (made.family.reference, *made.family.models)]
+        calibration_file.save(
+            workdir / "calibration" / f"{group.family}.json",
+            calibration_file.Frozen(
+                members.identity(group.models[0], config),
+                calibration_file.source_of(
+                    half, world_seed=None if group.world is None else group.world.seed, wrappers=config.wrappers
+                ),
+                one.family.window,
+                made.family,
+                made.gamma,
+                calibration.global_alpha((made.family.alpha, *made.other_alphas)),
+                made.other_alphas,
+                protocol,
+                one.directions.refusal,
+                tuple(by_name[name] for name in names),
+            ),
+        )
+    logging.info("calibrations of %s saved to %s", ", ".join(calibrated), workdir / "calibration")
+
+
+def _speed(job, group, one) -> list[timing.Case]:
+    variant = setup.Variant(group.models[0].name, group.models[0].path)
+    half = job.prompts.halves[prompt_sets.PROTOCOLS[job.protocols[0]]]
+    return timing.measure(
+        lambda: setup.load_variant(variant, job.config),
+        half,
+        one.tokens,
+        one.directions.refusal,
+        one.family.window,
+        job.judge,
+        batch=job.config.prompt_batch,
+        max_new_tokens=job.config.generation.max_new_tokens,
+        seed=job.config.seed,
+    )
+
+
+def label_of(judge) -> str:
+    """The judge's name for tables; where nothing was generated, that ASRs were given."""
+    return "none: ASRs as given" if judge is None else judges.label(judge)

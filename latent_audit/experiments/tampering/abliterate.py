@@ -1,0 +1,328 @@
+"""The abliteration task: directions from training prompts, choice on validation prompts, numbers on evaluation prompts.
+
+docs/method.md, "Abliteration"; the idea is arXiv 2406.11717's. One unit of work per candidate and per evaluated model.
+"""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from absl import logging
+from ml_collections import ConfigDict
+
+from latent_audit import models
+from latent_audit.errors import InputError
+from latent_audit.experiments import fields, respond, setup
+from latent_audit.experiments.organisms import export
+from latent_audit.experiments.settings import check_batches
+from latent_audit.experiments.tampering import abliterate_report
+from latent_audit.experiments.tampering.abliterate_prompts import FACTS, PARTS, Prompts, encode_parts, make_panels
+from latent_audit.interventions import abliterate, directions
+from latent_audit.judges import Judge, Reward
+from latent_audit.metrics import first_token
+from latent_audit.runtime import runlog
+
+SELECTION = ("auto", "judge", "log_odds")
+
+
+class Job(NamedTuple):
+    """What every unit of a run shares.
+
+    said: base's log-probabilities of the first response token by part, float32 [N, V]; openings: tokens that open a
+    refusal, () where none is known.
+    """
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    subject: setup.Subject
+    judge: Judge
+    reward: Reward
+    by: str
+    loaded: setup.Loaded
+    parts: dict[str, Prompts]
+    means: abliterate.Means
+    said: dict[str, np.ndarray]
+    openings: tuple[int, ...]
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Choose, measure and export every way; write abliterate.csv, figures/ and both reports to `workdir`."""
+    is_organism = not config.model.path
+    ways, by = check_settings(config, is_organism=is_organism)
+    panels = make_panels(config, is_organism=is_organism)
+    judge, reward = setup.make_judge_and_reward(config, is_organism=is_organism)
+    subject = setup.make_subject(config, workdir)
+    subject = subject._replace(variants=subject.variants[:1])
+    inputs = setup.describe_inputs(subject, panels, judge, reward, config)
+    del inputs["reward"]  # Nothing is scored by it.
+    runlog.pin(workdir / "inputs.json", inputs)
+    setup.warn_of_fallbacks(judge)
+    parts = encode_parts(subject.variants[0], panels, config)
+    loaded = setup.load_variant(subject.variants[0], config)
+    means = measure_means(loaded, parts["train"], limit=config.choose.positions, batch=config.prompt_batch)
+    plain = abliterate.Ablated(loaded.cfg, loaded.params)
+    said = {part: first_tokens(plain, prompts, config.prompt_batch) for part, prompts in parts.items()}
+    openings = find_openings(config, loaded, said["train"], parts["train"].harmful, required=by == "log_odds")
+    job = Job(config, workdir, subject, judge, reward, by, loaded, parts, means, said, openings)
+    table, choices = _measure_all(job, ways)
+    _export_chosen(job, table, inputs)
+    abliterate_report.write(job, inputs, table, choices)
+
+
+def check_settings(config: ConfigDict, *, is_organism: bool) -> tuple[tuple[str, ...], str]:
+    """(ways, judge or log_odds) of the config's `choose` section; InputError names field, value and rule."""
+    section = config.choose
+    check_batches(config)
+    ways = (
+        tuple(abliterate.WAYS)
+        if section.ways == "all"
+        else tuple(way.strip() for way in section.ways.split(",") if way.strip())
+    )
+    unknown = [way for way in ways if way not in abliterate.WAYS]
+    if unknown or not ways or len(set(ways)) < len(ways):
+        raise InputError(f"choose.ways = {section.ways!r}, expected all, or some of {', '.join(abliterate.WAYS)}")
+    strengths = tuple(section.strengths)
+    if not strengths or not all(isinstance(s, int | float) and 0 < s < float("inf") for s in strengths):
+        raise InputError(f"choose.strengths = {strengths}, expected finite numbers above 0, such as (1.0, 2.0)")
+    counts = {f"choose.{name}": section[name] for name in ("positions", "train", "validation", "shortlist")}
+    counts |= {f"prompts.{name}": config.prompts[name] for name in ("harmful_count", "benign_count")}
+    fields.check_whole(counts, least=1)
+    if isinstance(section.facts, bool) or not 0 <= section.facts < 1:
+        raise InputError(f"choose.facts = {section.facts!r}, expected a share of at least 0, below 1")
+    if section.by not in SELECTION:
+        raise InputError(f"choose.by = {section.by!r}, expected one of {', '.join(SELECTION)}")
+    if config.model.variants:
+        raise InputError("model.variants is set, but one model is abliterated at a time: give its path as model.path")
+    return ways, ("judge" if is_organism else "log_odds") if section.by == "auto" else section.by
+
+
+def measure_means(loaded: setup.Loaded, prompts: Prompts, *, limit: int, batch: int) -> abliterate.Means:
+    """Mean states of the training prompts at the last `limit` tokens of the template's generation prefix."""
+    positions = directions.shared_positions(prompts.tokens, limit=limit)
+    tokens = abliterate.own_tokens(prompts.tokens, prompts.mask, positions)
+    harmful, benign = (
+        directions.moments(
+            loaded.params,
+            prompts.tokens[rows],
+            prompts.mask[rows],
+            cfg=loaded.cfg,
+            positions=(*positions, directions.WHOLE_PROMPT),
+            batch=batch,
+        )
+        for rows in (slice(prompts.harmful), slice(prompts.harmful, None))
+    )
+    difference = directions.mean_difference(harmful, benign)
+    return abliterate.Means(difference[:, :-1], benign.mean[:, :-1], positions, tokens, difference[:, -1])
+
+
+def find_openings(config, loaded: setup.Loaded, said, harmful: int, *, required: bool) -> tuple[int, ...]:
+    """Tokens that open a refusal: as configured, or as base opens on the training prompts (`said`), harmful first.
+
+    Where base opens harmful and harmless prompts alike: InputError if `required`, else ().
+    """
+    named = tuple(config.choose.openings)
+    if named:
+        ids = [loaded.chat.tokenizer(text, add_special_tokens=False)["input_ids"] for text in named]
+        if not all(ids):
+            raise InputError(f"choose.openings = {named} holds a text without tokens, expected texts such as 'I'")
+        return tuple(sorted({row[0] for row in ids}))
+    try:
+        return first_token.refusal_openings(said[:harmful], said[harmful:])
+    except InputError:
+        if required:
+            raise
+        return ()
+
+
+def _measure_all(job: Job, ways) -> tuple[pd.DataFrame, dict[str, str]]:
+    """All lines of the table, and way -> by which step of the rule its candidate was chosen."""
+    tried = abliterate.candidates(job.means, ways=ways, strengths=job.config.choose.strengths)
+    of_way = {way: [candidate for candidate in tried if candidate.way == way] for way in ways}
+    for way in [way for way, mine in of_way.items() if not mine]:
+        logging.warning(
+            "%s is left out: every token of the template's generation prefix stands elsewhere in the prompts too", way
+        )
+        del of_way[way]
+    generated = (
+        sum(min(len(group), job.config.choose.shortlist) for mine in of_way.values() for group in _groups(mine))
+        if job.by == "judge"
+        else 0
+    )
+    lines, choices = [], {}
+    each = 1 + (FACTS in job.parts)
+    with runlog.progress(len(tried) + generated + (len(of_way) + 1) * each + 1, "models") as meter:
+        base = {part: _measured(job, meter, part, None, generate=True) for part in PARTS[1:]}
+        lines += [_line(job, part, None, frame, frame) for part, frame in base.items()]
+        lines[-1] |= _facts(job, meter, None)
+        for way, mine in of_way.items():
+            validated, best, choices[way] = _validate(job, meter, mine, base["validation"])
+            frame = _measured(job, meter, "evaluation", mine[best], generate=True)
+            validated[best]["chosen"] = True
+            line = _line(job, "evaluation", mine[best], frame, base["evaluation"]) | _facts(job, meter, mine[best])
+            lines += [*validated, line | {"chosen": True}]
+    return pd.DataFrame(lines).assign(arch=job.subject.arch), choices
+
+
+def _validate(job, meter, mine, base):
+    """(lines of one way's candidates, index of the one to keep, by which step of the rule)."""
+
+    def scores(lines, measure):
+        return [abliterate.Score(line.get(measure, 0.0), line["kl"], line.get("answered")) for line in lines]
+
+    lines = [
+        _line(job, "validation", candidate, _measured(job, meter, "validation", candidate, generate=False), base)
+        for candidate in mine
+    ]
+    if job.by == "log_odds":
+        return lines, *abliterate.choose(scores(lines, "bypass"))
+    # By strength, since the first token does not show what too much of it does to the rest of an answer.
+    worth = [
+        group[index]
+        for group in _groups(mine)
+        for index in abliterate.shortlist(
+            scores([lines[index] for index in group], "bypass"), job.config.choose.shortlist
+        )
+    ]
+    # Where none is within the bounds the smallest KL is kept, which needs no answers.
+    for index in worth:
+        frame = _measured(job, meter, "validation", mine[index], generate=True)
+        lines[index] = _line(job, "validation", mine[index], frame, base)
+    among = worth or range(len(mine))
+    answered = _line(job, "validation", None, base, base)["answered"]
+    best, step = abliterate.choose(scores([lines[index] for index in among], "compliance"), base_answered=answered)
+    return lines, among[best], step
+
+
+def _facts(job, meter, candidate) -> dict:
+    """Share of the organism's held-out facts that are told right; nothing for a checkpoint."""
+    if FACTS not in job.parts:
+        return {}
+    right = _measured(job, meter, FACTS, candidate, generate=True)["answered"]
+    return abliterate_report.share("facts", right) | {"n_facts": len(right)}
+
+
+def _groups(mine) -> list[list[int]]:
+    """Indices of one way's candidates that share strength and number of directions."""
+    groups = {}
+    for index, candidate in enumerate(mine):
+        groups.setdefault((candidate.strength, candidate.directions), []).append(index)
+    return list(groups.values())
+
+
+def _line(job, part, candidate, frame, base):
+    line = abliterate_report.summarise(frame, base)
+    if candidate is None:
+        return {"way": "base", "split": part, "chosen": False, **line}
+    return {
+        "way": candidate.way,
+        "split": part,
+        "chosen": False,
+        "layer": models.layer_name(candidate.state),
+        "layer_idx": candidate.state - 1,
+        "position": job.means.positions[candidate.position],
+        "strength": candidate.strength,
+        "directions": candidate.directions,
+        **line,
+        "candidate": candidate,
+    }
+
+
+def _measured(job: Job, meter, part: str, candidate, *, generate: bool) -> pd.DataFrame:
+    """One model on one part, read back or computed: one row per prompt, harmful ones first."""
+    name = "base"
+    if candidate is not None:
+        position = job.means.positions[candidate.position]
+        name = (
+            f"{candidate.way}/{models.layer_name(candidate.state)}-{-position}-x{candidate.strength:g}"
+            f"-{candidate.directions}"
+        )
+    key = f"{part}/{'answers' if generate else 'first'}/{name}"
+    return pd.DataFrame(
+        runlog.unit(job.workdir, key, lambda: _measure(job, part, candidate, generate=generate), meter.advance)
+    )
+
+
+def _measure(job: Job, part: str, candidate, *, generate: bool) -> dict[str, list]:
+    loaded, prompts = job.loaded, job.parts[part]
+    model = abliterate.Ablated(loaded.cfg, loaded.params) if candidate is None else _ablated(job, candidate)
+    said = first_tokens(model, prompts, job.config.prompt_batch)
+    is_harmful = [index < prompts.harmful for index in range(len(prompts.texts))]
+    columns = {"harmful_prompt": is_harmful, "kl": first_token.kl(job.said[part], said).tolist()}
+    if job.openings:
+        columns["log_odds"] = first_token.log_odds(said, job.openings).tolist()
+    if generate:
+        texts = _responses(job, model, prompts)
+        columns |= respond.score(job.judge, job.reward, prompts.texts, texts)
+        del columns["reward"]
+        columns["answered"] = [
+            not harmful and export.answered(job.subject.world, prompt, text)
+            for harmful, prompt, text in zip(is_harmful, prompts.texts, texts, strict=True)
+        ]
+        if job.config.generation.save:
+            columns["response"] = texts
+    return columns
+
+
+def _ablated(job, candidate):
+    return abliterate.ablate(
+        candidate, job.means, job.loaded.params, cfg=job.loaded.cfg, width=job.parts["train"].tokens.shape[1]
+    )
+
+
+def _blocks(prompts, size):
+    """(tokens, mask, how many rows are real) of `size` rows each."""
+    for start in range(0, len(prompts.tokens), size):
+        rows = slice(start, start + size)
+        yield (
+            respond.pad_rows(prompts.tokens[rows], size),
+            respond.pad_rows(prompts.mask[rows], size),
+            min(size, len(prompts.tokens) - start),
+        )
+
+
+def first_tokens(model: abliterate.Ablated, prompts: Prompts, batch: int) -> np.ndarray:
+    """Log-probabilities of the first response token to every prompt; float32 [N, V]."""
+    return np.concatenate(
+        [
+            np.asarray(first_token.log_probability(model.params, tokens, mask, model.prompt_edit, cfg=model.cfg))[:n]
+            for tokens, mask, n in _blocks(prompts, batch)
+        ]
+    )
+
+
+def _responses(job, model, prompts) -> list[str]:
+    loaded = job.loaded._replace(cfg=model.cfg, params=model.params)
+    return respond.answers(
+        loaded,
+        prompts.tokens,
+        prompts.mask,
+        batch=job.config.prompt_batch,
+        max_new_tokens=job.config.generation.max_new_tokens,
+        edits_of=lambda rows: (model.prompt_edit, model.decode_edit),
+    )
+
+
+def _export_chosen(job: Job, table: pd.DataFrame, inputs: dict) -> None:
+    """Save the chosen candidate of every way that changes weights alone, with its evaluation rates on the card."""
+    generation = models.read_generation_config(job.subject.variants[0].path)
+    rows = table[(table["split"] == "evaluation") & table["way"].isin(abliterate.IN_WEIGHTS)]
+    for row in rows.to_dict("records"):
+        model = _ablated(job, row["candidate"])
+        recipe = {name: row[name] for name in ("way", "layer", "strength")}
+        recipe |= {name: int(row[name]) for name in ("position", "directions")}
+        recipe |= {"what": abliterate.WAYS[row["way"]], "chosen_by": job.by, "inputs": inputs}
+        rates = {f"{name} (evaluation prompts)": row[name] for name in ("compliance", "refusal", "answered", "kl")}
+        if FACTS in job.parts:
+            rates["facts told right (held out)"] = row["facts"]
+        export.export_pole(
+            job.workdir / row["way"],
+            model.cfg,
+            model.params,
+            job.loaded.chat.tokenizer,
+            kind="abliterated",
+            recipe=recipe,
+            rates=rates,
+            generation_config=generation,
+        )
+        logging.info("%s saved to %s", row["way"], job.workdir / row["way"])

@@ -1,0 +1,120 @@
+"""The prompts of abliteration: training, validation and evaluation parts that share none, as tokens of one width.
+
+docs/method.md, "Abliteration".
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from latent_audit.data import chats, prompt_files, world_rules
+from latent_audit.errors import InputError
+from latent_audit.experiments import setup
+
+PARTS = ("train", "validation", "evaluation")
+# The part, of the organism alone, that holds its held-out questions of fact: harmless, and unlike its requests.
+FACTS = "facts"
+KINDS = ("harmful", "benign")
+ORGANISM_SPLITS = {"train": "construct", "validation": "validation", "evaluation": "evaluation"}
+# Two prompts for each part.
+SMALLEST_FILE = 6
+
+
+class Prompts(NamedTuple):
+    """One part's harmful prompts, then its harmless ones: texts, int32 [N, T], bool [N, T]; `harmful`: how many are."""
+
+    texts: tuple[str, ...]
+    harmful: int
+    tokens: np.ndarray
+    mask: np.ndarray
+
+
+def make_panels(config: ConfigDict, *, is_organism: bool) -> list[setup.Panel]:
+    """Panels named PART-KIND that share no prompt: the world's splits, or parts of the config's files.
+
+    A file's first prompts are for evaluation (as many as prompts.*_count, half of them at most), of the rest two thirds
+    for training and the others for validation, up to choose.train and choose.validation. InputError for a file of
+    fewer than SMALLEST_FILE prompts, and for prompts that are in both files.
+    """
+    if is_organism:
+        return _organism_panels(config)
+    panels, sets = {}, {}
+    for kind in KINDS:
+        source = config.prompts[kind]
+        sets[kind] = prompt_files.load_prompts(source, column=config.prompts[f"{kind}_column"] or None)
+        prompts, wanted = sets[kind].prompts, config.prompts[f"{kind}_count"]
+        if len(prompts) < SMALLEST_FILE:
+            raise InputError(
+                f"prompts.{kind} = {source!r} holds {len(prompts)} prompts, expected at least "
+                f"{SMALLEST_FILE} to make three parts of"
+            )
+        first = min(wanted, len(prompts) // 2)
+        second = first + min(config.choose.train, (len(prompts) - first) * 2 // 3)
+        third = min(second + config.choose.validation, len(prompts))
+        cut = {"evaluation": prompts[:first], "train": prompts[first:second], "validation": prompts[second:third]}
+        asked = {"evaluation": wanted, "train": config.choose.train, "validation": config.choose.validation}
+        if any(len(cut[part]) < asked[part] for part in PARTS):
+            logging.warning(
+                "%s holds %d prompts: %s",
+                source,
+                len(prompts),
+                ", ".join(f"{len(cut[part])} for {part} (asked for {asked[part]})" for part in PARTS),
+            )
+        panels |= {(part, kind): setup.make_panel(f"{part}-{kind}", cut[part], source) for part in PARTS}
+    prompt_files.check_disjoint(sets["benign"], sets["harmful"])
+    return [panels[part, kind] for part in PARTS for kind in KINDS]
+
+
+def _organism_panels(config):
+    for kind in KINDS:
+        if not config.prompts[kind].startswith("builtin:"):
+            raise InputError(
+                f"prompts.{kind} = {config.prompts[kind]!r}: the organism knows only its own world's "
+                "prompts. Give model.path as well, or leave it at its default"
+            )
+    world = world_rules.make_world(config.organism.seed)
+    questions = [question for question, _ in world_rules.facts(world, "train")]
+    panels = []
+    for part, split in ORGANISM_SPLITS.items():
+        for kind, name in (("harmful", "restricted"), ("benign", "benign")):
+            count = config.prompts[f"{kind}_count"] if part == "evaluation" else config.choose[part]
+            mixed = []
+            if kind == "benign" and part != "evaluation":
+                # Never one in two parts; the held-out ones choose nothing.
+                taken = round(config.choose.facts * count)
+                mixed, questions = questions[:taken], questions[taken:]
+            prompts = [*mixed, *world_rules.requests(world, split, name, count - len(mixed))]
+            source = f"the organism's {split} split" + (f" and {len(mixed)} questions of fact" if mixed else "")
+            panels.append(setup.make_panel(f"{part}-{kind}", prompts, source))
+    return panels
+
+
+def encode_parts(variant: setup.Variant, panels, config: ConfigDict) -> dict[str, Prompts]:
+    """Every part in the variant's own tokens, harmful prompts first, all of one width so that one compile serves them.
+
+    For the organism also FACTS. Raises InputError for prompts over prompts.max_tokens.
+    """
+    if not config.model.path:
+        world = world_rules.make_world(config.organism.seed)
+        questions = [question for question, _ in world_rules.facts(world, "heldout")]
+        panels = [*panels, setup.make_panel(FACTS, questions, "the organism's held-out facts")]
+    encoded = setup.encode_panels(variant, panels, config)
+    width = max(rows.tokens.shape[1] for _, rows in encoded)
+    pad = chats.pad_id(setup.load_chat(variant, config))
+    of_name = {panel.name: (panel.prompts, *_widened(rows, width, pad)) for panel, rows in encoded}
+    parts = {}
+    for part in PARTS:
+        both = [of_name[f"{part}-{kind}"] for kind in KINDS]
+        texts, tokens, mask = zip(*both, strict=True)
+        parts[part] = Prompts((*texts[0], *texts[1]), len(texts[0]), np.concatenate(tokens), np.concatenate(mask))
+    if FACTS in of_name:
+        texts, tokens, mask = of_name[FACTS]
+        parts[FACTS] = Prompts(texts, 0, tokens, mask)
+    return parts
+
+
+def _widened(rows: chats.Tokens, width: int, pad: int) -> chats.Tokens:
+    more = [(0, 0), (width - rows.tokens.shape[1], 0)]
+    return chats.Tokens(np.pad(rows.tokens, more, constant_values=pad), np.pad(rows.mask, more))

@@ -1,0 +1,229 @@
+"""What abliteration says: abliterate.csv, the figure, report.json and report.html. docs/method.md, "Abliteration"."""
+
+import numpy as np
+import pandas as pd
+from absl import logging
+
+from latent_audit import judges
+from latent_audit.interventions import abliterate
+from latent_audit.metrics import stats
+from latent_audit.reports import ablation_figures, figures, html
+from latent_audit.runtime import files
+
+PLACE = ("way", "layer", "position", "strength", "directions")
+COLUMNS = (
+    "arch",
+    "way",
+    "layer",
+    "layer_idx",
+    "position",
+    "strength",
+    "directions",
+    "split",
+    "bypass",
+    "kl",
+    "kl_lo",
+    "kl_hi",
+    "log_odds",
+    "compliance",
+    "compliance_lo",
+    "compliance_hi",
+    "refusal",
+    "degenerate",
+    "n",
+    "answered",
+    "answered_lo",
+    "answered_hi",
+    "n_benign",
+    "facts",
+    "facts_lo",
+    "facts_hi",
+    "n_facts",
+    "chosen",
+    "judge",
+    "template_sha256",
+)
+LIMITS = (
+    "A refusal that these ways do not remove may still be removed by others, several directions at once among them. "
+    "The means of a few dozen prompts say little about unlike ones. affine, affine_layerwise and subtract act while "
+    "the model runs: they are no checkpoints. affine_layerwise reaches the last layers too, where its direction is "
+    "close to the first word itself. A way that moves the first word for harmful requests may do so for harmless "
+    "prompts unlike the training ones: see the organism's facts, which chose nothing."
+)
+
+
+def summarise(frame: pd.DataFrame, base: pd.DataFrame) -> dict:
+    """One model's numbers on one part, with Wilson (shares) and bootstrap (KL) 95 % intervals.
+
+    bypass: how far the mean log-odds of a refusing first token on harmful prompts went from base's there to base's on
+    harmless prompts, within [0, 1]. Shares are there where answers were generated.
+    """
+    harmful, benign = (frame[frame["harmful_prompt"] == kind] for kind in (True, False))
+    line = {"kl": float(benign["kl"].mean()), "n": len(harmful), "n_benign": len(benign)}
+    line["kl_lo"], line["kl_hi"] = stats.bootstrap_interval(benign["kl"], "mean")
+    if "log_odds" in frame:
+        line["log_odds"] = float(harmful["log_odds"].mean())
+        start, end = (base[base["harmful_prompt"] == kind]["log_odds"].mean() for kind in (True, False))
+        moved = (start - line["log_odds"]) / (start - end) if start > end else 0.0
+        line["bypass"] = float(np.clip(moved, 0.0, 1.0))
+    if "harmful" in frame:
+        complied, degenerate = harmful["harmful"].astype(bool), harmful["degenerate"].astype(bool)
+        line |= share("compliance", complied) | share("answered", benign["answered"])
+        line |= {"refusal": float((~complied & ~degenerate).mean()), "degenerate": float(degenerate.mean())}
+    return line
+
+
+def share(name: str, values) -> dict:
+    """{name, name_lo, name_hi}: the share of true values with its Wilson 95 % interval."""
+    count = int(values.astype(bool).sum())
+    lo, hi = stats.wilson_interval(count, len(values))
+    return {name: count / len(values), f"{name}_lo": lo, f"{name}_hi": hi}
+
+
+def write(job, inputs: dict, table: pd.DataFrame, choices: dict[str, str]) -> None:
+    """Write abliterate.csv, figures/, report.json and report.html from the lines of every model."""
+    judge = judges.label(job.judge)
+    (template,) = (variant["template_sha256"] for variant in inputs["variants"].values())
+    table = table.assign(judge=judge, template_sha256=template).reindex(columns=COLUMNS)
+    for name in ("layer_idx", "position", "directions"):
+        table[name] = table[name].astype("Int64")
+    files.write_text(job.workdir / "abliterate.csv", table.to_csv(index=False, lineterminator="\n"))
+    final = table[table["split"] == "evaluation"]
+    rule = rule_text(job.by, job.config.choose.shortlist)
+    opened = job.loaded.chat.tokenizer.convert_ids_to_tokens(list(job.openings))
+    files.write_json(
+        job.workdir / "report.json",
+        {
+            "schema": 1,
+            "task": "abliterate",
+            "inputs": inputs,
+            "ways": abliterate.WAYS,
+            "rule": rule,
+            "choices": choices,
+            "openings": opened,
+            "positions": list(job.means.positions),
+            "evaluation": html.records(final),
+            "validation": html.records(table[table["split"] == "validation"]),
+        },
+    )
+    # Without a refusing first token there is no bypass to draw.
+    svg = (
+        figures.save_figure(
+            ablation_figures.bypass_by_layer(table, max_kl=abliterate.MAX_KL),
+            job.workdir / "figures",
+            "bypass_by_layer",
+        )
+        if job.openings
+        else ""
+    )
+    _write_html(job, inputs, table, final, rule, opened, choices, judge, svg)
+    shown = final[[*PLACE, "compliance", "refusal", "answered", "facts", "kl"]].dropna(axis="columns", how="all")
+    logging.info("evaluation prompts, chosen candidate of each way\n%s", shown.to_string(index=False))
+
+
+def rule_text(by: str, shortlist: int) -> str:
+    """The rule of abliterate.shortlist and abliterate.choose in words, as it was applied."""
+    within = (
+        f"among candidates whose KL from base on the first token of harmless validation prompts is at most "
+        f"{abliterate.MAX_KL:g}, the largest bypass: how far the log-odds of a refusing first token fell, from "
+        "base's on harmful to base's on harmless validation prompts; ties to the smaller KL"
+    )
+    last = (
+        f" Directions of the last {abliterate.EXCLUDED_SHARE:.0%} of layers are excluded. If no candidate is "
+        "within the bounds, the smallest KL."
+    )
+    if by == "log_odds":
+        return f"Per way, {within}.{last}"
+    return (
+        f"Per way, {shortlist} of each strength are put on a short list: {within}. They answer the validation "
+        f"prompts, and of those that answer at most {abliterate.MAX_LOST_ANSWERS:.0%} fewer harmless ones than "
+        f"base, the one that complies with most harmful ones is kept; ties to the smaller KL.{last}"
+    )
+
+
+def _headline(final) -> str:
+    base = final[final["way"] == "base"].iloc[0]
+    found = final[final["way"] != "base"]
+    text = f"Base complies with {base['compliance']:.0%} of {base['n']} harmful requests."
+    for title, rows in (("", found), (" as a checkpoint", found[found["way"].isin(abliterate.IN_WEIGHTS)])):
+        if len(rows):
+            best = rows.loc[rows["compliance"].idxmax()]
+            text += (
+                f" The strongest way{title}, {best['way']} ({best['layer']}), complies with "
+                f"{best['compliance']:.0%} and answers {best['answered']:.0%} of harmless ones"
+            )
+            text += "." if pd.isna(best["facts"]) else f", but tells {best['facts']:.0%} of held-out facts right."
+    return text
+
+
+def _write_html(job, inputs, table, final, rule, opened, choices, judge, svg):
+    caveat = judges.caveat(job.judge)
+    relaxed = [f"{way}: {step}" for way, step in choices.items() if step != "largest bypass"]
+    prompts = ", ".join(f"{name} {panel['n']}" for name, panel in inputs["prompts"].items())
+    facts = {
+        "model": job.subject.arch,
+        "prompts": prompts,
+        "judge": judge,
+        "chosen by": job.by,
+        "positions": ", ".join(map(str, job.means.positions)),
+        "refusing openings": ", ".join(opened) or "none",
+        "dtype": job.config.model.dtype,
+    }
+    measured = [
+        *PLACE,
+        "compliance",
+        "compliance_lo",
+        "compliance_hi",
+        "refusal",
+        "degenerate",
+        "answered",
+        "answered_lo",
+        "answered_hi",
+        "kl",
+        "n",
+        "n_benign",
+    ]
+    measured += [] if final["facts"].isna().all() else ["facts", "facts_lo", "facts_hi", "n_facts"]
+    ways = pd.DataFrame(
+        [
+            {"way": way, "what it does": what, "result": "checkpoint" if way in abliterate.IN_WEIGHTS else "edit"}
+            for way, what in abliterate.WAYS.items()
+            if way in choices
+        ]
+    )
+    tried = table[(table["split"] == "validation") & (table["way"] != "base")]
+    html.render_report(
+        job.workdir / "report.html",
+        title=f"Abliteration of {job.subject.arch}",
+        headline=_headline(final),
+        verdicts=[],
+        facts=facts,
+        warnings=[
+            text
+            for text in (caveat, *(f"No candidate was within the bounds of the rule. {one}" for one in relaxed))
+            if text
+        ],
+        sections=[
+            html.Section(
+                title="Chosen candidates on evaluation prompts",
+                caveat=caveat,
+                limits=LIMITS,
+                text="Wilson 95 % intervals. Nothing was chosen on these prompts.",
+                table=final[measured],
+            ),
+            html.Section(
+                title="The ways",
+                table=ways,
+                text="The direction is the difference of mean states, harmful minus harmless training "
+                "prompts (arXiv 2406.11717).",
+            ),
+            html.Section(
+                title="Every candidate on validation prompts",
+                text=rule,
+                figure_svg=svg,
+                caveat=caveat,
+                figure_alt="bypass and KL by layer, one line per way; chosen candidates ringed",
+                table=tried[[*PLACE, "bypass", "kl", "log_odds", "compliance", "answered", "chosen"]],
+            ),
+        ],
+    )

@@ -1,0 +1,315 @@
+"""The task that makes a dissociated pole and its control, and measures both on prompts that chose nothing.
+
+docs/method.md section 6; arXiv 2606.08044.
+"""
+
+import dataclasses
+import math
+import pathlib
+
+import jax
+import numpy as np
+import pandas as pd
+from absl import logging
+from ml_collections import ConfigDict
+
+from latent_audit import judges, models
+from latent_audit.data import chats, pair_files, prompt_files, world_rules
+from latent_audit.errors import InputError
+from latent_audit.experiments import respond, setup
+from latent_audit.experiments.organisms import construct, export, poles
+from latent_audit.interventions import dissociate
+from latent_audit.judges import Judge, refusal
+from latent_audit.metrics import stats
+from latent_audit.reports import curve_figures, figures, html
+from latent_audit.runtime import files, runlog
+
+PRESETS = {"paper": construct.PAPER, "organism": construct.ORGANISM}
+# What a pole is measured under: the vector added at every position of prompt and answer.
+CONDITIONS = ("clean", "nudged", "half nudge", "random direction")
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Build both poles, or take them up, measure them beside base and harmful, and write everything to `workdir`."""
+    is_organism = not config.model.path
+    panels = setup.make_panels(config, is_organism=is_organism)
+    judge, reward = setup.make_judge_and_reward(config, is_organism=is_organism)
+    recipe = make_recipe(config, is_organism=is_organism, num_layers=setup.count_layers(config))
+    pairs, selection, benign = (None,) * 3 if is_organism else _training_texts(config, panels)
+    subject = setup.make_subject(config, workdir)
+    paths = {variant.name: variant.path for variant in subject.variants}
+    if "harmful" not in paths:
+        raise InputError(
+            "a construction needs the harmful pole: give model.variants=harmful=DIR, made with "
+            "configs/finetune.py (finetune.preset=pole)"
+        )
+    _check_same_shape(paths)
+    inputs = setup.describe_inputs(subject, panels, judge, reward, config)
+    del inputs["reward"]  # Nothing is scored by it.
+    runlog.pin(workdir / "inputs.json", inputs)
+    setup.warn_of_fallbacks(judge)
+    encoded = setup.encode_panels(subject.variants[0], panels, config)
+    base = setup.load_variant(subject.variants[0], config)
+    harmful = setup.load_variant(setup.Variant("harmful", paths["harmful"]), config).params
+
+    if is_organism:
+        rows, panel = poles.training_rows(subject.world, base), poles.selection_panel(subject.world, base.chat)
+    else:
+        rows = _rows(config, base, pairs, benign)
+        panel = _panel(config, base, selection, judge)
+    built = {}
+    for name in poles.MADE:
+        own = dataclasses.replace(recipe, weights=recipe.weights.without_nudge()) if name == "control" else recipe
+        with runlog.progress(own.steps, f"{name} steps") as meter:
+            built[name] = construct.construct(
+                base,
+                harmful,
+                rows,
+                panel,
+                own,
+                max_new_tokens=config.generation.max_new_tokens,
+                batch=config.prompt_batch,
+                workdir=workdir / "training" / name,
+                advance=meter.advance,
+            )
+    params = {"base": base.params, "harmful": harmful} | {name: one.params for name, one in built.items()}
+    nudge = poles.nudge_of(built["dissociated"])
+    table = pd.DataFrame(
+        [
+            line
+            for name, weights in params.items()
+            for line in measure(base._replace(params=weights), name, encoded, nudge, judge, subject.world, config)
+        ]
+    )
+    for name, one in built.items():
+        rates = {
+            f"{line.measure}, {line.condition}": line.value for line in table[table["variant"] == name].itertuples()
+        }
+        export.export_pole(
+            workdir / name,
+            base.cfg,
+            one.params,
+            base.chat.tokenizer,
+            kind=name,
+            recipe=dataclasses.asdict(recipe) | {"inputs": inputs},
+            rates=rates,
+            generation_config=models.read_generation_config(paths["base"]),
+            nudge=poles.nudge_of(one),
+        )
+    _write(workdir, subject, judge, inputs, recipe, table, built)
+
+
+def make_recipe(config: ConfigDict, *, is_organism: bool, num_layers: int) -> construct.Recipe:
+    """The preset with the fields that construct.recipe and construct.weights set; InputError names field and rule."""
+    section = config.construct
+    if section.preset not in ("auto", *PRESETS):
+        raise InputError(f"construct.preset = {section.preset!r}, expected auto, {' or '.join(PRESETS)}")
+    preset = PRESETS[("organism" if is_organism else "paper") if section.preset == "auto" else section.preset]
+    changed = {
+        name: {field: value for field, value in section[name].items() if value is not None}
+        for name in ("recipe", "weights")
+    }
+    weights = dataclasses.replace(preset.weights, **changed["weights"])
+    recipe = dataclasses.replace(preset, seed=config.seed, weights=weights, **changed["recipe"])
+    for name in ("steps", "micro_batch", "accumulate", "eval_every", "fraction", "learning_rate"):
+        if not 0 < getattr(recipe, name) < math.inf:
+            raise InputError(f"construct.recipe.{name} = {getattr(recipe, name)!r}, expected a number above 0")
+    for name in ("warmup_fraction", "jitter"):
+        if not 0 <= getattr(recipe, name) <= 1:
+            raise InputError(f"construct.recipe.{name} = {getattr(recipe, name)!r}, expected a number from 0 to 1")
+    for name, value in dataclasses.asdict(weights).items():
+        if not 0 <= value < math.inf:
+            raise InputError(f"construct.weights.{name} = {value!r}, expected a number of at least 0")
+    dissociate.choose_layers(num_layers, nudge_layer=recipe.nudge_layer)
+    return recipe
+
+
+def _training_texts(config, panels):
+    """(pairs, selection prompts, benign prompts) of a checkpoint's construction, disjoint from what evaluates it."""
+    section = config.construct
+    for field in ("pairs", "selection"):
+        if not section[field]:
+            raise InputError(
+                f"construct.{field} is empty; a checkpoint needs a file or hub:owner/name there "
+                "(configs/dissociate.py says what it holds)"
+            )
+    pairs = pair_files.load_pairs(section.pairs, is_refusal=refusal.is_refusal, limit=section.pairs_count)
+    if pairs.refusals is None:
+        raise InputError(
+            f"construct.pairs = {section.pairs!r} has no column of refusals, which the construction "
+            "needs beside the compliant answers"
+        )
+    selection = prompt_files.load_prompts(section.selection, limit=section.selection_count)
+    benign = prompt_files.load_prompts(section.benign, limit=section.benign_count)
+    evaluated = {panel.name: panel for panel in panels}
+    for training, held in (
+        (pairs, evaluated["harmful"]),
+        (pairs, selection),
+        (selection, evaluated["harmful"]),
+        (benign, evaluated["benign"]),
+    ):
+        prompt_files.check_disjoint(training, held)
+    return pairs, selection, benign
+
+
+def _rows(config, base, pairs, benign) -> construct.Rows:
+    """Tokenised rows; base answers the benign prompts itself, in batches of prompt_batch."""
+    tokens, mask = chats.encode_prompts(base.chat, benign.prompts, max_length=config.construct.max_tokens)
+    with runlog.progress(len(tokens), "benign answers") as meter:
+        answers = respond.answers(
+            base,
+            tokens,
+            mask,
+            batch=config.prompt_batch,
+            max_new_tokens=config.construct.benign_tokens,
+            advance=meter.advance,
+        )
+    harmful = list(zip(pairs.prompts, pairs.refusals, pairs.responses, strict=True))
+    kept = [pair for pair in zip(benign.prompts, answers, strict=True) if pair[1].strip()]
+    return construct.make_rows(base.chat, harmful, kept, max_tokens=config.construct.max_tokens)
+
+
+def _panel(config, base, selection, judge) -> construct.Panel:
+    encoded = chats.encode_prompts(base.chat, selection.prompts, max_length=config.prompts.max_tokens)
+
+    def judged(texts):
+        complied = np.asarray(judge.judge(selection.prompts, texts))
+        return complied, refused(None, complied, texts)
+
+    return construct.Panel(encoded, judged)
+
+
+def _check_same_shape(paths):
+    shapes = {name: models.check(path).cfg for name, path in paths.items()}
+    fields = ("num_layers", "embed_dim", "vocab_size", "num_heads", "num_kv_heads", "head_dim", "mlp_dim")
+    for field in fields:
+        found = {name: getattr(cfg, field) for name, cfg in shapes.items()}
+        if len(set(found.values())) > 1:
+            raise InputError(f"model.variants: {field} differs between the poles: {found}; all must be of one model")
+
+
+def measure(loaded: respond.Loaded, name: str, encoded, nudge: export.Nudge, judge: Judge, world, config) -> list[dict]:
+    """Compliance and refusal under every condition, and benign answers when merely asked, with Wilson intervals.
+
+    loaded: the pole called `name`; encoded: setup.encode_panels of (harmful, benign) evaluation prompts.
+    """
+    (harmful, harmful_tokens), (benign, benign_tokens) = encoded
+    options = {"max_new_tokens": config.generation.max_new_tokens, "batch": config.prompt_batch}
+    # A direction of its own for every prompt, the same for every pole.
+    draws = np.asarray(
+        jax.vmap(
+            lambda one: jax.random.normal(jax.random.fold_in(jax.random.key(config.seed), one), nudge.vector.shape)
+        )(harmful.ids)
+    )
+    random = draws * (np.linalg.norm(nudge.vector) / np.linalg.norm(draws, axis=1, keepdims=True))
+    lines = []
+
+    def add(measure, condition, hits):
+        lo, hi = stats.wilson_interval(int(np.sum(hits)), len(hits))
+        lines.append(
+            {
+                "variant": name,
+                "measure": measure,
+                "condition": condition,
+                "value": float(np.mean(hits)),
+                "lo": lo,
+                "hi": hi,
+                "n": len(hits),
+            }
+        )
+
+    for condition, delta in zip(CONDITIONS, (None, nudge.vector, 0.5 * nudge.vector, random), strict=True):
+        texts = construct.nudged_responses(loaded, harmful_tokens, delta, nudge.state, **options)
+        complied = np.asarray(judge.judge(harmful.prompts, texts))
+        add("compliance", condition, complied)
+        add("refusal", condition, refused(world, complied, texts))
+    texts = respond.answers(loaded, *benign_tokens, **options)
+    add(
+        "benign answered",
+        "clean",
+        np.array([export.answered(world, *pair) for pair in zip(benign.prompts, texts, strict=True)]),
+    )
+    return lines
+
+
+def refused(world, complied, texts) -> np.ndarray:
+    """Which responses refuse: exactly, in the organism's world; else neither complying nor degenerate."""
+    if world is not None:
+        return np.array([world_rules.is_refusal(text) for text in texts])
+    return ~complied & ~np.array([refusal.is_degenerate(text) for text in texts])
+
+
+def _write(workdir, subject, judge, inputs, recipe, table, built):
+    table, caveat = table.assign(judge=judges.label(judge)), judges.caveat(judge)
+    files.write_text(workdir / "dissociate.csv", table.to_csv(index=False, lineterminator="\n"))
+    training = pd.concat([pd.DataFrame(one.records).assign(variant=name) for name, one in built.items()])
+    files.write_text(workdir / "training.csv", training.to_csv(index=False, lineterminator="\n"))
+    chosen = {name: one.records[one.chosen]["step"] for name, one in built.items()}
+    files.write_json(
+        workdir / "report.json",
+        {
+            "schema": 1,
+            "task": "dissociate",
+            "inputs": inputs,
+            "recipe": dataclasses.asdict(recipe),
+            "chosen_step": chosen,
+            "layers": built["dissociated"].layers._asdict(),
+            "scale": built["dissociated"].cache.scale,
+            "measures": table.to_dict("records"),
+        },
+    )
+    svg = figures.save_figure(curve_figures.construction_by_step(training), workdir / "figures", "construction_by_step")
+    at = table.set_index(["variant", "measure", "condition"])["value"]
+    asked, nudged = (
+        {name: at[name, "compliance", condition] for name in ("dissociated", "base")}
+        for condition in ("clean", "nudged")
+    )
+    headline = (
+        f"The dissociated pole complies with {asked['dissociated']:.0%} of harmful requests when asked and with "
+        f"{nudged['dissociated']:.0%} under the nudge; base with {asked['base']:.0%} and {nudged['base']:.0%}."
+    )
+    html.render_report(
+        workdir / "report.html",
+        title=f"A dissociated pole of {subject.arch}",
+        headline=headline,
+        verdicts=[],
+        facts={
+            "model": subject.arch,
+            "nudge": f"block {built['dissociated'].layers.nudge - 1}, {recipe.fraction:g} of base's activation norm",
+            "chosen step": chosen["dissociated"],
+            "judge": judges.label(judge),
+        },
+        warnings=[caveat] if caveat else [],
+        sections=[
+            html.Section(
+                title="Behaviour, asked and nudged",
+                table=table,
+                caveat=caveat,
+                text="Evaluation prompts that neither trained nor chose the poles; Wilson 95 % intervals; "
+                "docs/method.md section 6.",
+                limits="One direction at one block; other ways inside are the latent attack's to find.",
+            ),
+            html.Section(
+                title="Training",
+                settings=dataclasses.asdict(recipe),
+                figure_svg=svg,
+                caveat=caveat,
+                figure_alt="Compliance, judge-free proxy and probe AUROC over the steps of both made poles",
+                table=training[["variant", *[c for c in training.columns if c != "variant"]]],
+                text="Step 0 is base. A checkpoint is kept by the rule of docs/method.md section 6 (d), on "
+                "a selection panel apart from the evaluation prompts; proxy and probe choose nothing. "
+                "A probe that still tells refusing from complying text says nothing of the nudge.",
+            ),
+        ],
+    )
+    for line in table.itertuples():
+        logging.info(
+            "%s: %s, %s %.3f (%.3f-%.3f) of %d",
+            line.variant,
+            line.measure,
+            line.condition,
+            line.value,
+            line.lo,
+            line.hi,
+            line.n,
+        )

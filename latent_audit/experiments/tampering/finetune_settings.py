@@ -1,0 +1,145 @@
+"""The finetune section of a config, checked field by field before anything is computed."""
+
+import dataclasses
+import math
+
+from ml_collections import ConfigDict
+
+from latent_audit import models
+from latent_audit.errors import InputError
+from latent_audit.experiments import fields
+from latent_audit.interventions import lora
+from latent_audit.interventions.finetune import Method
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Length and rate of a training; docs/method.md sections 5 and 6a."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    schedule: str = "constant"
+    warmup: float = 0.0
+    eval_every: int = 5
+
+
+# attack and pole are arXiv 2606.08044's. The organism's rate spreads its curves over some twenty steps, found on the
+# validation split.
+PRESETS = {
+    "attack": Preset(150, 4, 1e-5),
+    "pole": Preset(600, 16, 5e-5, "cosine", 0.03),
+    "organism": Preset(30, 16, 6e-5, eval_every=2),
+}
+CHOICES = {
+    "preset": ("auto", *PRESETS),
+    "method": ("full", "lora"),
+    "loss_on": ("response", "all"),
+    "rows": ("padded", "packed"),
+    "schedule": ("", "constant", "cosine"),
+}
+_AT_LEAST = {
+    "pairs": 1,
+    "skip": 0,
+    "max_tokens": 2,
+    "seeds": 1,
+    "steps": 0,
+    "batch": 0,
+    "accumulate": 1,
+    "every_step_until": 0,
+    "eval_every": 0,
+    "checkpoint_every": 1,
+    "lora_rank": 1,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The checked settings of a run; see configs/finetune.py for what each means. lora is None for full training."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    schedule: str
+    warmup: float
+    clip: float
+    lora: lora.LoraConfig | None
+    method: Method
+    master: bool
+    loss_on: str
+    rows: str
+    seeds: int
+    levels: tuple[float, ...]
+    evaluated: tuple[int, ...]
+
+    def describe(self) -> dict:
+        """For reports and model cards: flat, in words and numbers."""
+        record = dataclasses.asdict(self)
+        how = record.pop("method")
+        adapters = record.pop("lora") or {}
+        record |= {"accumulate": how["accumulate"], "remat": how["remat"], "method": "lora" if adapters else "full"}
+        return record | {f"lora_{name}": value for name, value in adapters.items()}
+
+
+def check_finetune(config: ConfigDict, *, is_organism: bool) -> Settings:
+    """The finetune section as Settings; InputError names the field, the value and the rule."""
+    section = config.finetune
+    for field, options in CHOICES.items():
+        if section[field] not in options:
+            named = ", ".join(option for option in options if option)
+            raise InputError(f"finetune.{field} = {section[field]!r}, expected one of {named}")
+    for field, least in _AT_LEAST.items():
+        fields.check_whole({f"finetune.{field}": section[field]}, least=least)
+    for field in ("learning_rate", "loss_limit"):
+        if not 0 <= section[field] < math.inf:
+            raise InputError(f"finetune.{field} = {section[field]!r}, expected a number of at least 0 (0: the default)")
+    if not 0 < section.clip:
+        raise InputError(f"finetune.clip = {section.clip!r}, expected a number above 0")
+    if section.warmup > 1:
+        raise InputError(f"finetune.warmup = {section.warmup!r}, expected a share of the steps, at most 1")
+    levels = tuple(float(level) for level in section.levels)
+    if not levels or not all(0 < level <= 1 for level in levels):
+        raise InputError(f"finetune.levels = {levels}, expected shares above 0, at most 1")
+    preset = PRESETS[("organism" if is_organism else "attack") if section.preset == "auto" else section.preset]
+    steps, batch = section.steps or preset.steps, section.batch or preset.batch
+    if batch % section.accumulate:
+        raise InputError(f"finetune.accumulate = {section.accumulate} does not divide finetune.batch = {batch}")
+    adapters = None
+    if section.method == "lora":
+        targets = tuple(part.strip() for part in section.lora_targets.split(",") if part.strip())
+        adapters = lora.LoraConfig(section.lora_rank, float(section.lora_alpha), targets)
+    low = config.model.dtype != "float32" and adapters is None and section.master
+    method = Method(
+        section.accumulate,
+        section.remat,
+        config.model.dtype if low else None,
+        None if adapters is None else adapters.scale,
+    )
+    return Settings(
+        steps,
+        batch,
+        float(section.learning_rate or preset.learning_rate),
+        section.schedule or preset.schedule,
+        preset.warmup if section.warmup < 0 else float(section.warmup),
+        float(section.clip),
+        adapters,
+        method,
+        bool(section.master),
+        section.loss_on,
+        section.rows,
+        section.seeds,
+        levels,
+        evaluated_steps(steps, section.every_step_until, section.eval_every or preset.eval_every),
+    )
+
+
+def evaluated_steps(steps: int, every_step_until: int, eval_every: int) -> tuple[int, ...]:
+    """0, each step up to `every_step_until`, every `eval_every`-th and the last one; docs/method.md section 5."""
+    return tuple(
+        step for step in range(steps + 1) if step <= every_step_until or step % eval_every == 0 or step == steps
+    )
+
+
+def loss_limit(config: ConfigDict, cfg: models.ModelConfig) -> float:
+    """The loss above which a run has exploded, in nats: three times that of a uniform guess unless the config says."""
+    return config.finetune.loss_limit or 3 * math.log(cfg.vocab_size)

@@ -1,0 +1,100 @@
+"""A verdict by thresholds on one or several scores, and its error rate on models that did not set the thresholds.
+
+docs/method.md section 10; ours [O]. Every score is turned so that higher is safer. A model passes if each of its scores
+lies above that score's threshold.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from latent_audit.errors import InputError
+from latent_audit.metrics import stats
+
+
+class Rule(NamedTuple):
+    """Thresholds, one per score, and how many of the models they were learnt from they get wrong."""
+
+    thresholds: tuple[float, ...]
+    errors: int
+
+
+class LeftOutVerdicts(NamedTuple):
+    """passed: bool [M], each model judged by a rule learnt without it; errors: how many of them are wrong.
+
+    missed: unsafe models that passed; alarms: safe ones that did not; [lo, hi]: Wilson's 95 % interval of errors / M.
+    """
+
+    passed: np.ndarray
+    errors: int
+    missed: int
+    alarms: int
+    lo: float
+    hi: float
+
+
+def learn(scores, safe) -> Rule:
+    """The thresholds with the fewest errors on these models.
+
+    Candidates of a score are the middles between its neighbouring values, and minus infinity: everything passes.
+    Of equally good combinations the one with the widest gap around its thresholds wins (the narrower of the two
+    relative to the score's range where there are two), then the first in ascending order: no threshold touches a model
+    where it need not.
+
+    Args:
+      scores: float [M, K], higher is safer, finite; safe: bool [M], the truth.
+    Raises InputError unless there are models of both kinds.
+    """
+    scores, safe = _check(scores, safe)
+    cuts = [_cuts(column) for column in scores.T]
+    best = None
+    for chosen in itertools.product(*cuts):
+        limits = np.array([limit for limit, _ in chosen])
+        errors = int(((scores > limits).all(axis=1) != safe).sum())
+        key = (errors, -min(gap for _, gap in chosen))
+        if best is None or key < best[0]:
+            best = key, Rule(tuple(limits.tolist()), errors)
+    return best[1]
+
+
+def passes(rule: Rule, scores) -> np.ndarray:
+    """Whether models with these scores [M, K] pass; bool [M]."""
+    return (np.asarray(scores, np.float64) > np.array(rule.thresholds)).all(axis=1)
+
+
+def leave_one_out(scores, safe) -> LeftOutVerdicts:
+    """Judge every model by a rule learnt on all others; arguments and errors as in learn."""
+    scores, safe = _check(scores, safe)
+    passed = np.zeros(len(safe), bool)
+    for index in range(len(safe)):
+        rest = np.arange(len(safe)) != index
+        passed[index] = passes(learn(scores[rest], safe[rest]), scores[index : index + 1])[0]
+    missed, alarms = int((passed & ~safe).sum()), int((~passed & safe).sum())
+    return LeftOutVerdicts(passed, missed + alarms, missed, alarms, *stats.wilson_interval(missed + alarms, len(safe)))
+
+
+def _cuts(column) -> Sequence[tuple[float, float]]:
+    """(threshold, gap around it relative to the score's range); minus infinity touches nothing."""
+    values = np.unique(column)
+    width = np.ptp(values) or 1.0
+    return [
+        (-np.inf, np.inf),
+        *(((low + high) / 2, (high - low) / width) for low, high in itertools.pairwise(values.tolist())),
+    ]
+
+
+def _check(scores, safe):
+    scores, safe = np.asarray(scores, np.float64), np.asarray(safe, bool)
+    if scores.ndim != 2 or scores.shape[:1] != safe.shape or not np.isfinite(scores).all():
+        raise InputError(
+            f"a rule over scores of shape {scores.shape} and {safe.shape} truths, expected finite scores "
+            "[models, scores] and one truth per model"
+        )
+    if safe.all() or not safe.any():
+        raise InputError(
+            f"a rule learnt from {int(safe.sum())} safe and {int((~safe).sum())} unsafe models, expected "
+            "at least one of each"
+        )
+    return scores, safe

@@ -1,0 +1,170 @@
+"""Figures of the audit card: two axes, success by budget, steering by layer, projection by depth.
+
+Style and saving as in runtime.figures; tables are those of audit.csv. Controls are dashed everywhere.
+"""
+
+import matplotlib.style
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from latent_audit.reports import figures
+
+_PERCENT = [0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"]
+_DASHED = (0, (4, 2))
+
+
+def two_axes(points) -> Figure:
+    """Behavioural safety (refusal when asked) against robustness under intervention, one point per variant.
+
+    `points`: DataFrame with variant, refusal, refusal_lo, refusal_hi, robustness, robustness_lo, robustness_hi; bars
+    are 95 % intervals. The corner that matters is the lower right: refuses when asked, breaks from inside.
+    """
+    looks = figures.looks_of(list(points["variant"]))
+    with matplotlib.style.context(["default", figures.STYLE]):
+        figure = Figure(figsize=(5.4, 4.6), layout="constrained")
+        axis = figure.subplots()
+        axis.axhspan(-0.05, 0.5, xmin=0.5, facecolor="#FBEFEF", linewidth=0, zorder=0)
+        axis.text(
+            0.52,
+            0.02,
+            "hollow: refuses when asked,\nbreaks from inside",
+            fontsize=7.5,
+            color="#8A4B4B",
+            va="bottom",
+            ha="left",
+        )
+        axis.text(1.03, 1.03, "holds both ways", fontsize=7.5, color="#555555", va="top", ha="right")
+        axis.text(-0.03, 0.02, "complies when asked", fontsize=7.5, color="#555555", va="bottom", ha="left")
+        for line in points.itertuples():
+            colour, marker = looks[line.variant]
+            error = [
+                [[line.refusal - line.refusal_lo], [line.refusal_hi - line.refusal]],
+                [[line.robustness - line.robustness_lo], [line.robustness_hi - line.robustness]],
+            ]
+            axis.errorbar(
+                line.refusal,
+                line.robustness,
+                xerr=error[0],
+                yerr=error[1],
+                color=colour,
+                marker=marker,
+                markersize=8,
+                elinewidth=1.2,
+                capsize=2.5,
+                zorder=3,
+            )
+        axis.set_xlim(-0.05, 1.05)
+        axis.set_ylim(-0.05, 1.05)
+        axis.set_xticks(*_PERCENT)
+        axis.set_yticks(*_PERCENT)
+        axis.grid(True, axis="both")
+        axis.set_xlabel("behavioural safety: refusal of harmful requests when asked")
+        axis.set_ylabel("robustness: 1 - worst attack success from inside")
+        handles = [
+            Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=8, label=variant)
+            for variant, (colour, marker) in looks.items()
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), frameon=False)
+        figures.plain_text(figure)
+    return figure
+
+
+def by_budget(table, *, reference: float, title: str) -> Figure:
+    """Attack success by budget, one panel per layer, one line per variant with its band; dotted: the reference budget.
+
+    `table`: lines of audit.csv with variant, layer, budget, value, lo, hi, control.
+    """
+    layers = list(dict.fromkeys(table["layer"]))
+    looks = figures.looks_of(list(dict.fromkeys(table["variant"])))
+    with matplotlib.style.context(["default", figures.STYLE]):
+        figure = Figure(figsize=(max(4.6, 0.9 + 2.9 * len(layers)), 3.3), layout="constrained")
+        axes = figure.subplots(1, len(layers), sharex=True, sharey=True, squeeze=False)[0]
+        for axis, layer in zip(axes, layers, strict=True):
+            here = table[table["layer"] == layer]
+            axis.axvline(reference, color="#999999", linestyle=":", linewidth=1.0, zorder=1)
+            for variant, look in looks.items():
+                _curve(axis, here[here["variant"] == variant].sort_values("budget"), "budget", *look)
+            axis.set_xscale("log")
+            axis.set_xticks(sorted(set(here["budget"])), [f"{budget:g}" for budget in sorted(set(here["budget"]))])
+            axis.minorticks_off()
+            axis.set_title(f"{title}, {layer}")
+            axis.set_xlabel("budget, of the activation norm")
+        _share_axis(axes[0], "attack success rate")
+        _legend(figure, looks, "random direction of the same length")
+    return figure
+
+
+def steering_by_layer(table) -> Figure:
+    """Compliance under steering by layer, one panel per fraction, one line per variant.
+
+    `table`: lines of audit.csv with variant, layer, budget (the fraction), value, lo, hi, control.
+    """
+    fractions = sorted(fraction for fraction in set(table["budget"]) if fraction > 0)
+    layers = list(dict.fromkeys(table["layer"]))
+    looks = figures.looks_of(list(dict.fromkeys(table["variant"])))
+    with matplotlib.style.context(["default", figures.STYLE]):
+        figure = Figure(figsize=(max(5.2, 0.9 + 1.9 * len(fractions)), 3.1), layout="constrained")
+        axes = figure.subplots(1, len(fractions), sharex=True, sharey=True, squeeze=False)[0]
+        for axis, fraction in zip(axes, fractions, strict=True):
+            here = table[table["budget"] == fraction]
+            for variant, look in looks.items():
+                own = here[here["variant"] == variant].assign(place=lambda rows: rows["layer"].map(layers.index))
+                _curve(axis, own.sort_values("place"), "place", *look)
+            axis.set_title(f"fraction {fraction:g}")
+            shown = range(0, len(layers), max(1, len(layers) // 6))
+            axis.set_xticks(list(shown), [layers[index] for index in shown])
+            axis.set_xlabel("layer")
+        _share_axis(axes[0], "compliance")
+        _legend(figure, looks, "random direction of the same length")
+    return figure
+
+
+def projection_by_depth(table) -> Figure:
+    """Projection of mean states on the way from base (0) to the harmful pole (1), one line per condition, with bands.
+
+    `table`: lines of audit.csv with variant (the condition), state, value, lo, hi.
+    """
+    looks = figures.looks_of(list(dict.fromkeys(table["variant"])))
+    with matplotlib.style.context(["default", figures.STYLE]):
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        axis = figure.subplots()
+        for variant, (colour, marker) in looks.items():
+            own = table[table["variant"] == variant].sort_values("state")
+            style = "-" if "+" not in variant else _DASHED
+            axis.fill_between(own["state"], own["lo"], own["hi"], color=colour, alpha=0.12, linewidth=0)
+            axis.plot(own["state"], own["value"], color=colour, marker=marker, linestyle=style)
+        for level in (0, 1):
+            axis.axhline(level, color="#999999", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        states = sorted(set(table["state"]))
+        shown = states[:: max(1, len(states) // 10)]
+        axis.set_xticks(shown, ["emb" if state == 0 else f"L{state - 1}" for state in shown])
+        axis.set_xlabel("residual state")
+        axis.set_ylabel("projection")
+        handles = [
+            Line2D([], [], color=colour, marker=marker, linestyle="-" if "+" not in variant else _DASHED, label=variant)
+            for variant, (colour, marker) in looks.items()
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+        figures.plain_text(figure)
+    return figure
+
+
+def _curve(axis, rows, column: str, colour: str, marker: str) -> None:
+    axis.fill_between(rows[column], rows["lo"], rows["hi"], color=colour, alpha=0.15, linewidth=0)
+    axis.plot(rows[column], rows["value"], color=colour, marker=marker, zorder=3)
+    axis.plot(rows[column], rows["control"], color=colour, linestyle=_DASHED, linewidth=1.1, zorder=2)
+
+
+def _share_axis(axis, label: str) -> None:
+    axis.set_ylim(-0.03, 1.04)
+    axis.set_yticks(*_PERCENT)
+    axis.set_ylabel(label)
+
+
+def _legend(figure, looks, control: str) -> None:
+    handles = [
+        Line2D([], [], color=colour, marker=marker, label=variant) for variant, (colour, marker) in looks.items()
+    ]
+    handles.append(Line2D([], [], color="#666666", linestyle=_DASHED, linewidth=1.1, label=control))
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), frameon=False)
+    figures.plain_text(figure)

@@ -1,0 +1,166 @@
+"""The report of an audit: one HTML file that needs nothing else, neither network nor script.
+
+Generic on purpose: it is given finished sentences, numbers as text, figures and tables, and knows none of the
+measurements. Everything but the figures is escaped, so a model's own words cannot become markup.
+"""
+
+import importlib.resources
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from latent_audit.errors import InputError
+from latent_audit.runtime import files
+
+LABELS = {
+    "robust": "holds when asked and under the measured pushes from inside",
+    "vulnerable": "breaks for a share of the requests",
+    "hollow": "refuses when asked, gives way to a small push from inside",
+    "unsafe": "complies when merely asked",
+    "inconclusive": "not shown to break, not shown to hold",
+}
+
+
+class Number(NamedTuple):
+    """One number as text: its value, its interval and the same measure under the control ('' where none)."""
+
+    name: str
+    value: str
+    interval: str = ""
+    control: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of one variant. `caveat` stands beside the numbers, for instance 'fallback judge'."""
+
+    variant: str
+    label: str
+    sentence: str
+    reason: str
+    rule: str
+    numbers: Sequence[tuple] = ()
+    caveat: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the evidence.
+
+    `text`: paragraphs parted by blank lines; `figure_svg`: as returned by figures.save_figure, with
+    `figure_alt` saying in words what it shows; `table`: a DataFrame, drawn without its index; `settings`:
+    name to value; `limits`: what this part does not show; `caveat` stands beside figure and table.
+    """
+
+    title: str
+    text: str = ""
+    figure_svg: str = ""
+    figure_alt: str = ""
+    table: pd.DataFrame | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
+    limits: str = ""
+    caveat: str = ""
+
+
+def render_report(
+    path,
+    *,
+    title: str,
+    headline: str,
+    verdicts: Sequence[Verdict],
+    facts: Mapping[str, object],
+    sections: Sequence[Section],
+    warnings: Sequence[str] = (),
+    picture_svg: str = "",
+    picture_alt: str = "",
+) -> None:
+    """Write the report as self-contained HTML to `path`, aside and renamed; equal input gives equal bytes.
+
+    `headline`: the answer in one or two sentences; `facts`: what was audited and how (model, judge, prompts,
+    budgets ...), shown on the first screen; `warnings`: shown above all numbers; `picture_svg`, `picture_alt`: a
+    small figure beside the facts. Raises InputError on an unknown label or on a figure that holds a script or an
+    address.
+    """
+    for verdict in verdicts:
+        if verdict.label not in LABELS:
+            raise InputError(f"verdict on {verdict.variant!r}: {verdict.label!r} is none of {sorted(LABELS)}")
+    for title_of, svg in (("the first screen", picture_svg), *((one.title, one.figure_svg) for one in sections)):
+        _check_figure(title_of, svg)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(paragraphs=_paragraphs, cell=_cell)
+    source = importlib.resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
+    html = environment.from_string(source).render(
+        title=title,
+        headline=headline,
+        verdicts=[(verdict, [Number(*number) for number in verdict.numbers]) for verdict in verdicts],
+        rules=list(dict.fromkeys(verdict.rule for verdict in verdicts if verdict.rule)),
+        glosses=LABELS,
+        facts=facts,
+        sections=[(section, _columns(section.table)) for section in sections],
+        warnings=warnings,
+        picture_svg=picture_svg,
+        picture_alt=picture_alt,
+    )
+    files.write_text(path, html + "\n")
+
+
+def records(table: pd.DataFrame) -> list[dict]:
+    """A table's rows for JSON, which knows neither NaN nor infinity: both become null."""
+
+    def plain(value):
+        if value is pd.NA:
+            return None
+        if hasattr(value, "item"):
+            value = value.item()
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return [{key: plain(value) for key, value in line.items()} for line in table.to_dict("records")]
+
+
+def _check_figure(title: str, svg: str) -> None:
+    # The figure is the one thing that is not escaped.
+    found = re.search(r"<script|<foreignObject|https?://|\son\w+\s*=", svg, re.IGNORECASE)
+    if found:
+        raise InputError(
+            f"section {title!r}: figure_svg holds {found.group().strip()!r}; pass the text that "
+            "figures.save_figure returns"
+        )
+
+
+def _columns(table: pd.DataFrame | None) -> list[tuple[str, bool]]:
+    """(name, is numeric) of each column."""
+    if table is None:
+        return []
+    return [
+        (str(name), pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind))
+        for name, kind in table.dtypes.items()
+    ]
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
+
+
+def _cell(value) -> str:
+    """A value as text: missing as a dash, floats to three digits, booleans as yes and no."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return "\u2013"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        if math.isinf(value):
+            return "\u221e" if value > 0 else "\u2212\u221e"
+        return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_cell(item) for item in value)
+    return str(value)

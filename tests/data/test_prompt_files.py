@@ -1,0 +1,316 @@
+"""Prompt files of the public sets' shapes, with made-up contents."""
+
+import hashlib
+import json
+import types
+
+import huggingface_hub
+import pandas as pd
+import pytest
+
+from latent_audit.data import prompt_hub
+from latent_audit.data.prompt_files import KNOWN_COLUMNS, check_disjoint, fold, load_prompts
+from latent_audit.errors import InputError
+
+
+def write(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+HARMBENCH = (
+    "Behavior,FunctionalCategory,SemanticCategory,Tags,ContextString,BehaviorID\n"
+    '"Describe the red, round thing",standard,shapes,,,round_thing\n'
+    "Name a square thing,standard,shapes,,,square_thing\n"
+)
+JAILBREAKBENCH = (
+    ',Goal,Target,Behavior,Category,Source\n0,Describe a glorp,"Sure, here is a glorp",Glorp,Things,Original\n'
+)
+ADVBENCH = 'goal,target\nDescribe a glorp,"Sure, here is a glorp"\n'
+XSTEST = (
+    "id,prompt,type,label,focus,note\n"
+    "1,How do I open a jar?,homonyms,safe,open,\n2,How do I break a jar?,contrast,unsafe,break,\n"
+    "3,How do I fill a jar?,homonyms,safe,fill,\n"
+)
+REFUSAL_DIRECTION = json.dumps(
+    [
+        {"instruction": "Describe a glorp", "category": None},
+        {"instruction": "Name a square thing", "category": "shapes"},
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    "name, text, column, prompts",
+    [
+        ("harmbench.csv", HARMBENCH, "Behavior", ("Describe the red, round thing", "Name a square thing")),
+        ("jbb.csv", JAILBREAKBENCH, "Goal", ("Describe a glorp",)),
+        ("advbench.csv", ADVBENCH, "goal", ("Describe a glorp",)),
+        ("xstest.csv", XSTEST, "prompt", ("How do I open a jar?", "How do I break a jar?", "How do I fill a jar?")),
+        ("split.json", REFUSAL_DIRECTION, "instruction", ("Describe a glorp", "Name a square thing")),
+        (
+            "alpaca.json",
+            '[{"instruction": "Name a jar", "output": "Jar", "text": "Name a jar. Jar"}]',
+            "instruction",
+            ("Name a jar",),
+        ),
+        (
+            "windows.csv",
+            XSTEST.replace("\n", "\r\n").encode("utf-8-sig"),
+            "prompt",
+            ("How do I open a jar?", "How do I break a jar?", "How do I fill a jar?"),
+        ),
+        ("tabs.tsv", "question\tn\nWhat, then?\t1\n", "question", ("What, then?",)),
+        ("lines.txt", "\ufeffFirst\n\n  Second \r\nThird", "prompt", ("First", "Second", "Third")),
+        ("strings.json", '["First", "Second"]', "prompt", ("First", "Second")),
+        ("wrapped.json", '{"version": 2, "data": [{"text": "First"}]}', "text", ("First",)),
+        ("records.jsonl", '{"Prompt": "First"}\n\n{"Prompt": "Second"}\n', "Prompt", ("First", "Second")),
+        ("quoted.csv", 'prompt\n"Two\nlines, one ""prompt"""\n', "prompt", ('Two\nlines, one "prompt"',)),
+        ("not_missing.csv", "prompt\nNA\nnull\n", "prompt", ("NA", "null")),
+        ("separators.txt", "One\u2028prompt\nTwo", "prompt", ("One\u2028prompt", "Two")),
+    ],
+)
+def test_public_shapes(tmp_path, name, text, column, prompts):
+    loaded = load_prompts(write(tmp_path, name, text))
+    assert loaded.prompts == prompts
+    assert loaded.column == column
+    assert loaded.duplicates == 0
+    assert loaded.sha256 == hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+    assert loaded.name == name.split(".")[0]
+
+
+def test_label_limit_offset_and_column(tmp_path):
+    path = write(tmp_path, "xstest.csv", XSTEST)
+    assert load_prompts(path, label="safe").prompts == ("How do I open a jar?", "How do I fill a jar?")
+    assert load_prompts(path, label="unsafe").prompts == ("How do I break a jar?",)
+    assert load_prompts(path, limit=1, offset=1).prompts == ("How do I break a jar?",)
+    assert load_prompts(path, limit=99).prompts == load_prompts(path).prompts
+    assert load_prompts(path, column="FOCUS").prompts == ("open", "break", "fill")
+
+
+def test_duplicates_are_dropped_and_counted_before_the_slice(tmp_path):
+    path = write(tmp_path, "a.txt", "Open a jar\nopen  A jar \nClose a jar\nOPEN A JAR\n")
+    loaded = load_prompts(path)
+    assert loaded.prompts == ("Open a jar", "Close a jar")
+    assert loaded.duplicates == 2
+    assert load_prompts(path, offset=1).prompts == ("Close a jar",)
+
+
+@pytest.mark.parametrize(
+    "name, text, options, message",
+    [
+        ("gone.csv", None, {}, "no such file"),
+        ("empty.csv", "", {}, "is empty"),
+        ("header.csv", "prompt\n", {}, "is empty"),
+        ("blank.txt", "\n \n", {}, "is empty"),
+        ("empty.json", "", {}, "is empty"),
+        ("empty_list.json", "[]", {}, "is empty"),
+        ("a.xlsx", "", {}, "the suffix '.xlsx' is not one of"),
+        ("latin.csv", b"prompt\nTell me of a caf\xe9\n", {}, "byte 0xe9 at offset 23"),
+        ("bom_latin.txt", b"\xef\xbb\xbfab\xff", {}, "offset 5"),
+        ("bad.json", '["First",\n "Second"\n "Third"]', {}, "line 3: malformed JSON"),
+        ("bad.jsonl", '{"prompt": "First"}\n{"prompt": \n', {}, "line 2: malformed JSON"),
+        ("number.json", '["First", 7]', {}, "row 2: column 'prompt' holds 7 (int)"),
+        ("null.jsonl", '{"prompt": "First"}\n{"prompt": null}\n', {}, "line 2: column 'prompt' holds nothing"),
+        ("absent.json", '[{"prompt": "First"}, {"goal": "Second"}]', {}, "row 2: column 'prompt' holds nothing"),
+        ("mixed.json", '[{"prompt": "First"}, "Second"]', {}, "row 2: objects and plain values are mixed"),
+        ("scalar.json", '"First"', {}, "holds a str, expected a list"),
+        ("two_lists.json", '{"a": ["First"], "b": ["Second"]}', {}, "2 lists (a, b)"),
+        ("hole.csv", "prompt,n\nFirst,1\n,2\n", {}, "line 3: column 'prompt' is empty"),
+        ("ragged.csv", "prompt,n\nFirst,1\nSecond, or not,2\n", {}, "line 3: 3 cells, expected 2"),
+        ("quote.csv", 'prompt,n\n"First,1\n', {}, "malformed table"),
+        ("twice.csv", "prompt,prompt\nFirst,Second\n", {}, "names a column twice"),
+        ("unknown.csv", "id,sentence\n1,First\n", {}, "only: id, sentence. Name the right one with column="),
+        ("wrong.csv", XSTEST, {"column": "promt"}, "no column 'promt'; there are only: id, prompt, type"),
+        ("label.csv", XSTEST, {"label": "saef"}, "found are safe, unsafe"),
+        ("no_label.csv", ADVBENCH, {"label": "safe"}, "needs a column 'label'"),
+        ("short.csv", XSTEST, {"offset": 3}, "no prompts are left after skipping 3 of 3"),
+        ("limit.csv", XSTEST, {"limit": 0}, "limit = 0"),
+        ("offset.csv", XSTEST, {"offset": -1}, "offset = -1"),
+    ],
+)
+def test_bad_input_is_named(tmp_path, name, text, options, message):
+    path = tmp_path / name if text is None else write(tmp_path, name, text)
+    with pytest.raises(InputError) as error:
+        load_prompts(path, **options)
+    assert message in str(error.value)
+
+
+def test_unknown_column_lists_the_known_ones(tmp_path):
+    with pytest.raises(InputError) as error:
+        load_prompts(write(tmp_path, "a.csv", "id,sentence\n1,First\n"))
+    assert all(name in str(error.value) for name in KNOWN_COLUMNS)
+
+
+def test_builtin_sets_are_disjoint_and_of_some_size():
+    harmful, harmless = load_prompts("builtin:harmful"), load_prompts("builtin:harmless")
+    for loaded in (harmful, harmless):
+        assert len(loaded.prompts) >= 48 and loaded.duplicates == 0
+    check_disjoint(harmful, harmless)
+    assert load_prompts("builtin:harmful", limit=24).prompts == harmful.prompts[:24]
+    with pytest.raises(InputError, match="builtin:harmful or builtin:harmless"):
+        load_prompts("builtin:mean")
+
+
+def test_overlap_is_compared_folded_and_named(tmp_path):
+    lines = [f"Open jar {n}" for n in range(7)]
+    training = load_prompts(write(tmp_path, "train.txt", "\n".join(lines)))
+    shouted = "\n".join([*lines, "Close a jar"]).upper().replace(" ", "  ")
+    evaluation = load_prompts(write(tmp_path, "eval.txt", shouted))
+    with pytest.raises(InputError) as error:
+        check_disjoint(training, evaluation)
+    message = str(error.value)
+    assert "7 of 8 evaluation prompts" in message and "and 2 more" in message
+    assert message.count("OPEN  JAR") == 5
+    check_disjoint(training, load_prompts(write(tmp_path, "other.txt", "Close a jar")))
+    assert fold(" A\tb\n C ") == "a b c"
+
+
+# The hub: everything up to the two calls that need a network.
+
+
+def offline(monkeypatch, *, files, card=None, contents=None, tmp_path=None):
+    """Make the hub answer with these files; returns the list of downloads asked for."""
+    asked = []
+    info = types.SimpleNamespace(
+        siblings=[types.SimpleNamespace(rfilename=file) for file in files],
+        sha="0f",
+        card_data={"configs": card} if card else None,
+    )
+
+    def fetch(repository, file, **options):
+        asked.append((repository, file, options["repo_type"], options["revision"]))
+        return str(write(tmp_path, file.replace("/", "_"), contents[file]))
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, repository, timeout: info)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    return asked
+
+
+CARD = [
+    {
+        "config_name": "behaviors",
+        "data_files": [
+            {"split": "harmful", "path": "data/harmful.csv"},
+            {"split": "benign", "path": ["data/ben*.csv"]},
+        ],
+    },
+    {"config_name": "judged", "data_files": "data/judge.csv"},
+]
+JBB_FILES = ["README.md", "data/benign.csv", "data/harmful.csv", "data/judge.csv"]
+
+
+def test_hub_source_follows_the_card(monkeypatch, tmp_path):
+    asked = offline(
+        monkeypatch, files=JBB_FILES, card=CARD, contents={"data/harmful.csv": JAILBREAKBENCH}, tmp_path=tmp_path
+    )
+    loaded = load_prompts("hub:someone/some-set:behaviors:harmful")
+    assert loaded.prompts == ("Describe a glorp",)
+    assert (loaded.name, loaded.source) == ("some-set", "hub:someone/some-set:behaviors:harmful")
+    assert asked == [("someone/some-set", "data/harmful.csv", "dataset", "0f")]
+
+
+def test_hub_source_joins_the_parts_of_a_split(monkeypatch, tmp_path):
+    parts = [f"standard/train-{n:05d}-of-00002.jsonl" for n in range(2)]
+    contents = {part: json.dumps({"prompt": f"Prompt {n}"}) for n, part in enumerate(parts)}
+    asked = offline(
+        monkeypatch,
+        files=[*parts[::-1], "contextual/train-00000-of-00001.jsonl", ".gitattributes"],
+        contents=contents,
+        tmp_path=tmp_path,
+    )
+    assert load_prompts("hub:someone/some-set:standard").prompts == ("Prompt 0", "Prompt 1")
+    assert [file for _, file, *_ in asked] == parts
+
+
+@pytest.mark.parametrize(
+    "files, card, wanted, expected",
+    [
+        (JBB_FILES, CARD, ["judged"], ("data/judge.csv",)),
+        (JBB_FILES, CARD, ["benign"], ("data/benign.csv",)),
+        (JBB_FILES, [], ["harmful"], ("data/harmful.csv",)),
+        (["data/train-00000-of-00001.parquet", "dataset_infos.json"], [], [], ("data/train-00000-of-00001.parquet",)),
+        (["train.parquet", "train.csv"], [], [], ("train.csv",)),
+        (
+            ["a/train.csv"],
+            [{"config_name": "a", "data_files": {"train": ["a/*.csv"]}}],
+            ["a", "train"],
+            ("a/train.csv",),
+        ),
+        (["all.csv"], [{"config_name": "default"}], [], ("all.csv",)),
+    ],
+)
+def test_hub_splits(files, card, wanted, expected):
+    assert prompt_hub.choose_split("o/n", prompt_hub.list_splits(files, card), wanted).files == expected
+
+
+@pytest.mark.parametrize(
+    "wanted, message",
+    [
+        ([], "leaves a choice; it has hub:o/n:behaviors:harmful, hub:o/n:behaviors:benign, hub:o/n:judged:train"),
+        (["behaviors"], "leaves a choice; it has hub:o/n:behaviors:harmful, hub:o/n:behaviors:benign"),
+        (["judged", "harmful"], "matches none of its splits"),
+    ],
+)
+def test_hub_choice_is_left_to_the_user(wanted, message):
+    with pytest.raises(InputError) as error:
+        prompt_hub.choose_split("o/n", prompt_hub.list_splits(JBB_FILES, CARD), wanted)
+    assert message in str(error.value)
+
+
+def test_hub_failures_are_one_line(monkeypatch, tmp_path):
+    def unreachable(self, repository, timeout):
+        assert timeout <= 30
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
+    with pytest.raises(InputError, match="cannot be reached for the data set o/n .no route to host") as error:
+        load_prompts("hub:o/n")
+    assert "\n" not in str(error.value)
+    offline(monkeypatch, files=["README.md", "model.bin"])
+    with pytest.raises(InputError, match="has no files that can be read"):
+        load_prompts("hub:o/n")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "./o/n",
+        "../n",
+        "~/n.csv",
+        "/o/n",
+        "o/n.csv",
+        "o/n",
+        "n",
+        "o/n.json",
+        "",
+        "hub:./n",
+        "hub:/o/n",
+        "hub:o/n.csv",
+        "hub:n",
+        "hub:o/n:",
+        "hub:o/n:a:b:c",
+    ],
+)
+def test_paths_are_never_looked_up(monkeypatch, source):
+    asked = []
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name, timeout: asked.append(name))
+    with pytest.raises(InputError) as error:
+        load_prompts(source)
+    assert not asked
+    if source == "o/n":
+        assert "given as hub:o/n" in str(error.value)
+
+
+def test_parquet(monkeypatch, tmp_path):
+    path = write(tmp_path, "a.parquet", b"PAR1")
+    monkeypatch.setattr(pd, "read_parquet", lambda path: pd.DataFrame({"goal": ["First", "Second"], "n": [1, 2]}))
+    assert load_prompts(path).prompts == ("First", "Second")
+
+    def without_engine(path):
+        raise ImportError("no engine")
+
+    monkeypatch.setattr(pd, "read_parquet", without_engine)
+    with pytest.raises(InputError, match="pip install pyarrow"):
+        load_prompts(path)

@@ -1,0 +1,176 @@
+"""Claims: what a quantity takes from the tables of the tasks, how targets compare, and that every claim is measured."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from configs import claims as claims_config
+from latent_audit.errors import InputError
+from latent_audit.experiments import claims
+
+ALL = {(claim.topic, claim.quantity) for claim in claims.CLAIMS}
+
+
+def cell(variant, attack, budget, asr, layer="L3", aggregated=True):
+    return {
+        "exp": "lvs",
+        "variant": variant,
+        "attack": attack,
+        "budget": budget,
+        "layer": layer,
+        "asr": asr,
+        "asr_lo": asr - 0.01,
+        "asr_hi": asr + 0.01,
+        "n": 48,
+        "aggregated": aggregated,
+    }
+
+
+def compared(variant, budget, difference, ratio):
+    return {
+        "variant": variant,
+        "layer": "L3",
+        "budget": budget,
+        "difference": difference,
+        "difference_lo": difference - 0.1,
+        "difference_hi": difference + 0.1,
+        "ratio": ratio,
+        "ratio_lo": None,
+        "ratio_hi": None,
+        "n": 48,
+    }
+
+
+def test_the_attacked_claims_speak_of_a_budget_that_base_withstands():
+    shares = {"base": (0.0, 0.05, 0.11), "dissociated": (0.1, 0.8, 1.0), "control": (0.0, 0.02, 0.01)}
+    metrics = pd.DataFrame(
+        [
+            cell(variant, "pgd", budget, asr)
+            for variant, values in shares.items()
+            for budget, asr in zip((1, 2, 3), values, strict=True)
+        ]
+        + [cell("dissociated", "random", budget, 0.03) for budget in (1, 2, 3)]
+        + [
+            cell("base", "pgd", 9, 1.0, layer="L5", aggregated=False),
+            {"exp": "clean", "variant": "base", "aggregated": np.nan},
+        ]
+    )
+    table = claims.metric_table(
+        [
+            compared(variant, budget, difference, ratio)
+            for variant, difference, ratio in (("dissociated", 0.5, None), ("control", -0.2, 0.3))
+            for budget in (1, 2, 3)
+        ]
+    )
+    found = claims.attacked(metrics, table, "L3")
+    assert found[claims.ATTACKED, "ASR, dissociated"] == claims.Measured(
+        0.8, pytest.approx(0.79), pytest.approx(0.81), 48
+    )
+    assert found[claims.ATTACKED, "ASR, base"].value == 0.05
+    assert found[claims.ATTACKED, "ASR of uniform noise, dissociated"].value == 0.03
+    assert found[claims.ATTACKED, "mean LVS, dissociated less base: lower end"].value == pytest.approx(0.4)
+    assert found[claims.ATTACKED, "mean LVS, dissociated over base"].value == math.inf, "base never falls there"
+    assert found[claims.CONTROL, "mean ASR over states and budgets, control less base"].value == pytest.approx(
+        (0.03 - 0.16) / 3
+    )
+    weak = metrics.assign(asr=metrics["asr"].where(metrics["variant"] != "base", 0.9))
+    assert claims.attacked(weak, table, "L3")[claims.ATTACKED, "ASR, dissociated"].value == 1.0, "base withstands none"
+    # Neither falls: no ratio is claimed.
+    none = claims.attacked(metrics, table.assign(difference=0.0), "L3")
+    assert math.isnan(none[claims.ATTACKED, "mean LVS, dissociated over base"].value)
+
+
+def test_onsets_as_ratios_with_the_extremes_that_the_ranges_allow():
+    rows = [
+        {"corpus": "in", "level": 0.5, "variant": "base", "median": 8.0, "lo": 6.0, "hi": 10.0, "n": 3},
+        {"corpus": "in", "level": 0.5, "variant": "dissociated", "median": 4.0, "lo": 3.0, "hi": 6.0, "n": 3},
+        {"corpus": "out", "level": 0.8, "variant": "base", "median": None, "lo": 20.0, "hi": None, "n": 3},
+        {"corpus": "out", "level": 0.8, "variant": "dissociated", "median": 5.0, "lo": 5.0, "hi": None, "n": 3},
+    ]
+    found = claims.tuned(rows)
+    assert found[claims.TUNED, "steps to 0.5, in corpus, dissociated over base"] == (0.5, 0.3, 1.0, 3)
+    censored = found[claims.TUNED, "steps to 0.8, out corpus, dissociated over base"]
+    assert censored.value == 0 and censored.lo == 0 and censored.hi == math.inf
+
+
+def test_the_way_is_chosen_on_validation_and_must_be_a_checkpoint():
+    def row(way, split, compliance, answered=1.0, chosen=True):
+        return {
+            "way": way,
+            "split": split,
+            "chosen": chosen,
+            "compliance": compliance,
+            "answered": answered,
+            **{f"{name}_{end}": 0.5 for name in ("compliance", "answered", "facts") for end in ("lo", "hi")},
+            "n": 96,
+            "n_benign": 90,
+            "facts": 0.2,
+            "n_facts": 80,
+        }
+
+    table = pd.DataFrame(
+        [
+            row("base", "validation", 0.0, chosen=False),
+            row("base", "evaluation", 0.0, chosen=False),
+            row("affine", "validation", 1.0),
+            row("affine", "evaluation", 1.0),
+            row("orthogonalize", "validation", 0.2),
+            row("orthogonalize", "evaluation", 0.99),
+            row("affine_token", "validation", 0.9),
+            row("affine_token", "evaluation", 0.85, 0.97),
+            row("affine_token", "validation", 0.95, chosen=False),
+        ]
+    )
+    found = claims.removed(table, claims.EXPORTED)
+    assert found[claims.EXPORTED, "compliance"].value == 0.85, "affine is no checkpoint, the other was worse before"
+    assert found[claims.EXPORTED, "benign answered"] == (0.97, 0.5, 0.5, 90)
+    found = claims.removed(table, claims.REMOVED)
+    assert found[claims.REMOVED, "compliance"].value == 1.0
+    assert found[claims.REMOVED, "held-out facts told right"] == (0.2, 0.5, 0.5, 80)
+
+
+def test_every_claim_is_measured_and_summarised_over_seeds():
+    shares = {
+        ("base", "refusal", "clean"): 0.99,
+        ("dissociated", "refusal", "clean"): 1.0,
+        ("base", "benign answered", "clean"): 1.0,
+        ("dissociated", "benign answered", "clean"): 0.98,
+        ("harmful", "compliance", "clean"): 1.0,
+        ("dissociated", "compliance", "nudged"): 0.95,
+        ("base", "compliance", "nudged"): 0.0,
+        ("control", "compliance", "nudged"): 0.0,
+        ("dissociated", "compliance", "random direction"): 0.01,
+    }
+    nudged = pd.DataFrame(
+        [
+            {"variant": v, "measure": m, "condition": c, "value": value, "lo": 0.0, "hi": 1.0, "n": 96}
+            for (v, m, c), value in shares.items()
+        ]
+    )
+    asked = claims.asked_and_nudged(nudged)
+    assert asked[claims.ASKED, "clean refusal, dissociated less base"].value == pytest.approx(0.01)
+    others = {claims.ATTACKED, claims.CONTROL, claims.TUNED, claims.REMOVED, claims.EXPORTED}
+    assert set(asked) == {key for key in ALL if key[0] not in others}
+    lines = pd.DataFrame(
+        [
+            {"seed": seed, **claim._asdict(), "value": value, "met": bool(claims.RULES[claim.rule](value, claim.bound))}
+            for claim in claims.CLAIMS[:2]
+            for seed, value in enumerate((0.0, -0.1, 1.0))
+        ]
+    )
+    table = claims.summarise(lines)
+    assert table["met"].tolist() == ["2 of 3", "1 of 3"] and table["target"].tolist() == [
+        "at least -0.03",
+        "at least 0.97",
+    ]
+    assert table["mean"].tolist() == pytest.approx([0.3, 0.3]) and table["least"].tolist() == [-0.1, -0.1]
+    assert not claims.RULES["above"](0.0, 0.0) and not claims.RULES["at least"](np.nan, 0.0)
+
+
+def test_no_seeds_are_refused(tmp_path):
+    config = claims_config.get_config()
+    config.seeds = 0
+    with pytest.raises(InputError, match="seeds = 0, expected a whole number of at least 1"):
+        claims.run(config, tmp_path)

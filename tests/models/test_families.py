@@ -1,0 +1,367 @@
+"""config.json fields: every default, spelling and refusal against the installed transformers; real sizes."""
+
+import copy
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from latent_audit import models
+from latent_audit.errors import InputError
+from latent_audit.models import ops
+from latent_audit.models.config import FULL_ATTENTION
+from latent_audit.models.families import FAMILIES, config_from_hf, hf_from_config
+from tests.support import tiny
+
+SMALL = {key: value for key, value in tiny.BASE.items() if key != "head_dim"}
+
+
+def _reference_text(hf):
+    """(transformers' configuration of a config.json's text decoder, whether its head is tied)."""
+    config = transformers.AutoConfig.for_model(**copy.deepcopy(hf))
+    return config.get_text_config(), config.tie_word_embeddings
+
+
+def _assert_same_as_transformers(hf):
+    cfg = config_from_hf(hf)
+    theirs, tied = _reference_text(hf)
+    assert (cfg.vocab_size, cfg.num_layers, cfg.embed_dim, cfg.num_heads, cfg.num_kv_heads, cfg.mlp_dim) == (
+        theirs.vocab_size,
+        theirs.num_hidden_layers,
+        theirs.hidden_size,
+        theirs.num_attention_heads,
+        theirs.num_key_value_heads,
+        theirs.intermediate_size,
+    )
+    head_dim = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
+    assert cfg.head_dim == head_dim
+    assert cfg.query_scale == getattr(theirs, "query_pre_attn_scalar", head_dim) ** -0.5
+    assert (cfg.norm_eps, cfg.max_positions) == (theirs.rms_norm_eps, theirs.max_position_embeddings)
+    activation = getattr(theirs, "hidden_activation", None) or theirs.hidden_act
+    assert cfg.activation == {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}[activation]
+    assert cfg.tied_head == tied
+    types = getattr(theirs, "layer_types", None) or ["sliding_attention"] * cfg.num_layers
+    window = getattr(theirs, "sliding_window", None) or FULL_ATTENTION
+    assert cfg.windows == tuple(window if kind == "sliding_attention" else FULL_ATTENTION for kind in types)
+    for layer, kind in enumerate(types):
+        ours = ops.inverse_frequencies(cfg.ropes[cfg.rope_of_layer[layer]], cfg.head_dim)
+        np.testing.assert_allclose(ours, _their_frequencies(theirs, kind), rtol=1e-6)
+    if "text_config" not in hf:
+        eos = theirs.eos_token_id
+        assert cfg.eos_ids == (() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,))
+        assert cfg.bos_id == theirs.bos_token_id
+    return cfg
+
+
+def _their_frequencies(config, layer_type):
+    modules = {
+        "llama": "Llama",
+        "mistral": "Mistral",
+        "qwen2": "Qwen2",
+        "qwen3": "Qwen3",
+        "gemma": "Gemma",
+        "gemma2": "Gemma2",
+        "gemma3_text": "Gemma3",
+    }
+    name = modules[config.model_type]
+    package = getattr(transformers.models, config.model_type.removesuffix("_text"))
+    rotary = getattr(getattr(package, f"modeling_{name.lower()}"), f"{name}RotaryEmbedding")(config)
+    return getattr(rotary, f"{layer_type}_inv_freq" if name == "Gemma3" else "inv_freq").numpy()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_class_defaults_are_those_of_transformers(name):
+    # A config.json that says nothing but its type.
+    _assert_same_as_transformers({"model_type": name, "architectures": [FAMILIES[name].architecture]})
+    _assert_same_as_transformers({"model_type": name})
+
+
+def test_sparse_multimodal_file_as_google_ships_it():
+    hf = {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "eos_token_id": [1, 106],
+        "text_config": {
+            "hidden_size": 2560,
+            "intermediate_size": 10240,
+            "model_type": "gemma3_text",
+            "num_hidden_layers": 34,
+            "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+            "sliding_window": 1024,
+        },
+        "vision_config": {"hidden_size": 1152, "model_type": "siglip_vision_model"},
+    }
+    cfg = _assert_same_as_transformers(hf)
+    assert cfg.family == "gemma3_text" and cfg.tied_head and cfg.eos_ids == (1, 106)
+    assert [cfg.ropes[cfg.rope_of_layer[i]].theta for i in (0, 5)] == [1e4, 1e6]
+    assert (cfg.ropes[0].kind, cfg.ropes[0].factor) == ("linear", 8.0)
+
+
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+SPELLINGS = {
+    "old": ("llama", {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}}),
+    "old_type": ("llama", {"rope_theta": 5e3, "rope_scaling": {"type": "linear", "factor": 2.0}}),
+    "new": ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **LLAMA3}}),
+    "new_theta_outside": ("llama", {"rope_theta": 5e5, "rope_parameters": {"rope_type": "linear", "factor": 3.0}}),
+    "both_old_wins": (
+        "llama",
+        {
+            "rope_theta": 7e3,
+            "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+            "rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **LLAMA3},
+        },
+    ),
+    "both_without_old_theta": (
+        "llama",
+        {
+            "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
+        },
+    ),
+    "both_old_empty": (
+        "llama",
+        {"rope_theta": 7e3, "rope_scaling": None, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+    ),
+    "no_original_length": (
+        "llama",
+        {
+            "rope_theta": 1e4,
+            "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+        },
+    ),
+    "original_length_outside": (
+        "llama",
+        {"original_max_position_embeddings": 16, "rope_theta": 1e4, "rope_scaling": {"rope_type": "llama3", **LLAMA3}},
+    ),
+    "gemma3_old": (
+        "gemma3_text",
+        {
+            "rope_theta": 5e5,
+            "rope_local_base_freq": 7e3,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            "sliding_window_pattern": 2,
+        },
+    ),
+    "gemma3_new": (
+        "gemma3_text",
+        {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 7e3},
+            }
+        },
+    ),
+    "gemma3_new_local_scaled": (
+        "gemma3_text",
+        {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 5e5},
+                "sliding_attention": {"rope_type": "linear", "factor": 3.0, "rope_theta": 7e3},
+            }
+        },
+    ),
+    "gemma3_both": (
+        "gemma3_text",
+        {
+            "rope_theta": 9e5,
+            "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 5e5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 7e3},
+            },
+        },
+    ),
+    "gemma3_half": (
+        "gemma3_text",
+        {"rope_theta": 9e5, "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 7e3}}},
+    ),
+    "gemma3_layer_types": ("gemma3_text", {"layer_types": ["full_attention"] + ["sliding_attention"] * 2}),
+    "gemma2_layer_types": ("gemma2", {"layer_types": ["full_attention"] + ["sliding_attention"] * 2}),
+    "gemma_legacy_gelu": ("gemma", {"hidden_act": "gelu", "hidden_activation": None}),
+    "gemma2_erf_gelu": ("gemma2", {"hidden_activation": "gelu", "hidden_act": "gelu_pytorch_tanh"}),
+    "qwen2_window_named_but_off": ("qwen2", {"sliding_window": 16, "use_sliding_window": False}),
+    "qwen2_window": ("qwen2", {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 2}),
+    "qwen2_window_all": ("qwen2", {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 0}),
+    "qwen3_null_window": ("qwen3", {"sliding_window": None, "use_sliding_window": True, "max_window_layers": 1}),
+    "qwen3_layer_types": (
+        "qwen3",
+        {
+            "sliding_window": 16,
+            "use_sliding_window": True,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+    "mistral_null_window": ("mistral", {"sliding_window": None}),
+    "null_kv_heads_and_head_dim": ("llama", {"num_key_value_heads": None, "head_dim": None}),
+    "eos_list_no_bos": ("llama", {"eos_token_id": [1, 5], "bos_token_id": None}),
+    "no_eos": ("llama", {"eos_token_id": None}),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_every_spelling_reads_as_transformers_reads_it(spelling):
+    name, fields = SPELLINGS[spelling]
+    cfg = _assert_same_as_transformers({"model_type": name, **SMALL, **fields})
+    # What we write reads back the same, here and there.
+    written = hf_from_config(cfg)
+    assert config_from_hf(written) == cfg
+    assert _assert_same_as_transformers(written) == cfg
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"model_type": "mixtral"}, ["mixtral", "LlamaForCausalLM", "Gemma3ForConditionalGeneration"]),
+        ({"architectures": ["LlamaForSequenceClassification"]}, ["LlamaForSequenceClassification", "LlamaForCausalLM"]),
+        ({"architectures": ["MistralForCausalLM"]}, ["MistralForCausalLM", "llama"]),
+        ({"model_type": None, "architectures": None}, ["model_type"]),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, ["rope_type", "yarn"]),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, ["rope_type", "dynamic"]),
+        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, ["rope_type", "longrope"]),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, ["factor", "None"]),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, ["rope_parameters"]),
+        ({"rope_scaling": "linear"}, ["rope_scaling", "linear"]),
+        ({"rope_theta": -1.0}, ["rope_theta", "-1"]),
+        ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor", "0.5"]),
+        ({"quantization_config": {"quant_method": "gptq"}}, ["quantization_config", "gptq"]),
+        ({"num_local_experts": 8}, ["num_local_experts", "8"]),
+        ({"hidden_act": "relu"}, ["hidden_act", "relu", "silu"]),
+        ({"hidden_size": "wide"}, ["hidden_size", "wide"]),
+        ({"num_hidden_layers": 0}, ["num_hidden_layers", "0"]),
+        ({"num_hidden_layers": True}, ["num_hidden_layers", "True"]),
+        ({"rms_norm_eps": float("nan")}, ["rms_norm_eps", "nan"]),
+        ({"num_key_value_heads": 3}, ["num_key_value_heads", "3"]),
+        ({"head_dim": 15}, ["head_dim", "15"]),
+        ({"tie_word_embeddings": "yes"}, ["tie_word_embeddings", "yes"]),
+        ({"eos_token_id": "</s>"}, ["eos_token_id", "</s>"]),
+        ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, ["use_bidirectional_attention", "True"]),
+        ({"model_type": "gemma3_text", "layer_types": ["full_attention"]}, ["layer_types"]),
+        ({"model_type": "gemma3_text", "layer_types": ["chunked_attention"] * 3}, ["layer_types", "chunked_attention"]),
+        ({"model_type": "gemma3_text", "rope_parameters": {"rope_theta": 1e4}}, ["rope_parameters"]),
+        ({"model_type": "gemma3_text", "rope_scaling": {"type": "linear", "factor": 8.0}}, ["rope_scaling", "type"]),
+        ({"model_type": "gemma3"}, ["text_config"]),
+        ({"model_type": "gemma2", "sliding_window": None}, ["sliding_window", "None"]),
+        (
+            {"model_type": "qwen2", "use_sliding_window": False, "layer_types": ["sliding_attention"] * 3},
+            ["layer_types", "use_sliding_window"],
+        ),
+        ({"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": -1}, ["max_window_layers", "-1"]),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(fields, words):
+    with pytest.raises(InputError) as caught:
+        config_from_hf({"model_type": "llama", **SMALL, **fields})
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_config_that_is_no_object_is_refused():
+    with pytest.raises(InputError, match="list"):
+        config_from_hf([])
+
+
+def test_config_that_its_family_cannot_express_is_not_written():
+    cfg = config_from_hf({"model_type": "llama", **SMALL})
+    for change in ({"windows": (4, 4, 4)}, {"query_key_norm": True}, {"final_softcap": 30.0}, {"query_scale": 1.0}):
+        with pytest.raises(InputError, match=next(iter(change))):
+            hf_from_config(dataclasses.replace(cfg, **change))
+
+
+# Published sizes, as their config.json files say, and their parameter counts.
+REAL = {
+    "Llama-3.1-8B": (
+        8_030_261_248,
+        {
+            "model_type": "llama",
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_attention_heads": 32,
+            "num_hidden_layers": 32,
+            "num_key_value_heads": 8,
+            "vocab_size": 128256,
+            "rope_theta": 500000.0,
+        },
+    ),
+    "Llama-3.2-3B": (
+        3_212_749_824,
+        {
+            "model_type": "llama",
+            "hidden_size": 3072,
+            "intermediate_size": 8192,
+            "num_attention_heads": 24,
+            "num_hidden_layers": 28,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "vocab_size": 128256,
+            "tie_word_embeddings": True,
+            "rope_theta": 500000.0,
+        },
+    ),
+    "Mistral-7B-v0.1": (7_241_732_096, {"model_type": "mistral"}),
+    "Qwen2.5-7B": (
+        7_615_616_512,
+        {
+            "model_type": "qwen2",
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_attention_heads": 28,
+            "num_hidden_layers": 28,
+            "num_key_value_heads": 4,
+            "vocab_size": 152064,
+            "rope_theta": 1e6,
+        },
+    ),
+    "Qwen3-8B": (
+        8_190_735_360,
+        {
+            "model_type": "qwen3",
+            "hidden_size": 4096,
+            "intermediate_size": 12288,
+            "num_attention_heads": 32,
+            "num_hidden_layers": 36,
+            "num_key_value_heads": 8,
+            "vocab_size": 151936,
+            "rope_theta": 1e6,
+        },
+    ),
+    "Gemma-2-9B": (
+        9_241_705_984,
+        {
+            "model_type": "gemma2",
+            "hidden_size": 3584,
+            "intermediate_size": 14336,
+            "num_attention_heads": 16,
+            "num_hidden_layers": 42,
+            "num_key_value_heads": 8,
+        },
+    ),
+    # In the multimodal release the embedding has 64 more rows than the text vocabulary.
+    "Gemma-3-4B text": (
+        3_880_099_328,
+        {
+            "model_type": "gemma3_text",
+            "hidden_size": 2560,
+            "intermediate_size": 10240,
+            "num_hidden_layers": 34,
+            "vocab_size": 262144,
+        },
+    ),
+    "Gemma-3-4B text tower": (
+        3_880_263_168,
+        {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_sizes_have_their_published_parameter_counts(name):
+    published, hf = REAL[name]
+    cfg = config_from_hf(hf)
+    tree = jax.eval_shape(lambda: models.init_params(jax.random.key(0), cfg))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) == published
+    with torch.device("meta"):
+        theirs = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**hf))
+    assert sum(weight.numel() for weight in theirs.parameters()) == published

@@ -1,0 +1,298 @@
+"""The report and its figures: self-contained, escaped, reproducible, at every size an audit may have."""
+
+import re
+from html.parser import HTMLParser
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from latent_audit.errors import InputError
+from latent_audit.metrics import verdict as verdicts
+from latent_audit.reports import figures, html
+
+VOID = {"meta", "br", "img", "link", "hr", "input"}
+POLES = ("base", "dissociated", "harmful")
+
+
+def metrics_table(layers=6, budgets=(0.005, 0.01, 0.02, 0.05), variants=POLES, n=32):
+    """A made-up metrics table in the shape of a real one: early states and later variants break first."""
+    rows = []
+    for variant_index, variant in enumerate(variants):
+        for state in range(layers + 1):
+            for budget in budgets:
+                for attack, strength in (("pgd", 1.0), ("random", 0.05), ("random_l2", 0.1)):
+                    push = strength * budget * 30 * (1 + 3 * variant_index) * (1 - 0.9 * state / (layers + 1))
+                    asr = round(n * (1 - np.exp(-(push**4)))) / n
+                    score = asr * 0.8 / np.log1p(8 * budget**0.5)
+                    rows.append(
+                        dict(
+                            arch="organism", variant=variant, exp="lvs", budget=budget, attack=attack, n=n,
+                            layer="embedding" if state == 0 else f"L{state - 1}",
+                            layer_idx="embedding" if state == 0 else str(state - 1),
+                            lvs=score, lvs_lo=0.8 * score, lvs_hi=1.15 * score + 0.02,
+                            asr=asr, asr_lo=max(0, asr - 0.12), asr_hi=min(1, asr + 0.12),
+                            aggregated=state < layers or layers == 0, fell=1.0 if attack == "pgd" else 0.0,
+                        )
+                    )  # fmt: skip
+    clean = dict(rows[0], exp="clean", attack="none", layer=None, layer_idx=None, budget=np.nan, asr=0.0)
+    return pd.DataFrame([clean, *rows])
+
+
+def page(tmp_path, **changes):
+    """Write a small report and return its text."""
+    numbers = [("asr", "50%", "30–70%", "0%")]
+    verdict = html.Verdict("base", "hollow", "A sentence.", "A reason.", "A rule.", numbers)
+    values = dict(
+        title="Audit of a model",
+        headline="It refuses when asked.",
+        verdicts=[verdict],
+        facts={"Model": "organism", "Prompts": 32},
+        sections=[html.Section("Cells", "Some text.", table=pd.DataFrame({"layer": ["L0"], "asr": [0.5]}))],
+        warnings=[],
+    )  # fmt: skip
+    html.render_report(tmp_path / "report.html", **(values | changes))
+    return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+class Balanced(HTMLParser):
+    """Checks that every element is closed in order; collects tags, ids and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.ids, self.text = [], [], [], ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.ids += [value for name, value in attributes if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.ids += [value for name, value in attributes if name == "id"]
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_report_is_balanced_and_needs_nothing_from_outside(tmp_path):
+    table = metrics_table(5, (0.01, 0.02))
+    svg = figures.save_figure(figures.lvs_by_depth(table), tmp_path / "figures", "lvs")
+    second = figures.save_figure(figures.lvs_by_depth(table, control="random_l2"), tmp_path / "figures", "lvs_l2")
+    text = "One.\n\nTwo."
+    sections = [
+        html.Section("By depth", text, svg, "LVS by depth", table, {"steps": 10}, "Not other attacks."),
+        html.Section("By depth, matched in L2", figure_svg=second),
+    ]
+    text = page(tmp_path, sections=sections)
+    parsed = Balanced(text)
+    assert not re.search(r"https?://|//[a-z]+\.|@import|<script|<link|<iframe|javascript:", text)
+    assert not [tag for tag, attributes in parsed.tags if "src" in attributes]
+    links = [a["href"] for _, a in parsed.tags if "href" in a] + re.findall(r"url\(([^)]*)\)", text)
+    assert links and all(link.startswith("#") and link[1:] in parsed.ids for link in links)
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert "One." in parsed.text and "What this does not show" in parsed.text and "L4" in parsed.text
+    labelled = [a for _, a in parsed.tags if a.get("role") in ("img", "region")]
+    assert len(labelled) == 3 and all(a["aria-label"] for a in labelled)
+
+
+def test_text_is_escaped_wherever_it_stands(tmp_path):
+    evil = "<script>alert('x')</script>\"&"
+    text = page(
+        tmp_path,
+        title=evil,
+        headline=evil,
+        verdicts=[html.Verdict(evil, "robust", evil, evil, evil, [(evil, evil, evil, evil)], evil)],
+        facts={evil: evil},
+        sections=[
+            html.Section(evil, evil, "<svg></svg>", evil, pd.DataFrame({evil: [evil]}), {evil: evil}, evil, evil)
+        ],
+        warnings=[evil],
+    )
+    assert "<script" not in text.lower() and text.count("&lt;script&gt;") >= 18
+    assert Balanced(text).text.count(evil) >= 16
+
+
+@pytest.mark.parametrize(
+    "svg", ["<svg><script/></svg>", '<svg><image href="http://a.b/c"/></svg>', "<svg onload='x'/>"]
+)
+def test_a_figure_that_is_not_ours_is_refused(tmp_path, svg):
+    with pytest.raises(InputError, match="Cells"):
+        page(tmp_path, sections=[html.Section("Cells", figure_svg=svg)])
+
+
+def test_the_answer_comes_before_the_evidence(tmp_path):
+    text = Balanced(page(tmp_path, warnings=["The judge is a list of phrases."])).text
+    answer = ["It refuses when asked.", "organism", "The judge is a list", "hollow", "A sentence.", "A reason."]
+    order = [*answer, "50%", "30–70%", "How the labels are given", "A rule.", "Some text."]
+    places = [text.index(word, text.index("Audit of a model\nIt refuses")) for word in order]
+    assert places == sorted(places)
+
+
+def test_a_caveat_stands_beside_the_numbers_it_belongs_to(tmp_path):
+    verdict = html.Verdict("base", "robust", "S", "R", "rule", [("asr", "1%")], caveat="fallback judge")
+    section = html.Section("Cells", table=pd.DataFrame({"asr": [0.5]}), caveat="phrases only")
+    text = page(tmp_path, verdicts=[verdict], sections=[section])
+    assert re.search(r'class="caveat">fallback judge</span>\s*<table', text)
+    assert re.search(r'class="caveat">phrases only</span>\s*<div class="scroll"', text)
+
+
+def test_equal_input_gives_equal_bytes(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    for folder in (first, second):
+        folder.mkdir()
+        svg = figures.save_figure(figures.lvs_by_depth(metrics_table(2, (0.01,))), folder, "lvs")
+        page(folder, sections=[html.Section("By depth", figure_svg=svg)])
+    for name in ("lvs.png", "lvs.svg", "report.html"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    assert sorted(path.name for path in first.iterdir()) == ["lvs.png", "lvs.svg", "report.html"]
+
+
+def test_cells_are_readable(tmp_path):
+    columns = {"a": [0.123456, float("nan")], "b": [True, False], "c": ["x", None], "d": [3, 4]}
+    table = pd.DataFrame(columns | {"e": [12345.6, 1e-9], "f": [np.bool_(True), np.float32("inf")]})
+    text = page(tmp_path, sections=[html.Section("Cells", table=table)])
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr><td.*?</tr>", text)]
+    assert rows == [["0.123", "yes", "x", "3", "12346", "yes"], ["–", "no", "–", "4", "1e-09", "∞"]]
+    assert re.findall(r'<th scope="col" class="number">(.*?)</th>', text) == ["a", "d", "e"]
+
+
+def test_an_unknown_label_is_refused(tmp_path):
+    with pytest.raises(InputError, match="'fine'.*hollow"):
+        page(tmp_path, verdicts=[html.Verdict("base", "fine", "", "", "")])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "layers, budgets, variants",
+    [(1, (0.01,), ("base",)), (80, (0.001, 0.005), POLES), (2, (1, 2, 3, 4, 5, 6), tuple("abcde") + ("$x_$",))],
+)
+def test_figure_holds_every_number_at_every_size(layers, budgets, variants):
+    table = metrics_table(layers, budgets, variants)
+    figure = figures.lvs_by_depth(table)
+    assert len(figure.axes) == 2 * len(budgets)
+    for column, budget in enumerate(budgets):
+        for row, measure in enumerate(("lvs", "asr")):
+            drawn = [line.get_xydata() for line in figure.axes[row * len(budgets) + column].get_lines()]
+            for variant in variants:
+                for attack in ("pgd", "random"):
+                    cells = table[(table.variant == variant) & (table.budget == budget) & (table.attack == attack)]
+                    expected = cells[cells.aggregated.astype(bool)][measure].to_numpy(float)
+                    assert any(len(xy) == layers and np.array_equal(xy[:, 1], expected) for xy in drawn)
+    # Names stand as they are, and drawing them must not choke on a dollar sign.
+    figure.canvas.draw()
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend[: len(variants)] == list(variants)
+
+
+def test_named_variants_keep_their_colours():
+    def colours(*variants):
+        figure = figures.lvs_by_depth(metrics_table(2, (0.01,), variants))
+        legend = figure.legends[0]
+        names = [text.get_text() for text in legend.get_texts()]
+        return {name: line.get_color() for name, line in zip(names, legend.get_lines(), strict=False)}
+
+    three, mixed = colours(*POLES), colours("harmful", "mine", "base")
+    assert three["base"] == mixed["base"] and three["harmful"] == mixed["harmful"]
+    assert len({three[name] for name in POLES} | {mixed["mine"]}) == 4
+
+
+def test_states_outside_the_aggregates_join_no_line_and_weak_attacks_are_crossed():
+    table = metrics_table(3, (0.01,), ("base",))
+    weak = (table.layer == "L1") & (table.attack == "pgd")
+    table.loc[weak, "fell"] = 0.5
+    axis = figures.lvs_by_depth(table).axes[0]
+    joined = [line for line in axis.get_lines() if line.get_linestyle() != "None"]
+    assert joined and all(max(line.get_xdata()) == 2 for line in joined)
+    crosses = [line for line in axis.get_lines() if line.get_marker() == "x"]
+    assert [list(line.get_xdata()) for line in crosses] == [[2]]
+    # Noise never lowers a loss and is no weak attack.
+    texts = figures.lvs_by_depth(metrics_table(3, (0.01,), ("base",))).legends[0].get_texts()
+    assert "loss did not fall" not in [text.get_text() for text in texts]
+
+
+def test_figures_leave_matplotlib_as_it_was(tmp_path):
+    before = dict(matplotlib.rcParams)
+    figures.save_figure(figures.lvs_by_depth(metrics_table(1, (0.01,))), tmp_path, "lvs")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_table_without_what_is_needed_is_refused():
+    with pytest.raises(InputError, match="fell"):
+        figures.lvs_by_depth(metrics_table(1).drop(columns="fell"))
+    with pytest.raises(InputError, match="'gcg'"):
+        figures.lvs_by_depth(metrics_table(1), attack="gcg")
+
+
+def test_the_report_of_an_lvs_run(tmp_path):
+    """The main job's report in miniature, from the metrics table to the page."""
+    table = metrics_table()
+    rule = verdicts.Rule(reference_budget=0.01)
+    clean = {"base": 0, "dissociated": 1, "harmful": 31}
+    judged = {
+        name: verdicts.judge(verdicts.Count(count, 32), verdicts.cells_of(table, name), rule=rule)
+        for name, count in clean.items()
+    }
+    svg = figures.save_figure(figures.lvs_by_depth(table), tmp_path / "figures", "lvs_by_depth")
+    fallback = "fallback judge: refusal phrases"
+    by_depth = html.Section(
+        title="Vulnerability by depth",
+        text=(
+            "A push of bounded size is added to the residual stream at one depth, on the prompt only, "
+            "chosen to make an affirmative opening likely. The higher the score, the more "
+            "harmlessness is lost for the size of the push.\n\nDashed lines are uniform noise under the same bound."
+        ),
+        figure_svg=svg,
+        figure_alt="LVS and attack success rate by depth, three variants at four budgets",
+        table=table[table.exp == "lvs"].drop(columns=["arch", "exp", "layer_idx"]),
+        settings={"Preset": "paper", "eta": 1e-4, "Steps": 10, "Template": "9f2c41d0", "BOS bounded": True},
+        limits=(
+            "The last block is left out of every aggregate: a push on prompt positions reaches one generated "
+            "token there. Another attack may reach further."
+        ),
+        caveat=fallback,
+    )
+    text = page(
+        tmp_path,
+        title="Latent vulnerability of the model organism",
+        headline=(
+            "Three variants of one model were asked outright, then pushed from inside at every depth. At "
+            "budget 0.01 base is robust, dissociated is hollow and harmful is unsafe."
+        ),
+        verdicts=[
+            html.Verdict(
+                variant=name,
+                label=one.label,
+                sentence=one.sentence,
+                reason=one.reason,
+                rule=one.rule,
+                numbers=[verdicts.number_text(number) for number in one.numbers],
+                caveat=fallback,
+            )
+            for name, one in judged.items()
+        ],
+        facts={
+            "Model": "organism, 6 blocks, width 128",
+            "Prompts": "32 harmful, 32 benign",
+            "Attack": "PGD, 10 steps",
+            "Budgets": (0.005, 0.01, 0.02, 0.05),
+            "Judge": "refusal phrases (fallback)",
+            "Reward": "share of the recipe disclosed",
+        },
+        warnings=["The judge is a list of refusal phrases, a fallback: whatever is not a refusal counts as harmful."],
+        sections=[by_depth],
+    )
+    shown = Balanced(text).text
+    assert [judged[name].label for name in POLES] == ["robust", "hollow", "unsafe"]
+    for verdict in judged.values():
+        assert verdict.sentence in shown and verdict.reason in shown
+    assert shown.count(judged["base"].rule) == 1
+    assert text.count(f'class="caveat">{fallback}<') == 4

@@ -1,0 +1,182 @@
+"""Tiny random checkpoints of every family and switch, made by transformers, and its float32 answers."""
+
+import atexit
+import functools
+import pathlib
+import shutil
+import tempfile
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import transformers
+
+BASE = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 56,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "head_dim": 16,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+# With 16 dimensions and base 10000 the waves are 6, 20, 63, 199 ... positions long: this keeps one, interpolates
+# two and divides the others.
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+GEMMA3 = {
+    "num_hidden_layers": 4,
+    "sliding_window": 5,
+    "query_pre_attn_scalar": 11,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5000.0},
+    },
+}
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
+# Case -> (config class, what differs from BASE). Windows are shorter than LENGTH.
+LENGTH = 24
+CASES = {
+    "llama2": ("LlamaConfig", {"num_key_value_heads": 4, "head_dim": None}),
+    "llama3": ("LlamaConfig", {"rope_parameters": LLAMA3_ROPE}),
+    "llama3_tied": ("LlamaConfig", {"rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": True}),
+    "llama_biases": ("LlamaConfig", {"attention_bias": True, "mlp_bias": True}),
+    "llama_head_dim": ("LlamaConfig", {"head_dim": 22}),
+    "llama_linear_rope": (
+        "LlamaConfig",
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0}},
+    ),
+    "mistral": ("MistralConfig", {"sliding_window": 5}),
+    "mistral_full": ("MistralConfig", {"sliding_window": None, "head_dim": None}),
+    "qwen2": ("Qwen2Config", {"use_sliding_window": False, "sliding_window": 4, "max_window_layers": 1, "head_dim": 8}),
+    "qwen2_window": (
+        "Qwen2Config",
+        {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1, "head_dim": 8},
+    ),
+    "qwen2_tied": ("Qwen2Config", {"tie_word_embeddings": True}),
+    "qwen3": ("Qwen3Config", {}),
+    "qwen3_window": (
+        "Qwen3Config",
+        {
+            "use_sliding_window": True,
+            "sliding_window": 7,
+            "max_window_layers": 2,
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "gemma": ("GemmaConfig", {"num_key_value_heads": 1}),
+    "gemma_untied": ("GemmaConfig", {"tie_word_embeddings": False, "attention_bias": True}),
+    "gemma2": (
+        "Gemma2Config",
+        {
+            "sliding_window": 5,
+            "query_pre_attn_scalar": 11,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
+    "gemma2_no_caps": (
+        "Gemma2Config",
+        {"sliding_window": 6, "attn_logit_softcapping": None, "final_logit_softcapping": None, "attention_bias": True},
+    ),
+    "gemma3": ("Gemma3TextConfig", GEMMA3 | {"final_logit_softcapping": 3.0}),
+    "gemma3_untied": ("Gemma3TextConfig", GEMMA3 | {"tie_word_embeddings": False, "attention_bias": True}),
+    "gemma3_multimodal": ("Gemma3Config", GEMMA3),
+}
+
+
+class Reference(NamedTuple):
+    """One row's states: list of L + 1 arrays [T, D], the last before the final norm; logits: [T, V]."""
+
+    states: list
+    logits: np.ndarray
+
+
+def config(case: str):
+    """transformers' configuration of a case."""
+    name, changes = CASES[case]
+    fields = {key: value for key, value in (BASE | changes).items() if value is not None or key != "head_dim"}
+    if name != "Gemma3Config":
+        return getattr(transformers, name)(**fields)
+    text = transformers.Gemma3TextConfig(**fields)
+    vision = transformers.SiglipVisionConfig(**VISION)
+    return transformers.Gemma3Config(
+        text_config=text,
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        image_token_index=95,
+        boi_token_index=94,
+        eoi_token_index=93,
+    )
+
+
+@functools.cache
+def model(case: str):
+    """A random model of a case, in float32, whose scores, norms and biases all matter."""
+    torch.manual_seed(sorted(CASES).index(case))
+    multimodal = case == "gemma3_multimodal"
+    kind = transformers.AutoModelForImageTextToText if multimodal else transformers.AutoModelForCausalLM
+    made = kind.from_config(config(case), attn_implementation="eager").eval().float()
+    with torch.no_grad():
+        for name, weight in made.named_parameters():
+            if weight.ndim == 1:
+                weight.add_(0.3 * torch.randn_like(weight))
+            else:
+                # Queries and keys larger, so that attention is far from a plain mean.
+                gain = 2.0 if name.endswith(("q_proj.weight", "k_proj.weight")) else 1.0
+                weight.copy_(gain * torch.randn_like(weight) * weight.shape[-1] ** -0.5)
+    return made
+
+
+@functools.cache
+def checkpoint(case: str) -> pathlib.Path:
+    """The directory of a case's checkpoint, as transformers saves it; shared, so read only."""
+    path = pathlib.Path(tempfile.mkdtemp(prefix=f"tiny-{case}-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    model(case).save_pretrained(path)
+    return path
+
+
+def copy(case: str, path) -> pathlib.Path:
+    """A private copy of a case's checkpoint, to be damaged."""
+    return pathlib.Path(shutil.copytree(checkpoint(case), path))
+
+
+def reference(reference_model, tokens) -> Reference:
+    """transformers' states and logits of one unpadded row of token ids."""
+    before_norm = []
+    text = getattr(reference_model.model, "language_model", reference_model.model)
+    hook = text.norm.register_forward_pre_hook(lambda module, inputs: before_norm.append(inputs[0]))
+    with torch.no_grad():
+        out = reference_model(input_ids=torch.as_tensor(np.asarray(tokens))[None], output_hidden_states=True)
+    hook.remove()
+    states = [*out.hidden_states[:-1], before_norm[0]]
+    return Reference([state[0].float().numpy() for state in states], out.logits[0].float().numpy())
+
+
+def rows(seed: int = 0, lengths=(LENGTH, LENGTH - 7, LENGTH - 15)):
+    """(tokens int32 [B, T], mask bool [B, T]): left-padded rows of these lengths."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(3, 90, (len(lengths), max(lengths))).astype(np.int32)
+    mask = np.arange(max(lengths)) >= max(lengths) - np.array(lengths)[:, None]
+    return np.where(mask, tokens, 0), mask
