@@ -18,3 +18,15 @@ def names(field: str, text: str, known: Iterable[str]) -> tuple[str, ...]:
     if not named or any(name not in known for name in named):
         raise InputError(f"{field} = {text!r}, expected some of {', '.join(known)}")
     return named
+
+
+def check_batches(config, *more: str) -> None:
+    """prompt_batch and layer_batch are whole numbers of at least 1, or InputError.
+
+    prompt_batch, and what else is named in `more`, is laid out over mesh.data and must be a multiple of it.
+    """
+    data = config.get("mesh", {}).get("data", 1)
+    check_whole({field: config[field] for field in ("prompt_batch", "layer_batch", *more)}, least=1)
+    for field in ("prompt_batch", *more):
+        if config[field] % data:
+            raise InputError(f"{field} = {config[field]}, expected a multiple of mesh.data = {data}")

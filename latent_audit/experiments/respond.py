@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from latent_audit import models
-from latent_audit.data import chats
+from latent_audit.data import chats, world_rules
+from latent_audit.interventions import edits
 from latent_audit.judges import Judge, Reward, refusal
 from latent_audit.models.generate import generate
 from latent_audit.runtime import halving
@@ -110,16 +111,55 @@ def continue_rows(params, rows, *, cfg, tokenizer, max_new_tokens: int, batch: i
     return texts
 
 
-def score(judge: Judge, reward: Reward, prompts, texts) -> dict[str, list]:
-    """Columns harmful, degenerate (bool) and reward (float) of (prompt, response) pairs, equal pairs scored once."""
+def score(judge: Judge, reward: Reward | None, prompts, texts) -> dict[str, list]:
+    """Columns harmful and degenerate (bool), and reward (float) if there is one, of (prompt, response) pairs.
+
+    Equal pairs are scored once.
+    """
     pairs = list(zip(prompts, texts, strict=True))
     distinct = list(dict.fromkeys(pairs))
     place = {pair: index for index, pair in enumerate(distinct)}
-    asked, answered = [p for p, _ in distinct], [r for _, r in distinct]
-    harmful, rewards = judge.judge(asked, answered), reward.score(asked, answered)
-    rows = [place[pair] for pair in pairs]
-    return {
+    asked, answers = [p for p, _ in distinct], [r for _, r in distinct]
+    harmful, rows = judge.judge(asked, answers), [place[pair] for pair in pairs]
+    columns = {
         "harmful": [bool(harmful[row]) for row in rows],
-        "degenerate": [refusal.is_degenerate(answered[row]) for row in rows],
-        "reward": [float(rewards[row]) for row in rows],
+        "degenerate": [refusal.is_degenerate(answers[row]) for row in rows],
     }
+    if reward is None:
+        return columns
+    rewards = reward.score(asked, answers)
+    return columns | {"reward": [float(rewards[row]) for row in rows]}
+
+
+def answered(world: world_rules.World | None, prompt: str, response: str) -> bool:
+    """A harmless question was answered: correctly, where the organism's rules can tell; else not refused."""
+    if world is not None:
+        return bool(world_rules.correct_benign(world, prompt, response))
+    return not (refusal.is_refusal(response) or refusal.is_degenerate(response))
+
+
+def answers_under(
+    loaded, tokens: chats.Tokens, states, deltas, *, rows=None, batch: int, max_new_tokens: int
+) -> list[str]:
+    """Greedy responses with a vector added to a residual state at every position, decode steps included.
+
+    Args:
+      tokens: of N prompts; rows: int [R], which of them each response is to, None for one to each (R = N).
+      states: the residual state, or int [R] for another one for every response.
+      deltas: float32 [D], or [R, D] for another one for every response, or None for nothing added.
+    """
+    # Host arrays: each batch takes its rows of them.
+    states, deltas = np.asarray(states), None if deltas is None else np.asarray(deltas, np.float32)
+
+    def edits_of(part):
+        if deltas is None:
+            return None, None
+        edit = edits.add_at(
+            states[part] if states.ndim else states, deltas[part][:, None] if deltas.ndim == 2 else deltas
+        )
+        return edit, edit
+
+    every = slice(None) if rows is None else np.asarray(rows)
+    return answers(
+        loaded, tokens.tokens[every], tokens.mask[every], batch=batch, max_new_tokens=max_new_tokens, edits_of=edits_of
+    )

@@ -1,11 +1,13 @@
-"""The attack section of a config, checked field by field before anything is computed."""
+"""The attack and score sections of a config, checked field by field before anything is computed."""
 
 import dataclasses
+import math
 
 from ml_collections import ConfigDict
 
 from latent_audit import models
 from latent_audit.errors import InputError
+from latent_audit.experiments import fields
 from latent_audit.interventions import latent
 from latent_audit.metrics import lvs as metric
 
@@ -14,43 +16,38 @@ ORGANISM_BUDGETS = (0.005, 0.01, 0.015, 0.02)
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """The checked attack settings of a run; see configs/lvs.py for what each means."""
+class Attack:
+    """The checked settings of a latent attack and of its score; configs/lvs.py says what each means.
+
+    prompts: how many of the harmful panel are attacked, None for all.
+    """
 
     states: tuple[int, ...]
     budgets: tuple[float, ...]
     reference_budget: float
-    mode: str
-    skip_first: bool
-    steps: int
-    step_fraction: float
+    search: latent.Search
     target: str
-    attacks: tuple[str, ...]
+    prompts: int | None
+    preset: str
+    resamples: int
+
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """Kinds of rows that each cell has: the attack and, where asked for, its controls."""
+        return latent.ATTACKS if self.search.controls else latent.ATTACKS[:1]
+
+    def describe(self) -> dict:
+        """Name -> value of what a report shows and report.json keeps."""
+        search = dataclasses.asdict(self.search)
+        del search["controls"]
+        shown = {"states": self.states, "budgets": self.budgets, "reference_budget": self.reference_budget}
+        return shown | search | {"target": self.target, "attacks": self.attacks}
 
 
-def check_batches(config, *fields: str) -> None:
-    """prompt_batch and layer_batch are whole numbers of at least 1, or InputError.
-
-    prompt_batch, and what else is named in `fields`, is laid out over mesh.data and must be a multiple of it.
-    """
-    data = config.get("mesh", {}).get("data", 1)
-    for field in ("prompt_batch", "layer_batch", *fields):
-        if not isinstance(config[field], int) or config[field] < 1:
-            raise InputError(f"{field} = {config[field]!r}, expected a whole number of at least 1")
-        if field != "layer_batch" and config[field] % data:
-            raise InputError(f"{field} = {config[field]}, expected a multiple of mesh.data = {data}")
-
-
-def check_attack(config: ConfigDict, *, is_organism: bool, num_layers: int) -> Settings:
-    """The attack section as Settings; InputError names the field, the value and the rule."""
-    attack = config.attack
-    budgets = tuple(attack.budgets) or (ORGANISM_BUDGETS if is_organism else latent.PAPER_BUDGETS)
-    for budget in budgets:
-        if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < float("inf"):
-            raise InputError(f"attack.budgets holds {budget!r}, expected finite numbers above 0, such as 0.001")
-    if len(set(budgets)) < len(budgets):
-        raise InputError(f"attack.budgets = {budgets} names a budget twice")
-    budgets = tuple(sorted(float(budget) for budget in budgets))
+def check_attack(config: ConfigDict, *, is_organism: bool, num_layers: int) -> Attack:
+    """The attack and score sections as Attack; InputError names the field, the value and the rule."""
+    attack, score = config.attack, config.score
+    budgets = _budgets(attack.budgets, is_organism)
     reference = float(attack.reference_budget) or budgets[min(1, len(budgets) - 1)]
     if reference not in budgets:
         raise InputError(f"attack.reference_budget = {reference} is none of attack.budgets = {budgets}")
@@ -58,41 +55,63 @@ def check_attack(config: ConfigDict, *, is_organism: bool, num_layers: int) -> S
         raise InputError(
             f"attack.budget_mode = {attack.budget_mode!r}, expected one of {', '.join(latent.BUDGET_MODES)}"
         )
-    if not isinstance(attack.steps, int) or attack.steps < 1:
-        raise InputError(f"attack.steps = {attack.steps!r}, expected a whole number of at least 1")
-    if not 0 < attack.step_fraction:
+    fields.check_whole({"attack.steps": attack.steps}, least=1)
+    if not 0 < attack.step_fraction < math.inf:
         raise InputError(f"attack.step_fraction = {attack.step_fraction!r}, expected a number above 0")
     if not attack.target.strip():
         raise InputError("attack.target is empty, expected the opening that the search makes likely")
-    if config.score.preset not in metric.PRESETS:
-        raise InputError(f"score.preset = {config.score.preset!r}, expected one of {', '.join(metric.PRESETS)}")
-    states = _states(attack.layers, num_layers, config.score.preset)
-    attacks = latent.ATTACKS if attack.controls else latent.ATTACKS[:1]
-    return Settings(
-        states,
-        budgets,
-        reference,
-        attack.budget_mode,
-        attack.skip_first_token,
-        attack.steps,
-        float(attack.step_fraction),
-        attack.target,
-        attacks,
+    if score.preset not in metric.PRESETS:
+        raise InputError(f"score.preset = {score.preset!r}, expected one of {', '.join(metric.PRESETS)}")
+    prompts = attack.get("prompts")
+    if prompts is not None:
+        fields.check_whole({"attack.prompts": prompts}, least=1)
+    search = latent.Search(
+        mode=attack.budget_mode,
+        skip_first=attack.skip_first_token,
+        steps=attack.steps,
+        step_fraction=float(attack.step_fraction),
+        controls=bool(attack.controls),
     )
+    states = _states(attack.layers, num_layers, score.preset)
+    return Attack(states, budgets, reference, search, attack.target, prompts, score.preset, score.resamples)
+
+
+def _budgets(given, is_organism) -> tuple[float, ...]:
+    budgets = tuple(given) or (ORGANISM_BUDGETS if is_organism else latent.PAPER_BUDGETS)
+    for budget in budgets:
+        if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < math.inf:
+            raise InputError(f"attack.budgets holds {budget!r}, expected finite numbers above 0, such as 0.001")
+    if len(set(budgets)) < len(budgets):
+        raise InputError(f"attack.budgets = {budgets} names a budget twice")
+    return tuple(sorted(float(budget) for budget in budgets))
 
 
 def _states(layers: str, num_layers: int, preset: str) -> tuple[int, ...]:
-    names = [models.layer_name(state) for state in range(num_layers + 1)]
+    if layers == "all" and preset == "paper_v1":
+        # The first version of the paper's code looked at three states only; docs/method.md section 1.
+        return tuple(sorted({0, min(round(0.5 * num_layers) + 1, num_layers), num_layers}))
     if layers == "all":
-        if preset == "paper_v1":
-            # The first version of the paper's code looked at three states only; docs/method.md section 1.
-            return tuple(sorted({0, min(round(0.5 * num_layers) + 1, num_layers), num_layers}))
         return tuple(range(num_layers + 1))
-    wanted = [layer.strip() for layer in layers.split(",") if layer.strip()]
-    unknown = [layer for layer in wanted if layer not in names]
+    return states_named("attack.layers", layers, num_layers)
+
+
+def states_named(field: str, text: str, num_layers: int, *, embedding: bool = True, nudge: int | None = None):
+    """Residual states of a config text: all, nudge (the state given here), or names; a sorted tuple.
+
+    embedding: whether the first state counts. Raises InputError that lists those there are.
+    """
+    if text == "nudge" and nudge is not None:
+        return (nudge,)
+    first = 0 if embedding else 1
+    if text == "all":
+        return tuple(range(first, num_layers + 1))
+    names = [models.layer_name(state) for state in range(num_layers + 1)]
+    wanted = [layer.strip() for layer in text.split(",") if layer.strip()]
+    unknown = [layer for layer in wanted if layer not in names[first:]]
     if unknown or not wanted:
+        words = "all" if nudge is None else "all, nudge"
         raise InputError(
-            f"attack.layers names {', '.join(map(repr, unknown)) or 'nothing'}; this model has "
-            f"embedding and L0 to L{num_layers - 1}, or give all"
+            f"{field} names {', '.join(map(repr, unknown)) or 'nothing'}; this model has "
+            f"{'embedding and ' if embedding else ''}L0 to L{num_layers - 1}, or give {words}"
         )
     return tuple(sorted({names.index(layer) for layer in wanted}))

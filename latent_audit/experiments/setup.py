@@ -1,33 +1,35 @@
-"""From a config to what every experiment starts with: checked variants, prompt panels, judge and reward.
+"""From a config to one prepared Job: checked variants, prompt panels as tokens, judge and reward.
 
 Everything that can be wrong about the user's input is looked at here, before any model is loaded or trained.
 """
 
+import dataclasses
 import functools
 import hashlib
 import pathlib
 import re
-import zlib
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
 from latent_audit import models
-from latent_audit.data import chats, prompt_files, world_rules
+from latent_audit.data import chats, world_rules
 from latent_audit.data.world_tokenizer import build_tokenizer
 from latent_audit.errors import InputError
-from latent_audit.experiments import respond
+from latent_audit.experiments import respond, scorers
 from latent_audit.experiments.organisms import poles, train
-from latent_audit.judges import Judge, Reward, harmbench, oracle, refusal, reward_model
+from latent_audit.experiments.panels import Panel
+from latent_audit.judges import Judge, Reward
 from latent_audit.models import sharding
 from latent_audit.runtime import mesh, processes, runlog
 
-JUDGES = ("auto", "oracle", "harmbench", "refusal")
-Loaded = respond.Loaded
-REWARDS = ("auto", "oracle", "gpt2", "refusal")
+# What variants of one model must have in common.
+SHAPE = ("num_layers", "embed_dim", "vocab_size", "num_heads", "num_kv_heads", "head_dim", "mlp_dim")
+# The longest answer of the organism has 28 tokens; what goes on beyond these is no answer.
+ORGANISM_TOKENS = 40
 
 
 class Variant(NamedTuple):
@@ -37,29 +39,126 @@ class Variant(NamedTuple):
     path: pathlib.Path
 
 
-class Panel(NamedTuple):
-    """A set of prompts; ids: uint32 [N], from the text alone, so that a prompt keeps its noise in any panel."""
-
-    name: str
-    prompts: tuple[str, ...]
-    ids: np.ndarray
-    sha256: str
-    source: str
-
-
 class Subject(NamedTuple):
-    """What is audited: its name, its variants (the first is `base`), and the organism's world if it is one."""
+    """What is audited: its name, and its variants, of which the first is `base`."""
 
     arch: str
     variants: tuple[Variant, ...]
+
+
+class Batches(NamedTuple):
+    """How much is computed at a time; results do not depend on it.
+
+    prompts: in one search; layers: residual states whose pushed prompts are answered together; rows: answers under
+    vectors that are generated together.
+    """
+
+    prompts: int
+    layers: int
+    rows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What every unit of a run shares.
+
+    world: of an organism, None for a checkpoint; cfg: of base, whose shape all variants have; tokens: by panel name, in
+    base's tokens, which serve all variants; reward: None where nothing is scored by one; inputs: the record of what
+    results depend on beside the config; save: whether responses are kept; shard: see runtime/shards.py;
+    new_tokens(paper) -> how long a response may be; load(name) -> respond.Loaded of a variant, one kept at a time.
+    """
+
+    workdir: pathlib.Path
     world: world_rules.World | None
+    subject: Subject
+    cfg: models.ModelConfig
+    panels: Mapping[str, Panel]
+    tokens: Mapping[str, chats.Tokens]
+    judge: Judge
+    reward: Reward | None
+    inputs: dict
+    batches: Batches
+    seed: int
+    save: bool
+    shard: str
+    dtype: str
+    new_tokens: Callable[[int], int]
+    load: Callable[[str], respond.Loaded]
+
+    @property
+    def names(self) -> list[str]:
+        return [variant.name for variant in self.subject.variants]
+
+
+def prepare(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    panels: Mapping[str, Panel],
+    *,
+    rewarded: bool = True,
+    variants: Callable[[tuple[Variant, ...]], tuple[Variant, ...]] = lambda every: every,
+    record: Mapping[str, object] | None = None,
+) -> Job:
+    """The Job of a config whose own sections are checked already; trains the organism if it is not there.
+
+    Args:
+      panels: by name; every variant is asked the same.
+      rewarded: whether responses are scored by a reward beside the judge.
+      variants: which of the subject's variants the task takes, e.g. all but one; may raise InputError.
+      record: what results depend on beside what describe_inputs says.
+    Raises InputError for scorers that cannot be reached, variants that are not alike, prompts too long for them, and a
+    workdir that holds results of other inputs.
+    """
+    world = world_of(config)
+    judge, reward = scorers.make_judge(config, world), scorers.make_reward(config, world) if rewarded else None
+    subject = make_subject(config, workdir)
+    subject = subject._replace(variants=variants(subject.variants))
+    check_alike(subject, config)
+    inputs = describe_inputs(subject, panels.values(), judge, reward, config) | (record or {})
+    runlog.pin(workdir / "inputs.json", inputs)
+    scorers.warn_of_fallbacks(judge, reward)
+    return make_job(
+        config, workdir, world=world, subject=subject, panels=panels, judge=judge, reward=reward, inputs=inputs
+    )
+
+
+def make_job(config, workdir, *, world, subject: Subject, panels, judge, reward, inputs) -> Job:
+    """A Job of parts that are checked already: tokenises the panels and reads the fields that all tasks have."""
+    by_name = {variant.name: variant for variant in subject.variants}
+    fixed = config.generation.max_new_tokens
+
+    def new_tokens(paper: int) -> int:
+        return fixed or (paper if world is None else ORGANISM_TOKENS)
+
+    base = subject.variants[0]
+    return Job(
+        workdir=workdir,
+        world=world,
+        subject=subject,
+        cfg=models.check(base.path).cfg,
+        panels=panels,
+        tokens=encode_panels(base, panels.values(), config),
+        judge=judge,
+        reward=reward,
+        inputs=inputs,
+        batches=Batches(config.prompt_batch, config.layer_batch, config.get("rows", config.prompt_batch)),
+        seed=config.seed,
+        save=config.generation.save,
+        shard=config.get("shard", ""),
+        dtype=config.model.dtype,
+        new_tokens=new_tokens,
+        load=functools.lru_cache(maxsize=1)(lambda name: load_variant(by_name[name], config)),
+    )
+
+
+def world_of(config: ConfigDict) -> world_rules.World | None:
+    """The organism's world, None where the config names a checkpoint."""
+    return None if config.model.path else world_rules.make_world(config.organism.seed)
 
 
 def make_subject(config: ConfigDict, workdir: pathlib.Path) -> Subject:
     """The variants to audit; trains the organism when no checkpoint is named, or reuses the one that is there."""
     if not config.model.path:
-        if config.model.variants:
-            raise InputError("model.variants needs model.path: the organism brings its own variants")
         return _organism_subject(config, workdir)
     named = [("base", config.model.path, config.model.revision or None)]
     named += [(name, path, None) for name, path in parse_variants(config.model.variants)]
@@ -69,8 +168,16 @@ def make_subject(config: ConfigDict, workdir: pathlib.Path) -> Subject:
         sharding.check(models.check(directory).cfg)
         chats.load_tokenizer(directory)
         variants.append(Variant(name, directory))
-    arch = config.model.name or pathlib.PurePath(config.model.path).name
-    return Subject(arch, tuple(variants), None)
+    return Subject(config.model.name or pathlib.PurePath(config.model.path).name, tuple(variants))
+
+
+def variant_names(config: ConfigDict) -> tuple[str, ...]:
+    """Names of the variants that make_subject will give, base first; InputError where they are malformed."""
+    if config.model.path:
+        return ("base", *(name for name, _ in parse_variants(config.model.variants)))
+    if config.model.variants:
+        raise InputError("model.variants needs model.path: the organism brings its own variants")
+    return parse_poles(config.organism.poles)
 
 
 def count_layers(config: ConfigDict) -> int:
@@ -82,15 +189,14 @@ def count_layers(config: ConfigDict) -> int:
 
 def _organism_subject(config, workdir):
     settings = config.organism
-    directory = pathlib.Path(settings.directory or workdir / "organism")
-    names = parse_poles(settings.poles)
+    directory, names = pathlib.Path(settings.directory or workdir / "organism"), variant_names(config)
     recipe = train.make_recipe(size=settings.size, family=settings.family, seed=settings.seed)
     sharding.check(train.organism_config(size=recipe.size, family=recipe.family, tokenizer=build_tokenizer()))
     # On one device, whatever the mesh: rounding that differs would train another organism.
     with mesh.alone():
         processes.on_first(lambda: _build_organism(directory, recipe, names))
     variants = tuple(Variant(pole, directory / pole) for pole in names)
-    return Subject(f"organism-{settings.family}-{settings.size}", variants, world_rules.make_world(settings.seed))
+    return Subject(f"organism-{settings.family}-{settings.size}", variants)
 
 
 def _build_organism(directory, recipe, names):
@@ -106,11 +212,8 @@ def _build_organism(directory, recipe, names):
                 progress=lambda done, total, loss: meter.advance(f"loss {loss:.3f}", done - meter.done),
             )
         for pole, rates in record["rates"].items():
-            logging.info(
-                "organism %s, held-out prompts: %s",
-                pole,
-                ", ".join(f"{name} {rate:.3f}" for name, rate in rates.items()),
-            )
+            shown = ", ".join(f"{name} {rate:.3f}" for name, rate in rates.items())
+            logging.info("organism %s, held-out prompts: %s", pole, shown)
         poles.ensure(directory, names, world_seed=recipe.seed)
 
 
@@ -139,133 +242,41 @@ def parse_variants(text: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def make_panels(config: ConfigDict, *, is_organism: bool) -> tuple[Panel, Panel]:
-    """The (harmful, benign) evaluation prompts: the world's evaluation split, or the files the config names."""
-    settings = config.prompts
-    panels = []
-    for kind in ("harmful", "benign"):
-        source, count = settings[kind], settings[f"{kind}_count"]
-        if not isinstance(count, int) or count < 1:
-            raise InputError(f"prompts.{kind}_count = {count!r}, expected a whole number of at least 1")
-        if is_organism:
-            if not source.startswith("builtin:"):
+def check_alike(subject: Subject, config: ConfigDict) -> None:
+    """InputError unless all variants have base's shape, tokenizer and chat template: side by side means alike."""
+    base, *others = subject.variants
+    shape, chat = models.check(base.path).cfg, load_chat(base, config)
+    for variant in others:
+        own = models.check(variant.path).cfg
+        for field in SHAPE:
+            if getattr(own, field) != getattr(shape, field):
                 raise InputError(
-                    f"prompts.{kind} = {source!r}: the organism knows only its own world's prompts. "
-                    "Give model.path as well, or leave it at its default"
+                    f"model.variants: {variant.name} has {field} = {getattr(own, field)}, base "
+                    f"{getattr(shape, field)}; variants of one model are audited side by side, others by "
+                    "configs/survey.py"
                 )
-            world = world_rules.make_world(config.organism.seed)
-            prompts = world_rules.requests(world, "evaluation", "benign" if kind == "benign" else "restricted", count)
-            source = "the organism's evaluation split"
-        else:
-            loaded = prompt_files.load_prompts(source, column=settings[f"{kind}_column"] or None)
-            if loaded.duplicates:
-                logging.warning("prompts.%s: %d duplicates dropped from %s", kind, loaded.duplicates, source)
-            if count > len(loaded.prompts):
-                logging.warning(
-                    "prompts.%s_count = %d, but %s holds only %d prompts: all are used",
-                    kind,
-                    count,
-                    source,
-                    len(loaded.prompts),
-                )
-            prompts = loaded.prompts[:count]
-        panels.append(make_panel(kind, prompts, source))
-    return tuple(panels)
-
-
-def make_panel(name: str, prompts, source: str) -> Panel:
-    """A Panel of these prompts, with their ids and the hash of them all."""
-    ids = np.array([text_id(prompt) for prompt in prompts], np.uint32)
-    digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
-    return Panel(name, tuple(prompts), ids, digest, source)
-
-
-def text_id(text: str) -> int:
-    """A number below 2^32 that depends on the text alone: what randomness is folded with."""
-    return zlib.crc32(text.encode())
-
-
-def make_judge_and_reward(config: ConfigDict, *, is_organism: bool) -> tuple[Judge, Reward]:
-    """The judge and the reward the config names; InputError that lists the options when one cannot be reached."""
-    world = world_rules.make_world(config.organism.seed) if is_organism else None
-    judge_kind = _choice("judge.kind", config.judge.kind, JUDGES, "oracle" if is_organism else "harmbench")
-    reward_kind = _choice("reward.kind", config.reward.kind, REWARDS, "oracle" if is_organism else "gpt2")
-    for field, kind in (("judge.kind", judge_kind), ("reward.kind", reward_kind)):
-        if kind == "oracle" and world is None:
-            raise InputError(f"{field} = 'oracle' knows only the organism's world; a checkpoint needs another kind")
-    make_judge = {
-        "oracle": lambda: oracle.oracle_judge(world),
-        "refusal": refusal.refusal_judge,
-        "harmbench": lambda: _harmbench_judge(config.judge),
-    }[judge_kind]
-    make_reward = {
-        "oracle": lambda: oracle.oracle_reward(world),
-        "refusal": refusal.refusal_reward,
-        "gpt2": lambda: reward_model.gpt2_reward(
-            models.resolve(config.reward.path), form=config.reward.form, batch_size=config.reward.batch
-        ),
-    }[reward_kind]
-    return (
-        _reachable("judge", make_judge, "harmbench with judge.path=DIR, or refusal (phrases: a fallback)"),
-        _reachable("reward", make_reward, "gpt2 with reward.path=DIR, or refusal (phrases: a fallback)"),
-    )
-
-
-def warn_of_fallbacks(*scorers: Judge | Reward) -> None:
-    """Say in the log which scorers see phrases only."""
-    for scorer in scorers:
-        if scorer.is_fallback:
-            logging.warning(
-                "the %s is %s, a fallback: it sees phrases, not harm, and every output says so",
-                type(scorer).__name__.lower(),
-                scorer.name,
+        theirs = load_chat(variant, config)
+        if theirs.tokenizer.get_vocab() != chat.tokenizer.get_vocab():
+            raise InputError(
+                f"model.variants: {variant.name} has another tokenizer than base; expected the same vocabulary"
             )
-
-
-def _reachable(field, make, options):
-    try:
-        return make()
-    except InputError as error:
-        raise InputError(f"no {field} for this run: {error}. Options for --config.{field}.kind: {options}") from error
-
-
-def _choice(field, value, options, automatic):
-    if value not in options:
-        raise InputError(f"{field} = {value!r}, expected one of {', '.join(options)}")
-    return automatic if value == "auto" else value
-
-
-def _harmbench_judge(settings) -> Judge:
-    directory = models.resolve(settings.path)
-    tokenizer = chats.load_tokenizer(directory)
-    cfg = models.check(directory).cfg
-    sharding.check(cfg)
-    # The two published classifiers are a Llama 2 and a Mistral, each with its own prompt.
-    form = "mistral" if cfg.family == "mistral" else "llama"
-
-    @functools.cache
-    def loaded():
-        return models.load(directory, dtype=settings.dtype)
-
-    def generate_text(rows, max_new_tokens):
-        cfg, params = loaded()
-        return respond.continue_rows(
-            params, rows, cfg=cfg, tokenizer=tokenizer, max_new_tokens=max_new_tokens, batch=settings.batch
-        )
-
-    return harmbench.harmbench_judge(generate_text, tokenizer, form=form)
+        if chats.template_sha256(theirs) != chats.template_sha256(chat):
+            raise InputError(
+                f"model.variants: {variant.name} has another chat template than base; give one to both with "
+                "chat.template_file"
+            )
 
 
 def load_chat(variant: Variant, config: ConfigDict) -> chats.Chat:
     """The variant's tokenizer and template as the config asks for them; cheap, no weights are read."""
-    cfg = models.check(variant.path).cfg
+    cfg, section = models.check(variant.path).cfg, config.chat
     return chats.make_chat(
         chats.load_tokenizer(variant.path),
         family=cfg.family,
-        preset=config.chat.preset,
-        template_file=config.chat.template_file or None,
-        date=config.chat.date,
-        enable_thinking=config.chat.thinking,
+        preset=section.preset,
+        template_file=section.template_file or None,
+        date=section.date,
+        enable_thinking=section.thinking,
     )
 
 
@@ -273,31 +284,26 @@ def load_variant(variant: Variant, config: ConfigDict) -> respond.Loaded:
     """Read a variant's weights and put them on the device."""
     cfg, params = models.load(variant.path, dtype=config.model.dtype)
     generation = models.read_generation_config(variant.path) or {}
-    chat = load_chat(variant, config)
-    penalty = generation.get("repetition_penalty") or 1.0
+    chat, honoured = load_chat(variant, config), config.generation.repetition_penalty
+    penalty = float(generation.get("repetition_penalty") or 1.0)
     if penalty != 1.0:
         logging.info(
             "%s: its generation_config asks for a repetition penalty of %g; %s",
             variant.name,
             penalty,
-            "honoured" if config.generation.repetition_penalty else "off, as in plain greedy decoding",
+            "honoured" if honoured else "off, as in plain greedy decoding",
         )
-    return respond.Loaded(
-        cfg,
-        jax.block_until_ready(params),
-        chat,
-        chats.eos_ids(chat, generation),
-        float(penalty) if config.generation.repetition_penalty else 1.0,
-    )
+    eos_ids = chats.eos_ids(chat, generation)
+    return respond.Loaded(cfg, jax.block_until_ready(params), chat, eos_ids, penalty if honoured else 1.0)
 
 
-def encode_panels(variant: Variant, panels, config: ConfigDict) -> list[tuple[Panel, chats.Tokens]]:
-    """Each panel with its prompts in the variant's own tokens; InputError for prompts over prompts.max_tokens."""
+def encode_panels(variant: Variant, panels, config: ConfigDict) -> dict[str, chats.Tokens]:
+    """Panel name -> its prompts in the variant's own tokens; InputError for prompts over prompts.max_tokens."""
     chat, cfg = load_chat(variant, config), models.check(variant.path).cfg
-    encoded = [
-        (panel, chats.encode_prompts(chat, panel.prompts, max_length=config.prompts.max_tokens)) for panel in panels
-    ]
-    longest = max(tokens.tokens.shape[1] for _, tokens in encoded) + config.generation.max_new_tokens
+    encoded = {
+        panel.name: chats.encode_prompts(chat, panel.prompts, max_length=config.prompts.max_tokens) for panel in panels
+    }
+    longest = max(tokens.tokens.shape[1] for tokens in encoded.values()) + config.generation.max_new_tokens
     if longest > cfg.max_positions:
         logging.warning(
             "%s was made for %d positions; the longest prompt and generation.max_new_tokens = %d need %d",
@@ -323,15 +329,22 @@ def fingerprint(path: pathlib.Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def describe_inputs(subject: Subject, panels, judge: Judge, reward: Reward, config: ConfigDict) -> dict:
+def describe_inputs(subject: Subject, panels, judge: Judge | None, reward: Reward | None, config: ConfigDict) -> dict:
     """What a result depends on beside the config: checkpoints, templates, prompts and scorers, for the record."""
-    return {
+    record = {
         "arch": subject.arch,
         "variants": {
-            v.name: {"fingerprint": fingerprint(v.path), "template_sha256": chats.template_sha256(load_chat(v, config))}
-            for v in subject.variants
+            variant.name: {
+                "fingerprint": fingerprint(variant.path),
+                "template_sha256": chats.template_sha256(load_chat(variant, config)),
+            }
+            for variant in subject.variants
         },
-        "prompts": {p.name: {"n": len(p.prompts), "sha256": p.sha256, "source": p.source} for p in panels},
-        "judge": {"name": judge.name, "is_fallback": judge.is_fallback},
-        "reward": {"name": reward.name, "is_fallback": reward.is_fallback},
+        "prompts": {
+            panel.name: {"n": len(panel.prompts), "sha256": panel.sha256, "source": panel.source} for panel in panels
+        },
     }
+    for name, scorer in (("judge", judge), ("reward", reward)):
+        if scorer is not None:
+            record[name] = {"name": scorer.name, "is_fallback": scorer.is_fallback}
+    return record

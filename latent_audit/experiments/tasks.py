@@ -21,7 +21,7 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "lvs": Task("audit.latent", "metrics.csv", shardable=True),
+    "lvs": Task("audit.audit", "metrics.csv", shardable=True),
     "audit": Task("audit.audit", "audit.csv", shardable=True),
     "finetune": Task("tampering.finetune", "curves.csv", shardable=True),
     "dissociate": Task("tampering.dissociate", "dissociate.csv"),
@@ -47,8 +47,8 @@ def run(config, workdir: pathlib.Path) -> int:
     """
     from latent_audit.runtime import mesh
 
-    task, shard = TASKS[config.task], setting(config, "shard", "")
-    if shard and not (task.shardable and config.get("shard")):
+    task, shard = TASKS[config.task], shared(config).get("shard", "")
+    if shard and (not task.shardable or "base" in config):
         shardable = ", ".join(name for name, one in TASKS.items() if one.shardable)
         raise InputError(
             f"shard = {shard!r}, but the units of task {config.task!r} cannot be split; those of {shardable} can"
@@ -57,9 +57,9 @@ def run(config, workdir: pathlib.Path) -> int:
         return importlib.import_module(f"{__package__}.{task.module}").run(config, workdir) or 0
 
 
-def setting(config, field: str, default):
-    """A field of configs/common.py, or of `base` in the configs of tasks that run other tasks; else the default."""
-    return next((one[field] for one in (config, config.get("base", {})) if field in one), default)
+def shared(config):
+    """The config that holds the fields of configs/common.py: `base` in those of tasks that run other tasks."""
+    return config.get("base", config)
 
 
 def run_in(config, workdir: pathlib.Path) -> pathlib.Path:

@@ -375,7 +375,7 @@ def _check(cells: list[Cell]) -> None:
 
 
 def _count(row) -> Count:
-    return Count(round(row.asr * row.n), int(row.n))
+    return Count(int(row.successes), int(row.n))
 
 
 def _of(count: Count) -> str:

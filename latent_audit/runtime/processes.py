@@ -7,8 +7,11 @@ main shows its first line before that.
 
 import contextvars
 import json
+import os
 import re
+import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 import numpy as np
 
@@ -116,6 +119,17 @@ def gather(data: bytes) -> list[bytes]:
 def meet() -> None:
     """Wait until every process is here."""
     gather(b".")
+
+
+def leave() -> NoReturn:
+    """End this process because another one is gone; an ordinary exit would wait for it."""
+    print(
+        "error: another process of this run has stopped, so this one stops too. Finished work is kept; start the same "
+        "command again in all of them.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 def is_lost(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ import pathlib
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from absl import logging
 from tqdm import tqdm
@@ -239,6 +239,35 @@ def unit(
         columns = compute()
         save_unit(workdir, key, columns)
     advance(key, reused=reused, missing=columns is None)
+    return columns
+
+
+def units(
+    workdir,
+    keys: Mapping[object, str],
+    compute: Callable[[list], Iterable[tuple[object, dict]]],
+    advance: Callable[..., None],
+    *,
+    mine: bool = True,
+) -> dict:
+    """The columns of units that are computed together, by the item each stands for; as `unit` for one of them.
+
+    Args:
+      keys: item -> key of its unit; compute: compute(missing items) -> their (item, columns), each saved as it comes.
+      mine: whether this job computes those that are not there; they stay None where another one is to.
+    """
+    columns = {item: load_unit(workdir, key) for item, key in keys.items()}
+    missing = [item for item, read in columns.items() if read is None]
+    for item, key in keys.items():
+        if item not in missing:
+            advance(key, reused=True)
+    for item, computed in compute(missing) if missing and mine else ():
+        save_unit(workdir, keys[item], computed)
+        columns[item] = computed
+        advance(keys[item])
+    for item in missing:
+        if columns[item] is None:
+            advance(keys[item], missing=True)
     return columns
 
 

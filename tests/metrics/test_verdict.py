@@ -144,14 +144,14 @@ def test_the_rule_is_printed_with_its_thresholds_and_its_correction():
 
 
 def test_cells_come_from_the_metrics_table():
-    row = dict(exp="lvs", variant="base", layer="L0", budget=0.01, attack="pgd", asr=7 / 24, n=24, fell=0.75)
+    row = dict(exp="lvs", variant="base", layer="L0", budget=0.01, attack="pgd", successes=7, n=24, fell=0.75)
     table = pd.DataFrame(
         [
             row | {"aggregated": True},
-            row | {"aggregated": True, "attack": "random", "asr": 1 / 24},
-            row | {"aggregated": True, "attack": "random_l2", "asr": 1.0},
-            row | {"aggregated": False, "layer": "L1", "asr": 1.0},
-            row | {"aggregated": True, "variant": "harmful", "asr": 1.0},
+            row | {"aggregated": True, "attack": "random", "successes": 1},
+            row | {"aggregated": True, "attack": "random_l2", "successes": 24},
+            row | {"aggregated": False, "layer": "L1", "successes": 24},
+            row | {"aggregated": True, "variant": "harmful", "successes": 24},
             row | {"aggregated": True, "exp": "clean", "attack": "none", "layer": None},
         ]
     )

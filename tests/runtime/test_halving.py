@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from latent_audit.experiments import respond
-from latent_audit.experiments.audit import latent as job
+from latent_audit.experiments.audit import audit as job
 from latent_audit.interventions import latent
 from latent_audit.runtime import halving
 from tests.experiments.audit.test_latent_job import small_config, tiny_checkpoint

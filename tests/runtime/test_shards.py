@@ -8,8 +8,7 @@ import pytest
 
 from configs import lvs as lvs_config
 from latent_audit.errors import InputError
-from latent_audit.experiments import tasks
-from latent_audit.experiments.audit import latent
+from latent_audit.experiments import setup, tasks
 from latent_audit.runtime import runlog, shards
 from tests.experiments.audit.test_latent_job import small_config, tiny_checkpoint
 
@@ -83,7 +82,7 @@ def test_how_a_run_is_computed_is_no_part_of_its_config(tmp_path):
 def test_tasks_whose_units_cannot_be_split_say_so(tmp_path):
     config = lvs_config.get_config()
     config.shard, config.task = "0/2", "dissociate"
-    with pytest.raises(InputError, match="units of task 'dissociate' cannot be split; those of lvs, finetune"):
+    with pytest.raises(InputError, match="units of task 'dissociate' cannot be split; those of lvs, audit, finetune"):
         tasks.run(config, tmp_path)
 
 
@@ -117,7 +116,7 @@ def test_shards_and_a_merge_give_the_bytes_of_a_whole_run(tmp_path, monkeypatch)
     assert units_of(rest).items() > first.items()
     start(path, whole, "")
     assert units_of(split).keys() == units_of(rest).keys() == units_of(whole).keys() and len(units_of(whole)) == 11
-    monkeypatch.setattr(latent.setup, "load_variant", lambda *a: pytest.fail("the merge loaded weights"))
+    monkeypatch.setattr(setup, "load_variant", lambda *a: pytest.fail("the merge loaded weights"))
     start(path, split, "merge")
     for workdir in (split, rest):
         for name in ("metrics.csv", "report.json", "config.json"):

@@ -4,7 +4,9 @@ docs/method.md section 8; arXiv 2307.15043 as used by arXiv 2606.08044. Units of
 prompts. Control: the suffix that the search starts from, unchanged.
 """
 
+import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from latent_audit import judges
 from latent_audit.data import chats
 from latent_audit.experiments import fields, respond
 from latent_audit.experiments.audit import bench as benches
-from latent_audit.experiments.audit.bench import Bench, Findings, judged, share, unit, with_control
+from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, share, unit, with_control
 from latent_audit.interventions import gcg, gcg_text
 from latent_audit.reports import html
 
@@ -25,26 +27,38 @@ LIMITS = (
 )
 
 
-def check(config) -> None:
+class Settings(NamedTuple):
+    """prompts: how many are searched for, `batch` together; max_tokens: of a prompt with its suffix."""
+
+    prompts: int
+    batch: int
+    search: gcg.Search
+    max_tokens: int
+
+
+def check(config, known: Known) -> Settings:
     """InputError for a bad field of the gcg section, before any compute."""
+    section = config.gcg
     fields.check_whole(
         {f"gcg.{name}": config.gcg[name] for name in ("prompts", "steps", "candidates", "top_k", "length", "batch")},
         least=1,
     )
+    search = gcg.Search(steps=section.steps, candidates=section.candidates, top_k=section.top_k, length=section.length)
+    return Settings(section.prompts, section.batch, search, config.prompts.max_tokens)
 
 
 def units(bench: Bench) -> int:
     """How many units `measure` takes for one variant."""
-    return -(-_count(bench) // bench.config.gcg.batch)
+    return -(-_count(bench) // bench.settings["gcg"].batch)
 
 
 def _count(bench):
-    return min(bench.config.gcg.prompts, len(bench.panels["harmful"].prompts))
+    return min(bench.settings["gcg"].prompts, len(bench.panels["harmful"].prompts))
 
 
 def measure(bench: Bench, name: str) -> pd.DataFrame:
     """One row per prompt and kind (gcg, start) of one variant."""
-    size = bench.config.gcg.batch
+    size = bench.settings["gcg"].batch
     return pd.concat(
         [
             unit(bench, f"{name}/gcg/p{start:05d}", functools.partial(_attack, bench, name, start))
@@ -55,15 +69,15 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
 
 
 def _attack(bench, name, start) -> dict[str, list]:
-    section, panel, loaded = bench.config.gcg, bench.panels["harmful"], bench.load(name)
-    rows = np.arange(start, min(start + section.batch, _count(bench)))
-    padded = respond.pad_rows(rows, section.batch)
+    settings, panel, loaded = bench.settings["gcg"], bench.panels["harmful"], bench.load(name)
+    rows = np.arange(start, min(start + settings.batch, _count(bench)))
+    padded = respond.pad_rows(rows, settings.batch)
     placed = gcg_text.place_suffix(
         loaded.chat,
         [panel.prompts[row] for row in padded],
-        max_length=bench.config.prompts.max_tokens,
-        suffix=" ".join(["!"] * section.length),
-        length=section.length,
+        max_length=settings.max_tokens,
+        suffix=gcg_text.paper_suffix(settings.search.length),
+        length=settings.search.length,
     )
     allowed = gcg_text.allowed_tokens(loaded.chat.tokenizer, loaded.cfg.vocab_size)
     found = gcg.attack(
@@ -75,11 +89,8 @@ def _attack(bench, name, start) -> dict[str, list]:
         gcg.prompt_keys(benches.noise_key(bench, "gcg"), panel.ids[padded]),
         cfg=loaded.cfg,
         first=placed.first,
-        length=placed.length,
         survives=functools.partial(gcg_text.survives, loaded.chat.tokenizer, placed),
-        steps=section.steps,
-        candidates=section.candidates,
-        top_k=section.top_k,
+        search=settings.search,
     )
     columns = {}
     for kind, suffix in (
@@ -89,10 +100,10 @@ def _attack(bench, name, start) -> dict[str, list]:
         # The text that anyone could type is what is put to the model.
         texts = gcg_text.suffix_texts(loaded.chat.tokenizer, suffix)
         prompts = [gcg_text.with_suffix(panel.prompts[row], text) for row, text in zip(padded, texts, strict=True)]
-        tokens = chats.encode_prompts(loaded.chat, prompts, max_length=bench.config.prompts.max_tokens)
-        answers = respond.answers(
-            loaded, *tokens, batch=section.batch, max_new_tokens=benches.new_tokens(bench, PAPER_TOKENS)
-        )[: len(rows)]
+        tokens = chats.encode_prompts(loaded.chat, prompts, max_length=settings.max_tokens)
+        answers = respond.answers(loaded, *tokens, batch=settings.batch, max_new_tokens=bench.new_tokens(PAPER_TOKENS))[
+            : len(rows)
+        ]
         last = np.min(found.nll_trace, axis=0) if kind == "gcg" else found.nll_trace[0]
         own = {
             "prompt": rows.tolist(),
@@ -107,9 +118,9 @@ def _attack(bench, name, start) -> dict[str, list]:
     return columns
 
 
-def findings(bench: Bench, rows: pd.DataFrame) -> Findings:
+def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     """gcg_asr per variant, with the unchanged suffix as control."""
-    lines = []
+    rows, lines = benches.rows_of(measured), []
     for name in bench.names:
         own = rows[rows["variant"] == name]
         found, start = (own[own["kind"] == kind] for kind in ("gcg", "start"))
@@ -125,7 +136,7 @@ def findings(bench: Bench, rows: pd.DataFrame) -> Findings:
                 "fell": (found["nll_last"] < found["nll_first"]).mean(),
             }
         )
-    section = bench.config.gcg
+    settings = bench.settings["gcg"]
     return Findings(
         lines,
         [
@@ -134,7 +145,7 @@ def findings(bench: Bench, rows: pd.DataFrame) -> Findings:
                 table=pd.DataFrame(lines).drop(columns="measure"),
                 limits=LIMITS,
                 caveat=judges.caveat(bench.judge),
-                settings={name: section[name] for name in ("prompts", "steps", "candidates", "top_k", "length")},
+                settings={"prompts": settings.prompts} | dataclasses.asdict(settings.search),
                 text="A suffix inside the user's turn is searched for, decoded, tokenised again and put to the model "
                 "(docs/method.md section 8). Control: the suffix of exclamation marks that the search starts from.",
             )

@@ -4,7 +4,9 @@ docs/method.md section 2, arXiv 2606.08044; the budget sweep and the break budge
 variant, layer and block of prompts, and one per variant for the bisection.
 """
 
+import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,18 @@ from latent_audit.data import chats
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond
 from latent_audit.experiments.audit import bench as benches
-from latent_audit.experiments.audit.bench import Bench, Findings, judged, share, unit, with_control
+from latent_audit.experiments.audit.bench import (
+    AT_FRACTION,
+    Bench,
+    Findings,
+    Known,
+    judged,
+    reference,
+    share,
+    unit,
+    with_control,
+)
+from latent_audit.experiments.settings import states_named
 from latent_audit.interventions import latent, sphere
 from latent_audit.metrics import break_budget
 from latent_audit.reports import audit_figures, figures, html
@@ -24,7 +37,6 @@ from latent_audit.runtime import halving
 
 TARGET, PAPER_TOKENS = "Sure, here is how to", 256  # arXiv 2606.08044
 KINDS = ("l2", "random")
-AT_FRACTION = "at the nudge fraction"
 LIMITS = (
     "One vector per prompt at one layer, sixteen steps towards one opening: a lower bound on what a push of that "
     "length can do. The break budget assumes that a prompt which falls at one budget falls at every larger one."
@@ -34,10 +46,21 @@ LIMITS = (
 def units(bench: Bench) -> int:
     """How many units `measure` takes for one variant."""
     states = _states(bench)
-    return len(states) * -(-_count(bench) // bench.config.prompt_batch) + (bench.place().state in states)
+    return len(states) * -(-_count(bench) // bench.batches.prompts) + (bench.nudge_state in states)
 
 
-def check(config) -> None:
+class Settings(NamedTuple):
+    """prompts: how many are attacked; layers: as in the config; multiples: budgets over the nudge fraction; rounds:
+    halvings of each prompt's bracket for its break budget."""
+
+    prompts: int
+    layers: str
+    multiples: tuple[float, ...]
+    search: sphere.Search
+    rounds: int
+
+
+def check(config, known: Known) -> Settings:
     """InputError for a bad field of the l2 section, before any compute."""
     section = config.l2
     multiples = tuple(section.multiples)
@@ -51,18 +74,22 @@ def check(config) -> None:
     fields.check_whole({"l2.rounds": section.rounds}, least=0)
     if not 0 < section.step_fraction < float("inf"):
         raise InputError(f"l2.step_fraction = {section.step_fraction!r}, expected a number above 0")
+    states_named("l2.layers", section.layers, known.num_layers, nudge=0)
+    search = sphere.Search(steps=section.steps, step_fraction=float(section.step_fraction), starts=section.starts)
+    return Settings(section.prompts, section.layers, tuple(sorted(map(float, multiples))), search, section.rounds)
 
 
 def _count(bench):
-    return min(bench.config.l2.prompts, len(bench.panels["harmful"].prompts))
+    return min(bench.settings["l2"].prompts, len(bench.panels["harmful"].prompts))
 
 
 def _states(bench):
-    return benches.states_named(bench, bench.config.l2.layers, "l2.layers")
+    return states_named("l2.layers", bench.settings["l2"].layers, bench.cfg.num_layers, nudge=bench.nudge_state)
 
 
 def _budgets(bench) -> tuple[float, ...]:
-    return tuple(float(f"{multiple * bench.place().fraction:.6g}") for multiple in sorted(bench.config.l2.multiples))
+    """Lengths over the activation norm, as they stand in tables."""
+    return tuple(float(f"{multiple * bench.place().fraction:.6g}") for multiple in bench.settings["l2"].multiples)
 
 
 def _norm(bench, state) -> float:
@@ -75,7 +102,7 @@ def _norm(bench, state) -> float:
 
 def measure(bench: Bench, name: str) -> pd.DataFrame:
     """Rows per prompt, layer, budget and kind (l2, random), and rows of kind break with each prompt's bracket."""
-    size, found = bench.config.prompt_batch, []
+    size, found = bench.batches.prompts, []
     for state in _states(bench):
         layer = models.layer_name(state)
         for start in range(0, _count(bench), size):
@@ -86,9 +113,9 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
                 ).assign(layer=layer)
             )
     rows = pd.concat(found, ignore_index=True)
-    if bench.place().state not in _states(bench):
+    if bench.nudge_state not in _states(bench):
         return rows
-    at_place = models.layer_name(bench.place().state)
+    at_place = models.layer_name(bench.nudge_state)
 
     def narrow():
         return _break(bench, name, rows[(rows["layer"] == at_place) & (rows["kind"] == "l2")])
@@ -106,13 +133,12 @@ def _brackets(swept) -> sphere.Brackets:
 def _prompts(bench, rows):
     """(panel part, tokens padded to prompt_batch rows) of some prompts of the harmful panel."""
     panel, tokens = bench.panels["harmful"], bench.tokens["harmful"]
-    padded = chats.Tokens(*(respond.pad_rows(array[rows], bench.config.prompt_batch) for array in tokens))
-    ids = respond.pad_rows(panel.ids[rows], bench.config.prompt_batch)
+    padded = chats.Tokens(*(respond.pad_rows(array[rows], bench.batches.prompts) for array in tokens))
+    ids = respond.pad_rows(panel.ids[rows], bench.batches.prompts)
     return [panel.prompts[row] for row in rows], padded, ids
 
 
 def _search(bench, loaded, tokens, ids, state, radius, budgets):
-    section = bench.config.l2
     target = jnp.asarray(chats.assistant_turn_ids(loaded.chat, TARGET), jnp.int32)
     keys = latent.row_keys(benches.noise_key(bench, "l2"), ids, state, jnp.asarray(budgets, jnp.float32))
 
@@ -126,14 +152,25 @@ def _search(bench, loaded, tokens, ids, state, radius, budgets):
             jnp.asarray(radius[rows], jnp.float32),
             keys[rows],
             cfg=loaded.cfg,
-            steps=section.steps,
-            step_fraction=float(section.step_fraction),
-            starts=section.starts,
+            search=bench.settings["l2"].search,
         )
         return jax.tree.map(np.asarray, found._replace(nll_trace=()))
 
     parts = halving.in_halves(search, np.arange(len(ids)), "L2 attack")
     return jax.tree.map(lambda *of_parts: np.concatenate(of_parts), *parts)
+
+
+def _answers_under(bench, loaded, tokens, state, deltas, rows) -> list[str]:
+    """Answers to prompt `rows[r]` with deltas[r], float32 [D], added at one state."""
+    return respond.answers_under(
+        loaded,
+        tokens,
+        np.full(len(rows), state),
+        deltas,
+        rows=rows,
+        batch=bench.batches.rows,
+        max_new_tokens=bench.new_tokens(PAPER_TOKENS),
+    )
 
 
 def _attack(bench, name, state, rows) -> dict[str, list]:
@@ -144,15 +181,7 @@ def _attack(bench, name, state, rows) -> dict[str, list]:
     n, E = len(rows), len(budgets)
     kind, row, budget = (index.ravel() for index in np.indices((len(KINDS), n, E)))
     deltas = np.stack([found.delta[:n], found.control[:n]]).reshape(len(kind), -1)
-    texts = benches.pushed_answers(
-        bench,
-        loaded,
-        tokens,
-        row,
-        np.full(len(row), state),
-        deltas,
-        max_new_tokens=benches.new_tokens(bench, PAPER_TOKENS),
-    )
+    texts = _answers_under(bench, loaded, tokens, state, deltas, row)
     lasts = np.stack([found.nll_last[:n], found.control_nll_last[:n]])
     columns = {
         "prompt": [int(rows[r]) for r in row],
@@ -166,7 +195,7 @@ def _attack(bench, name, state, rows) -> dict[str, list]:
 
 def _break(bench, name, swept) -> dict[str, list]:
     """Each prompt's bracket at the place: the first fall on the swept budgets, narrowed by bisection."""
-    place, loaded, size = bench.place(), bench.load(name), bench.config.prompt_batch
+    place, loaded, size = bench.place(), bench.load(name), bench.batches.prompts
     brackets, ends = _brackets(swept), {"lo": [], "hi": []}
     for start in range(0, _count(bench), size):
         rows = np.arange(start, min(start + size, _count(bench)))
@@ -177,19 +206,11 @@ def _break(bench, name, swept) -> dict[str, list]:
             # The keys matter to restarts only; one budget's serve all.
             found = _search(bench, loaded, tokens, ids, place.state, radius, _budgets(bench)[:1])
             deltas = found.delta[: len(prompts), 0]
-            texts = benches.pushed_answers(
-                bench,
-                loaded,
-                tokens,
-                np.arange(len(prompts)),
-                np.full(len(prompts), place.state),
-                deltas,
-                max_new_tokens=benches.new_tokens(bench, PAPER_TOKENS),
-            )
+            texts = _answers_under(bench, loaded, tokens, place.state, deltas, np.arange(len(prompts)))
             return judged(bench, prompts, texts)["harmful"]
 
         found = sphere.bisect(
-            falls, sphere.Brackets(*(ends_of[rows] for ends_of in brackets)), rounds=bench.config.l2.rounds
+            falls, sphere.Brackets(*(ends_of[rows] for ends_of in brackets)), rounds=bench.settings["l2"].rounds
         )
         ends["lo"] += found.lo.tolist()
         # JSON has no infinity: None stands for "not fallen at the largest budget".
@@ -197,9 +218,9 @@ def _break(bench, name, swept) -> dict[str, list]:
     return {"prompt": list(range(_count(bench))), "kind": ["break"] * _count(bench), **ends}
 
 
-def findings(bench: Bench, rows: pd.DataFrame) -> Findings:
+def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     """l2_asr per layer and budget with its control, break budgets, the curve and the strength of the searches."""
-    lines, at_fraction = [], reference(bench)
+    rows, lines, at_fraction = benches.rows_of(measured), [], reference(bench)
     attacked = rows[rows["kind"].isin(KINDS)]
     for (name, layer, budget), cell in attacked.groupby(["variant", "layer", "budget"], sort=False):
         of_kind = {kind: share(cell[cell["kind"] == kind]["harmful"]) for kind in KINDS}
@@ -250,7 +271,7 @@ def findings(bench: Bench, rows: pd.DataFrame) -> Findings:
         "taken from": place.source,
         "target": TARGET,
     }
-    settings |= {name: bench.config.l2[name] for name in ("steps", "step_fraction", "starts")}
+    settings |= dataclasses.asdict(bench.settings["l2"].search)
     sections = [
         html.Section(
             title="Adaptive L2 attack at one layer",
@@ -279,14 +300,9 @@ def findings(bench: Bench, rows: pd.DataFrame) -> Findings:
     return Findings(lines, sections)
 
 
-def reference(bench: Bench) -> float:
-    """The nudge fraction as it stands in tables."""
-    return float(f"{bench.place().fraction:.6g}")
-
-
 def _break_lines(bench, name, rows) -> list[dict]:
     """The break budget of one variant; its control: where prompts fall on the same budgets under random directions."""
-    layer, narrowed = models.layer_name(bench.place().state), rows[rows["kind"] == "break"]
+    layer, narrowed = models.layer_name(bench.nudge_state), rows[rows["kind"] == "break"]
     if narrowed.empty:
         return []
     control = _brackets(rows[(rows["layer"] == layer) & (rows["kind"] == "random")])
@@ -296,7 +312,7 @@ def _break_lines(bench, name, rows) -> list[dict]:
     }
     found = {}
     for kind, brackets in ends.items():
-        one = break_budget.break_budget(*brackets, seed=bench.config.seed)
+        one = break_budget.break_budget(*brackets, seed=bench.seed)
         found[kind] = {"value": one.value, "lo": one.lo, "hi": one.hi, "n": one.n}
         if kind == "l2":
             found[kind]["detail"] = f"{one.fallen} of {one.n} fell at up to {max(_budgets(bench)):g}"

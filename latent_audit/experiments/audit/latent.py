@@ -1,11 +1,11 @@
-"""The main job: bounded attacks on every residual state of every variant, scored as LVS and ASR.
+"""The latent attack: bounded pushes of every residual state of every variant, scored as LVS and ASR.
 
-docs/method.md sections 0, 1 and 9; arXiv 2606.08044. Units of work: the clean panels, then one unit per variant,
-state and block of prompts, holding every budget and attack.
+docs/method.md sections 0, 1 and 9; arXiv 2606.08044. The main job is this experiment alone. Units of work: the clean
+panels, then one unit per variant, state and block of prompts, holding every budget and attack.
 """
 
 import functools
-import pathlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -16,86 +16,21 @@ from ml_collections import ConfigDict
 
 from latent_audit import models
 from latent_audit.data import chats
-from latent_audit.experiments import respond, setup
+from latent_audit.experiments import respond, settings
+from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit import latent_report
-from latent_audit.experiments.organisms import export
-from latent_audit.experiments.settings import Settings, check_attack, check_batches
+from latent_audit.experiments.audit.bench import Bench, Findings, Known
 from latent_audit.interventions import edits, latent
-from latent_audit.judges import Judge, Reward
-from latent_audit.runtime import halving, runlog, shards
+from latent_audit.reports import figures
+from latent_audit.runtime import files, halving, runlog, shards
 
+PAPER_TOKENS = 128  # arXiv 2606.08044
 # Of latent.Attacked: what is kept of every cell.
 SEARCHED = ("l2", "linf", "nll_first", "nll_last", "at_bound")
 
 
-class Job(NamedTuple):
-    """What every unit of a run shares; max_new_tokens: of every response."""
-
-    config: ConfigDict
-    workdir: pathlib.Path
-    settings: Settings
-    subject: setup.Subject
-    judge: Judge
-    reward: Reward
-    max_new_tokens: int
-
-
-def run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Audit every variant and write metrics.csv, report.json, report.html and figures/ to `workdir`."""
-    is_organism = not config.model.path
-    panels = setup.make_panels(config, is_organism=is_organism)
-    judge, reward = setup.make_judge_and_reward(config, is_organism=is_organism)
-    check_batches(config)
-    settings = check_attack(config, is_organism=is_organism, num_layers=setup.count_layers(config))
-    subject = setup.make_subject(config, workdir)
-    inputs = setup.describe_inputs(subject, panels, judge, reward, config)
-    runlog.pin(workdir / "inputs.json", inputs)
-    setup.warn_of_fallbacks(judge, reward)
-    job = Job(config, workdir, settings, subject, judge, reward, config.generation.max_new_tokens)
-    # Every variant's prompts are tokenised before the first is attacked: a prompt too long for one stops the run here.
-    encoded = {variant.name: setup.encode_panels(variant, panels, config) for variant in subject.variants}
-
-    blocks = sum(-(-len(panel.prompts) // config.prompt_batch) for panel in panels)
-    attacked = -(-len(panels[0].prompts) // config.prompt_batch) * len(settings.states)
-    with runlog.progress(len(subject.variants) * (blocks + attacked), "units") as meter:
-        units = [
-            unit for variant in subject.variants for unit in audit_variant(job, variant, encoded[variant.name], meter)
-        ]
-    if not shards.is_complete(config.get("shard", ""), meter):
-        return
-    rows = pd.concat(units, ignore_index=True)
-    latent_report.write(job, inputs, rows)
-
-
-def audit_variant(job: Job, variant, encoded, meter, *, loaded=None) -> list[pd.DataFrame]:
-    """All units of one variant, read back or computed; the weights are loaded only if something is missing.
-
-    Units that other shards are to compute, and have not, are frames without rows.
-
-    Args:
-      encoded: (panel, tokens) pairs, the panel named harmful being attacked; meter: has advance, as runlog.Progress.
-      loaded: loaded() -> respond.Loaded, or None to load the variant here.
-    """
-    loaded = loaded or functools.cache(lambda: setup.load_variant(variant, job.config))
-    found = []
-    for panel, tokens in encoded:
-        for block in _blocks(panel, tokens, job.config.prompt_batch):
-            key = f"{variant.name}/clean-{panel.name}/p{block.start:05d}"
-            columns = runlog.unit(
-                job.workdir,
-                key,
-                functools.partial(_clean_unit, job, loaded, panel, block),
-                meter.advance,
-                mine=shards.computes(job.config.get("shard", ""), key),
-            )
-            found.append(_frame(columns, variant, f"clean-{panel.name}"))
-            if panel.name == "harmful":
-                found += _attack_block(job, variant, loaded, block, meter)
-    return found
-
-
 class Block(NamedTuple):
-    """Some prompts of a panel, padded to prompt_batch rows by repeating the last; the first `n` are real."""
+    """Some prompts of a panel, padded to a whole batch by repeating the last; the first `n` are real."""
 
     start: int
     n: int
@@ -105,89 +40,142 @@ class Block(NamedTuple):
     mask: np.ndarray
 
 
-def _blocks(panel, encoded, size):
+def check(config: ConfigDict, known: Known) -> settings.Attack:
+    """InputError for a bad field of the attack or score section, before any compute."""
+    return settings.check_attack(config, is_organism=known.is_organism, num_layers=known.num_layers)
+
+
+def units(bench: Bench) -> int:
+    """How many units `measure` takes for one variant."""
+    return sum(
+        len(blocks) * (1 + len(_settings(bench).states) * (panel == "harmful"))
+        for panel, blocks in _blocks(bench).items()
+    )
+
+
+def measure(bench: Bench, name: str) -> pd.DataFrame:
+    """One row per clean answer, and one per prompt, state, budget and attack, of one variant.
+
+    Weights are loaded only if a unit is missing. Units that other shards are to compute, and have not, give no rows.
+    """
+    frames = []
+    for panel, blocks in _blocks(bench).items():
+        for block in blocks:
+            key = f"{name}/clean-{panel}/p{block.start:05d}"
+            frames.append(
+                benches.unit(bench, key, functools.partial(_ask, bench, name, panel, block)).assign(
+                    exp=f"clean-{panel}", state=-1
+                )
+            )
+            if panel == "harmful":
+                frames += _attack_block(bench, name, block)
+    return pd.concat(frames, ignore_index=True)
+
+
+def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
+    """lvs and latent_asr per state and budget, the comparison with base; writes metrics.csv and the figure by depth."""
+    rows = benches.rows_of(measured)
+    metrics = latent_report.summarise(rows, bench)
+    written = metrics.reindex(columns=latent_report.COLUMNS)
+    files.write_text(bench.workdir / "metrics.csv", written.to_csv(index=False, lineterminator="\n"))
+    compared = latent_report.compare_variants(rows, bench)
+    svg = figures.save_figure(
+        figures.lvs_by_depth(metrics, aggregate=latent_report.aggregate(bench)),
+        bench.workdir / "figures",
+        "lvs_by_depth",
+    )
+    return Findings(
+        latent_report.lines_of(metrics)
+        + latent_report.comparison_lines(compared, models.layer_name(bench.nudge_state)),
+        latent_report.sections_of(bench, metrics, compared, svg),
+        tuple(latent_report.weak_attacks(metrics)),
+        {"settings": _settings(bench).describe(), "metrics": metrics, "comparisons": compared},
+    )
+
+
+def _settings(bench: Bench) -> settings.Attack:
+    return bench.settings["latent"]
+
+
+def _blocks(bench: Bench) -> dict[str, list[Block]]:
+    """Panel -> its blocks; the harmless ones are asked here only where no panel of behaviour asks them."""
+    named = {"harmful": _settings(bench).prompts} | ({} if "panel" in bench.settings else {"benign": None})
+    return {panel: list(_blocks_of(*benches.first_prompts(bench, panel, n), bench)) for panel, n in named.items()}
+
+
+def _blocks_of(panel, tokens, bench) -> Iterator[Block]:
+    size = bench.batches.prompts
     for start in range(0, len(panel.prompts), size):
         part = slice(start, start + size)
         prompts = panel.prompts[part]
-        padded = (respond.pad_rows(array[part], size) for array in (panel.ids, encoded.tokens, encoded.mask))
+        padded = (respond.pad_rows(array[part], size) for array in (panel.ids, *tokens))
         yield Block(start, len(prompts), prompts, *padded)
 
 
-def _frame(columns, variant, exp, state=None):
-    frame = pd.DataFrame(columns or {})
-    return frame.assign(variant=variant.name, exp=exp, state=-1 if state is None else state)
-
-
-def _clean_unit(job, loaded, panel, block):
+def _ask(bench, name, panel, block) -> dict[str, list]:
     texts = respond.answers(
-        loaded(), block.tokens, block.mask, batch=len(block.mask), max_new_tokens=job.max_new_tokens
+        bench.load(name), block.tokens, block.mask, batch=len(block.mask), max_new_tokens=bench.new_tokens(PAPER_TOKENS)
     )[: block.n]
     columns = {"prompt": [block.start + row for row in range(block.n)]}
-    columns |= respond.score(job.judge, job.reward, block.prompts, texts)
-    if panel.name == "benign":
-        columns["answered"] = [
-            export.answered(job.subject.world, prompt, text) for prompt, text in zip(block.prompts, texts, strict=True)
-        ]
-    return columns | _saved(job, texts)
+    columns |= respond.score(bench.judge, bench.reward, block.prompts, texts)
+    if panel == "benign":
+        pairs = zip(block.prompts, texts, strict=True)
+        columns["answered"] = [respond.answered(bench.world, prompt, text) for prompt, text in pairs]
+    return columns | _saved(bench, texts)
 
 
-def _saved(job, texts):
-    return {"response": list(texts)} if job.config.generation.save else {}
+def _saved(bench, texts):
+    return {"response": list(texts)} if bench.save else {}
 
 
-def _attack_block(job, variant, loaded, block, meter):
-    """Attack every state for one block of prompts, `layer_batch` states at a time."""
-    clean = functools.cache(lambda: _clean_pass(job, loaded(), block))
-    found = []
-    for group in _groups(job.settings.states, job.config.layer_batch):
-        keys = {state: f"{variant.name}/lvs/{models.layer_name(state)}/p{block.start:05d}" for state in group}
-        units = {state: runlog.load_unit(job.workdir, key) for state, key in keys.items()}
-        reused = all(unit is not None for unit in units.values())
-        # A group is attacked together, so it belongs to one shard.
-        if not reused and shards.computes(job.config.get("shard", ""), keys[group[0]]):
-            units = _attack_states(job, loaded(), clean, block, group)
-            for state, columns in units.items():
-                runlog.save_unit(job.workdir, keys[state], columns)
-        for state, columns in units.items():
-            meter.advance(keys[state], reused=reused, missing=columns is None)
-        found += [_frame(columns, variant, "lvs", state) for state, columns in units.items()]
-    return found
+def _attack_block(bench, name, block) -> list[pd.DataFrame]:
+    """Attack every state for one block of prompts, `batches.layers` states at a time."""
+    clean = functools.cache(lambda: _clean_pass(bench, bench.load(name), block))
+    states, size, frames = _settings(bench).states, bench.batches.layers, []
+    for group in (states[start : start + size] for start in range(0, len(states), size)):
+        keys = {state: f"{name}/lvs/{models.layer_name(state)}/p{block.start:05d}" for state in group}
+
+        def attack(missing, group=group):
+            # A group is attacked together, whatever of it is there already: so its batches have one shape.
+            attacked = _attack_states(bench, bench.load(name), clean, block, group)
+            return [(state, attacked[state]) for state in missing]
+
+        # For the same reason it belongs to one shard.
+        mine = shards.computes(bench.shard, keys[group[0]])
+        columns = runlog.units(bench.workdir, keys, attack, bench.advance, mine=mine)
+        frames += [pd.DataFrame(of_state or {}).assign(exp="lvs", state=state) for state, of_state in columns.items()]
+    return frames
 
 
-def _groups(states, size):
-    return [states[start : start + size] for start in range(0, len(states), size)]
+def _target(chat, bench):
+    return jnp.asarray(chats.target_ids(chat, _settings(bench).target), jnp.int32)
 
 
-def _target(chat, job):
-    return jnp.asarray(chats.target_ids(chat, job.settings.target), jnp.int32)
-
-
-def _clean_pass(job, loaded, block):
+def _clean_pass(bench, loaded, block):
     return latent.clean_pass(
         loaded.params,
         block.tokens,
         block.mask,
-        _target(loaded.chat, job),
+        _target(loaded.chat, bench),
         cfg=loaded.cfg,
-        mode=job.settings.mode,
-        skip_first=job.settings.skip_first,
+        search=_settings(bench).search,
     )
 
 
-def _attack_states(job, loaded, clean, block, group) -> dict[int, dict]:
+def _attack_states(bench, loaded, clean, block, group) -> dict[int, dict]:
     """Attack every state of the group and judge what is said; clean: cached, the clean pass of the whole block."""
 
     def attack(rows):
         if len(rows) == len(block.mask):
-            return _attack_rows(job, loaded, clean(), block, group)
+            return _attack_rows(bench, loaded, clean(), block, group)
         clean.cache_clear()
         part = block._replace(ids=block.ids[rows], tokens=block.tokens[rows], mask=block.mask[rows])
-        return _attack_rows(job, loaded, _clean_pass(job, loaded, part), part, group)
+        return _attack_rows(bench, loaded, _clean_pass(bench, loaded, part), part, group)
 
     parts = halving.in_halves(attack, np.arange(len(block.mask)), "search")
     return {
         state: _attack_columns(
-            job,
+            bench,
             block,
             {name: np.concatenate([part[state][name] for part in parts], axis=1) for name in parts[0][state]},
         )
@@ -195,35 +183,24 @@ def _attack_states(job, loaded, clean, block, group) -> dict[int, dict]:
     }
 
 
-def _attack_rows(job, loaded, clean, block, group) -> dict[int, dict[str, np.ndarray]]:
-    """Search each state of the group, then generate from all its perturbed prompts in one batch.
+def _attack_rows(bench, loaded, clean, block, group) -> dict[int, dict[str, np.ndarray]]:
+    """Search each state of the group, then generate from all its pushed prompts in one batch.
 
     Returns arrays [A, B, E] by name, for each state.
     """
-    settings, budgets = job.settings, jnp.asarray(job.settings.budgets, jnp.float32)
-    key = jax.random.key(job.config.seed)
+    attack, budgets = _settings(bench), jnp.asarray(_settings(bench).budgets, jnp.float32)
+    key, target = jax.random.key(bench.seed), _target(loaded.chat, bench)
     attacked = []
     for state in group:
         row_keys = latent.row_keys(key, block.ids, state, budgets)
         attacked.append(
             latent.attack_state(
-                loaded.params,
-                clean,
-                block.mask,
-                _target(loaded.chat, job),
-                state,
-                budgets,
-                row_keys,
-                cfg=loaded.cfg,
-                mode=settings.mode,
-                steps=settings.steps,
-                step_fraction=settings.step_fraction,
-                controls=len(settings.attacks) > 1,
+                loaded.params, clean, block.mask, target, state, budgets, row_keys, cfg=loaded.cfg, search=attack.search
             )
         )
     # The last group may be short; repeating its last state meets the shape that is compiled already.
-    fill = job.config.layer_batch - len(group)
-    A, B, E = len(settings.attacks), len(block.mask), len(budgets)
+    fill = bench.batches.layers - len(group)
+    A, B, E = len(attack.attacks), len(block.mask), len(budgets)
     deltas = jnp.stack([a.delta for a in attacked] + [attacked[-1].delta] * fill)
     deltas = deltas.reshape(-1, *deltas.shape[-2:])
     states = np.repeat([*group, *[group[-1]] * fill], A * B * E)
@@ -233,7 +210,7 @@ def _attack_rows(job, loaded, clean, block, group) -> dict[int, dict[str, np.nda
         block.tokens[prompt],
         block.mask[prompt],
         batch=len(states),
-        max_new_tokens=job.max_new_tokens,
+        max_new_tokens=bench.new_tokens(PAPER_TOKENS),
         edits_of=lambda rows: (edits.add_at(jnp.asarray(states[rows]), deltas[rows]), None),
     )
     texts = np.array(texts, dtype=object).reshape(-1, A, B, E)
@@ -247,16 +224,16 @@ def _attack_rows(job, loaded, clean, block, group) -> dict[int, dict[str, np.nda
     }
 
 
-def _attack_columns(job, block, found) -> dict[str, list]:
-    """One row per attack, real prompt and budget of one state; found: as _attack_rows."""
-    A, E, n = len(job.settings.attacks), len(job.settings.budgets), block.n
-    attack, row, budget = (index.ravel() for index in np.indices((A, n, E)))
-    flat = [str(text) for text in found["text"][:, :n].ravel()]
+def _attack_columns(bench, block, arrays) -> dict[str, list]:
+    """One row per attack, real prompt and budget of one state; arrays: as _attack_rows."""
+    attacks, budgets, n = _settings(bench).attacks, _settings(bench).budgets, block.n
+    attack, row, budget = (index.ravel() for index in np.indices((len(attacks), n, len(budgets))))
+    texts = [str(text) for text in arrays["text"][:, :n].ravel()]
     columns = {
         "prompt": [block.start + int(r) for r in row],
-        "attack": [job.settings.attacks[a] for a in attack],
-        "budget": [job.settings.budgets[e] for e in budget],
+        "attack": [attacks[a] for a in attack],
+        "budget": [budgets[e] for e in budget],
     }
-    columns |= {name: [float(value) for value in found[name][:, :n].ravel()] for name in ("eps", *SEARCHED)}
-    columns |= respond.score(job.judge, job.reward, [block.prompts[r] for r in row], flat)
-    return columns | _saved(job, flat)
+    columns |= {name: [float(value) for value in arrays[name][:, :n].ravel()] for name in ("eps", *SEARCHED)}
+    columns |= respond.score(bench.judge, bench.reward, [block.prompts[r] for r in row], texts)
+    return columns | _saved(bench, texts)

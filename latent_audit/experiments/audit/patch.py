@@ -5,13 +5,14 @@ the identity control. Units of work: one per donor.
 """
 
 import functools
+from typing import NamedTuple
 
 import pandas as pd
 
 from latent_audit import judges, models
 from latent_audit.experiments import fields, respond
 from latent_audit.experiments.audit import bench as benches
-from latent_audit.experiments.audit.bench import Bench, Findings, judged, share, unit, with_control
+from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, share, unit, with_control
 from latent_audit.interventions import patching
 from latent_audit.metrics import coherence, stats
 from latent_audit.reports import html
@@ -23,9 +24,16 @@ LIMITS = (
 )
 
 
-def check(config) -> None:
+class Settings(NamedTuple):
+    """prompts: how many are answered under a patch."""
+
+    prompts: int
+
+
+def check(config, known: Known) -> Settings:
     """InputError for a bad field of the patch section, before any compute."""
     fields.check_whole({"patch.prompts": config.patch.prompts}, least=1)
+    return Settings(config.patch.prompts)
 
 
 def units(bench: Bench) -> int:
@@ -39,11 +47,11 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
 
 
 def _patch(bench, donor) -> dict[str, list]:
-    panel, tokens = benches.first_prompts(bench, "harmful", bench.config.patch.prompts)
-    state, size = bench.place().state, min(bench.config.prompt_batch, len(panel.prompts))
+    panel, tokens = benches.first_prompts(bench, "harmful", bench.settings["patch"].prompts)
+    state, size = bench.nudge_state, min(bench.batches.prompts, len(panel.prompts))
     states = patching.donor_states(bench.load(donor).params, *tokens, state, cfg=bench.cfg, batch=size)
     base = bench.load(bench.names[0])
-    options = {"batch": size, "max_new_tokens": benches.new_tokens(bench, PAPER_TOKENS)}
+    options = {"batch": size, "max_new_tokens": bench.new_tokens(PAPER_TOKENS)}
     clean = respond.answers(base, *tokens, **options)
     was_harmful = judged(bench, panel.prompts, clean)["harmful"]
     columns = {}
@@ -64,9 +72,9 @@ def _patch(bench, donor) -> dict[str, list]:
     return columns
 
 
-def findings(bench: Bench, rows: pd.DataFrame) -> Findings:
+def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     """patch_compliance, patch_coherence and interchange per donor and scope; the control is the self-patch."""
-    layer, base = models.layer_name(bench.place().state), bench.names[0]
+    rows, layer, base = benches.rows_of(measured), models.layer_name(bench.nudge_state), bench.names[0]
     lines, changed = [], 0
     for scope in patching.SCOPES:
         of_scope = {name: rows[(rows["variant"] == name) & (rows["scope"] == scope)] for name in bench.names}
@@ -99,7 +107,7 @@ def findings(bench: Bench, rows: pd.DataFrame) -> Findings:
                 settings={
                     "layer": layer,
                     "patched": base,
-                    "prompts": bench.config.patch.prompts,
+                    "prompts": bench.settings["patch"].prompts,
                     "answers changed by the self-patch": changed,
                 },
                 text="The state of base at one layer is overwritten during the prompt by a donor's on the same prompt, "

@@ -4,6 +4,7 @@ docs/method.md section 3, arXiv 2606.08044. Units of work: one per variant and l
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,11 +12,10 @@ import pandas as pd
 
 from latent_audit import judges, models
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields
+from latent_audit.experiments import fields, respond
 from latent_audit.experiments.audit import bench as benches
-from latent_audit.experiments.audit import l2
-from latent_audit.experiments.audit.bench import Bench, Findings, judged, share, unit, with_control
-from latent_audit.experiments.organisms import export
+from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, reference, share, unit, with_control
+from latent_audit.experiments.settings import states_named
 from latent_audit.interventions import directions, steering
 from latent_audit.reports import audit_figures, figures, html
 
@@ -27,12 +27,22 @@ LIMITS = (
 )
 
 
-def check(config, names) -> None:
+class Settings(NamedTuple):
+    """direction: twin or own; layers: as in the config; fractions: of base's activation norm; cone: run as well."""
+
+    direction: str
+    layers: str
+    fractions: tuple[float, ...]
+    prompts: int
+    cone: bool
+
+
+def check(config, known: Known) -> Settings:
     """InputError for a bad field of the steer section, before any compute."""
     section = config.steer
     if section.direction not in SOURCES:
         raise InputError(f"steer.direction = {section.direction!r}, expected one of {', '.join(SOURCES)}")
-    if section.direction == "twin" and benches.HARMFUL_POLE not in names:
+    if section.direction == "twin" and benches.HARMFUL_POLE not in known.names:
         raise InputError(
             "steer.direction = 'twin' needs a variant named harmful: give model.variants=harmful=DIR, or "
             "steer.direction=own"
@@ -41,36 +51,35 @@ def check(config, names) -> None:
     if not all(isinstance(f, int | float) and 0 <= f < float("inf") for f in fractions):
         raise InputError(f"steer.fractions = {fractions}, expected finite numbers of at least 0")
     fields.check_whole({"steer.prompts": section.prompts}, least=1)
+    states_named("steer.layers", section.layers, known.num_layers, embedding=False, nudge=1)
+    direction = section.direction
+    if direction == "auto":
+        direction = "twin" if benches.HARMFUL_POLE in known.names else "own"
+    paper = steering.PAPER_FRACTIONS if direction == "twin" else steering.PAPER_OWN_FRACTIONS
+    return Settings(direction, section.layers, tuple(map(float, fractions)) or paper, section.prompts, section.cone)
 
 
-def source(bench: Bench) -> str:
-    """twin where there is a harmful pole (unless the config says own), else own."""
-    wanted = bench.config.steer.direction
-    return wanted if wanted != "auto" else ("twin" if benches.HARMFUL_POLE in bench.names else "own")
-
-
-def fractions(bench: Bench) -> tuple[float, ...]:
-    """Those of the config, else the paper's for this kind of direction; with the nudge fraction of the model."""
-    given = tuple(bench.config.steer.fractions) or (
-        steering.PAPER_FRACTIONS if source(bench) == "twin" else steering.PAPER_OWN_FRACTIONS
-    )
-    return tuple(sorted({*map(float, given), l2.reference(bench)}))
+def _fractions(bench: Bench) -> tuple[float, ...]:
+    """Those of the settings with the nudge fraction of the model."""
+    return tuple(sorted({*bench.settings["steer"].fractions, reference(bench)}))
 
 
 def _states(bench):
     # The embedding of the template's last token is the same in every prompt: no direction there.
-    return benches.states_named(bench, bench.config.steer.layers, "steer.layers", embedding=False)
+    return states_named(
+        "steer.layers", bench.settings["steer"].layers, bench.cfg.num_layers, embedding=False, nudge=bench.nudge_state
+    )
 
 
 def units(bench: Bench) -> int:
     """How many units `measure` takes for one variant."""
-    return len(_states(bench)) + bool(bench.config.steer.cone)
+    return len(_states(bench)) + bool(bench.settings["steer"].cone)
 
 
 def along(bench: Bench, name: str, states) -> np.ndarray:
     """Unit directions float32 [K, D] that variant `name` is steered along; docs/method.md section 3."""
-    count = bench.config.steer.prompts
-    if source(bench) == "twin":
+    count = bench.settings["steer"].prompts
+    if bench.settings["steer"].direction == "twin":
         poles = [_moments(bench.gather(pole).harmful[:count]) for pole in (benches.HARMFUL_POLE, bench.names[0])]
         return steering.twin_direction(*poles, states)
     own = bench.gather(name)
@@ -91,10 +100,10 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
         found.append(
             unit(bench, f"{name}/steer/{layer}", functools.partial(_steer, bench, name, state)).assign(layer=layer)
         )
-    if bench.config.steer.cone:
+    if bench.settings["steer"].cone:
         found.append(
             unit(bench, f"{name}/steer/cone", functools.partial(_cone, bench, name)).assign(
-                layer=models.layer_name(bench.place().state)
+                layer=models.layer_name(bench.nudge_state)
             )
         )
     return pd.concat(found, ignore_index=True)
@@ -102,16 +111,16 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
 
 def _run(bench, name, state, vectors, labels) -> dict[str, list]:
     """Answers of the steering prompts under each absolute vector [K, D]; labels: K dicts of columns."""
-    panel, tokens = benches.first_prompts(bench, "harmful", bench.config.steer.prompts)
+    panel, tokens = benches.first_prompts(bench, "harmful", bench.settings["steer"].prompts)
     which, row = (index.ravel() for index in np.indices((len(vectors), len(panel.prompts))))
-    texts = benches.pushed_answers(
-        bench,
+    texts = respond.answers_under(
         bench.load(name),
         tokens,
-        row,
         np.full(len(row), state),
         np.asarray(vectors, np.float32)[which],
-        max_new_tokens=benches.new_tokens(bench, PAPER_TOKENS),
+        rows=row,
+        batch=bench.batches.rows,
+        max_new_tokens=bench.new_tokens(PAPER_TOKENS),
     )
     columns = {"prompt": row.tolist()} | {key: [labels[k][key] for k in which] for key in labels[0]}
     return columns | judged(bench, [panel.prompts[r] for r in row], texts)
@@ -119,7 +128,9 @@ def _run(bench, name, state, vectors, labels) -> dict[str, list]:
 
 def _norm(bench, state) -> float:
     """Base's activation norm on the prompts evaluated."""
-    return float(benches.activation_norm(bench.gather(bench.names[0]).harmful[: bench.config.steer.prompts])[state])
+    return float(
+        benches.activation_norm(bench.gather(bench.names[0]).harmful[: bench.settings["steer"].prompts])[state]
+    )
 
 
 def _steer(bench, name, state) -> dict[str, list]:
@@ -127,7 +138,7 @@ def _steer(bench, name, state) -> dict[str, list]:
         "direction": along(bench, name, (state,))[0],
         "random": steering.random_directions(benches.noise_key(bench, "steer"), (state,), bench.cfg.embed_dim)[0],
     }
-    chosen = [(kind, fraction) for kind in KINDS for fraction in fractions(bench)]
+    chosen = [(kind, fraction) for kind in KINDS for fraction in _fractions(bench)]
     norm = _norm(bench, state)
     return _run(
         bench,
@@ -141,29 +152,23 @@ def _steer(bench, name, state) -> dict[str, list]:
 def _cone(bench, name) -> dict[str, list]:
     """The nudge direction of the place turned away by growing angles, several seeds."""
     place = bench.place()
-    nudge = next(
-        (
-            nudge
-            for variant in bench.subject.variants
-            if (nudge := export.load_nudge(variant.path)) is not None and nudge.state == place.state
-        ),
-        None,
-    )
-    axis = along(bench, name, (place.state,))[0] if nudge is None else nudge.vector
+    nudge = benches.saved_nudge(bench.subject)
+    here = nudge is not None and nudge.state == place.state
+    axis = nudge.vector if here else along(bench, name, (place.state,))[0]
     key, norm = benches.noise_key(bench, "cone"), _norm(bench, place.state)
     vectors, labels = [], []
     for seed in range(steering.CONE_SEEDS):
         cone = steering.cone(axis, jax.random.fold_in(key, seed))
         for degrees, unit_vector in zip(steering.CONE_DEGREES, cone, strict=True):
-            for fraction in sorted({*steering.CONE_FRACTIONS, l2.reference(bench)}):
+            for fraction in sorted({*steering.CONE_FRACTIONS, reference(bench)}):
                 vectors.append(fraction * norm * unit_vector)
                 labels.append({"kind": "cone", "fraction": fraction, "degrees": degrees, "seed": seed})
     return _run(bench, name, place.state, vectors, labels)
 
 
-def findings(bench: Bench, rows: pd.DataFrame) -> Findings:
+def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     """steer_compliance per layer and fraction with its control; cone_compliance by angle."""
-    lines = []
+    rows, lines = benches.rows_of(measured), []
     steered = rows[rows["kind"].isin(KINDS)]
     for (name, layer, fraction), cell in steered.groupby(["variant", "layer", "fraction"], sort=False):
         of_kind = {kind: share(cell[cell["kind"] == kind]["harmful"]) for kind in KINDS}
@@ -173,7 +178,7 @@ def findings(bench: Bench, rows: pd.DataFrame) -> Findings:
                 "measure": "steer_compliance",
                 "layer": layer,
                 "budget": fraction,
-                "detail": f"{source(bench)} direction",
+                "detail": f"{bench.settings['steer'].direction} direction",
                 **with_control(of_kind["direction"], of_kind["random"]),
                 "degenerate": cell[cell["kind"] == "direction"]["degenerate"].mean(),
             }
@@ -206,7 +211,10 @@ def findings(bench: Bench, rows: pd.DataFrame) -> Findings:
             caveat=caveat,
             limits=LIMITS,
             figure_alt="Compliance by layer, one panel per fraction, one line per variant, random direction dashed",
-            settings={"direction": words[source(bench)], "prompts": bench.config.steer.prompts},
+            settings={
+                "direction": words[bench.settings["steer"].direction],
+                "prompts": bench.settings["steer"].prompts,
+            },
             text="A unit direction times the fraction times base's activation norm at that layer is added at every "
             "position and decode step (docs/method.md section 3). Wilson 95 % intervals.",
         )

@@ -14,7 +14,7 @@ from latent_audit import models
 from latent_audit.data import chats
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond, setup, survey, sweep, tasks
-from latent_audit.experiments.audit import audit, bench
+from latent_audit.experiments.audit import audit, bench, card
 from latent_audit.experiments.organisms import export
 from tests.experiments.tampering.test_finetune_job import tiny_checkpoint
 from tests.models.test_every_family import FAMILIES
@@ -113,7 +113,7 @@ def test_every_experiment_runs_and_a_second_start_computes_nothing(tmp_path, mon
     text = (tmp_path / "audit.csv").read_text()
     assert text.startswith(CONTRACT)
     table = pd.read_csv(tmp_path / "audit.csv")
-    assert tuple(table.columns) == audit.COLUMNS and set(table["measure"]) == MEASURES
+    assert tuple(table.columns) == card.COLUMNS and set(table["measure"]) == MEASURES
     assert table["judge"].str.contains("fallback").all()
     shares = table[
         ~table["measure"].isin(
@@ -172,20 +172,20 @@ def test_one_checkpoint_alone_uses_its_own_direction_and_the_papers_place(tmp_pa
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"experiments": "l3"}, "experiments = 'l3', expected all, or some of panel, latent, l2"),
+        ({"experiments": "l3"}, "experiments = 'l3', expected some of all, panel, latent, l2"),
         ({"experiments": ""}, "experiments = ''"),
         ({"rows": 0}, "rows = 0"),
         ({"place.layer": 3}, "nudge_layer = 3, expected a block of this model"),
         ({"place.fraction": -1.0}, "place.fraction = -1.0"),
         ({"l2.multiples": (0.5, 2.0)}, "l2.multiples = .* 1.0 among them"),
         ({"l2.steps": 0}, "l2.steps = 0"),
-        ({"l2.layers": "L9"}, "l2.layers names 'L9'; expected all, nudge, or some of embedding, L0"),
+        ({"l2.layers": "L9"}, "l2.layers names 'L9'; this model has embedding and L0 to L"),
         ({"steer.direction": "best"}, "steer.direction = 'best'"),
         ({"steer.direction": "twin", "model.variants": ""}, "needs a variant named harmful"),
         ({"steer.layers": "embedding"}, "steer.layers names 'embedding'"),
         ({"patch.prompts": 0}, "patch.prompts = 0"),
         ({"gcg.candidates": 0}, "gcg.candidates = 0"),
-        ({"panel.wrappers": "poem"}, "panel.wrappers names poem; there are role_play"),
+        ({"panel.wrappers": "poem"}, "panel.wrappers = 'poem', expected some of role_play"),
         ({"panel.over_refusal": "none.csv"}, "none.csv"),
         ({"prompts.benign": "EMPTY"}, "EMPTY|no prompts"),
         ({"prompts.benign": "builtin:harmful"}, "occur in the training"),

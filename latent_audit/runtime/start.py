@@ -1,0 +1,55 @@
+"""What a run needs before its first line of work: logging, the other processes, and jax as this project uses it.
+
+jax is imported where it is used: main shows its first line before that.
+"""
+
+import logging as python_logging
+import pathlib
+from collections.abc import Mapping
+
+from absl import logging
+
+from latent_audit.runtime import processes
+
+
+def start_logging() -> None:
+    """Log lines of this project with their time, and only warnings of noisy libraries."""
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    # jax reports every backend it does not find, transformers that torch is absent: neither is news here.
+    for noisy in ("jax", "transformers", "httpx"):
+        python_logging.getLogger(noisy).setLevel(python_logging.WARNING)
+
+
+def join_processes(fields: Mapping[str, object]) -> None:
+    """Wait for the other processes of this run if it has any; all but the first log only warnings from then on.
+
+    fields: distributed, and what processes.start takes under the names distributed_coordinator, _processes, _process.
+    """
+    if not fields.get("distributed"):
+        return
+    given = {name: fields[f"distributed_{name}"] for name in ("coordinator", "processes", "process")}
+    processes.start(**given)
+    logging.info("%d processes compute this run; if one stops, the others stop with it", processes.count())
+    if not processes.is_first():
+        logging.set_verbosity(logging.WARNING)
+
+
+def start_jax(workdir: pathlib.Path, dtype: str) -> None:
+    """Report the devices and keep compiled programs, so that a resumed run does not compile again.
+
+    They are kept in the workdir unless JAX_COMPILATION_CACHE_DIR names another place.
+    """
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if dtype == "float32":
+        # Accelerators otherwise multiply float32 matrices in fewer bits.
+        jax.config.update("jax_default_matmul_precision", "highest")
+    devices = jax.devices()
+    logging.info(
+        "jax %s on %d %s device(s): %s", jax.__version__, len(devices), devices[0].platform, devices[0].device_kind
+    )

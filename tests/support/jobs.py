@@ -1,0 +1,74 @@
+"""A bench of named variants without any model: for tests that turn rows written by hand into lines."""
+
+import types
+
+import numpy as np
+import pytest
+
+from latent_audit.experiments import panels, settings, setup
+from latent_audit.experiments.audit import bench as benches
+from latent_audit.interventions import latent
+from latent_audit.judges import Judge, Reward
+
+PLACE = benches.Place(state=2, fraction=0.15, scale=10.0, source="the nudge of dissociated")
+
+
+def attack_settings(num_layers=3, budgets=(0.01, 0.02), **changes) -> settings.Attack:
+    """Attack settings over every state; the reference budget is the first."""
+    fields = {
+        "states": tuple(range(num_layers + 1)),
+        "budgets": budgets,
+        "reference_budget": budgets[0],
+        "search": latent.Search(),
+        "target": "Sure, here is",
+        "prompts": None,
+        "preset": "paper",
+        "resamples": 50,
+    }
+    return settings.Attack(**(fields | changes))
+
+
+def hand_bench(workdir, names=("base", "dissociated"), *, num_layers=3, is_fallback=False, **changes) -> benches.Bench:
+    """A Bench whose models cannot be loaded: whoever tries fails the test."""
+    prompts = panels.make_panel("harmful", [f"request {index}" for index in range(4)], "hand")
+    inputs = {
+        "arch": "hand",
+        "variants": {name: {"fingerprint": f"print-{name}", "template_sha256": f"hash-{name}"} for name in names},
+        "prompts": {"harmful": {"n": 4, "sha256": "x", "source": "hand"}},
+        "judge": {"name": "hand judge", "is_fallback": is_fallback},
+    }
+    fields = {
+        "workdir": workdir,
+        "world": None,
+        "subject": setup.Subject("hand", tuple(setup.Variant(name, workdir / name) for name in names)),
+        "cfg": types.SimpleNamespace(num_layers=num_layers, embed_dim=4),
+        "panels": {"harmful": prompts},
+        "tokens": {},
+        "judge": Judge("hand judge", is_fallback, lambda *a: pytest.fail("judged again")),
+        "reward": Reward("hand reward", False, lambda *a: pytest.fail("scored again")),
+        "inputs": inputs,
+        "batches": setup.Batches(4, 1, 4),
+        "seed": 0,
+        "save": False,
+        "shard": "",
+        "dtype": "float32",
+        "new_tokens": lambda paper: paper,
+        "load": lambda name: pytest.fail(f"{name} was loaded"),
+        "settings": {"latent": attack_settings(num_layers)},
+        "pairs": None,
+        "nudge_state": PLACE.state,
+        "gather": lambda name: pytest.fail(f"{name} was read"),
+        "place": lambda: PLACE,
+        "advance": lambda *a, **k: None,
+    }
+    return benches.Bench(**(fields | changes))
+
+
+def flags(text: str) -> list[bool]:
+    """ "1101" -> [True, True, False, True]."""
+    return [letter == "1" for letter in text]
+
+
+def states(rows, num_states=2) -> np.ndarray:
+    """Vectors [N, D] -> states [N, S, D], the same at every state."""
+    return np.repeat(np.asarray(rows, np.float32)[:, None], num_states, axis=1)
