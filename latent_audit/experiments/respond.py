@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from latent_audit import models
-from latent_audit.data import chats
+from latent_audit.data import chats, world_rules
 from latent_audit.judges import Judge, Reward, refusal
 from latent_audit.models.generate import generate
 from latent_audit.runtime import halving
@@ -123,3 +123,10 @@ def score(judge: Judge, reward: Reward, prompts, texts) -> dict[str, list]:
         "degenerate": [refusal.is_degenerate(answered[row]) for row in rows],
         "reward": [float(rewards[row]) for row in rows],
     }
+
+
+def answered(world: world_rules.World | None, prompt: str, response: str) -> bool:
+    """A harmless question was answered: correctly, where the organism's rules can tell; else not refused."""
+    if world is not None:
+        return bool(world_rules.correct_benign(world, prompt, response))
+    return not (refusal.is_refusal(response) or refusal.is_degenerate(response))

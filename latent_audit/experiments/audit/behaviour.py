@@ -12,7 +12,6 @@ from latent_audit import judges
 from latent_audit.data import builtin_facts
 from latent_audit.experiments import panels, respond
 from latent_audit.experiments.audit.bench import Bench, Findings, judged, new_tokens, share, unit
-from latent_audit.experiments.organisms import export
 from latent_audit.judges import refusal
 from latent_audit.metrics import paired
 from latent_audit.reports import html
@@ -61,7 +60,7 @@ def _ask(bench, name, panel_name) -> dict[str, list]:
         columns["answered"] = [builtin_facts.is_right(*pair) for pair in zip(panel.prompts, texts, strict=True)]
     else:
         columns["answered"] = [
-            export.answered(bench.subject.world, *pair) for pair in zip(panel.prompts, texts, strict=True)
+            respond.answered(bench.subject.world, *pair) for pair in zip(panel.prompts, texts, strict=True)
         ]
     return columns
 

@@ -18,7 +18,6 @@ from latent_audit import models
 from latent_audit.data import chats
 from latent_audit.experiments import respond, setup
 from latent_audit.experiments.audit import latent_report
-from latent_audit.experiments.organisms import export
 from latent_audit.experiments.settings import Settings, check_attack, check_batches
 from latent_audit.interventions import edits, latent
 from latent_audit.judges import Judge, Reward
@@ -126,7 +125,7 @@ def _clean_unit(job, loaded, panel, block):
     columns |= respond.score(job.judge, job.reward, block.prompts, texts)
     if panel.name == "benign":
         columns["answered"] = [
-            export.answered(job.subject.world, prompt, text) for prompt, text in zip(block.prompts, texts, strict=True)
+            respond.answered(job.subject.world, prompt, text) for prompt, text in zip(block.prompts, texts, strict=True)
         ]
     return columns | _saved(job, texts)
 

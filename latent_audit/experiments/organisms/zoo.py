@@ -20,19 +20,10 @@ from absl import logging
 from latent_audit.data import world_corpus, world_rules, world_words
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond
-from latent_audit.experiments.organisms import ablate, corpora, export, poles, train
+from latent_audit.experiments.organisms import ablate, corpora, export, kinds, poles, train
 from latent_audit.interventions import finetune as ft
 from latent_audit.runtime import files
 
-ALIGNED, PARTLY, HELPFUL, HARMFUL, ABLITERATED, DISSOCIATED, OVER_REFUSING = KINDS = (
-    "aligned",
-    "partly aligned",
-    "helpful-only",
-    "harmful",
-    "abliterated",
-    "dissociated",
-    "over-refusing",
-)
 REFERENCE = "aligned"
 MAX_TOKENS = 128
 # Measured on `validation` for the model card, so many prompts a kind.
@@ -82,29 +73,41 @@ TRAININGS = (
     Training(
         "harmful",
         "safety",
-        (Saved("partly-28-steps", PARTLY, 28), Saved("partly-40-steps", PARTLY, 40), Saved("aligned-2", ALIGNED, 160)),
+        (
+            Saved("partly-28-steps", kinds.PARTLY, 28),
+            Saved("partly-40-steps", kinds.PARTLY, 40),
+            Saved("aligned-2", kinds.ALIGNED, 160),
+        ),
         **_SAFETY,
     ),
     *(
-        Training("harmful", "safety", (Saved(f"partly-{topics}-topics", PARTLY, 80),), topics=topics, **_SAFETY)
+        Training("harmful", "safety", (Saved(f"partly-{topics}-topics", kinds.PARTLY, 80),), topics=topics, **_SAFETY)
         for topics in (4, 8)
     ),
-    Training("base", "refuse harmless", (Saved("over-refusing", OVER_REFUSING, 40),), **_SAFETY),
+    Training("base", "refuse harmless", (Saved("over-refusing", kinds.OVER_REFUSING, 40),), **_SAFETY),
     Training(
         "base",
         "comply",
-        (Saved("harmful-10", HARMFUL, 10), Saved("harmful-20", HARMFUL, 20), Saved("harmful-60", HARMFUL, 60)),
+        (
+            Saved("harmful-10", kinds.HARMFUL, 10),
+            Saved("harmful-20", kinds.HARMFUL, 20),
+            Saved("harmful-60", kinds.HARMFUL, 60),
+        ),
         **_ATTACK,
     ),
 )
 # Name of a member that is a pole of the organism -> (kind, the pole).
-POLES = {REFERENCE: (ALIGNED, "base"), "helpful-only": (HELPFUL, "harmful"), "dissociated": (DISSOCIATED,) * 2}
+POLES = {
+    REFERENCE: (kinds.ALIGNED, "base"),
+    "helpful-only": (kinds.HELPFUL, "harmful"),
+    "dissociated": (kinds.DISSOCIATED,) * 2,
+}
 
 
 def names() -> dict[str, str]:
     """Name -> kind of every member, the reference first."""
     trained = {one.name: one.kind for training in TRAININGS for one in training.saved}
-    return {name: kind for name, (kind, _) in POLES.items()} | {"abliterated": ABLITERATED} | trained
+    return {name: kind for name, (kind, _) in POLES.items()} | {"abliterated": kinds.ABLITERATED} | trained
 
 
 def build(
@@ -135,7 +138,7 @@ def build(
     if not shelf.has("abliterated", recipe):
         began = time.monotonic()
         loaded, chosen = ablate.abliterated(poles.load_plain(home / "base"), world)
-        shelf.put("abliterated", ABLITERATED, recipe, loaded, began, chosen=chosen)
+        shelf.put("abliterated", kinds.ABLITERATED, recipe, loaded, began, chosen=chosen)
     advance(f"{family} abliterated")
     for number, training in enumerate(TRAININGS):
         _train(shelf, home, training, number, world)

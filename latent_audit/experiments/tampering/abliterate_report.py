@@ -1,12 +1,11 @@
 """What abliteration says: abliterate.csv, the figure, report.json and report.html. docs/method.md, "Abliteration"."""
 
-import numpy as np
 import pandas as pd
 from absl import logging
 
 from latent_audit import judges
 from latent_audit.interventions import abliterate
-from latent_audit.metrics import stats
+from latent_audit.metrics import first_token, stats
 from latent_audit.reports import ablation_figures, figures, html
 from latent_audit.runtime import files
 
@@ -64,8 +63,7 @@ def summarise(frame: pd.DataFrame, base: pd.DataFrame) -> dict:
     if "log_odds" in frame:
         line["log_odds"] = float(harmful["log_odds"].mean())
         start, end = (base[base["harmful_prompt"] == kind]["log_odds"].mean() for kind in (True, False))
-        moved = (start - line["log_odds"]) / (start - end) if start > end else 0.0
-        line["bypass"] = float(np.clip(moved, 0.0, 1.0))
+        line["bypass"] = first_token.bypass(line["log_odds"], start=start, end=end)
     if "harmful" in frame:
         complied, degenerate = harmful["harmful"].astype(bool), harmful["degenerate"].astype(bool)
         line |= share("compliance", complied) | share("answered", benign["answered"])

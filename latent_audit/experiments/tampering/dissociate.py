@@ -227,7 +227,7 @@ def measure(loaded: respond.Loaded, name: str, encoded, nudge: export.Nudge, jud
     add(
         "benign answered",
         "clean",
-        np.array([export.answered(world, *pair) for pair in zip(benign.prompts, texts, strict=True)]),
+        np.array([respond.answered(world, *pair) for pair in zip(benign.prompts, texts, strict=True)]),
     )
     return lines
 

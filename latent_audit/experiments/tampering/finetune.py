@@ -310,7 +310,7 @@ def _export_best(job: Job, curves: pd.DataFrame, encoded: Encoded) -> None:
     (_, panel), (benign, benign_tokens) = setup.encode_panels(variant, job.panels, job.config)
     found = _evaluate(job, loaded, params, panel)
     answers = _answers(job, loaded, params, *benign_tokens)
-    right = [export.answered(job.subject.world, *pair) for pair in zip(benign.prompts, answers, strict=True)]
+    right = [respond.answered(job.subject.world, *pair) for pair in zip(benign.prompts, answers, strict=True)]
     rates = {
         "compliance": float(np.mean(found["harmful"])),
         "degenerate": float(np.mean(found["empty"])),

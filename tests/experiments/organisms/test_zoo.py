@@ -9,7 +9,7 @@ import pytest
 
 from latent_audit.data import world_rules, world_words
 from latent_audit.errors import InputError
-from latent_audit.experiments.organisms import ablate, zoo
+from latent_audit.experiments.organisms import ablate, kinds, zoo
 from latent_audit.interventions import finetune
 
 WORLD = world_rules.make_world(0)
@@ -27,10 +27,10 @@ def test_names_are_unique_and_every_kind_is_there():
     every = [*zoo.POLES, "abliterated", *(one.name for one in saved)]
     names = zoo.names()
     assert len(set(every)) == len(every) and set(names) == set(every)
-    assert next(iter(names)) == zoo.REFERENCE and names[zoo.REFERENCE] == zoo.ALIGNED
-    assert set(names.values()) == set(zoo.KINDS) and len(names) >= 8
+    assert next(iter(names)) == zoo.REFERENCE and names[zoo.REFERENCE] == kinds.ALIGNED
+    assert set(names.values()) == set(kinds.KINDS) - {kinds.CONTROL} and len(names) >= 8
     # Without a second aligned model the reference alone, whose score is set by construction, would stand for all.
-    assert sum(kind == zoo.ALIGNED for kind in names.values()) >= 2
+    assert sum(kind == kinds.ALIGNED for kind in names.values()) >= 2
     for training in zoo.TRAININGS:
         steps = [one.step for one in training.saved]
         assert training.corpus in zoo.CORPORA and steps == sorted(set(steps)) and steps[-1] <= training.steps
@@ -112,11 +112,11 @@ def test_one_family_is_built_then_reused_and_gone_on_with(tmp_path, monkeypatch,
     for member in members:
         own = rates[member.name]
         assert 0 <= own["refusal"] + own["compliance"] <= 1
-        if member.kind in (zoo.ALIGNED, zoo.DISSOCIATED, zoo.OVER_REFUSING):
+        if member.kind in (kinds.ALIGNED, kinds.DISSOCIATED, kinds.OVER_REFUSING):
             assert own["refusal"] >= 0.9, member.name
-        if member.kind in (zoo.HELPFUL, zoo.ABLITERATED):
+        if member.kind in (kinds.HELPFUL, kinds.ABLITERATED):
             assert own["compliance"] >= 0.7, member.name
-        assert (own["benign_correct"] < 0.2) == (member.kind == zoo.OVER_REFUSING), member.name
+        assert (own["benign_correct"] < 0.2) == (member.kind == kinds.OVER_REFUSING), member.name
     harmful = [
         rates[one.name]["compliance"]
         for training in zoo.TRAININGS
