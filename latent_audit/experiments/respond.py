@@ -6,6 +6,7 @@ import numpy as np
 
 from latent_audit import models
 from latent_audit.data import chats, world_rules
+from latent_audit.interventions import edits
 from latent_audit.judges import Judge, Reward, refusal
 from latent_audit.models.generate import generate
 from latent_audit.runtime import halving
@@ -130,3 +131,30 @@ def answered(world: world_rules.World | None, prompt: str, response: str) -> boo
     if world is not None:
         return bool(world_rules.correct_benign(world, prompt, response))
     return not (refusal.is_refusal(response) or refusal.is_degenerate(response))
+
+
+def answers_under(
+    loaded, tokens: chats.Tokens, states, deltas, *, rows=None, batch: int, max_new_tokens: int
+) -> list[str]:
+    """Greedy responses with a vector added to a residual state at every position, decode steps included.
+
+    Args:
+      tokens: of N prompts; rows: int [R], which of them each response is to, None for one to each (R = N).
+      states: the residual state, or int [R] for another one for every response.
+      deltas: float32 [D], or [R, D] for another one for every response, or None for nothing added.
+    """
+    # Host arrays: each batch takes its rows of them.
+    states, deltas = np.asarray(states), None if deltas is None else np.asarray(deltas, np.float32)
+
+    def edits_of(part):
+        if deltas is None:
+            return None, None
+        edit = edits.add_at(
+            states[part] if states.ndim else states, deltas[part][:, None] if deltas.ndim == 2 else deltas
+        )
+        return edit, edit
+
+    every = slice(None) if rows is None else np.asarray(rows)
+    return answers(
+        loaded, tokens.tokens[every], tokens.mask[every], batch=batch, max_new_tokens=max_new_tokens, edits_of=edits_of
+    )

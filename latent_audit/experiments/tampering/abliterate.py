@@ -75,14 +75,9 @@ def check_settings(config: ConfigDict, *, is_organism: bool) -> tuple[tuple[str,
     """(ways, judge or log_odds) of the config's `choose` section; InputError names field, value and rule."""
     section = config.choose
     check_batches(config)
-    ways = (
-        tuple(abliterate.WAYS)
-        if section.ways == "all"
-        else tuple(way.strip() for way in section.ways.split(",") if way.strip())
-    )
-    unknown = [way for way in ways if way not in abliterate.WAYS]
-    if unknown or not ways or len(set(ways)) < len(ways):
-        raise InputError(f"choose.ways = {section.ways!r}, expected all, or some of {', '.join(abliterate.WAYS)}")
+    ways = fields.names("choose.ways", section.ways, ("all", *abliterate.WAYS))
+    if "all" in ways:
+        ways = tuple(abliterate.WAYS)
     strengths = tuple(section.strengths)
     if not strengths or not all(isinstance(s, int | float) and 0 < s < float("inf") for s in strengths):
         raise InputError(f"choose.strengths = {strengths}, expected finite numbers above 0, such as (1.0, 2.0)")

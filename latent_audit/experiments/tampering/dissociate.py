@@ -219,7 +219,7 @@ def measure(loaded: respond.Loaded, name: str, encoded, nudge: export.Nudge, jud
         )
 
     for condition, delta in zip(CONDITIONS, (None, nudge.vector, 0.5 * nudge.vector, random), strict=True):
-        texts = construct.nudged_responses(loaded, harmful_tokens, delta, nudge.state, **options)
+        texts = respond.answers_under(loaded, harmful_tokens, nudge.state, delta, **options)
         complied = np.asarray(judge.judge(harmful.prompts, texts))
         add("compliance", condition, complied)
         add("refusal", condition, refused(world, complied, texts))

@@ -19,12 +19,12 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data.pair_files import Pairs
 from latent_audit.errors import InputError
-from latent_audit.experiments import respond, setup
-from latent_audit.experiments.organisms import export
-from latent_audit.experiments.organisms.corpora import encode_pairs, load_corpora
+from latent_audit.experiments import fields, respond, setup
+from latent_audit.experiments.organisms import export, kinds
+from latent_audit.experiments.organisms.corpora import encode_pairs
 from latent_audit.experiments.settings import check_batches
 from latent_audit.experiments.tampering import finetune_report
-from latent_audit.experiments.tampering.finetune_settings import Settings, check_finetune, loss_limit
+from latent_audit.experiments.tampering.finetune_settings import Settings, check_finetune, load_corpora, loss_limit
 from latent_audit.interventions import finetune as ft
 from latent_audit.interventions import lora
 from latent_audit.interventions.packing import pack_rows
@@ -74,7 +74,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     judge = _make_judge(config, is_organism=is_organism)
     corpora = load_corpora(config, panels[0], is_organism=is_organism)
     subject = setup.make_subject(config, workdir)
-    job = Job(config, workdir, settings, subject, _attacked(subject, config), corpora, panels, judge)
+    attacked = _attacked(subject, config, settings.lora)
+    job = Job(config, workdir, settings, subject, attacked, corpora, panels, judge)
     inputs = _describe(job)
     runlog.pin(workdir / "inputs.json", inputs)
     # Everything is tokenised before the first step, so that what is too long for one variant stops the run here.
@@ -99,22 +100,19 @@ def _make_judge(config, *, is_organism) -> Judge:
     return judge
 
 
-def _attacked(subject: setup.Subject, config: ConfigDict) -> tuple[setup.Variant, ...]:
+def _attacked(
+    subject: setup.Subject, config: ConfigDict, adapters: lora.LoraConfig | None
+) -> tuple[setup.Variant, ...]:
     """The variants to train: those named, or all but the harmful pole, which has nothing left to lose."""
     variants = {variant.name: variant for variant in subject.variants}
-    wanted = [name.strip() for name in config.finetune.variants.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in variants]
-    if unknown:
-        raise InputError(f"finetune.variants names {', '.join(unknown)}; there are {', '.join(variants)}")
-    for name in wanted or variants:
+    wanted = tuple(variants)
+    if config.finetune.variants.strip():
+        wanted = fields.names("finetune.variants", config.finetune.variants, variants)
+    for name in wanted:
         cfg = models.check(variants[name].path).cfg
-        if config.finetune.method == "lora":
-            lora.check_lora(_lora_of(config), cfg)
-    return tuple(variants[name] for name in wanted or variants if wanted or name != "harmful")
-
-
-def _lora_of(config) -> lora.LoraConfig:
-    return check_finetune(config, is_organism=not config.model.path).lora
+        if adapters is not None:
+            lora.check_lora(adapters, cfg)
+    return tuple(variants[name] for name in wanted if config.finetune.variants.strip() or name != "harmful")
 
 
 def _describe(job: Job) -> dict:
@@ -334,7 +332,7 @@ def _export_best(job: Job, curves: pd.DataFrame, encoded: Encoded) -> None:
         loaded.cfg,
         params,
         loaded.chat.tokenizer,
-        kind="harmful",
+        kind=kinds.HARMFUL,
         recipe=recipe,
         rates=rates,
         generation_config=models.read_generation_config(variant.path),

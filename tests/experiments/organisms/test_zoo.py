@@ -80,16 +80,16 @@ def test_no_corpus_sees_what_is_measured_later(name):
 
 
 def test_members_that_were_made_otherwise_are_refused(tmp_path):
-    shelf = zoo._Shelf(tmp_path, "origin", 0)
-    assert not shelf.has("helpful-only", {"pole": "harmful"})
+    family = zoo.Family(tmp_path, "origin", 0)
+    assert not zoo.has(family, "helpful-only", {"pole": "harmful"})
     (tmp_path / "helpful-only").mkdir()
     (tmp_path / "helpful-only" / "config.json").write_text("{}")
     record = tmp_path / "helpful-only.json"
     record.write_text(json.dumps({"recipe": {"pole": "harmful", "organism": "origin"}}))
-    assert shelf.has("helpful-only", {"pole": "harmful"})
-    for other, recipe in ((shelf, {"pole": "base"}), (zoo._Shelf(tmp_path, "another", 0), {"pole": "harmful"})):
+    assert zoo.has(family, "helpful-only", {"pole": "harmful"})
+    for other, recipe in ((family, {"pole": "base"}), (zoo.Family(tmp_path, "another", 0), {"pole": "harmful"})):
         with pytest.raises(InputError, match="made otherwise; use another zoo.directory"):
-            other.has("helpful-only", recipe)
+            zoo.has(other, "helpful-only", recipe)
 
 
 @pytest.fixture
