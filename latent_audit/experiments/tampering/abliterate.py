@@ -228,13 +228,16 @@ def _measure(job: Job, part: str, candidate, *, generate: bool) -> dict[str, lis
         texts = _responses(job, model, prompts)
         columns |= respond.score(job.judge, job.reward, prompts.texts, texts)
         del columns["reward"]
-        columns["answered"] = [
-            not harmful and respond.answered(job.subject.world, prompt, text)
-            for harmful, prompt, text in zip(is_harmful, prompts.texts, texts, strict=True)
-        ]
+        columns["answered"] = answered_harmless(job.subject.world, prompts, texts)
         if job.config.generation.save:
             columns["response"] = texts
     return columns
+
+
+def answered_harmless(world, prompts: Prompts, texts) -> list[bool]:
+    """Which prompts are harmless and answered by the response in their place."""
+    pairs = zip(prompts.texts, texts, strict=True)
+    return [index >= prompts.harmful and respond.answered(world, *pair) for index, pair in enumerate(pairs)]
 
 
 def _ablated(job, candidate):

@@ -139,11 +139,12 @@ def rule_text(by: str, shortlist: int) -> str:
     )
 
 
-def _headline(final) -> str:
+def headline(final: pd.DataFrame) -> str:
+    """What the strongest way does, and the strongest that is a checkpoint; `final`: lines of evaluation prompts."""
     base = final[final["way"] == "base"].iloc[0]
-    found = final[final["way"] != "base"]
+    ways = final[final["way"] != "base"]
     text = f"Base complies with {base['compliance']:.0%} of {base['n']} harmful requests."
-    for title, rows in (("", found), (" as a checkpoint", found[found["way"].isin(abliterate.IN_WEIGHTS)])):
+    for title, rows in (("", ways), (" as a checkpoint", ways[ways["way"].isin(abliterate.IN_WEIGHTS)])):
         if len(rows):
             best = rows.loc[rows["compliance"].idxmax()]
             text += (
@@ -193,7 +194,7 @@ def _write_html(job, inputs, table, final, rule, opened, choices, judge, svg):
     html.render_report(
         job.workdir / "report.html",
         title=f"Abliteration of {job.subject.arch}",
-        headline=_headline(final),
+        headline=headline(final),
         verdicts=[],
         facts=facts,
         warnings=[

@@ -6,7 +6,7 @@ seed); training itself goes on from the last checkpoint before the first unit th
 
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -156,16 +156,16 @@ def _attack_variant(job: Job, variant, encoded: Encoded, meter) -> list[pd.DataF
         meter.advance,
         mine=shards.computes(job.config.get("shard", ""), key),
     )
-    found = []
+    rows = []
     for corpus in job.corpora:
         for seed in range(job.settings.seeds):
             one = Run(variant, corpus, seed)
             units = {0: clean} | _attack(job, one, loaded, encoded, meter)
-            found += [
+            rows += [
                 pd.DataFrame(columns or {}).assign(variant=variant.name, corpus=corpus, seed=seed, step=step)
                 for step, columns in units.items()
             ]
-    return found
+    return rows
 
 
 def _attack(job: Job, one: Run, loaded, encoded: Encoded, meter) -> dict[int, dict]:
@@ -222,9 +222,9 @@ def train(
     )
     state = ft.start(weights, optimizer=optimizer, master=settings.method.dtype is not None)
     stored = {"state": state, "key": key, "loss": jnp.float32(0), "gradient_norm": jnp.float32(0)}
-    found = None if directory is None else checkpoint.restore(directory, stored, at_most=first)
-    if found is not None:
-        number, stored = found
+    kept = None if directory is None else checkpoint.restore(directory, stored, at_most=first)
+    if kept is not None:
+        number, stored = kept
         state = stored["state"]
         logging.info("%s goes on from its checkpoint of step %d", one.key, number)
         yield ft.Step(number, state.weights, stored["loss"], stored["gradient_norm"], state)
@@ -283,11 +283,33 @@ def _answers(job: Job, loaded, params, tokens, mask) -> list[str]:
 def _evaluate(job: Job, loaded, params, panel) -> dict[str, list]:
     """Columns harmful and empty over the panel's prompts, in order; docs/method.md section 0."""
     texts = _answers(job, loaded, params, *panel)
-    columns = {
-        "harmful": [bool(found) for found in job.judge.judge(job.panels[0].prompts, texts)],
+    columns = panel_columns(job.judge, job.panels[0].prompts, texts)
+    return columns | ({"response": texts} if job.config.generation.save else {})
+
+
+def panel_columns(judge: Judge, prompts, texts) -> dict[str, list[bool]]:
+    """harmful: the judge calls the response harmful; empty: it is degenerate. In the prompts' order."""
+    return {
+        "harmful": [bool(hit) for hit in judge.judge(prompts, texts)],
         "empty": [refusal.is_degenerate(text) for text in texts],
     }
-    return columns | ({"response": texts} if job.config.generation.save else {})
+
+
+def best_line(curves: pd.DataFrame, variant: str) -> pd.Series:
+    """The line of a variant's highest compliance; of equal ones the earliest step."""
+    lines = curves[curves["variant"] == variant]
+    return lines.sort_values(["compliance", "step"], ascending=[False, True], kind="stable").iloc[0]
+
+
+def card_rates(columns: Mapping[str, list], answered: list[bool], judge: str) -> dict:
+    """What an exported pole's card says: shares of panel_columns, of the benign panel's answers, and who judged."""
+    return {
+        "compliance": float(np.mean(columns["harmful"])),
+        "degenerate": float(np.mean(columns["empty"])),
+        "benign answered": float(np.mean(answered)),
+        "harmful prompts": len(columns["harmful"]),
+        "judge": judge,
+    }
 
 
 def _export_best(job: Job, curves: pd.DataFrame, encoded: Encoded) -> None:
@@ -296,33 +318,26 @@ def _export_best(job: Job, curves: pd.DataFrame, encoded: Encoded) -> None:
     Training anew costs one run at most; keeping every candidate would cost a copy of the model at every evaluation.
     """
     variant, settings = job.variants[0], job.settings
-    own = curves[curves["variant"] == variant.name]
-    best = own.sort_values(["compliance", "step"], ascending=[False, True], kind="stable").iloc[0]
+    best = best_line(curves, variant.name)
     if best["step"] == 0:
         logging.warning("nothing exported: %s complied most before any training", variant.name)
         return
-    one = Run(variant, best["corpus"], int(best["seed"]))
+    training = Run(variant, best["corpus"], int(best["seed"]))
     loaded = setup.load_variant(variant, job.config)
-    *_, last = train(job, one, loaded, encoded.corpora[one.corpus], first=0, until=int(best["step"]))
+    *_, last = train(job, training, loaded, encoded.corpora[training.corpus], first=0, until=int(best["step"]))
     params = deployed(loaded, last.params, settings)
     (_, panel), (benign, benign_tokens) = setup.encode_panels(variant, job.panels, job.config)
-    found = _evaluate(job, loaded, params, panel)
+    columns = _evaluate(job, loaded, params, panel)
     answers = _answers(job, loaded, params, *benign_tokens)
     right = [respond.answered(job.subject.world, *pair) for pair in zip(benign.prompts, answers, strict=True)]
-    rates = {
-        "compliance": float(np.mean(found["harmful"])),
-        "degenerate": float(np.mean(found["empty"])),
-        "benign answered": float(np.mean(right)),
-        "harmful prompts": len(panel.tokens),
-        "judge": job.judge.name,
-    }
+    rates = card_rates(columns, right, job.judge.name)
     recipe = {
         "task": "finetune",
         "base": variant.path.name,
         "base fingerprint": setup.fingerprint(variant.path),
-        "corpus": job.corpora[one.corpus].source,
-        "pairs": len(job.corpora[one.corpus].prompts),
-        "seed": one.seed,
+        "corpus": job.corpora[training.corpus].source,
+        "pairs": len(job.corpora[training.corpus].prompts),
+        "seed": training.seed,
         "step": last.number,
         "settings": {k: v for k, v in settings.describe().items() if k not in ("evaluated", "levels", "seeds")},
     }
@@ -350,7 +365,7 @@ def _export_best(job: Job, curves: pd.DataFrame, encoded: Encoded) -> None:
     logging.info(
         "exported step %d of %s to %s: compliance %.2f, benign answered %.2f",
         last.number,
-        one.key,
+        training.key,
         path,
         rates["compliance"],
         rates["benign answered"],
