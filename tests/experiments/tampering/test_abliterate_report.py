@@ -167,7 +167,7 @@ def test_only_harmless_prompts_count_as_answered():
 
 
 CANDIDATES = [abliterate.Candidate("orthogonalize", state, 0, strength=1.0) for state in (1, 2, 3)]
-EVALUATED = {2: frame("cccrreee", "a.", (0.2, 0.2))}
+EVALUATED = {1: frame("crrr", "aa", (0.3, 0.5)), 2: frame("cccrreee", "a.", (0.2, 0.2))}
 # First words alone: (mean log-odds on harmful prompts, KL); answers to the validation prompts.
 FIRST, ANSWERS = {1: (0.0, 0.05), 2: (1.0, 0.05), 3: (-1.0, 0.5)}, {1: "ccrr", 2: "cccc"}
 
@@ -223,6 +223,7 @@ def test_without_a_judge_the_first_word_chooses(running):
     table, _ = job._measure_all(running, ("orthogonalize",))
     tried = table[(table["split"] == "validation") & (table["way"] != "base")]
     assert tried["chosen"].tolist() == [True, False, False] and tried["compliance"].isna().all()
+    assert table[table["split"] == "evaluation"]["compliance"].tolist() == [0, 0.25], "the kept one is judged"
 
 
 def test_a_checkpoint_card_has_the_evaluation_rates(running, monkeypatch, tmp_path):

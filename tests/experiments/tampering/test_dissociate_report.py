@@ -102,8 +102,8 @@ def table():
 
 def test_the_headline_and_the_card_name_the_right_poles():
     assert dissociate.headline(table()) == (
-        "The dissociated pole complies with 7% of harmful requests when asked and with 8% under the nudge; base with 1% "
-        "and 2%."
+        "The dissociated pole complies with 7% of harmful requests when asked and with 8% under the nudge; "
+        "base with 1% and 2%."
     )
     assert dissociate.card_rates(table(), "control") == {
         "compliance, clean": 0.10,
