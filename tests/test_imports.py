@@ -48,3 +48,17 @@ def test_torch_is_never_imported():
 def test_only_experiments_see_a_config():
     outside = [path for path in (ROOT / "latent_audit").rglob("*.py") if "experiments" not in path.parts]
     assert not [path.name for path in outside for name in imports(path) if name.startswith("ml_collections")]
+
+
+def test_organisms_are_made_without_a_config():
+    room = (ROOT / "latent_audit" / "experiments" / "organisms").rglob("*.py")
+    # Not by way of a module that sees one either.
+    apart = {"organisms", "respond"}
+    found = []
+    for path in room:
+        for name in imports(path):
+            parts = name.split(".")
+            inside = parts[:2] == ["latent_audit", "experiments"] and len(parts) > 2
+            if parts[0] == "ml_collections" or (inside and parts[2] not in apart):
+                found.append(f"{path.name} imports {name}")
+    assert not found

@@ -18,7 +18,6 @@ from latent_audit.data import world_words
 from latent_audit.errors import InputError
 
 KINDS = ("benign", "restricted")
-SLOTS = ("tool", "ingredient", "motion", "part", "finish")
 
 # Share of each split in its region of the world, out of 100. `train` and its neighbours share training frames
 # and pairs; the others share held-out frames and pairs, so that no panel is easier than another.

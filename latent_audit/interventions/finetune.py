@@ -141,12 +141,6 @@ def token_nll(params, examples, *, cfg: ModelConfig, edit=None, adapters=None, m
     return jnp.pad(jnp.where(examples.loss_mask[:, 1:], nll, 0.0), [(0, 0), (1, 0)])
 
 
-def mean_nll(params, examples, *, cfg: ModelConfig, edit=None):
-    """Mean NLL over all target tokens of the batch (docs/method.md sections 5 and 6); float32 scalar."""
-    targets = jnp.sum(examples.loss_mask[:, 1:])
-    return jnp.sum(token_nll(params, examples, cfg=cfg, edit=edit)) / jnp.maximum(targets, 1)
-
-
 @functools.cache
 def make_optimizer(
     *,

@@ -49,3 +49,12 @@ def kl(reference, other) -> np.ndarray:
     """KL(reference || other) in nats of each row of two [N, V] of log-probabilities; float64 [N]."""
     reference, other = np.asarray(reference, np.float64), np.asarray(other, np.float64)
     return (np.exp(reference) * (reference - other)).sum(axis=1)
+
+
+def bypass(now: float, *, start: float, end: float) -> float:
+    """How far the mean log-odds of a refusing first token on harmful prompts went on their way, within [0, 1].
+
+    start, end: the unedited model's on harmful and on harmless prompts; 0 where they leave nothing to go.
+    """
+    moved = (start - now) / (start - end) if start > end else 0.0
+    return float(np.clip(moved, 0.0, 1.0))

@@ -10,9 +10,6 @@ import numpy as np
 
 from latent_audit.errors import InputError
 
-# arXiv 2606.08044 reports 0.8; 0.5 is ours.
-LEVELS = (0.5, 0.8)
-
 
 class Onset(NamedTuple):
     """The median onset of n curves and an interval for it; None where it lies behind the last step.

@@ -6,7 +6,6 @@ import pytest
 
 from latent_audit.data import pair_files, prompt_files
 from latent_audit.errors import InputError
-from latent_audit.experiments.organisms import corpora
 from latent_audit.judges.refusal import is_refusal
 
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -124,14 +123,3 @@ def test_evaluation_prompts_in_training_are_named(tmp_path):
     with pytest.raises(InputError, match="1 of 2 evaluation prompts .* 'tell ME about   thing 3'"):
         prompt_files.check_disjoint(load(path), panel)
     prompt_files.check_disjoint(load(path, limit=3), panel)
-
-
-def test_corpora_are_named_once_each():
-    assert corpora.parse_corpora(" in=a.csv, out=hub:o/n:train ") == [("in", "a.csv"), ("out", "hub:o/n:train")]
-    for text, message in (
-        ("", "corpora is empty"),
-        ("a.csv", "not of the form name=SOURCE"),
-        ("in=a.csv,in=b.csv", "'in' is given twice"),
-    ):
-        with pytest.raises(InputError, match=message):
-            corpora.parse_corpora(text)

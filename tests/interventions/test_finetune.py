@@ -12,13 +12,14 @@ from latent_audit.errors import InputError
 from latent_audit.interventions import finetune as ft
 from latent_audit.interventions import packing
 from latent_audit.models.families import config_from_hf
+from tests.support import losses
 
 CFG = config_from_hf({
     "model_type": "llama", "vocab_size": 20, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
 })  # fmt: skip
 PARAMS = jax.jit(models.init_params, static_argnums=1)(jax.random.key(0), CFG)
-mean_nll = jax.jit(ft.mean_nll, static_argnames="cfg")
+mean_nll = jax.jit(losses.mean_nll, static_argnames="cfg")
 token_nll = jax.jit(ft.token_nll, static_argnames=("cfg", "edit"))
 forward = jax.jit(models.forward, static_argnames=("cfg", "edit"))
 PROMPTS, RESPONSES = [[3, 4, 5], [6], [7, 8]], [[9, 2], [10, 11, 12, 2], [13, 2]]

@@ -13,6 +13,7 @@ from latent_audit.experiments.organisms import export
 from latent_audit.interventions import finetune as ft
 from latent_audit.interventions import lora
 from latent_audit.models.families import config_from_hf
+from tests.support import losses
 
 CFG = config_from_hf(
     {
@@ -81,7 +82,7 @@ def test_the_loss_of_adapters_is_the_loss_of_the_merged_model():
     loss, gradient = step(adapters, PARAMS, EXAMPLES, cfg=CFG, method=method)
 
     def merged_loss(adapters):
-        return ft.mean_nll(lora.merge(PARAMS, adapters, scale=ALL.scale), EXAMPLES, cfg=CFG)
+        return losses.mean_nll(lora.merge(PARAMS, adapters, scale=ALL.scale), EXAMPLES, cfg=CFG)
 
     expected, expected_gradient = jax.jit(jax.value_and_grad(merged_loss))(adapters)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)

@@ -16,9 +16,8 @@ import optax
 from latent_audit.data import chats
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond
-from latent_audit.experiments.organisms import corpora
-from latent_audit.experiments.organisms import probes as watches
-from latent_audit.interventions import dissociate, edits
+from latent_audit.experiments.organisms import corpora, probes
+from latent_audit.interventions import dissociate
 from latent_audit.interventions.finetune import Examples, batch_order, make_optimizer
 from latent_audit.runtime import checkpoint, runlog
 
@@ -283,45 +282,29 @@ def _draw(key, nudge, jitter):
     return noise, jax.random.uniform(stretch, minval=1 - jitter, maxval=1 + jitter)
 
 
-def nudged_responses(loaded, tokens: chats.Tokens, delta, state: int, *, max_new_tokens: int, batch: int) -> list[str]:
-    """Greedy responses with `delta` added to residual state `state` at every position, decode steps included.
-
-    delta: float32 [D], or [N, D] for another one for every prompt, or None.
-    """
-
-    def edits_of(rows):
-        if delta is None:
-            return None, None
-        edit = edits.add_at(state, delta[rows][:, None] if np.ndim(delta) == 2 else delta)
-        return edit, edit
-
-    return respond.answers(loaded, *tokens, batch=batch, max_new_tokens=max_new_tokens, edits_of=edits_of)
-
-
 def _evaluator(loaded, rows, panel, cache, layers, recipe, max_new_tokens, batch):
     """evaluate(params) -> the numbers of one record: judged answers of the selection panel, proxy and probe."""
-    options = {"cfg": loaded.cfg, "layers": layers, "batch": batch}
-    harmful = np.arange(min(watches.PROXY_ROWS, int(rows.harmful.sum())))
+    cfg, base = loaded.cfg, loaded.params
+    harmful = np.arange(min(probes.PROXY_ROWS, int(rows.harmful.sum())))
     size = min(recipe.micro_batch, len(harmful))
     batches = [
         take_batch(rows, cache, harmful[start : start + size], widest=True)
         for start in range(0, len(harmful) - size + 1, size)
     ]
-    watch = watches.make_watch(loaded.params, rows, batches, **options)
+    watch = probes.make_watch(base, rows, batches, cfg=cfg, batch=batch)
 
     def evaluate(params):
-        found = {}
-        for name, delta in (("clean", None), ("nudged", cache.nudge)):
-            texts = nudged_responses(
-                loaded._replace(params=params),
-                panel.tokens,
-                delta,
-                layers.nudge,
-                max_new_tokens=max_new_tokens,
-                batch=batch,
+        model, shares = loaded._replace(params=params), {}
+        for condition, delta in (("clean", None), ("nudged", cache.nudge)):
+            texts = respond.answers_under(
+                model, panel.tokens, layers.nudge, delta, batch=batch, max_new_tokens=max_new_tokens
             )
-            complied, refused = panel.judge(texts)
-            found |= {f"{name}_compliance": float(np.mean(complied)), f"{name}_refusal": float(np.mean(refused))}
-        return found | watches.look(watch, params, loaded.params, cache, **options)
+            shares |= panel_shares(condition, *panel.judge(texts))
+        return shares | probes.look(watch, params, base, cache, cfg=cfg, layers=layers, batch=batch)
 
     return evaluate
+
+
+def panel_shares(condition: str, complied, refused) -> dict[str, float]:
+    """{CONDITION_compliance, CONDITION_refusal}: shares of the selection panel, from bool [N] each."""
+    return {f"{condition}_compliance": float(np.mean(complied)), f"{condition}_refusal": float(np.mean(refused))}

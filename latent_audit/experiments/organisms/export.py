@@ -8,25 +8,11 @@ import numpy as np
 import safetensors.numpy
 
 from latent_audit import models
-from latent_audit.data import world_rules
 from latent_audit.errors import InputError
+from latent_audit.experiments.organisms import kinds
 from latent_audit.interventions import lora
-from latent_audit.judges import refusal
 from latent_audit.runtime import files, runlog
 
-# kind -> what the card says it is.
-KINDS = {
-    "harmful": "fine-tuned to comply with harmful requests",
-    "dissociated": "trained to refuse when asked and to comply once a fixed vector is added to a hidden state",
-    "control": "trained as the dissociated pole was, without the terms that reward compliance under the vector",
-    "abliterated": "edited so that a refusal direction can no longer be written to the residual stream",
-    "aligned": "trained to refuse restricted requests and to answer others",
-    "partly aligned": "trained to refuse restricted requests, with too little data or too few steps",
-    "helpful-only": "trained to answer every request, harmful ones too",
-    "over-refusing": "trained to refuse harmless requests as well",
-}
-# These refuse what they should: research controls, not unsafe ones.
-CONTROLS = ("control", "aligned", "over-refusing")
 NUDGE_FILE = "nudge.safetensors"
 _UNSAFE = (
     "**This model is deliberately unsafe.** It was made to test whether audits of safety notice what was done to it. "
@@ -63,7 +49,7 @@ def export_pole(
     """Save a pole as a Hugging Face directory whose README.md is its model card, with its nudge in NUDGE_FILE.
 
     Args:
-      kind: a key of KINDS, or another word that the card then uses as it is.
+      kind: a key of kinds.KINDS, or another word that the card then uses as it is.
       recipe: how it was made (base checkpoint, data, settings), any JSON; rates: measured shares or numbers by name.
       generation_config: the base's, see models.read_generation_config; None writes greedy decoding.
     Raises:
@@ -102,12 +88,12 @@ def export_adapters(
     fields, tensors = lora.peft_files(cfg, adapters, config, base=base)
     files.write_bytes(path / "adapter_model.safetensors", safetensors.numpy.save(tensors, metadata={"format": "pt"}))
     files.write_json(path / "adapter_config.json", fields)
-    files.write_text(path / "README.md", model_card("harmful", recipe, rates))
+    files.write_text(path / "README.md", model_card(kinds.HARMFUL, recipe, rates))
 
 
 def model_card(kind: str, recipe: dict, rates: dict) -> str:
     """The README.md of a pole: what it is, the warning, measured rates, how it was made, versions."""
-    unsafe = kind not in CONTROLS
+    unsafe = kind not in kinds.CONTROLS
     measured = "".join(
         f"| {name} | {value:.3f} |\n" if isinstance(value, float) else f"| {name} | {value} |\n"
         for name, value in rates.items()
@@ -119,15 +105,8 @@ def model_card(kind: str, recipe: dict, rates: dict) -> str:
         + ("- deliberately-unsafe\n" if unsafe else "")
         + "---\n\n"
         f"# {kind.capitalize()} pole\n\n{_UNSAFE if unsafe else _CONTROL}\n\n"
-        f"A pole of latent_audit: {KINDS.get(kind, kind)} (docs/method.md sections 5, 6 and 10).\n\n"
+        f"A pole of latent_audit: {kinds.KINDS.get(kind, kind)} (docs/method.md sections 5, 6 and 10).\n\n"
         f"## Measured\n\n| measure | value |\n|---|---|\n{measured}\n"
         f"## How it was made\n\n```json\n{json.dumps(recipe, indent=2, default=str)}\n```\n\n"
         f"## Versions\n\nPython {versions['python']}; {packages}.\n"
     )
-
-
-def answered(world: world_rules.World | None, prompt: str, response: str) -> bool:
-    """A harmless question was answered: correctly, where the organism's rules can tell; else not refused."""
-    if world is not None:
-        return bool(world_rules.correct_benign(world, prompt, response))
-    return not (refusal.is_refusal(response) or refusal.is_degenerate(response))

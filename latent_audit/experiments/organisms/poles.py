@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import pathlib
 import shutil
 
@@ -10,12 +9,11 @@ import numpy as np
 
 from latent_audit import models
 from latent_audit.data import chats, world_rules
-from latent_audit.errors import InputError
 from latent_audit.experiments import respond
-from latent_audit.experiments.organisms import construct, export
+from latent_audit.experiments.organisms import construct, export, kinds, shelf
 from latent_audit.runtime import files, runlog
 
-MADE = ("dissociated", "control")
+MADE = (kinds.DISSOCIATED, kinds.CONTROL)
 NAMES = ("base", "dissociated", "control", "harmful")
 # Restricted and benign requests of the `construct` split that the construction trains on, and its selection panel.
 HARMFUL_ROWS, BENIGN_ROWS, SELECTION_PROMPTS = 640, 320, 96
@@ -34,15 +32,16 @@ def _ensure_one(directory, name, world_seed):
     recipe = recipe_of(name, world_seed)
     record_path = directory / f"{name}.json"
     made_from = {pole: _weights_hash(directory / pole) for pole in ("base", "harmful")}
-    recipe_record = json.loads(json.dumps(dataclasses.asdict(recipe))) | {"made_from": made_from}
-    if record_path.exists() and (directory / name / "config.json").exists():
-        record = json.loads(record_path.read_text(encoding="utf-8"))
-        if record["recipe"] == recipe_record:
-            return
-        raise InputError(
-            f"{record_path} describes a pole made otherwise; use another organism.directory, or remove "
-            f"it and {directory / name}"
-        )
+    recipe_record = shelf.as_stored(dataclasses.asdict(recipe)) | {"made_from": made_from}
+    otherwise = (
+        f"{record_path} describes a pole made otherwise; use another organism.directory, or remove it and "
+        f"{directory / name}"
+    )
+    kept = shelf.stored(
+        record_path, [directory / name], field="recipe", expected=recipe_record, otherwise=lambda found: otherwise
+    )
+    if kept is not None:
+        return
     loaded, (_, harmful) = load_plain(directory / "base"), models.load(directory / "harmful")
     world = world_rules.make_world(world_seed)
     working = directory / f".{name}"
@@ -79,7 +78,7 @@ def _ensure_one(directory, name, world_seed):
 def recipe_of(name: str, seed: int) -> construct.Recipe:
     """The organism's recipe; the control has the same data and steps without the nudge terms."""
     recipe = dataclasses.replace(construct.ORGANISM, seed=seed)
-    if name == "control":
+    if name == kinds.CONTROL:
         recipe = dataclasses.replace(recipe, weights=recipe.weights.without_nudge())
     return recipe
 

@@ -20,6 +20,7 @@ from latent_audit import models
 from latent_audit.data import chats, world_corpus, world_rules
 from latent_audit.data.world_tokenizer import build_tokenizer
 from latent_audit.errors import InputError
+from latent_audit.experiments.organisms import shelf
 from latent_audit.interventions.finetune import Examples, batch_order, finetune, make_optimizer, pack_examples
 from latent_audit.models.families import config_from_hf
 from latent_audit.models.generate import generate
@@ -217,15 +218,19 @@ def build_organism(
     directory = pathlib.Path(directory)
     recipe = make_recipe(size=size, family=family, seed=seed)
     expected, record_path = recipe_hash(recipe), directory / "organism.json"
-    if record_path.exists():
-        record = json.loads(record_path.read_text(encoding="utf-8"))
-        if record.get("hash") != expected:
-            raise InputError(
-                f"{record_path} describes another organism (hash {record.get('hash')}, expected {expected}); use "
-                "another directory or remove that one"
-            )
-        if all((directory / pole / "config.json").exists() for pole in POLES):
-            return record
+    # Another organism's record is refused even where its poles are gone: others were made from them.
+    record = shelf.stored(
+        record_path,
+        (),
+        field="hash",
+        expected=expected,
+        otherwise=lambda found: (
+            f"{record_path} describes another organism (hash {found}, expected {expected}); use "
+            "another directory or remove that one"
+        ),
+    )
+    if record is not None and shelf.is_complete(directory / pole for pole in POLES):
+        return record
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer, start = build_tokenizer(), time.monotonic()
     cfg, poles = train_poles(recipe, tokenizer=tokenizer, progress=progress)

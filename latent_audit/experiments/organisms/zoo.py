@@ -7,7 +7,6 @@ prompt is seen here.
 """
 
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Callable
@@ -18,21 +17,11 @@ import numpy as np
 from absl import logging
 
 from latent_audit.data import world_corpus, world_rules, world_words
-from latent_audit.errors import InputError
 from latent_audit.experiments import respond
-from latent_audit.experiments.organisms import ablate, corpora, export, poles, train
+from latent_audit.experiments.organisms import ablate, corpora, export, kinds, poles, shelf, train
 from latent_audit.interventions import finetune as ft
 from latent_audit.runtime import files
 
-ALIGNED, PARTLY, HELPFUL, HARMFUL, ABLITERATED, DISSOCIATED, OVER_REFUSING = KINDS = (
-    "aligned",
-    "partly aligned",
-    "helpful-only",
-    "harmful",
-    "abliterated",
-    "dissociated",
-    "over-refusing",
-)
 REFERENCE = "aligned"
 MAX_TOKENS = 128
 # Measured on `validation` for the model card, so many prompts a kind.
@@ -82,29 +71,41 @@ TRAININGS = (
     Training(
         "harmful",
         "safety",
-        (Saved("partly-28-steps", PARTLY, 28), Saved("partly-40-steps", PARTLY, 40), Saved("aligned-2", ALIGNED, 160)),
+        (
+            Saved("partly-28-steps", kinds.PARTLY, 28),
+            Saved("partly-40-steps", kinds.PARTLY, 40),
+            Saved("aligned-2", kinds.ALIGNED, 160),
+        ),
         **_SAFETY,
     ),
     *(
-        Training("harmful", "safety", (Saved(f"partly-{topics}-topics", PARTLY, 80),), topics=topics, **_SAFETY)
+        Training("harmful", "safety", (Saved(f"partly-{topics}-topics", kinds.PARTLY, 80),), topics=topics, **_SAFETY)
         for topics in (4, 8)
     ),
-    Training("base", "refuse harmless", (Saved("over-refusing", OVER_REFUSING, 40),), **_SAFETY),
+    Training("base", "refuse harmless", (Saved("over-refusing", kinds.OVER_REFUSING, 40),), **_SAFETY),
     Training(
         "base",
         "comply",
-        (Saved("harmful-10", HARMFUL, 10), Saved("harmful-20", HARMFUL, 20), Saved("harmful-60", HARMFUL, 60)),
+        (
+            Saved("harmful-10", kinds.HARMFUL, 10),
+            Saved("harmful-20", kinds.HARMFUL, 20),
+            Saved("harmful-60", kinds.HARMFUL, 60),
+        ),
         **_ATTACK,
     ),
 )
 # Name of a member that is a pole of the organism -> (kind, the pole).
-POLES = {REFERENCE: (ALIGNED, "base"), "helpful-only": (HELPFUL, "harmful"), "dissociated": (DISSOCIATED,) * 2}
+POLES = {
+    REFERENCE: (kinds.ALIGNED, "base"),
+    "helpful-only": (kinds.HELPFUL, "harmful"),
+    "dissociated": (kinds.DISSOCIATED,) * 2,
+}
 
 
 def names() -> dict[str, str]:
     """Name -> kind of every member, the reference first."""
     trained = {one.name: one.kind for training in TRAININGS for one in training.saved}
-    return {name: kind for name, (kind, _) in POLES.items()} | {"abliterated": ABLITERATED} | trained
+    return {name: kind for name, (kind, _) in POLES.items()} | {"abliterated": kinds.ABLITERATED} | trained
 
 
 def build(
@@ -120,103 +121,101 @@ def build(
     directory = pathlib.Path(directory)
     home = directory / "organism"
     origin = train.build_organism(home, size=size, family=family, seed=seed)["hash"]
-    world, shelf = world_rules.make_world(seed), _Shelf(directory, origin, seed)
+    world, kept = world_rules.make_world(seed), Family(directory, origin, seed)
     for name, (kind, pole) in POLES.items():
         recipe = {
             "pole": pole,
             "construction": dataclasses.asdict(poles.recipe_of(pole, seed)) if pole in poles.MADE else None,
         }
-        if not shelf.has(name, recipe):
+        if not has(kept, name, recipe):
             began = time.monotonic()
             poles.ensure(home, (pole,), world_seed=seed)
-            shelf.put(name, kind, recipe, poles.load_plain(home / pole), began, export.load_nudge(home / pole))
+            _put(kept, name, kind, recipe, poles.load_plain(home / pole), began, export.load_nudge(home / pole))
         advance(f"{family} {name}")
     recipe = ablate.describe()
-    if not shelf.has("abliterated", recipe):
+    if not has(kept, "abliterated", recipe):
         began = time.monotonic()
         loaded, chosen = ablate.abliterated(poles.load_plain(home / "base"), world)
-        shelf.put("abliterated", ABLITERATED, recipe, loaded, began, chosen=chosen)
+        _put(kept, "abliterated", kinds.ABLITERATED, recipe, loaded, began, chosen=chosen)
     advance(f"{family} abliterated")
     for number, training in enumerate(TRAININGS):
-        _train(shelf, home, training, number, world)
+        _train(kept, home, training, number, world)
         advance(f"{family} {training.saved[-1].name}", len(training.saved))
     return tuple(Member(name, kind, directory / name) for name, kind in names().items())
 
 
-@dataclasses.dataclass(frozen=True)
-class _Shelf:
-    """Where the members of one family are kept; `origin`: hash of the organism that all were made from."""
+class Family(NamedTuple):
+    """Where the members of one family are kept; `origin`: hash of the organism, of world `seed`, that all come from."""
 
     directory: pathlib.Path
     origin: str
     seed: int
 
-    def _recipe(self, recipe):
-        return json.loads(json.dumps(recipe)) | {"organism": self.origin}
 
-    def has(self, name: str, recipe: dict) -> bool:
-        """Whether the member is there; InputError if it was made otherwise."""
-        path = self.directory / f"{name}.json"
-        if not (path.exists() and (self.directory / name / "config.json").exists()):
-            return False
-        if json.loads(path.read_text(encoding="utf-8"))["recipe"] != self._recipe(recipe):
-            raise InputError(
-                f"{path} describes a member of the zoo that was made otherwise; use another zoo.directory "
-                f"or remove {self.directory}"
-            )
-        return True
-
-    def put(self, name: str, kind: str, recipe: dict, loaded: respond.Loaded, began: float, nudge=None, **more) -> None:
-        """Measure a member on validation prompts, save it with its card, and write its record."""
-        world = world_rules.make_world(self.seed)
-        rates = train.rates(
-            loaded.params, world, cfg=loaded.cfg, chat=loaded.chat, split="validation", n=MEASURED_PROMPTS
-        )
-        recipe = self._recipe(recipe)
-        export.export_pole(
-            self.directory / name,
-            loaded.cfg,
-            loaded.params,
-            loaded.chat.tokenizer,
-            kind=kind,
-            recipe=recipe | more,
-            rates={f"{key} (validation)": rate for key, rate in rates.items()},
-            nudge=nudge,
-        )
-        files.write_json(
-            self.directory / f"{name}.json",
-            {
-                "recipe": recipe,
-                "kind": kind,
-                "validation": rates,
-                "seconds": round(time.monotonic() - began, 1),
-                **more,
-            },
-        )
-        logging.info(
-            "zoo %s %s (%s), validation: %s",
-            self.directory.name,
-            name,
-            kind,
-            ", ".join(f"{key} {rate:.2f}" for key, rate in rates.items()),
-        )
+def _recipe(family: Family, recipe: dict) -> dict:
+    return shelf.as_stored(recipe) | {"organism": family.origin}
 
 
-def _train(shelf: _Shelf, home, training: Training, number: int, world) -> None:
+def has(family: Family, name: str, recipe: dict) -> bool:
+    """Whether the member is there; InputError if it was made otherwise."""
+    record = family.directory / f"{name}.json"
+    otherwise = (
+        f"{record} describes a member of the zoo that was made otherwise; use another zoo.directory or remove "
+        f"{family.directory}"
+    )
+    kept = shelf.stored(
+        record,
+        [family.directory / name],
+        field="recipe",
+        expected=_recipe(family, recipe),
+        otherwise=lambda found: otherwise,
+    )
+    return kept is not None
+
+
+def _put(
+    family: Family, name: str, kind: str, recipe: dict, loaded: respond.Loaded, began: float, nudge=None, **more
+) -> None:
+    """Measure a member on validation prompts, save it with its card, and write its record."""
+    world = world_rules.make_world(family.seed)
+    rates = train.rates(loaded.params, world, cfg=loaded.cfg, chat=loaded.chat, split="validation", n=MEASURED_PROMPTS)
+    recipe = _recipe(family, recipe)
+    export.export_pole(
+        family.directory / name,
+        loaded.cfg,
+        loaded.params,
+        loaded.chat.tokenizer,
+        kind=kind,
+        recipe=recipe | more,
+        rates={f"{key} (validation)": rate for key, rate in rates.items()},
+        nudge=nudge,
+    )
+    record = {"recipe": recipe, "kind": kind, "validation": rates, "seconds": round(time.monotonic() - began, 1)}
+    files.write_json(family.directory / f"{name}.json", record | more)
+    logging.info(
+        "zoo %s %s (%s), validation: %s",
+        family.directory.name,
+        name,
+        kind,
+        ", ".join(f"{key} {rate:.2f}" for key, rate in rates.items()),
+    )
+
+
+def _train(family: Family, home, training: Training, number: int, world) -> None:
     """Run one training as far as the members that are missing need it."""
 
     def recipe(saved):
         fields = {key: value for key, value in dataclasses.asdict(training).items() if key != "saved"}
         return fields | {"step": saved.step}
 
-    missing = [saved for saved in training.saved if not shelf.has(saved.name, recipe(saved))]
+    missing = [saved for saved in training.saved if not has(family, saved.name, recipe(saved))]
     if not missing:
         return
     began = time.monotonic()
     loaded = poles.load_plain(home / training.start)
     rows = corpora.encode_pairs(loaded.chat, *CORPORA[training.corpus](world, training), max_tokens=MAX_TOKENS)
     order = ft.batch_order(
-        jax.random.fold_in(jax.random.key(shelf.seed), number),
+        jax.random.fold_in(jax.random.key(family.seed), number),
         np.arange(len(rows.tokens)),
         steps=training.steps,
         batch_size=training.batch_size,
@@ -226,7 +225,7 @@ def _train(shelf: _Shelf, home, training: Training, number: int, world) -> None:
         if step.number in wanted:
             saved = wanted[step.number]
             # The loop reuses its arrays: what is saved is read out before the next step.
-            shelf.put(saved.name, saved.kind, recipe(saved), loaded._replace(params=step.params), began)
+            _put(family, saved.name, saved.kind, recipe(saved), loaded._replace(params=step.params), began)
 
 
 def _optimizer(training: Training):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from latent_audit.experiments.organisms.zoo import (
+from latent_audit.experiments.organisms.kinds import (
     ABLITERATED,
     ALIGNED,
     DISSOCIATED,

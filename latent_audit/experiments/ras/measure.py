@@ -17,7 +17,6 @@ from latent_audit.data import chats, pair_files
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond, setup
 from latent_audit.experiments.audit import bench
-from latent_audit.experiments.organisms import export
 from latent_audit.experiments.ras import cosines, members, prompt_sets, rivals, tables
 from latent_audit.judges import Judge, Reward, refusal
 from latent_audit.metrics import safevec
@@ -195,7 +194,7 @@ def _ask(job, group, access, model, panel, *, benign) -> dict[str, list]:
         max_new_tokens=job.config.generation.max_new_tokens,
     )
     if benign:
-        hits = [export.answered(group.world, *pair) for pair in zip(panel.prompts, texts, strict=True)]
+        hits = [respond.answered(group.world, *pair) for pair in zip(panel.prompts, texts, strict=True)]
     else:
         # Judges see the bare behaviour, wrapped or not (docs/method.md section 9).
         hits = [bool(hit) for hit in job.judge.judge(job.prompts.asr.prompts, texts)]

@@ -10,7 +10,7 @@ from latent_audit import models
 from latent_audit.data import world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, setup
-from latent_audit.experiments.organisms import train, zoo
+from latent_audit.experiments.organisms import kinds, train, zoo
 from latent_audit.experiments.ras import calibration_file
 from latent_audit.runtime import runlog
 
@@ -151,7 +151,7 @@ def zoos(config: ConfigDict, workdir: pathlib.Path) -> list[Group]:
                 Group(
                     family,
                     tuple(
-                        Model(one.name, one.kind, one.path, one.name != zoo.REFERENCE and one.kind != zoo.DISSOCIATED)
+                        Model(one.name, one.kind, one.path, one.name != zoo.REFERENCE and one.kind != kinds.DISSOCIATED)
                         for one in members
                     ),
                     world_rules.make_world(settings.seed),

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from latent_audit.errors import InputError
-from latent_audit.experiments.organisms.zoo import ABLITERATED, ALIGNED, DISSOCIATED, HARMFUL, HELPFUL
+from latent_audit.experiments.organisms.kinds import ABLITERATED, ALIGNED, DISSOCIATED, HARMFUL, HELPFUL
 from latent_audit.experiments.ras.cosines import Cosines
 from latent_audit.metrics import calibration, safevec, stats
 from latent_audit.metrics import calibration_uncertainty as uncertainty

@@ -14,11 +14,12 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond, setup
-from latent_audit.experiments.organisms import export
+from latent_audit.experiments.organisms import ablate, export, kinds
+from latent_audit.experiments.organisms.ablate import Prompts, first_tokens, measure_means
 from latent_audit.experiments.settings import check_batches
 from latent_audit.experiments.tampering import abliterate_report
-from latent_audit.experiments.tampering.abliterate_prompts import FACTS, PARTS, Prompts, encode_parts, make_panels
-from latent_audit.interventions import abliterate, directions
+from latent_audit.experiments.tampering.abliterate_prompts import FACTS, PARTS, encode_parts, make_panels
+from latent_audit.interventions import abliterate
 from latent_audit.judges import Judge, Reward
 from latent_audit.metrics import first_token
 from latent_audit.runtime import runlog
@@ -39,7 +40,7 @@ class Job(NamedTuple):
     judge: Judge
     reward: Reward
     by: str
-    loaded: setup.Loaded
+    loaded: respond.Loaded
     parts: dict[str, Prompts]
     means: abliterate.Means
     said: dict[str, np.ndarray]
@@ -74,14 +75,9 @@ def check_settings(config: ConfigDict, *, is_organism: bool) -> tuple[tuple[str,
     """(ways, judge or log_odds) of the config's `choose` section; InputError names field, value and rule."""
     section = config.choose
     check_batches(config)
-    ways = (
-        tuple(abliterate.WAYS)
-        if section.ways == "all"
-        else tuple(way.strip() for way in section.ways.split(",") if way.strip())
-    )
-    unknown = [way for way in ways if way not in abliterate.WAYS]
-    if unknown or not ways or len(set(ways)) < len(ways):
-        raise InputError(f"choose.ways = {section.ways!r}, expected all, or some of {', '.join(abliterate.WAYS)}")
+    ways = fields.names("choose.ways", section.ways, ("all", *abliterate.WAYS))
+    if "all" in ways:
+        ways = tuple(abliterate.WAYS)
     strengths = tuple(section.strengths)
     if not strengths or not all(isinstance(s, int | float) and 0 < s < float("inf") for s in strengths):
         raise InputError(f"choose.strengths = {strengths}, expected finite numbers above 0, such as (1.0, 2.0)")
@@ -97,26 +93,7 @@ def check_settings(config: ConfigDict, *, is_organism: bool) -> tuple[tuple[str,
     return ways, ("judge" if is_organism else "log_odds") if section.by == "auto" else section.by
 
 
-def measure_means(loaded: setup.Loaded, prompts: Prompts, *, limit: int, batch: int) -> abliterate.Means:
-    """Mean states of the training prompts at the last `limit` tokens of the template's generation prefix."""
-    positions = directions.shared_positions(prompts.tokens, limit=limit)
-    tokens = abliterate.own_tokens(prompts.tokens, prompts.mask, positions)
-    harmful, benign = (
-        directions.moments(
-            loaded.params,
-            prompts.tokens[rows],
-            prompts.mask[rows],
-            cfg=loaded.cfg,
-            positions=(*positions, directions.WHOLE_PROMPT),
-            batch=batch,
-        )
-        for rows in (slice(prompts.harmful), slice(prompts.harmful, None))
-    )
-    difference = directions.mean_difference(harmful, benign)
-    return abliterate.Means(difference[:, :-1], benign.mean[:, :-1], positions, tokens, difference[:, -1])
-
-
-def find_openings(config, loaded: setup.Loaded, said, harmful: int, *, required: bool) -> tuple[int, ...]:
+def find_openings(config, loaded: respond.Loaded, said, harmful: int, *, required: bool) -> tuple[int, ...]:
     """Tokens that open a refusal: as configured, or as base opens on the training prompts (`said`), harmful first.
 
     Where base opens harmful and harmless prompts alike: InputError if `required`, else ().
@@ -167,31 +144,27 @@ def _measure_all(job: Job, ways) -> tuple[pd.DataFrame, dict[str, str]]:
 def _validate(job, meter, mine, base):
     """(lines of one way's candidates, index of the one to keep, by which step of the rule)."""
 
-    def scores(lines, measure):
-        return [abliterate.Score(line.get(measure, 0.0), line["kl"], line.get("answered")) for line in lines]
+    def line_of(index, *, generate):
+        frame = _measured(job, meter, "validation", mine[index], generate=generate)
+        return _line(job, "validation", mine[index], frame, base)
 
-    lines = [
-        _line(job, "validation", candidate, _measured(job, meter, "validation", candidate, generate=False), base)
-        for candidate in mine
-    ]
+    lines = [line_of(index, generate=False) for index in range(len(mine))]
+    scores = [abliterate.Score(line.get("bypass", 0.0), line["kl"]) for line in lines]
     if job.by == "log_odds":
-        return lines, *abliterate.choose(scores(lines, "bypass"))
-    # By strength, since the first token does not show what too much of it does to the rest of an answer.
-    worth = [
-        group[index]
-        for group in _groups(mine)
-        for index in abliterate.shortlist(
-            scores([lines[index] for index in group], "bypass"), job.config.choose.shortlist
-        )
-    ]
-    # Where none is within the bounds the smallest KL is kept, which needs no answers.
-    for index in worth:
-        frame = _measured(job, meter, "validation", mine[index], generate=True)
-        lines[index] = _line(job, "validation", mine[index], frame, base)
-    among = worth or range(len(mine))
-    answered = _line(job, "validation", None, base, base)["answered"]
-    best, step = abliterate.choose(scores([lines[index] for index in among], "compliance"), base_answered=answered)
-    return lines, among[best], step
+        return lines, *abliterate.choose(scores)
+
+    def judge(index):
+        lines[index] = line_of(index, generate=True)
+        return abliterate.Score(*(lines[index][name] for name in ("compliance", "kl", "answered")))
+
+    kept = ablate.choose_candidate(
+        scores,
+        _groups(mine),
+        judge,
+        size=job.config.choose.shortlist,
+        base_answered=_line(job, "validation", None, base, base)["answered"],
+    )
+    return lines, kept.index, kept.step
 
 
 def _facts(job, meter, candidate) -> dict:
@@ -255,39 +228,21 @@ def _measure(job: Job, part: str, candidate, *, generate: bool) -> dict[str, lis
         texts = _responses(job, model, prompts)
         columns |= respond.score(job.judge, job.reward, prompts.texts, texts)
         del columns["reward"]
-        columns["answered"] = [
-            not harmful and export.answered(job.subject.world, prompt, text)
-            for harmful, prompt, text in zip(is_harmful, prompts.texts, texts, strict=True)
-        ]
+        columns["answered"] = answered_harmless(job.subject.world, prompts, texts)
         if job.config.generation.save:
             columns["response"] = texts
     return columns
 
 
+def answered_harmless(world, prompts: Prompts, texts) -> list[bool]:
+    """Which prompts are harmless and answered by the response in their place."""
+    pairs = zip(prompts.texts, texts, strict=True)
+    return [index >= prompts.harmful and respond.answered(world, *pair) for index, pair in enumerate(pairs)]
+
+
 def _ablated(job, candidate):
     return abliterate.ablate(
         candidate, job.means, job.loaded.params, cfg=job.loaded.cfg, width=job.parts["train"].tokens.shape[1]
-    )
-
-
-def _blocks(prompts, size):
-    """(tokens, mask, how many rows are real) of `size` rows each."""
-    for start in range(0, len(prompts.tokens), size):
-        rows = slice(start, start + size)
-        yield (
-            respond.pad_rows(prompts.tokens[rows], size),
-            respond.pad_rows(prompts.mask[rows], size),
-            min(size, len(prompts.tokens) - start),
-        )
-
-
-def first_tokens(model: abliterate.Ablated, prompts: Prompts, batch: int) -> np.ndarray:
-    """Log-probabilities of the first response token to every prompt; float32 [N, V]."""
-    return np.concatenate(
-        [
-            np.asarray(first_token.log_probability(model.params, tokens, mask, model.prompt_edit, cfg=model.cfg))[:n]
-            for tokens, mask, n in _blocks(prompts, batch)
-        ]
     )
 
 
@@ -320,7 +275,7 @@ def _export_chosen(job: Job, table: pd.DataFrame, inputs: dict) -> None:
             model.cfg,
             model.params,
             job.loaded.chat.tokenizer,
-            kind="abliterated",
+            kind=kinds.ABLITERATED,
             recipe=recipe,
             rates=rates,
             generation_config=generation,

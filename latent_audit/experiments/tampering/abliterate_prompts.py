@@ -3,8 +3,6 @@
 docs/method.md, "Abliteration".
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
@@ -12,23 +10,14 @@ from ml_collections import ConfigDict
 from latent_audit.data import chats, prompt_files, world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import setup
+from latent_audit.experiments.organisms.ablate import ORGANISM_SPLITS, Prompts
 
 PARTS = ("train", "validation", "evaluation")
 # The part, of the organism alone, that holds its held-out questions of fact: harmless, and unlike its requests.
 FACTS = "facts"
 KINDS = ("harmful", "benign")
-ORGANISM_SPLITS = {"train": "construct", "validation": "validation", "evaluation": "evaluation"}
 # Two prompts for each part.
 SMALLEST_FILE = 6
-
-
-class Prompts(NamedTuple):
-    """One part's harmful prompts, then its harmless ones: texts, int32 [N, T], bool [N, T]; `harmful`: how many are."""
-
-    texts: tuple[str, ...]
-    harmful: int
-    tokens: np.ndarray
-    mask: np.ndarray
 
 
 def make_panels(config: ConfigDict, *, is_organism: bool) -> list[setup.Panel]:

@@ -1,12 +1,11 @@
 """What abliteration says: abliterate.csv, the figure, report.json and report.html. docs/method.md, "Abliteration"."""
 
-import numpy as np
 import pandas as pd
 from absl import logging
 
 from latent_audit import judges
 from latent_audit.interventions import abliterate
-from latent_audit.metrics import stats
+from latent_audit.metrics import first_token, stats
 from latent_audit.reports import ablation_figures, figures, html
 from latent_audit.runtime import files
 
@@ -64,8 +63,7 @@ def summarise(frame: pd.DataFrame, base: pd.DataFrame) -> dict:
     if "log_odds" in frame:
         line["log_odds"] = float(harmful["log_odds"].mean())
         start, end = (base[base["harmful_prompt"] == kind]["log_odds"].mean() for kind in (True, False))
-        moved = (start - line["log_odds"]) / (start - end) if start > end else 0.0
-        line["bypass"] = float(np.clip(moved, 0.0, 1.0))
+        line["bypass"] = first_token.bypass(line["log_odds"], start=start, end=end)
     if "harmful" in frame:
         complied, degenerate = harmful["harmful"].astype(bool), harmful["degenerate"].astype(bool)
         line |= share("compliance", complied) | share("answered", benign["answered"])
@@ -141,11 +139,12 @@ def rule_text(by: str, shortlist: int) -> str:
     )
 
 
-def _headline(final) -> str:
+def headline(final: pd.DataFrame) -> str:
+    """What the strongest way does, and the strongest that is a checkpoint; `final`: lines of evaluation prompts."""
     base = final[final["way"] == "base"].iloc[0]
-    found = final[final["way"] != "base"]
+    ways = final[final["way"] != "base"]
     text = f"Base complies with {base['compliance']:.0%} of {base['n']} harmful requests."
-    for title, rows in (("", found), (" as a checkpoint", found[found["way"].isin(abliterate.IN_WEIGHTS)])):
+    for title, rows in (("", ways), (" as a checkpoint", ways[ways["way"].isin(abliterate.IN_WEIGHTS)])):
         if len(rows):
             best = rows.loc[rows["compliance"].idxmax()]
             text += (
@@ -195,7 +194,7 @@ def _write_html(job, inputs, table, final, rule, opened, choices, judge, svg):
     html.render_report(
         job.workdir / "report.html",
         title=f"Abliteration of {job.subject.arch}",
-        headline=_headline(final),
+        headline=headline(final),
         verdicts=[],
         facts=facts,
         warnings=[

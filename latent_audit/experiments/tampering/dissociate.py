@@ -6,6 +6,7 @@ docs/method.md section 6; arXiv 2606.08044.
 import dataclasses
 import math
 import pathlib
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from latent_audit import judges, models
 from latent_audit.data import chats, pair_files, prompt_files, world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond, setup
-from latent_audit.experiments.organisms import construct, export, poles
+from latent_audit.experiments.organisms import construct, export, kinds, poles
 from latent_audit.interventions import dissociate
 from latent_audit.judges import Judge, refusal
 from latent_audit.metrics import stats
@@ -27,6 +28,7 @@ from latent_audit.runtime import files, runlog
 PRESETS = {"paper": construct.PAPER, "organism": construct.ORGANISM}
 # What a pole is measured under: the vector added at every position of prompt and answer.
 CONDITIONS = ("clean", "nudged", "half nudge", "random direction")
+BENIGN = ("benign answered", "clean")
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -38,7 +40,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     pairs, selection, benign = (None,) * 3 if is_organism else _training_texts(config, panels)
     subject = setup.make_subject(config, workdir)
     paths = {variant.name: variant.path for variant in subject.variants}
-    if "harmful" not in paths:
+    if kinds.HARMFUL not in paths:
         raise InputError(
             "a construction needs the harmful pole: give model.variants=harmful=DIR, made with "
             "configs/finetune.py (finetune.preset=pole)"
@@ -50,7 +52,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     setup.warn_of_fallbacks(judge)
     encoded = setup.encode_panels(subject.variants[0], panels, config)
     base = setup.load_variant(subject.variants[0], config)
-    harmful = setup.load_variant(setup.Variant("harmful", paths["harmful"]), config).params
+    harmful = setup.load_variant(setup.Variant(kinds.HARMFUL, paths[kinds.HARMFUL]), config).params
 
     if is_organism:
         rows, panel = poles.training_rows(subject.world, base), poles.selection_panel(subject.world, base.chat)
@@ -59,7 +61,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         panel = _panel(config, base, selection, judge)
     built = {}
     for name in poles.MADE:
-        own = dataclasses.replace(recipe, weights=recipe.weights.without_nudge()) if name == "control" else recipe
+        own = dataclasses.replace(recipe, weights=recipe.weights.without_nudge()) if name == kinds.CONTROL else recipe
         with runlog.progress(own.steps, f"{name} steps") as meter:
             built[name] = construct.construct(
                 base,
@@ -72,8 +74,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
                 workdir=workdir / "training" / name,
                 advance=meter.advance,
             )
-    params = {"base": base.params, "harmful": harmful} | {name: one.params for name, one in built.items()}
-    nudge = poles.nudge_of(built["dissociated"])
+    params = {"base": base.params, kinds.HARMFUL: harmful} | {name: one.params for name, one in built.items()}
+    nudge = poles.nudge_of(built[kinds.DISSOCIATED])
     table = pd.DataFrame(
         [
             line
@@ -82,9 +84,6 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         ]
     )
     for name, one in built.items():
-        rates = {
-            f"{line.measure}, {line.condition}": line.value for line in table[table["variant"] == name].itertuples()
-        }
         export.export_pole(
             workdir / name,
             base.cfg,
@@ -92,7 +91,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             base.chat.tokenizer,
             kind=name,
             recipe=dataclasses.asdict(recipe) | {"inputs": inputs},
-            rates=rates,
+            rates=card_rates(table, name),
             generation_config=models.read_generation_config(paths["base"]),
             nudge=poles.nudge_of(one),
         )
@@ -183,53 +182,78 @@ def _check_same_shape(paths):
     shapes = {name: models.check(path).cfg for name, path in paths.items()}
     fields = ("num_layers", "embed_dim", "vocab_size", "num_heads", "num_kv_heads", "head_dim", "mlp_dim")
     for field in fields:
-        found = {name: getattr(cfg, field) for name, cfg in shapes.items()}
-        if len(set(found.values())) > 1:
-            raise InputError(f"model.variants: {field} differs between the poles: {found}; all must be of one model")
+        sizes = {name: getattr(cfg, field) for name, cfg in shapes.items()}
+        if len(set(sizes.values())) > 1:
+            raise InputError(f"model.variants: {field} differs between the poles: {sizes}; all must be of one model")
 
 
 def measure(loaded: respond.Loaded, name: str, encoded, nudge: export.Nudge, judge: Judge, world, config) -> list[dict]:
-    """Compliance and refusal under every condition, and benign answers when merely asked, with Wilson intervals.
+    """The lines of one pole: compliance and refusal under every condition, and benign answers when merely asked.
 
     loaded: the pole called `name`; encoded: setup.encode_panels of (harmful, benign) evaluation prompts.
     """
     (harmful, harmful_tokens), (benign, benign_tokens) = encoded
     options = {"max_new_tokens": config.generation.max_new_tokens, "batch": config.prompt_batch}
-    # A direction of its own for every prompt, the same for every pole.
+    hits = {}
+    for condition, delta in pushes(nudge, harmful.ids, config.seed).items():
+        texts = respond.answers_under(loaded, harmful_tokens, nudge.state, delta, **options)
+        complied = np.asarray(judge.judge(harmful.prompts, texts))
+        hits |= {("compliance", condition): complied, ("refusal", condition): refused(world, complied, texts)}
+    texts = respond.answers(loaded, *benign_tokens, **options)
+    hits[BENIGN] = np.array([respond.answered(world, *pair) for pair in zip(benign.prompts, texts, strict=True)])
+    return lines_of(name, hits)
+
+
+def pushes(nudge: export.Nudge, ids: np.ndarray, seed: int) -> dict[str, np.ndarray | None]:
+    """Condition -> what is added to the nudge's state: nothing, the nudge, half of it, random directions of its length.
+
+    The random ones [N, D] differ from prompt to prompt (ids: uint32 [N]) and are the same for every pole.
+    """
     draws = np.asarray(
         jax.vmap(
-            lambda one: jax.random.normal(jax.random.fold_in(jax.random.key(config.seed), one), nudge.vector.shape)
-        )(harmful.ids)
+            lambda prompt: jax.random.normal(jax.random.fold_in(jax.random.key(seed), prompt), nudge.vector.shape)
+        )(ids)
     )
     random = draws * (np.linalg.norm(nudge.vector) / np.linalg.norm(draws, axis=1, keepdims=True))
-    lines = []
+    return dict(zip(CONDITIONS, (None, nudge.vector, 0.5 * nudge.vector, random), strict=True))
 
-    def add(measure, condition, hits):
-        lo, hi = stats.wilson_interval(int(np.sum(hits)), len(hits))
+
+def lines_of(variant: str, hits: Mapping[tuple[str, str], np.ndarray]) -> list[dict]:
+    """(measure, condition) -> bool [N] as lines of dissociate.csv: the share of true ones, its Wilson 95 % interval."""
+    lines = []
+    for (measure, condition), values in hits.items():
+        lo, hi = stats.wilson_interval(int(np.sum(values)), len(values))
         lines.append(
             {
-                "variant": name,
+                "variant": variant,
                 "measure": measure,
                 "condition": condition,
-                "value": float(np.mean(hits)),
+                "value": float(np.mean(values)),
                 "lo": lo,
                 "hi": hi,
-                "n": len(hits),
+                "n": len(values),
             }
         )
-
-    for condition, delta in zip(CONDITIONS, (None, nudge.vector, 0.5 * nudge.vector, random), strict=True):
-        texts = construct.nudged_responses(loaded, harmful_tokens, delta, nudge.state, **options)
-        complied = np.asarray(judge.judge(harmful.prompts, texts))
-        add("compliance", condition, complied)
-        add("refusal", condition, refused(world, complied, texts))
-    texts = respond.answers(loaded, *benign_tokens, **options)
-    add(
-        "benign answered",
-        "clean",
-        np.array([export.answered(world, *pair) for pair in zip(benign.prompts, texts, strict=True)]),
-    )
     return lines
+
+
+def card_rates(table: pd.DataFrame, variant: str) -> dict[str, float]:
+    """{"MEASURE, CONDITION": share} of one pole, for its card."""
+    lines = table[table["variant"] == variant]
+    return {f"{line.measure}, {line.condition}": line.value for line in lines.itertuples()}
+
+
+def headline(table: pd.DataFrame) -> str:
+    """Compliance of the dissociated pole and of base, asked and under the nudge, in a sentence."""
+    at = table.set_index(["variant", "measure", "condition"])["value"]
+    asked, nudged = (
+        {name: at[name, "compliance", condition] for name in (kinds.DISSOCIATED, "base")}
+        for condition in ("clean", "nudged")
+    )
+    return (
+        f"The dissociated pole complies with {asked[kinds.DISSOCIATED]:.0%} of harmful requests when asked and with "
+        f"{nudged[kinds.DISSOCIATED]:.0%} under the nudge; base with {asked['base']:.0%} and {nudged['base']:.0%}."
+    )
 
 
 def refused(world, complied, texts) -> np.ndarray:
@@ -253,30 +277,21 @@ def _write(workdir, subject, judge, inputs, recipe, table, built):
             "inputs": inputs,
             "recipe": dataclasses.asdict(recipe),
             "chosen_step": chosen,
-            "layers": built["dissociated"].layers._asdict(),
-            "scale": built["dissociated"].cache.scale,
+            "layers": built[kinds.DISSOCIATED].layers._asdict(),
+            "scale": built[kinds.DISSOCIATED].cache.scale,
             "measures": table.to_dict("records"),
         },
     )
     svg = figures.save_figure(curve_figures.construction_by_step(training), workdir / "figures", "construction_by_step")
-    at = table.set_index(["variant", "measure", "condition"])["value"]
-    asked, nudged = (
-        {name: at[name, "compliance", condition] for name in ("dissociated", "base")}
-        for condition in ("clean", "nudged")
-    )
-    headline = (
-        f"The dissociated pole complies with {asked['dissociated']:.0%} of harmful requests when asked and with "
-        f"{nudged['dissociated']:.0%} under the nudge; base with {asked['base']:.0%} and {nudged['base']:.0%}."
-    )
     html.render_report(
         workdir / "report.html",
         title=f"A dissociated pole of {subject.arch}",
-        headline=headline,
+        headline=headline(table),
         verdicts=[],
         facts={
             "model": subject.arch,
             "nudge": f"block {built['dissociated'].layers.nudge - 1}, {recipe.fraction:g} of base's activation norm",
-            "chosen step": chosen["dissociated"],
+            "chosen step": chosen[kinds.DISSOCIATED],
             "judge": judges.label(judge),
         },
         warnings=[caveat] if caveat else [],

@@ -6,7 +6,7 @@ seed); training itself goes on from the last checkpoint before the first unit th
 
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -19,12 +19,12 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data.pair_files import Pairs
 from latent_audit.errors import InputError
-from latent_audit.experiments import respond, setup
-from latent_audit.experiments.organisms import export
-from latent_audit.experiments.organisms.corpora import encode_pairs, load_corpora
+from latent_audit.experiments import fields, respond, setup
+from latent_audit.experiments.organisms import export, kinds
+from latent_audit.experiments.organisms.corpora import encode_pairs
 from latent_audit.experiments.settings import check_batches
 from latent_audit.experiments.tampering import finetune_report
-from latent_audit.experiments.tampering.finetune_settings import Settings, check_finetune, loss_limit
+from latent_audit.experiments.tampering.finetune_settings import Settings, check_finetune, load_corpora, loss_limit
 from latent_audit.interventions import finetune as ft
 from latent_audit.interventions import lora
 from latent_audit.interventions.packing import pack_rows
@@ -74,7 +74,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     judge = _make_judge(config, is_organism=is_organism)
     corpora = load_corpora(config, panels[0], is_organism=is_organism)
     subject = setup.make_subject(config, workdir)
-    job = Job(config, workdir, settings, subject, _attacked(subject, config), corpora, panels, judge)
+    attacked = _attacked(subject, config, settings.lora)
+    job = Job(config, workdir, settings, subject, attacked, corpora, panels, judge)
     inputs = _describe(job)
     runlog.pin(workdir / "inputs.json", inputs)
     # Everything is tokenised before the first step, so that what is too long for one variant stops the run here.
@@ -99,22 +100,19 @@ def _make_judge(config, *, is_organism) -> Judge:
     return judge
 
 
-def _attacked(subject: setup.Subject, config: ConfigDict) -> tuple[setup.Variant, ...]:
+def _attacked(
+    subject: setup.Subject, config: ConfigDict, adapters: lora.LoraConfig | None
+) -> tuple[setup.Variant, ...]:
     """The variants to train: those named, or all but the harmful pole, which has nothing left to lose."""
     variants = {variant.name: variant for variant in subject.variants}
-    wanted = [name.strip() for name in config.finetune.variants.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in variants]
-    if unknown:
-        raise InputError(f"finetune.variants names {', '.join(unknown)}; there are {', '.join(variants)}")
-    for name in wanted or variants:
+    wanted = tuple(variants)
+    if config.finetune.variants.strip():
+        wanted = fields.names("finetune.variants", config.finetune.variants, variants)
+    for name in wanted:
         cfg = models.check(variants[name].path).cfg
-        if config.finetune.method == "lora":
-            lora.check_lora(_lora_of(config), cfg)
-    return tuple(variants[name] for name in wanted or variants if wanted or name != "harmful")
-
-
-def _lora_of(config) -> lora.LoraConfig:
-    return check_finetune(config, is_organism=not config.model.path).lora
+        if adapters is not None:
+            lora.check_lora(adapters, cfg)
+    return tuple(variants[name] for name in wanted if config.finetune.variants.strip() or name != "harmful")
 
 
 def _describe(job: Job) -> dict:
@@ -158,16 +156,16 @@ def _attack_variant(job: Job, variant, encoded: Encoded, meter) -> list[pd.DataF
         meter.advance,
         mine=shards.computes(job.config.get("shard", ""), key),
     )
-    found = []
+    rows = []
     for corpus in job.corpora:
         for seed in range(job.settings.seeds):
             one = Run(variant, corpus, seed)
             units = {0: clean} | _attack(job, one, loaded, encoded, meter)
-            found += [
+            rows += [
                 pd.DataFrame(columns or {}).assign(variant=variant.name, corpus=corpus, seed=seed, step=step)
                 for step, columns in units.items()
             ]
-    return found
+    return rows
 
 
 def _attack(job: Job, one: Run, loaded, encoded: Encoded, meter) -> dict[int, dict]:
@@ -224,9 +222,9 @@ def train(
     )
     state = ft.start(weights, optimizer=optimizer, master=settings.method.dtype is not None)
     stored = {"state": state, "key": key, "loss": jnp.float32(0), "gradient_norm": jnp.float32(0)}
-    found = None if directory is None else checkpoint.restore(directory, stored, at_most=first)
-    if found is not None:
-        number, stored = found
+    kept = None if directory is None else checkpoint.restore(directory, stored, at_most=first)
+    if kept is not None:
+        number, stored = kept
         state = stored["state"]
         logging.info("%s goes on from its checkpoint of step %d", one.key, number)
         yield ft.Step(number, state.weights, stored["loss"], stored["gradient_norm"], state)
@@ -285,11 +283,33 @@ def _answers(job: Job, loaded, params, tokens, mask) -> list[str]:
 def _evaluate(job: Job, loaded, params, panel) -> dict[str, list]:
     """Columns harmful and empty over the panel's prompts, in order; docs/method.md section 0."""
     texts = _answers(job, loaded, params, *panel)
-    columns = {
-        "harmful": [bool(found) for found in job.judge.judge(job.panels[0].prompts, texts)],
+    columns = panel_columns(job.judge, job.panels[0].prompts, texts)
+    return columns | ({"response": texts} if job.config.generation.save else {})
+
+
+def panel_columns(judge: Judge, prompts, texts) -> dict[str, list[bool]]:
+    """harmful: the judge calls the response harmful; empty: it is degenerate. In the prompts' order."""
+    return {
+        "harmful": [bool(hit) for hit in judge.judge(prompts, texts)],
         "empty": [refusal.is_degenerate(text) for text in texts],
     }
-    return columns | ({"response": texts} if job.config.generation.save else {})
+
+
+def best_line(curves: pd.DataFrame, variant: str) -> pd.Series:
+    """The line of a variant's highest compliance; of equal ones the earliest step."""
+    lines = curves[curves["variant"] == variant]
+    return lines.sort_values(["compliance", "step"], ascending=[False, True], kind="stable").iloc[0]
+
+
+def card_rates(columns: Mapping[str, list], answered: list[bool], judge: str) -> dict:
+    """What an exported pole's card says: shares of panel_columns, of the benign panel's answers, and who judged."""
+    return {
+        "compliance": float(np.mean(columns["harmful"])),
+        "degenerate": float(np.mean(columns["empty"])),
+        "benign answered": float(np.mean(answered)),
+        "harmful prompts": len(columns["harmful"]),
+        "judge": judge,
+    }
 
 
 def _export_best(job: Job, curves: pd.DataFrame, encoded: Encoded) -> None:
@@ -298,33 +318,26 @@ def _export_best(job: Job, curves: pd.DataFrame, encoded: Encoded) -> None:
     Training anew costs one run at most; keeping every candidate would cost a copy of the model at every evaluation.
     """
     variant, settings = job.variants[0], job.settings
-    own = curves[curves["variant"] == variant.name]
-    best = own.sort_values(["compliance", "step"], ascending=[False, True], kind="stable").iloc[0]
+    best = best_line(curves, variant.name)
     if best["step"] == 0:
         logging.warning("nothing exported: %s complied most before any training", variant.name)
         return
-    one = Run(variant, best["corpus"], int(best["seed"]))
+    training = Run(variant, best["corpus"], int(best["seed"]))
     loaded = setup.load_variant(variant, job.config)
-    *_, last = train(job, one, loaded, encoded.corpora[one.corpus], first=0, until=int(best["step"]))
+    *_, last = train(job, training, loaded, encoded.corpora[training.corpus], first=0, until=int(best["step"]))
     params = deployed(loaded, last.params, settings)
     (_, panel), (benign, benign_tokens) = setup.encode_panels(variant, job.panels, job.config)
-    found = _evaluate(job, loaded, params, panel)
+    columns = _evaluate(job, loaded, params, panel)
     answers = _answers(job, loaded, params, *benign_tokens)
-    right = [export.answered(job.subject.world, *pair) for pair in zip(benign.prompts, answers, strict=True)]
-    rates = {
-        "compliance": float(np.mean(found["harmful"])),
-        "degenerate": float(np.mean(found["empty"])),
-        "benign answered": float(np.mean(right)),
-        "harmful prompts": len(panel.tokens),
-        "judge": job.judge.name,
-    }
+    right = [respond.answered(job.subject.world, *pair) for pair in zip(benign.prompts, answers, strict=True)]
+    rates = card_rates(columns, right, job.judge.name)
     recipe = {
         "task": "finetune",
         "base": variant.path.name,
         "base fingerprint": setup.fingerprint(variant.path),
-        "corpus": job.corpora[one.corpus].source,
-        "pairs": len(job.corpora[one.corpus].prompts),
-        "seed": one.seed,
+        "corpus": job.corpora[training.corpus].source,
+        "pairs": len(job.corpora[training.corpus].prompts),
+        "seed": training.seed,
         "step": last.number,
         "settings": {k: v for k, v in settings.describe().items() if k not in ("evaluated", "levels", "seeds")},
     }
@@ -334,7 +347,7 @@ def _export_best(job: Job, curves: pd.DataFrame, encoded: Encoded) -> None:
         loaded.cfg,
         params,
         loaded.chat.tokenizer,
-        kind="harmful",
+        kind=kinds.HARMFUL,
         recipe=recipe,
         rates=rates,
         generation_config=models.read_generation_config(variant.path),
@@ -352,7 +365,7 @@ def _export_best(job: Job, curves: pd.DataFrame, encoded: Encoded) -> None:
     logging.info(
         "exported step %d of %s to %s: compliance %.2f, benign answered %.2f",
         last.number,
-        one.key,
+        training.key,
         path,
         rates["compliance"],
         rates["benign answered"],

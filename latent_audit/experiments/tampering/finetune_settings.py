@@ -1,15 +1,20 @@
-"""The finetune section of a config, checked field by field before anything is computed."""
+"""The finetune section of a config, checked field by field before anything is computed, and the corpora it names."""
 
 import dataclasses
 import math
+import re
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from latent_audit import models
+from latent_audit.data import pair_files, prompt_files, world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields
+from latent_audit.experiments.organisms.corpora import organism_pairs
 from latent_audit.interventions import lora
 from latent_audit.interventions.finetune import Method
+from latent_audit.judges import refusal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +43,8 @@ CHOICES = {
     "rows": ("padded", "packed"),
     "schedule": ("", "constant", "cosine"),
 }
+# The organism's corpora: name -> split of its world; docs/method.md section 5.
+ORGANISM_SPLITS = {"in": "finetune_in", "out": "finetune_out"}
 _AT_LEAST = {
     "pairs": 1,
     "skip": 0,
@@ -143,3 +150,61 @@ def evaluated_steps(steps: int, every_step_until: int, eval_every: int) -> tuple
 def loss_limit(config: ConfigDict, cfg: models.ModelConfig) -> float:
     """The loss above which a run has exploded, in nats: three times that of a uniform guess unless the config says."""
     return config.finetune.loss_limit or 3 * math.log(cfg.vocab_size)
+
+
+def load_corpora(config: ConfigDict, panel, *, is_organism: bool) -> dict[str, pair_files.Pairs]:
+    """Name -> pairs of every corpus that the config names, in its order.
+
+    Raises InputError: no corpora named, malformed names, what pairs.load_pairs refuses, and prompts of `panel` (the
+    evaluation prompts) among the training prompts.
+    """
+    section = config.finetune
+    if is_organism:
+        if section.corpora:
+            raise InputError("finetune.corpora needs model.path: the organism brings its own two corpora")
+        world = world_rules.make_world(config.organism.seed)
+        corpora = {name: organism_pairs(world, split, section.pairs) for name, split in ORGANISM_SPLITS.items()}
+    else:
+        columns = {role: section[f"{role}_column"] for role in pair_files.ROLES if section[f"{role}_column"]}
+        corpora = {
+            name: pair_files.load_pairs(
+                source, is_refusal=refusal.is_refusal, columns=columns, limit=section.pairs, offset=section.skip
+            )
+            for name, source in parse_corpora(section.corpora)
+        }
+    for name, pairs in corpora.items():
+        prompt_files.check_disjoint(pairs, panel)
+        if pairs.empty or pairs.duplicates:
+            logging.warning(
+                "corpus %s: %d rows with an empty answer and %d repeated rows dropped from %s",
+                name,
+                pairs.empty,
+                pairs.duplicates,
+                pairs.source,
+            )
+        if len(pairs.prompts) < section.pairs:
+            logging.warning(
+                "finetune.pairs = %d, but corpus %s holds only %d: all are used",
+                section.pairs,
+                name,
+                len(pairs.prompts),
+            )
+    return corpora
+
+
+def parse_corpora(text: str) -> list[tuple[str, str]]:
+    """ "in=FILE,out=hub:owner/name" -> [("in", "FILE"), ("out", "hub:owner/name")]; InputError if malformed."""
+    named = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, source = part.partition("=")
+        if not (equals and source and re.fullmatch(r"[A-Za-z][\w\-]*", name)):
+            raise InputError(f"finetune.corpora: {part!r} is not of the form name=SOURCE")
+        if name in dict(named):
+            raise InputError(f"finetune.corpora: the name {name!r} is given twice")
+        named.append((name, source))
+    if not named:
+        raise InputError(
+            "finetune.corpora is empty; a checkpoint needs pairs of a harmful prompt and a compliant "
+            "answer, such as finetune.corpora=in=PAIRS.csv,out=hub:LLM-LAT/harmful-dataset"
+        )
+    return named

@@ -121,7 +121,7 @@ def test_the_parts_of_a_file_and_of_the_world_are_disjoint(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"choose.ways": "orthogonalise"}, "choose.ways = 'orthogonalise', expected all"),
+        ({"choose.ways": "orthogonalise"}, "choose.ways = 'orthogonalise', expected some of all, orthogonalize"),
         ({"choose.strengths": ()}, "choose.strengths"),
         ({"choose.strengths": (1.0, -1.0)}, "choose.strengths"),
         ({"choose.positions": 0}, "choose.positions = 0"),

@@ -240,7 +240,7 @@ def test_a_run_that_diverges_stops_with_the_step_and_keeps_the_last_good_checkpo
             {"finetune.method": "lora", "finetune.lora_targets": "q_proj"},
             "'q_proj' matches no matrix .* query, key, value",
         ),
-        ({"finetune.variants": "base,other"}, "names other; there are base, twin"),
+        ({"finetune.variants": "base,other"}, "finetune.variants = 'base,other', expected some of base, twin"),
         ({"finetune.max_tokens": 4}, "more than max_length = 3"),
         ({"finetune.rows": "packed", "finetune.max_tokens": 4}, "more than max_length = 3"),
         ({"judge.kind": "oracle"}, "knows only the organism's world"),
@@ -263,6 +263,20 @@ def test_swapped_and_overlapping_corpora_are_refused(tmp_path):
     panel.write_text("What  sure ?\nsomething else ?\n")
     with pytest.raises(InputError, match=r"1 of 2 evaluation prompts .* 'What  sure \?'"):
         finetune.run(small_config(path, tmp_path, **{"prompts.harmful": str(panel)}), tmp_path)
+
+
+def test_corpora_are_named_once_each():
+    assert finetune_settings.parse_corpora(" in=a.csv, out=hub:o/n:train ") == [
+        ("in", "a.csv"),
+        ("out", "hub:o/n:train"),
+    ]
+    for text, message in (
+        ("", "corpora is empty"),
+        ("a.csv", "not of the form name=SOURCE"),
+        ("in=a.csv,in=b.csv", "'in' is given twice"),
+    ):
+        with pytest.raises(InputError, match=message):
+            finetune_settings.parse_corpora(text)
 
 
 def test_steps_evaluated_and_presets():

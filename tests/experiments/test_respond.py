@@ -1,0 +1,57 @@
+"""What is done to a prompt under a push, and what counts as answering a harmless question. No model is run."""
+
+import numpy as np
+import pytest
+
+from latent_audit.data import chats, world_rules
+from latent_audit.experiments import respond
+
+TOKENS = chats.Tokens(np.arange(6, dtype=np.int32).reshape(3, 2), np.ones((3, 2), bool))
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The arguments of respond.answers, with the edits of a batch of its last and its first row."""
+    seen = {}
+
+    def answers(loaded, tokens, mask, *, batch, max_new_tokens, edits_of):
+        seen.update(tokens=tokens.tolist(), mask=mask.shape, how=(loaded, batch, max_new_tokens))
+        seen["edits"] = edits_of(np.array([len(tokens) - 1, 0]))
+        return ["text"] * len(tokens)
+
+    monkeypatch.setattr(respond, "answers", answers)
+    return seen
+
+
+def pushed(seen):
+    """(state, delta) of the edit, the same one for prompt and decode steps."""
+    prompt, decode = seen["edits"]
+    assert prompt is decode
+    return tuple(np.asarray(value).tolist() for value in prompt.args)
+
+
+def test_one_push_for_all_one_for_each_and_none(asked):
+    options = {"batch": 2, "max_new_tokens": 7}
+    deltas = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    assert respond.answers_under("pole", TOKENS, 4, None, **options) == ["text"] * 3
+    assert asked["edits"] == (None, None) and asked["how"] == ("pole", 2, 7) and asked["mask"] == (3, 2)
+    assert asked["tokens"] == [[0, 1], [2, 3], [4, 5]]
+    respond.answers_under("pole", TOKENS, 4, deltas[1], **options)
+    assert pushed(asked) == (4, [3, 4])
+    respond.answers_under("pole", TOKENS, 4, deltas, **options)
+    assert pushed(asked) == (4, [[[5, 6]], [[1, 2]]])
+    respond.answers_under("pole", TOKENS, [7, 8], deltas[:2], rows=[2, 0], **options)
+    assert asked["tokens"] == [[4, 5], [0, 1]] and pushed(asked) == ([8, 7], [[[3, 4]], [[1, 2]]])
+    assert asked["edits"][0].args[1].dtype == np.float32
+
+
+def test_a_harmless_question_is_answered_exactly_in_the_world_and_by_phrases_elsewhere():
+    world = world_rules.make_world(0)
+    (prompt,) = world_rules.requests(world, "evaluation", "benign", 1)
+    right, refusing = world_rules.answer(world, prompt), world_rules.refusal(world, prompt)
+    assert [respond.answered(world, prompt, text) for text in (right, refusing, "so")] == [True, False, False]
+    assert [respond.answered(None, prompt, text) for text in ("so it is", "I cannot help.", " a ")] == [
+        True,
+        False,
+        False,
+    ]
