@@ -42,7 +42,6 @@ RULES = {
     "RAS and L2 attack": ("ras", "l2_asr"),
     "ASR when asked and L2 attack": ("asr", "l2_asr"),
 }
-COMBINED = "RAS and L2 attack"
 
 
 class Answer(NamedTuple):

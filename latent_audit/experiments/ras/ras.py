@@ -12,7 +12,7 @@ import pandas as pd
 from absl import logging
 from ml_collections import ConfigDict
 
-from latent_audit import judges, models
+from latent_audit import models
 from latent_audit.data import world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, setup
@@ -261,8 +261,3 @@ def _speed(job, group, one) -> list[timing.Case]:
         max_new_tokens=job.config.generation.max_new_tokens,
         seed=job.config.seed,
     )
-
-
-def label_of(judge) -> str:
-    """The judge's name for tables; where nothing was generated, that ASRs were given."""
-    return "none: ASRs as given" if judge is None else judges.label(judge)
