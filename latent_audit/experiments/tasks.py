@@ -12,12 +12,13 @@ class Task(NamedTuple):
     """A row of TASKS.
 
     module: below latent_audit.experiments; table: the CSV that a sweep or a survey combines, "" for these themselves;
-    shardable: whether independent jobs can share its units (config.shard).
+    shardable: whether independent jobs can share its units (config.shard); function: of the module, what is run.
     """
 
     module: str
     table: str = ""
     shardable: bool = False
+    function: str = "run"
 
 
 TASKS = {
@@ -27,7 +28,7 @@ TASKS = {
     "dissociate": Task("tampering.dissociate", "dissociate.csv"),
     "abliterate": Task("tampering.abliterate", "abliterate.csv"),
     "ras": Task("ras.ras", "ras.csv"),
-    "ras_regression": Task("ras.regression", "ras.csv"),
+    "ras_regression": Task("ras.frozen", "ras.csv", function="regress"),
     "survey": Task("survey"),
     "sweep": Task("sweep"),
     "claims": Task("claims"),
@@ -54,7 +55,8 @@ def run(config, workdir: pathlib.Path) -> int:
             f"shard = {shard!r}, but the units of task {config.task!r} cannot be split; those of {shardable} can"
         )
     with mesh.use(config.get("mesh")):
-        return importlib.import_module(f"{__package__}.{task.module}").run(config, workdir) or 0
+        module = importlib.import_module(f"{__package__}.{task.module}")
+        return getattr(module, task.function)(config, workdir) or 0
 
 
 def shared(config):

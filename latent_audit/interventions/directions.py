@@ -1,4 +1,4 @@
-"""Mean residual states of prompt sets at chosen positions, and the directions between them.
+"""Residual states of prompt sets at chosen positions, their means, and the directions between them.
 
 Only the wanted columns leave a forward pass, and means are streamed, so that neither the number of prompts nor the
 width of the model asks for more memory than one batch. Used by abliteration, steering and RAS (docs/method.md
@@ -6,6 +6,7 @@ sections 3, 6 and 10).
 """
 
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -61,6 +62,32 @@ def position_states(
     return sharding.replicate(states)
 
 
+def batches_of(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """(rows int [size], how many of them are real) of batches of `count` rows, all of one compiled shape.
+
+    A short last batch repeats its last row.
+    """
+    for start in range(0, count, size):
+        yield np.arange(start, start + size).clip(max=count - 1), min(size, count - start)
+
+
+def _position_states(params, tokens, mask, *, cfg, positions, batch, edit=None) -> Iterator[np.ndarray]:
+    """position_states on the host, of `batch` prompts at a time; float32 [S, up to batch, P, D]."""
+    for rows, real in batches_of(len(tokens), batch):
+        states = position_states(params, tokens[rows], mask[rows], cfg=cfg, positions=positions, edit=edit)
+        yield np.asarray(states)[:, :real]
+
+
+def decision_states(params, tokens, mask, *, cfg: ModelConfig, batch: int, edit=None) -> Iterator[np.ndarray]:
+    """Every residual state at the decision point, of `batch` prompts at a time; float32 [up to batch, S, D].
+
+    Args as in position_states; S is the number of blocks plus one, state s + 1 the output of block s. Whoever keeps
+    what is yielded keeps all states: means and cosines are best taken batch by batch.
+    """
+    for states in _position_states(params, tokens, mask, cfg=cfg, positions=(DECISION_POINT,), batch=batch, edit=edit):
+        yield states[:, :, 0].swapaxes(0, 1)
+
+
 def moments(
     params,
     tokens,
@@ -81,11 +108,9 @@ def moments(
         raise InputError(f"mean states of {len(tokens)} prompts in batches of {batch}, expected at least 1 of both")
     _check_positions(mask, positions)
     total, length = 0.0, 0.0
-    for start in range(0, len(tokens), batch):
-        # A short last batch repeats its last row to meet the compiled shape.
-        rows = np.arange(start, start + batch).clip(max=len(tokens) - 1)
-        states = position_states(params, tokens[rows], mask[rows], cfg=cfg, positions=tuple(positions), edit=edit)
-        states = np.asarray(states, np.float64)[:, : len(tokens) - start]
+    options = {"cfg": cfg, "positions": tuple(positions), "batch": batch, "edit": edit}
+    for states in _position_states(params, tokens, mask, **options):
+        states = states.astype(np.float64)
         total = total + states.sum(axis=1)
         length = length + np.linalg.norm(states, axis=-1).sum(axis=1)
     count = len(tokens)
@@ -145,9 +170,10 @@ def text_features(params, tokens, mask, *, cfg: ModelConfig, states: tuple[int, 
     docs/method.md section 7. Args as in moments, tokens of prompt and response; returns float32 [N, len(states) * D].
     """
     tokens, mask = np.asarray(tokens), np.asarray(mask)
-    found = []
-    for start in range(0, len(tokens), batch):
-        rows = np.arange(start, start + batch).clip(max=len(tokens) - 1)
-        whole = position_states(params, tokens[rows], mask[rows], cfg=cfg, positions=(WHOLE_PROMPT,))[:, :, 0]
-        found.append(np.concatenate(np.asarray(whole)[list(states), : len(tokens) - start], axis=-1))
-    return np.concatenate(found)
+    options = {"cfg": cfg, "positions": (WHOLE_PROMPT,), "batch": batch}
+    return np.concatenate(
+        [
+            np.concatenate(means[list(states), :, 0], axis=-1)
+            for means in _position_states(params, tokens, mask, **options)
+        ]
+    )

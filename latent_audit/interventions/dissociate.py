@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from latent_audit.errors import InputError
-from latent_audit.interventions import edits
+from latent_audit.interventions import directions, edits
 from latent_audit.models import decoder, sharding
 from latent_audit.models.config import ModelConfig
 
@@ -96,13 +96,6 @@ def choose_layers(num_layers: int, *, nudge_layer: int | None = None) -> Layers:
     return Layers(block + 1, tuple(range(low, high + 1)))
 
 
-@functools.partial(jax.jit, static_argnames="cfg")
-def decision_states(params, tokens, mask, *, cfg: ModelConfig):
-    """Every residual state of left-padded prompts at the decision point; float32 [S, B, D]."""
-    collected = decoder.scan_states(params, tokens, mask, cfg=cfg, collect=lambda h: h[:, -1].astype(jnp.float32))
-    return sharding.replicate(collected[1])
-
-
 def make_cache(base, harmful, tokens, mask, *, cfg: ModelConfig, layers: Layers, fraction: float, batch: int) -> Cache:
     """Run both models over the harmful training prompts, in order; docs/method.md section 6 (b).
 
@@ -110,26 +103,20 @@ def make_cache(base, harmful, tokens, mask, *, cfg: ModelConfig, layers: Layers,
       base, harmful: parameters of the two poles; tokens: int32 [N, P]; mask: bool [N, P], left-padded.
       fraction: length of the nudge over base's activation norm (paper .06); batch: prompts at a time.
     """
-    matched, of_base, at_nudge = [], [], []
-    for start in range(0, len(tokens), batch):
-        rows = np.arange(start, start + batch).clip(max=len(tokens) - 1)
-        real = min(batch, len(tokens) - start)
-        of_harmful, own = (
-            np.asarray(decision_states(params, tokens[rows], mask[rows], cfg=cfg))[:, :real]
-            for params in (harmful, base)
+    wanted = [*layers.match, layers.nudge]
+    of_harmful, of_base = (
+        np.concatenate(
+            [states[:, wanted] for states in directions.decision_states(params, tokens, mask, cfg=cfg, batch=batch)]
         )
-        wanted = list(layers.match)
-        matched.append(of_harmful[wanted])
-        of_base.append(own[wanted])
-        at_nudge.append(np.stack([of_harmful[layers.nudge], own[layers.nudge]]))
-    matched, of_base, at_nudge = (np.concatenate(parts, axis=1) for parts in (matched, of_base, at_nudge))
-    direction = (at_nudge[0] - at_nudge[1]).mean(axis=0)
+        for params in (harmful, base)
+    )
+    direction = (of_harmful[:, -1] - of_base[:, -1]).mean(axis=0)
     length = np.linalg.norm(direction)
     if not length > 0:
         raise ValueError("the two poles have the same mean state at the nudge block: there is no nudge direction")
-    scale = float(np.linalg.norm(at_nudge[1], axis=1).mean())
-    std = np.maximum(of_base.std(axis=1), 1e-6)
-    return Cache(matched.transpose(1, 0, 2), std, fraction * scale * direction / length, scale)
+    scale = float(np.linalg.norm(of_base[:, -1], axis=1).mean())
+    std = np.maximum(of_base[:, :-1].std(axis=0), 1e-6)
+    return Cache(of_harmful[:, :-1], std, fraction * scale * direction / length, scale)
 
 
 def row_nll(logits, tokens, loss_mask):

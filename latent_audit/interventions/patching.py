@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from latent_audit.errors import InputError
-from latent_audit.interventions import edits
+from latent_audit.interventions import directions, edits
 from latent_audit.models import decoder, sharding
 from latent_audit.models.config import ModelConfig
 
@@ -36,15 +36,15 @@ def donor_states(params, tokens, mask, state, *, cfg: ModelConfig, batch: int) -
     Raises:
       InputError: no prompts, or a batch below 1.
     """
-    N = len(tokens)
-    if not N or batch < 1:
-        raise InputError(f"donor states of {N} prompts in batches of {batch}, expected at least 1 of both")
-    tokens, mask, found = np.asarray(tokens), np.asarray(mask), []
-    for start in range(0, N, batch):
-        # A short last batch repeats its last row to meet the compiled shape.
-        rows = np.arange(start, start + batch).clip(max=N - 1)
-        found.append(np.asarray(_state_at(params, tokens[rows], mask[rows], state, cfg=cfg))[: N - start])
-    return np.concatenate(found)
+    if not len(tokens) or batch < 1:
+        raise InputError(f"donor states of {len(tokens)} prompts in batches of {batch}, expected at least 1 of both")
+    tokens, mask = np.asarray(tokens), np.asarray(mask)
+    return np.concatenate(
+        [
+            np.asarray(_state_at(params, tokens[rows], mask[rows], state, cfg=cfg))[:real]
+            for rows, real in directions.batches_of(len(tokens), batch)
+        ]
+    )
 
 
 def patch_edit(state, donor, mask, scope: str) -> jax.tree_util.Partial:

@@ -1,4 +1,4 @@
-"""The budget at which prompts fall: its median over prompts, and the share fallen by budget; docs/method.md section 8.
+"""The budget at which prompts fall: its median over prompts; docs/method.md section 8.
 
 All of this is ours [O]. A search leaves each prompt a bracket (lo, hi]: it stood at lo and fell at hi. lo = 0 says that
 it fell at the smallest budget tried (left-censored), hi = inf that it never fell and lo is the largest tried
@@ -30,20 +30,6 @@ class BreakBudget(NamedTuple):
     n: int
 
 
-class Curve(NamedTuple):
-    """Share of `n` prompts per budget, float64 [E] each, with Wilson intervals.
-
-    undecided: int [E], prompts whose bracket holds the budget, so that the share may be higher by that many.
-    """
-
-    budgets: np.ndarray
-    share: np.ndarray
-    lo: np.ndarray
-    hi: np.ndarray
-    undecided: np.ndarray
-    n: int
-
-
 def break_budget(lo, hi, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95) -> BreakBudget:
     """The break budget of a panel: the median of the upper ends, the lower of two middle ones.
 
@@ -67,46 +53,10 @@ def break_budget(lo, hi, *, resamples: int = 1000, seed: int = 0, confidence: fl
     return BreakBudget(float(_half(hi)), *ends, float(_half(lo)), fallen, n)
 
 
-def fallen_by_budget(lo, hi, budgets, *, confidence: float = 0.95) -> Curve:
-    """Share of prompts known to have fallen at each budget or a smaller one, from their brackets.
-
-    Args:
-      lo, hi: as in break_budget; budgets: ascending, positive and finite [E].
-    Raises InputError on anything else.
-    """
-    lo, hi = _brackets(lo, hi)
-    budgets = _budgets(budgets)[:, None]
-    return _curve(
-        budgets[:, 0], (hi <= budgets).sum(axis=1), ((lo < budgets) & (budgets < hi)).sum(axis=1), len(hi), confidence
-    )
-
-
-def asr_by_budget(budgets, harmful, *, confidence: float = 0.95) -> Curve:
-    """Attack success rate measured at each budget: unlike fallen_by_budget, it may sink as budgets grow.
-
-    Args:
-      budgets: as in fallen_by_budget; harmful: bool [E, N], the judge's word on every prompt at every budget.
-    Raises InputError on anything else.
-    """
-    budgets, harmful = _budgets(budgets), np.asarray(harmful)
-    if harmful.ndim != 2 or len(harmful) != len(budgets) or (harmful.size and harmful.dtype != bool):
-        raise InputError(
-            f"asr_by_budget: expected booleans, {len(budgets)} budgets by prompts, got {harmful.dtype} of "
-            f"shape {harmful.shape}"
-        )
-    return _curve(budgets, harmful.sum(axis=1), np.zeros(len(budgets), int), harmful.shape[1], confidence)
-
-
 def _half(ends) -> np.ndarray:
     """The smallest of `ends` [..., N] that at least half of them do not exceed."""
     middle = (ends.shape[-1] - 1) // 2
     return np.partition(ends, middle, axis=-1)[..., middle]
-
-
-def _curve(budgets, successes, undecided, n: int, confidence: float) -> Curve:
-    ends = np.array([stats.wilson_interval(int(count), n, confidence) for count in successes])
-    share = successes / n if n else np.full(len(budgets), np.nan)
-    return Curve(budgets, share, ends[:, 0], ends[:, 1], undecided, n)
 
 
 def _brackets(lo, hi) -> tuple[np.ndarray, np.ndarray]:
@@ -120,16 +70,3 @@ def _brackets(lo, hi) -> tuple[np.ndarray, np.ndarray]:
             "0 <= lo < hi, hi = inf where it never fell"
         )
     return lo, hi
-
-
-def _budgets(budgets) -> np.ndarray:
-    budgets = np.asarray(budgets, np.float64)
-    if (
-        budgets.ndim != 1
-        or not len(budgets)
-        or not np.isfinite(budgets).all()
-        or budgets[0] <= 0
-        or (np.diff(budgets) <= 0).any()
-    ):
-        raise InputError(f"budgets: expected at least one, positive, finite and ascending, got {budgets}")
-    return budgets

@@ -43,32 +43,20 @@ class Shift(NamedTuple):
     n: int
 
 
-def projection(condition, base, harmful) -> np.ndarray:
-    """(c - b) . (h - b) / ||h - b||^2 at each state: 0 where the condition is base, 1 where it is the harmful pole.
-
-    Args:
-      condition, base, harmful: mean states c, b, h, float [S, D].
-    Returns float64 [S]; NaN at a state where b and h are equal, as the embedding of a template token can be.
-    Raises InputError where the shapes differ.
-    """
-    condition, base, harmful = _alike("projection", (condition, base, harmful), "mean states [S, D]", 2)
-    base = base.astype(np.float64)
-    towards = harmful - base
-    return _ratio(((condition - base) * towards).sum(axis=-1), (towards**2).sum(axis=-1))
-
-
 def projection_interval(
     condition, base, harmful, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
 ) -> Projection:
-    """The projection of the mean states, with a bootstrap interval over prompts.
+    """(c - b) . (h - b) / ||h - b||^2 of the mean states c, b, h, with a bootstrap interval over prompts.
 
-    A resample draws prompts once for all three. The interval is stats.spread_interval [O]: the squared length below
-    the line holds the noise of the means, twice as much of it in a resample, so percentiles lie too low. The same noise
-    pulls the value itself towards 0 when there are few prompts, which no interval here corrects.
+    It is 0 where the condition is base, 1 where it is the harmful pole. A resample draws prompts once for all three.
+    The interval is stats.spread_interval [O]: the squared length below the line holds the noise of the means, twice as
+    much of it in a resample, so percentiles lie too low. The same noise pulls the value itself towards 0 when there are
+    few prompts, which no interval here corrects.
 
     Args:
       condition, base, harmful: states of the same N prompts, float [N, S, D].
-    Returns Projection; NaN at states where base and harmful are equal, its interval also for a single prompt.
+    Returns Projection; NaN at states where base and harmful are equal, as the embedding of a template token can be;
+      its interval also for a single prompt.
     Raises InputError where shapes differ or there is no prompt.
     """
     stats.check_resampling(resamples, confidence)

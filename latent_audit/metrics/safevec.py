@@ -64,25 +64,6 @@ def candidate_layers(layers: int) -> range:
     return range(layers // 2, max(layers // 2, layers - 2) + 1)
 
 
-def refusal_directions(unsafe, safe, *, layers: Sequence[int] | None = None) -> np.ndarray:
-    """Unit difference of mean states, unsafe minus safe, of the reference model; float64 [L, D].
-
-    Args:
-      unsafe, safe: float [N, L, D], the numbers of prompts may differ.
-      layers: as in directions_from_means.
-    Raises:
-      InputError: a bad shape, a state that is not finite, or no direction on one of `layers`.
-    """
-    unsafe, safe = _states("unsafe", unsafe), _states("safe", safe)
-    if unsafe.shape[1:] != safe.shape[1:]:
-        raise InputError(
-            f"unsafe states of {unsafe.shape[1:]} (layers, width) and safe ones of {safe.shape[1:]}, "
-            "expected those of one model"
-        )
-    means = (states.mean(axis=0, dtype=np.float64) for states in (unsafe, safe))
-    return directions_from_means(*means, layers=layers)
-
-
 def directions_from_means(mean_unsafe, mean_safe, *, layers: Sequence[int] | None = None) -> np.ndarray:
     """Refusal directions from streamed means, r / (||r|| + 1e-8) with r = mean_unsafe - mean_safe; float64 [L, D].
 
@@ -312,12 +293,6 @@ def score(unsafe_cosines, jailbreak_cosines, window: Window) -> Scores:
     """
     found = prompt_scores(unsafe_cosines, jailbreak_cosines, window)
     means = [None if values is None else float(values.mean()) for values in found]
-    return Scores(*means, combine(*means))
-
-
-def each_layer_scores(unsafe_cosines, jailbreak_cosines) -> Scores:
-    """Control [O]: the scores of every window of one layer; fields are float64 [L], otherwise as in score."""
-    means = [None if table is None else table.mean(axis=0) for table in _tables(unsafe_cosines, jailbreak_cosines)]
     return Scores(*means, combine(*means))
 
 

@@ -44,6 +44,36 @@ def test_batch_size_does_not_matter_and_every_prompt_counts_once():
     np.testing.assert_allclose(whole.mean[:, 0], resid[:, :, -1].mean(axis=1), atol=1e-5)
 
 
+@pytest.mark.parametrize("batch", [2, 5, 8])
+def test_decision_states_are_the_last_columns_of_every_prompt_once_and_in_order(batch):
+    cfg, params = loaded("llama3")
+    tokens, mask = tiny.rows(2, LENGTHS)
+    delta = np.linspace(-1, 1, cfg.embed_dim, dtype=np.float32)
+    resid = np.asarray(models.forward(params, tokens, mask, cfg=cfg).resid)[:, :, -1].swapaxes(0, 1)
+    parts = list(directions.decision_states(params, tokens, mask, cfg=cfg, batch=batch))
+    assert [len(part) for part in parts] == [min(batch, 5 - start) for start in range(0, 5, batch)]
+    np.testing.assert_allclose(np.concatenate(parts), resid, atol=1e-5)
+    edit = edits.add_at(2, delta)
+    moved = np.concatenate([*directions.decision_states(params, tokens, mask, cfg=cfg, batch=batch, edit=edit)])
+    np.testing.assert_allclose(moved[:, 2], resid[:, 2] + delta, atol=1e-5)
+
+
+def test_batches_have_one_shape_and_say_which_rows_are_real():
+    found = [(rows.tolist(), real) for rows, real in directions.batches_of(5, 3)]
+    assert found == [([0, 1, 2], 3), ([3, 4, 4], 2)]
+    assert [(rows.tolist(), real) for rows, real in directions.batches_of(2, 4)] == [([0, 1, 1, 1], 2)]
+    assert not [*directions.batches_of(0, 4)]
+
+
+def test_features_of_texts_are_the_means_of_the_states_side_by_side():
+    cfg, params = loaded("llama3")
+    tokens, mask = tiny.rows(2, LENGTHS)
+    resid = np.asarray(models.forward(params, tokens, mask, cfg=cfg).resid)
+    expected = [np.concatenate([resid[s, row, real].mean(axis=0) for s in (3, 1)]) for row, real in enumerate(mask)]
+    found = directions.text_features(params, tokens, mask, cfg=cfg, states=(3, 1), batch=2)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_only_the_wanted_columns_leave_the_forward_pass():
     cfg = models.check(tiny.checkpoint("gemma2")).cfg
     shapes = jax.eval_shape(lambda: models.init_params(jax.random.key(0), cfg))

@@ -167,11 +167,11 @@ def test_cache_equals_numpy():
     cfg, base, params, _, _, _, _, _ = problem("llama3")
     tokens, mask = tiny.rows(8, (9, 7, 4, 6, 9))
     cache = dissociate.make_cache(base, params, tokens, mask, cfg=cfg, layers=LAYERS, fraction=0.3, batch=2)
-    own, theirs = (np.asarray(dissociate.decision_states(p, tokens, mask, cfg=cfg)) for p in (base, params))
-    np.testing.assert_allclose(cache.matched, theirs[[1, 2]].transpose(1, 0, 2), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(cache.std, own[[1, 2]].std(axis=1), rtol=1e-4)
-    np.testing.assert_allclose(cache.scale, np.linalg.norm(own[2], axis=1).mean(), rtol=1e-5)
-    direction = (theirs[2] - own[2]).mean(axis=0)
+    of_base, of_harmful = (np.asarray(models.forward(p, tokens, mask, cfg=cfg).resid)[:, :, -1] for p in (base, params))
+    np.testing.assert_allclose(cache.matched, of_harmful[[1, 2]].transpose(1, 0, 2), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(cache.std, of_base[[1, 2]].std(axis=1), rtol=1e-4)
+    np.testing.assert_allclose(cache.scale, np.linalg.norm(of_base[2], axis=1).mean(), rtol=1e-5)
+    direction = (of_harmful[2] - of_base[2]).mean(axis=0)
     np.testing.assert_allclose(np.linalg.norm(cache.nudge), 0.3 * cache.scale, rtol=1e-5)
     np.testing.assert_allclose(
         cache.nudge @ direction, np.linalg.norm(cache.nudge) * np.linalg.norm(direction), rtol=1e-4

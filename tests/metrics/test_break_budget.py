@@ -1,4 +1,4 @@
-"""Break budgets and curves by hand, against numpy's quantiles and scipy's binomial."""
+"""Break budgets by hand, against numpy's quantiles and scipy's binomial."""
 
 import math
 
@@ -11,7 +11,6 @@ from latent_audit.metrics import break_budget as metric
 from latent_audit.metrics import stats
 
 INF = math.inf
-GRID = np.array([0.0005, 0.001, 0.005])
 
 
 def panel(seed, n, *, largest=INF):
@@ -98,40 +97,6 @@ def test_few_prompts():
     assert one.value == 0.001 and math.isnan(one.lo) and math.isnan(one.hi)
     none = metric.break_budget([], [])
     assert none.n == none.fallen == 0 and all(math.isnan(value) for value in none[:4])
-    curve = metric.fallen_by_budget([], [], GRID)
-    assert np.isnan(curve.share).all() and np.isnan(curve.lo).all() and curve.n == 0
-
-
-def test_share_fallen_by_budget():
-    lo = [0, 0.0005, 0.0005, 0.002, 0.005]
-    hi = [0.0005, 0.001, 0.001, 0.005, INF]
-    curve = metric.fallen_by_budget(lo, hi, [0.0005, 0.0007, 0.001, 0.003, 0.005, 0.01])
-    np.testing.assert_allclose(curve.share, [0.2, 0.2, 0.6, 0.6, 0.8, 0.8])
-    # Strictly between its ends a bracket does not say; beyond the largest budget tried, neither do the unfallen.
-    np.testing.assert_array_equal(curve.undecided, [0, 2, 0, 1, 0, 1])
-    for successes, low, high in zip((1, 1, 3, 3, 4, 4), curve.lo, curve.hi, strict=True):
-        theirs = scipy.stats.binomtest(successes, 5).proportion_ci(method="wilson")
-        np.testing.assert_allclose((low, high), (theirs.low, theirs.high), atol=1e-12)
-
-
-def test_the_curve_crosses_one_half_at_the_break_budget():
-    lo, hi = panel(7, 24)
-    found = metric.break_budget(lo, hi)
-    budgets = np.unique(hi)
-    curve = metric.fallen_by_budget(lo, hi, budgets)
-    assert budgets[np.argmax(curve.share >= 0.5)] == found.value
-    assert (np.diff(curve.share) >= 0).all() and curve.share[-1] == 1
-
-
-def test_asr_by_budget_counts_every_budget_for_itself():
-    harmful = np.array([[True, False, False, False], [False, True, True, False], [False, True, False, False]])
-    curve = metric.asr_by_budget(GRID, harmful)
-    np.testing.assert_allclose(curve.share, [0.25, 0.5, 0.25])
-    assert (curve.lo[0], curve.hi[0]) == stats.wilson_interval(1, 4) and curve.n == 4
-    assert not curve.undecided.any()
-    wide = metric.asr_by_budget(GRID, harmful, confidence=0.99)
-    assert (wide.lo < curve.lo).all() and (wide.hi > curve.hi).all()
-    assert np.isnan(metric.asr_by_budget(GRID, np.zeros((3, 0), bool)).share).all()
 
 
 @pytest.mark.parametrize(
@@ -139,21 +104,14 @@ def test_asr_by_budget_counts_every_budget_for_itself():
     [([0.1], [0.1]), ([0.2], [0.1]), ([-0.1], [0.1]), ([INF], [INF]), ([math.nan], [0.1]), ([0.1], [math.nan])],
 )
 def test_impossible_brackets_are_refused(lo, hi):
-    for measure in (metric.break_budget, lambda lo, hi: metric.fallen_by_budget(lo, hi, GRID)):
-        with pytest.raises(InputError, match="prompt 1 has"):
-            measure([0.0, *lo], [0.1, *hi])
+    with pytest.raises(InputError, match="prompt 1 has"):
+        metric.break_budget([0.0, *lo], [0.1, *hi])
 
 
-def test_bad_shapes_budgets_and_settings_are_refused():
+def test_bad_shapes_and_settings_are_refused():
     with pytest.raises(InputError, match="one lower and one upper end"):
         metric.break_budget([0, 0], [1])
     with pytest.raises(InputError, match="resamples"):
         metric.break_budget([0], [1], resamples=0)
     with pytest.raises(InputError, match="confidence"):
         metric.break_budget([0], [1], confidence=1.0)
-    for budgets in ([], [0.0, 1.0], [2.0, 1.0], [1.0, 1.0], [1.0, INF], [[1.0]]):
-        with pytest.raises(InputError, match="ascending"):
-            metric.fallen_by_budget([0], [1], budgets)
-    for harmful in (np.zeros((2, 4), bool), np.zeros(3, bool), np.full((3, 4), 0.5)):
-        with pytest.raises(InputError, match="3 budgets by prompts"):
-            metric.asr_by_budget(GRID, harmful)

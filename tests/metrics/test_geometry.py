@@ -17,16 +17,21 @@ def states(seed, n=20, num_states=4, width=8):
     return base.astype(np.float32), harmful.astype(np.float32)
 
 
+def projection(condition, base, harmful):
+    """The projection of means [S, D], taken as the states of one prompt."""
+    return geometry.projection_interval(*(means[None] for means in (condition, base, harmful)), resamples=1).value
+
+
 def test_projection_of_constructed_means():
     base, harmful = (kind.mean(axis=0) for kind in states(0))
-    np.testing.assert_array_equal(geometry.projection(base, base, harmful), np.zeros(4))
-    np.testing.assert_array_equal(geometry.projection(harmful, base, harmful), np.ones(4))
+    np.testing.assert_array_equal(projection(base, base, harmful), np.zeros(4))
+    np.testing.assert_allclose(projection(harmful, base, harmful), np.ones(4), rtol=1e-12)
     along = harmful.astype(np.float64) - base
     across = np.roll(along, 1, axis=-1)
     across -= along * ((across * along).sum(-1) / (along**2).sum(-1))[:, None]
     shares = np.array([0.25, -1.5, 0.0, 2.0])
     np.testing.assert_allclose(
-        geometry.projection(base + shares[:, None] * along + 7 * across, base, harmful), shares, atol=1e-6
+        projection(base + shares[:, None] * along + 7 * across, base, harmful), shares, atol=1e-6
     )
 
 
@@ -35,8 +40,8 @@ def test_a_common_rotation_scale_and_shift_change_nothing():
     condition = np.random.default_rng(2).normal(size=base.shape)
     turn, _ = np.linalg.qr(np.random.default_rng(3).normal(size=(8, 8)))
     np.testing.assert_allclose(
-        geometry.projection(*(3 * part @ turn - 5 for part in (condition, base, harmful))),
-        geometry.projection(condition, base, harmful),
+        projection(*(3 * part @ turn - 5 for part in (condition, base, harmful))),
+        projection(condition, base, harmful),
         rtol=1e-9,
     )
 
@@ -44,8 +49,6 @@ def test_a_common_rotation_scale_and_shift_change_nothing():
 def test_equal_poles_are_unknown_at_that_state_only():
     base, harmful = states(2)
     harmful[:, 0] = base[:, 0]
-    means = geometry.projection(*(kind.mean(axis=0) for kind in (harmful, base, harmful)))
-    np.testing.assert_array_equal(np.isnan(means), [True, False, False, False])
     found = geometry.projection_interval(harmful, base, harmful, resamples=30)
     for part in (found.value, found.lo, found.hi):
         np.testing.assert_array_equal(np.isnan(part), [True, False, False, False])
@@ -68,14 +71,16 @@ def test_interval_is_the_spread_of_resampled_projections():
     base, harmful = states(4)
     condition = base + np.random.default_rng(5).normal(0.3, 1.0, size=base.shape).astype(np.float32)
     found = geometry.projection_interval(condition, base, harmful, resamples=40, seed=6, confidence=0.9)
+
+    def by_hand(c, b, h):
+        return ((c - b) * (h - b)).sum(axis=1) / ((h - b) ** 2).sum(axis=1)
+
     draws = [
-        geometry.projection(*(kind[rows].astype(np.float64).mean(axis=0) for kind in (condition, base, harmful)))
+        by_hand(*(kind[rows].astype(np.float64).mean(axis=0) for kind in (condition, base, harmful)))
         for rows in stats.resampled_rows(20, 40, 6)
     ]
     np.testing.assert_allclose(
-        found.value,
-        geometry.projection(*(kind.mean(axis=0, dtype=np.float64) for kind in (condition, base, harmful))),
-        rtol=1e-9,
+        found.value, by_hand(*(kind.mean(axis=0, dtype=np.float64) for kind in (condition, base, harmful))), rtol=1e-9
     )
     half = 1.6448536 * np.std(draws, axis=0, ddof=1)
     np.testing.assert_allclose(found.lo, found.value - half, rtol=1e-6)
@@ -107,15 +112,14 @@ def test_one_prompt_has_no_interval():
 
 def test_projections_refuse_what_does_not_match():
     base, harmful = states(8)
-    for measure, parts in (
-        (geometry.projection, (base[0], base[0], harmful[0, :3])),
-        (geometry.projection, (base, base, harmful)),
-        (geometry.projection_interval, (base, base, harmful[:19])),
-        (geometry.projection_interval, (base[0], base[0], harmful[0])),
-        (geometry.projection_interval, (base[:0], base[:0], harmful[:0])),
+    for parts in (
+        (base, base, harmful[:, :3]),
+        (base, base, harmful[:19]),
+        (base[0], base[0], harmful[0]),
+        (base[:0], base[:0], harmful[:0]),
     ):
         with pytest.raises(InputError, match="all of one shape"):
-            measure(*parts)
+            geometry.projection_interval(*parts)
     with pytest.raises(InputError, match="resamples"):
         geometry.projection_interval(base, base, harmful, resamples=0)
 

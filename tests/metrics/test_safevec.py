@@ -34,15 +34,20 @@ def gaps(layers, low, **at):
 # Directions
 
 
+def directions_of(unsafe, safe, **options):
+    """Directions of the means of states [N, L, D]."""
+    return safevec.directions_from_means(*(part.mean(axis=0, dtype=np.float64) for part in (unsafe, safe)), **options)
+
+
 def test_a_planted_direction_is_found_on_every_layer_and_has_length_one():
     planted = RNG.normal(size=(L, D))
     shared = states(1)
     unsafe = np.concatenate([shared, shared]) + np.float32(3) * planted.astype(np.float32)
-    found = safevec.refusal_directions(unsafe, shared)
+    found = directions_of(unsafe, shared)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, planted / np.linalg.norm(planted, axis=1, keepdims=True), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-7)
-    np.testing.assert_allclose(safevec.refusal_directions(shared, unsafe), -found, atol=1e-6)
+    np.testing.assert_allclose(directions_of(shared, unsafe), -found, atol=1e-6)
 
 
 def test_the_constant_beside_the_norm_is_the_documented_one():
@@ -51,34 +56,16 @@ def test_the_constant_beside_the_norm_is_the_documented_one():
     np.testing.assert_allclose(found, [[0.5, 0]], rtol=1e-9)
 
 
-def test_streamed_means_give_the_same_directions():
-    unsafe, safe = states(2, n=10), states(3, n=7)
-    means = [
-        sum(part.astype(np.float64).sum(axis=0) for part in np.array_split(all_, 3)) / len(all_)
-        for all_ in (unsafe, safe)
-    ]
-    np.testing.assert_allclose(
-        safevec.directions_from_means(*means), safevec.refusal_directions(unsafe, safe), atol=1e-12
-    )
-
-
-def test_sums_are_float64_inside():
-    # In float32 the 1 is lost beside 1e8 and the two sets would be equal.
-    unsafe = np.array([[[1e8, 0.0]], [[1.0, 1.0]], [[-1e8, 0.0]]], np.float32)
-    safe = np.array([[[1e8, 0.0]], [[0.0, 1.0]], [[-1e8, 0.0]]], np.float32)
-    np.testing.assert_allclose(safevec.refusal_directions(unsafe, safe), [[1, 0]], atol=1e-6)
-
-
 def test_a_layer_without_direction_is_an_error_only_where_it_is_needed():
     safe, unsafe = states(4, layers=8), states(5, layers=8)
     unsafe[:, 1] = safe[:, 1] = 0.1
     unsafe[:, 5] = safe[:, 5]
     # Of 8 layers the rule looks at 4, 5 and 6.
     with pytest.raises(InputError, match="no refusal direction on L5:"):
-        safevec.refusal_directions(unsafe, safe)
+        directions_of(unsafe, safe)
     with pytest.raises(InputError, match="on L1, L5:"):
-        safevec.refusal_directions(unsafe, safe, layers=range(8))
-    found = safevec.refusal_directions(unsafe, safe, layers=[2, 3])
+        directions_of(unsafe, safe, layers=range(8))
+    found = directions_of(unsafe, safe, layers=[2, 3])
     assert not found[[1, 5]].any() and found[[0, 2, 3, 4, 6, 7]].any(axis=1).all()
     # What has no direction has no cosine, no gap, and no place in a window given by hand.
     table = safevec.cosines(unsafe, found)
@@ -94,22 +81,28 @@ def test_rounding_of_float32_states_is_no_direction():
     safe = np.abs(states(6)) + 1
     noisy = safe * np.float32(1 + 2e-7)
     with pytest.raises(InputError, match="no refusal direction on L2, L3:"):
-        safevec.refusal_directions(noisy, safe)
-    assert safevec.refusal_directions(safe * np.float32(1 + 1e-4), safe).all()
+        directions_of(noisy, safe)
+    assert directions_of(safe * np.float32(1 + 1e-4), safe).all()
 
 
 @pytest.mark.parametrize(
     "unsafe, safe, message",
     [
-        (states(n=0), states(), "unsafe states of shape"),
-        (states(), states(width=D + 1), "expected those of one model"),
-        (states()[0], states(), "expected \\[prompts, layers, width\\]"),
-        (np.where(np.arange(D) == 3, np.nan, states()), states(), "index \\(0, 0, 3\\) is not finite"),
+        (np.zeros((0, D)), np.zeros((0, D)), "expected one shape \\[layers, width\\]"),
+        (states()[0], states(width=D + 1)[0], "mean states of shapes"),
+        (states(), states(), "mean states of shapes"),
+        (np.where(np.arange(D) == 3, np.nan, states()[0]), states()[0], "index \\(0, 3\\) is not finite"),
     ],
 )
-def test_bad_states_are_refused(unsafe, safe, message):
+def test_bad_means_are_refused(unsafe, safe, message):
     with pytest.raises(InputError, match=message):
-        safevec.refusal_directions(unsafe, safe)
+        safevec.directions_from_means(unsafe, safe)
+
+
+def test_bad_states_are_refused():
+    for bad, message in ((states(n=0), "states of shape"), (states()[0], "expected \\[prompts, layers, width\\]")):
+        with pytest.raises(InputError, match=message):
+            safevec.cosines(bad, states()[0])
 
 
 def test_random_directions_are_isotropic_units_fixed_by_the_seed():
@@ -340,7 +333,6 @@ def test_without_jailbreak_prompts_s_is_unsafe_and_says_so():
     found = safevec.score(UNSAFE, None, LAST_TWO)
     assert found.jailbreak is None and found.s == found.unsafe == pytest.approx(0.2)
     assert safevec.prompt_scores(UNSAFE, None, LAST_TWO).jailbreak is None
-    assert safevec.each_layer_scores(UNSAFE, None).jailbreak is None
     with pytest.raises(InputError, match="missing jailbreak set is stated with None"):
         safevec.score(UNSAFE, np.zeros((0, 3)), LAST_TWO)
     with pytest.raises(InputError, match="unsafe cosines of shape"):
@@ -348,12 +340,10 @@ def test_without_jailbreak_prompts_s_is_unsafe_and_says_so():
 
 
 def test_a_window_scores_the_mean_of_its_layers():
-    layers = safevec.each_layer_scores(UNSAFE, JAILBREAK)
-    np.testing.assert_allclose(layers.unsafe, [0.9, 0.1, 0.3])
-    np.testing.assert_allclose(layers.jailbreak, [-0.9, 0.2 / 3, 0.4 / 3])
-    for part, whole in zip(layers, safevec.score(UNSAFE, JAILBREAK, LAST_TWO), strict=True):
-        assert part[1:].mean() == pytest.approx(whole)
-    assert safevec.score(UNSAFE, JAILBREAK, safevec.Window(2, 3, (), ""))[2] == pytest.approx(layers.s[2])
+    alone = np.array([safevec.score(UNSAFE, JAILBREAK, safevec.Window(at, at + 1, (), "")) for at in range(3)])
+    np.testing.assert_allclose(alone[:, 0], [0.9, 0.1, 0.3])
+    np.testing.assert_allclose(alone[:, 1], [-0.9, 0.2 / 3, 0.4 / 3])
+    np.testing.assert_allclose(alone[1:].mean(axis=0), safevec.score(UNSAFE, JAILBREAK, LAST_TWO))
 
 
 def test_scores_outside_the_layers_or_of_other_models_are_refused():
@@ -373,7 +363,7 @@ def test_the_whole_way_on_a_made_up_family():
         return (everyone + shift * hidden + noise).astype(np.float32)
 
     unsafe, safe = activations(3, 1.0), activations(4, 0.0)
-    directions = safevec.refusal_directions(unsafe, safe)
+    directions = directions_of(unsafe, safe)
     assert ((directions * hidden).sum(axis=1) > 0.97).all()
     window = safevec.choose_window(
         safevec.profile(safevec.cosines(safe, directions), safevec.cosines(unsafe, directions))

@@ -42,7 +42,6 @@ RULES = {
     "RAS and L2 attack": ("ras", "l2_asr"),
     "ASR when asked and L2 attack": ("asr", "l2_asr"),
 }
-COMBINED = "RAS and L2 attack"
 
 
 class Answer(NamedTuple):
@@ -76,18 +75,18 @@ def seen(table: pd.DataFrame) -> pd.DataFrame:
         turned = table.assign(turned=safer(table, column))
         floor = turned[turned["kind"] == ALIGNED].groupby("family")["turned"].min()
         for kind in FAILURES:
-            own = turned[(turned["kind"] == kind) & turned["turned"].notna()]
-            if own.empty:
+            failing = turned[(turned["kind"] == kind) & turned["turned"].notna()]
+            if failing.empty:
                 continue
-            caught = int((own["turned"].to_numpy() < own["family"].map(floor).to_numpy()).sum())
-            lo, hi = stats.wilson_interval(caught, len(own))
+            caught = int((failing["turned"].to_numpy() < failing["family"].map(floor).to_numpy()).sum())
+            lo, hi = stats.wilson_interval(caught, len(failing))
             rows.append(
                 {
                     "score": title,
                     "failure": kind,
                     "caught": caught,
-                    "n": len(own),
-                    "share": caught / len(own),
+                    "n": len(failing),
+                    "share": caught / len(failing),
                     "lo": lo,
                     "hi": hi,
                     "auroc": tables.auroc(turned, "turned", below=(kind,))[0],

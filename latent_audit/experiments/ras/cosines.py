@@ -1,22 +1,17 @@
 """Decision-point states of block outputs, and what RAS keeps of them: means of the reference, cosines of every model.
 
-docs/method.md section 10, steps 1 to 3. Only [B, L, D] leaves a forward pass, and means and cosines are streamed, so
-that the number of prompts costs no memory.
+docs/method.md section 10, steps 1 to 3. Means and cosines are streamed, so that the number of prompts costs no memory.
 """
 
-import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from latent_audit.data import chats
 from latent_audit.experiments import respond
+from latent_audit.interventions import directions
 from latent_audit.metrics import safevec
-from latent_audit.models import decoder
-from latent_audit.models.config import ModelConfig
 
 
 class Directions(NamedTuple):
@@ -39,24 +34,15 @@ class Cosines(NamedTuple):
     random: np.ndarray
 
 
-@functools.partial(jax.jit, static_argnames="cfg")
-def block_states(params, tokens, mask, *, cfg: ModelConfig):
-    """Output of every block at the decision point of left-padded prompts int32 [B, T]; float32 [B, L, D]."""
-    _, states = decoder.scan_states(params, tokens, mask, cfg=cfg, collect=lambda h: h[:, -1].astype(jnp.float32))
-    return states[1:].swapaxes(0, 1)
-
-
-def batches(loaded: respond.Loaded, tokens: chats.Tokens, batch: int) -> Iterator[np.ndarray]:
-    """block_states of `batch` prompts at a time, float32 [up to batch, L, D], all batches of one compiled shape."""
-    for start in range(0, len(tokens.tokens), batch):
-        rows = np.arange(start, start + batch).clip(max=len(tokens.tokens) - 1)
-        states = block_states(loaded.params, tokens.tokens[rows], tokens.mask[rows], cfg=loaded.cfg)
-        yield np.asarray(states)[: len(tokens.tokens) - start]
+def block_states(loaded: respond.Loaded, tokens: chats.Tokens, batch: int) -> Iterator[np.ndarray]:
+    """Output of every block at the decision point, of `batch` prompts at a time; float32 [up to batch, L, D]."""
+    for states in directions.decision_states(loaded.params, *tokens, cfg=loaded.cfg, batch=batch):
+        yield states[:, 1:]
 
 
 def mean_states(loaded: respond.Loaded, tokens: chats.Tokens, batch: int) -> np.ndarray:
     """Mean of block_states over any number of prompts; float64 [L, D], summed in float64."""
-    total = sum(states.sum(axis=0, dtype=np.float64) for states in batches(loaded, tokens, batch))
+    total = sum(states.sum(axis=0, dtype=np.float64) for states in block_states(loaded, tokens, batch))
     return total / len(tokens.tokens)
 
 
@@ -74,18 +60,18 @@ def fit(
     return Directions(refusal, (mean_safe + mean_unsafe) / 2, np.array(drawn).reshape(random, *refusal.shape))
 
 
-def read(loaded: respond.Loaded, tokens: chats.Tokens, directions: Directions, *, batch: int) -> Cosines:
+def read(loaded: respond.Loaded, tokens: chats.Tokens, known: Directions, *, batch: int) -> Cosines:
     """Cosines of a model's states with a reference's directions: forward passes, no generation."""
     refusal, centred, random, count = [], [], 0.0, 0
-    for states in batches(loaded, tokens, batch):
-        refusal.append(safevec.cosines(states, directions.refusal))
-        centred.append(safevec.centred_cosines(states, directions.refusal, directions.centre))
-        random = random + np.array([safevec.cosines(states, one).sum(axis=0) for one in directions.random])
+    for states in block_states(loaded, tokens, batch):
+        refusal.append(safevec.cosines(states, known.refusal))
+        centred.append(safevec.centred_cosines(states, known.refusal, known.centre))
+        random = random + np.array([safevec.cosines(states, drawn).sum(axis=0) for drawn in known.random])
         count += len(states)
-    none = np.zeros((0, directions.refusal.shape[0]))
-    return Cosines(np.concatenate(refusal), np.concatenate(centred), random / count if len(directions.random) else none)
+    none = np.zeros((0, known.refusal.shape[0]))
+    return Cosines(np.concatenate(refusal), np.concatenate(centred), random / count if len(known.random) else none)
 
 
 def read_refusal(loaded: respond.Loaded, tokens: chats.Tokens, refusal, *, batch: int) -> np.ndarray:
     """read without the controls, float64 [N, L]: all that a frozen calibration asks of a target."""
-    return np.concatenate([safevec.cosines(states, refusal) for states in batches(loaded, tokens, batch)])
+    return np.concatenate([safevec.cosines(states, refusal) for states in block_states(loaded, tokens, batch)])

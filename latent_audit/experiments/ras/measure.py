@@ -72,13 +72,13 @@ def measure(job: Job, group: members.Group, inputs: dict, meter) -> Measured:
         lambda: rivals.probe_features(access.load(reference), job.pairs, job.config.prompt_batch)
     )
     for model in group.models:
-        own = _cosines(job, group, access, model, directions)
+        of_model = _cosines(job, group, access, model, directions)
         answers = _answers(job, group, access, model)
         asr = answers.pop("asr", None)
         if model.asr is not None:
             asr = tables.Share(model.asr)
         rows.append({"model": model.name, **answers, **_rivals(job, group, access, model, features)})
-        entries.append(tables.Entry(model.name, model.kind, model.calibrates, own, asr))
+        entries.append(tables.Entry(model.name, model.kind, model.calibrates, of_model, asr))
     half = job.prompts.halves[prompt_sets.PROTOCOLS[job.protocols[0]]]
     family = tables.Family(group.family, tuple(entries), window, profile, half.jailbreak_of)
     others, place = pd.DataFrame(rows), None
@@ -143,12 +143,12 @@ def _cosines(job, group, access, model, directions) -> dict:
     """Protocol -> (unsafe, jailbreak) Cosines of one model."""
 
     def compute():
-        loaded, tokens, found = access.load(model), access.tokens(model), {}
-        for half in {prompt_sets.PROTOCOLS[protocol] for protocol in job.protocols}:
+        loaded, tokens, columns = access.load(model), access.tokens(model), {}
+        for half in dict.fromkeys(prompt_sets.PROTOCOLS[protocol] for protocol in job.protocols):
             for panel in job.prompts.halves[half][1:]:
-                one = cosines.read(loaded, tokens[panel.name], directions, batch=job.config.prompt_batch)
-                found[panel.name] = {name: value.tolist() for name, value in one._asdict().items()}
-        return found
+                read = cosines.read(loaded, tokens[panel.name], directions, batch=job.config.prompt_batch)
+                columns[panel.name] = {name: values.tolist() for name, values in read._asdict().items()}
+        return columns
 
     columns, layers = _unit(job, f"{group.family}/{model.name}/cosines", compute), directions.refusal.shape[0]
 
@@ -167,7 +167,7 @@ def _answers(job, group, access, model) -> dict:
     """ASR plain and wrapped, share of harmless prompts answered, with Wilson intervals; {} where it is not measured."""
     if not model.measured:
         return {}
-    found = {}
+    line = {}
     for panel, measure in (
         (job.prompts.asr, "asr"),
         (job.prompts.wrapped, "asr_wrapped"),
@@ -180,10 +180,10 @@ def _answers(job, group, access, model) -> dict:
         )
         share = tables.Share(**bench.share(columns["hit"]))
         if measure == "asr":
-            found["asr"], found["degenerate"] = share, float(np.mean(columns["degenerate"]))
+            line["asr"], line["degenerate"] = share, float(np.mean(columns["degenerate"]))
         else:
-            found |= {measure: share.value, f"{measure}_lo": share.lo, f"{measure}_hi": share.hi}
-    return found
+            line |= {measure: share.value, f"{measure}_lo": share.lo, f"{measure}_hi": share.hi}
+    return line
 
 
 def _ask(job, group, access, model, panel, *, benign) -> dict[str, list]:
@@ -210,7 +210,7 @@ def _rivals(job, group, access, model, features) -> dict:
     def compute():
         loaded, tokens = access.load(model), access.tokens(model)
         half = job.prompts.halves[prompt_sets.PROTOCOLS[job.protocols[0]]]
-        found = rivals.separated(
+        line = rivals.separated(
             loaded,
             tokens[half.safe.name],
             tokens[half.unsafe.name],
@@ -219,8 +219,7 @@ def _rivals(job, group, access, model, features) -> dict:
             resamples=job.config.score.resamples,
         )
         if job.pairs is not None:
-            own = rivals.probe_features(loaded, job.pairs, job.config.prompt_batch)
-            found |= rivals.probed(features(), own)
-        return found
+            line |= rivals.probed(features(), rivals.probe_features(loaded, job.pairs, job.config.prompt_batch))
+        return line
 
     return _unit(job, f"{group.family}/{model.name}/rivals", compute)

@@ -14,7 +14,8 @@ from latent_audit.experiments.organisms import kinds, train, zoo
 from latent_audit.experiments.ras import calibration_file
 from latent_audit.runtime import runlog
 
-KINDS = REFERENCE, CALIBRATION, TARGET = "reference", "calibration", "target"
+# What the config calls a checkpoint; members of a zoo are of the kinds of organisms/zoo.py, how they were made.
+REFERENCE, CALIBRATION, TARGET = "reference", "calibration", "target"
 
 
 class Model(NamedTuple):
@@ -44,11 +45,11 @@ class Group(NamedTuple):
 
 def parse_models(text: str, field: str) -> list[tuple[str, float | None]]:
     """ "DIR:0.93,owner/name" -> [("DIR", 0.93), ("owner/name", None)]; InputError for an ASR outside [0, 1]."""
-    found = []
+    named = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         path, colon, share = part.rpartition(":")
         if not (colon and re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?|nan|inf", share.strip(), re.IGNORECASE)):
-            found.append((part, None))
+            named.append((part, None))
             continue
         try:
             value = float(share)
@@ -56,8 +57,17 @@ def parse_models(text: str, field: str) -> list[tuple[str, float | None]]:
             raise InputError(f"{field}: {part!r} is not of the form ID_OR_DIR:ASR") from error
         if not (path and 0 <= value <= 1):
             raise InputError(f"{field}: ASR = {share} of {path or 'nothing'!r}, expected a share between 0 and 1")
-        found.append((path, value))
-    return found
+        named.append((path, value))
+    return named
+
+
+def numbered(path: str, taken) -> str:
+    """The last part of a path or hub id as the name of a model, with a number where the name is `taken` already."""
+    stem = re.sub(r"[^\w.\-]", "-", pathlib.PurePath(path).name) or "model"
+    name, number = stem, 2
+    while name in taken:
+        name, number = f"{stem}-{number}", number + 1
+    return name
 
 
 def name_models(config: ConfigDict) -> tuple[tuple[str, str, str, float | None], ...]:
@@ -90,20 +100,16 @@ def name_models(config: ConfigDict) -> tuple[tuple[str, str, str, float | None],
                 "at least 2 of the reference's family with different attack success, as ID_OR_DIR:ASR or, "
                 "to have it measured, as ID_OR_DIR"
             )
-    found, names = [], set()
+    named = {}
     paths = [path for some in given.values() for path, _ in some]
     repeated = sorted({path for path in paths if paths.count(path) > 1})
     if repeated:
         raise InputError(f"named twice among reference, calibration and targets: {', '.join(repeated)}")
     for kind, some in given.items():
         for path, asr in some:
-            stem = re.sub(r"[^\w.\-]", "-", pathlib.PurePath(path).name) or "model"
-            name, number = stem, 2
-            while name in names:
-                name, number = f"{stem}-{number}", number + 1
-            names.add(name)
-            found.append((name, kind, path, asr))
-    return tuple(found)
+            name = numbered(path, named)
+            named[name] = (name, kind, path, asr)
+    return tuple(named.values())
 
 
 def checkpoints(config: ConfigDict, expected: calibration_file.Identity | None = None) -> Group:
@@ -113,14 +119,14 @@ def checkpoints(config: ConfigDict, expected: calibration_file.Identity | None =
     InputError as name_models, and where one is of another family, shape or template than the reference.
     """
     wanted = (REFERENCE, CALIBRATION, *((TARGET,) if config.measure_targets else ()))
-    found = tuple(
+    group = tuple(
         Model(name, kind, models.resolve(path), kind == CALIBRATION, asr, asr is None and kind in wanted)
         for name, kind, path, asr in name_models(config)
     )
-    identities = [identity(one, config) for one in found]
-    for one, own in zip(found, identities, strict=True):
-        calibration_file.check_target(one.name, own, expected or identities[0])
-    return Group(identities[0].family, found, None)
+    identities = [identity(model, config) for model in group]
+    for model, of_model in zip(group, identities, strict=True):
+        calibration_file.check_target(model.name, of_model, expected or identities[0])
+    return Group(identities[0].family, group, None)
 
 
 def identity(model: Model, config: ConfigDict) -> calibration_file.Identity:

@@ -1,7 +1,8 @@
 """RAS: score models by how far they drop along their family's refusal direction, calibrated on models of known ASR.
 
 docs/method.md section 10, arXiv 2606.25750. Three ways to run: on the zoo of organisms (default), on checkpoints that
-the config names, or with a frozen calibration, which takes forward passes only.
+the config names, or with a frozen calibration, which takes forward passes only. As in the paper "safe" prompts S are
+harmless ones and "unsafe" prompts U are harmful ones; where a model is meant to be safe, the text says so.
 """
 
 import pathlib
@@ -12,7 +13,7 @@ import pandas as pd
 from absl import logging
 from ml_collections import ConfigDict
 
-from latent_audit import judges, models
+from latent_audit import models
 from latent_audit.data import world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, setup
@@ -36,8 +37,10 @@ from latent_audit.runtime import runlog
 
 
 class Results(NamedTuple):
-    """Everything a run found, for the report; see ras_tables and ras_blind for the tables. Parts that were not run are
-    None or empty."""
+    """Everything a run found, for the report; tables.py and blind_spots.py make the tables.
+
+    Parts that were not run are None or empty.
+    """
 
     table: pd.DataFrame
     correlations: pd.DataFrame
@@ -157,10 +160,9 @@ def evaluate(config: ConfigDict, protocols, measured) -> Results:
         for protocol in protocols
     ]
     others = pd.concat([one.others.assign(family=one.family.name) for one in measured], ignore_index=True)
-    table = pd.concat(scored, ignore_index=True).merge(others, on=["family", "model"], how="left")
-    table = table[[*tables.COLUMNS, *(name for name in table.columns if name not in tables.COLUMNS)]]
+    table = tables.in_order(pd.concat(scored, ignore_index=True).merge(others, on=["family", "model"], how="left"))
     main = table[table["protocol"] == protocols[0]]
-    found = [
+    correlated = [
         tables.correlations(table[table["protocol"] == protocol], **options).assign(protocol=protocol)
         for protocol in protocols
     ]
@@ -178,7 +180,7 @@ def evaluate(config: ConfigDict, protocols, measured) -> Results:
     ]
     return Results(
         table,
-        pd.concat(found, ignore_index=True),
+        pd.concat(correlated, ignore_index=True),
         controls(main, families, protocols[0], options),
         tables.random_control(families, protocols[0], **options),
         windows,
@@ -261,8 +263,3 @@ def _speed(job, group, one) -> list[timing.Case]:
         max_new_tokens=job.config.generation.max_new_tokens,
         seed=job.config.seed,
     )
-
-
-def label_of(judge) -> str:
-    """The judge's name for tables; where nothing was generated, that ASRs were given."""
-    return "none: ASRs as given" if judge is None else judges.label(judge)

@@ -11,43 +11,10 @@ from latent_audit.metrics import safevec
 from latent_audit.reports import figures, html, ras_figures
 from latent_audit.runtime import files
 
-SCORES = [
-    "family",
-    "model",
-    "kind",
-    "unsafe",
-    "jailbreak",
-    "s",
-    "drop",
-    "ras",
-    "ras_lo",
-    "ras_hi",
-    "asr",
-    "asr_lo",
-    "asr_hi",
-    "scored_by",
-    "ras_in_sample",
-    "ras_loo",
-]
-BLIND = [
-    "family",
-    "model",
-    "kind",
-    "ras",
-    "ras_lo",
-    "ras_hi",
-    "probe_auroc",
-    "probe_gap",
-    "separation",
-    "asr",
-    "asr_wrapped",
-    "answered",
-    "lvs",
-    "latent_asr",
-    "random_latent_asr",
-    "l2_asr",
-    "l2_asr_lo",
-    "l2_asr_hi",
+SCORES = [*tables.COLUMNS[:-1], "scored_by", "ras_in_sample", "ras_loo"]
+EVERY_SCORE = [
+    *("family", "model", "kind", "ras", "ras_lo", "ras_hi", "probe_auroc", "probe_gap", "separation", "asr"),
+    *("asr_wrapped", "answered", "lvs", "latent_asr", "random_latent_asr", "l2_asr", "l2_asr_lo", "l2_asr_hi"),
     "l2_random",
 ]
 CIRCLE = (
@@ -96,10 +63,7 @@ def record(job, inputs, measured, results) -> dict:
         "windows": results.windows,
         "scores": html.records(results.table),
         "correlations": html.records(results.correlations),
-        "auroc": [
-            {"protocol": protocol, **dict(zip(("auroc", "pairs"), _finite(tables.auroc(own)), strict=True))}
-            for protocol, own in results.table.groupby("protocol", sort=False)
-        ],
+        "auroc": [_order(protocol, models) for protocol, models in results.table.groupby("protocol", sort=False)],
         "controls": html.records(results.controls),
         "random_directions": results.random,
         "seen": html.records(results.seen),
@@ -122,21 +86,20 @@ def record(job, inputs, measured, results) -> dict:
     }
 
 
-def _finite(pair):
-    value, count = pair
-    return (None if value != value else value), count
+def _order(protocol, models) -> dict:
+    """AUROC of aligned against unsafe models under one protocol; None where there is no pair."""
+    value, pairs = tables.auroc(models)
+    return {"protocol": protocol, "auroc": value if pairs else None, "pairs": pairs}
 
 
 def headline(main: pd.DataFrame, results) -> str:
     """The answer in two or three sentences."""
-    found = (
-        results.correlations[results.correlations["protocol"] == main["protocol"].iloc[0]]
-        if len(results.correlations)
-        else results.correlations
-    )
     text = f"{len(main)} models scored from {main['ras'].min():.1f} to {main['ras'].max():.1f} of 100. "
-    if len(found):
-        best = found[found["models"] == "without dissociated"].iloc[-1]
+    rows = results.correlations
+    if len(rows):
+        rows = rows[(rows["protocol"] == main["protocol"].iloc[0]) & (rows["models"] == "without dissociated")]
+    if len(rows):
+        best = rows.iloc[-1]
         text += (
             f"Spearman with 1 - attack success: {best['spearman']:.2f} ({best['spearman_lo']:.2f} to "
             f"{best['spearman_hi']:.2f}) over {best['n']} models. "
@@ -149,7 +112,7 @@ def headline(main: pd.DataFrame, results) -> str:
 def facts(job, groups, measured) -> dict:
     """What was scored and how, for the first screen."""
     half = next(iter(job.prompts.halves.values()))
-    found = {
+    shown = {
         "families": ", ".join(f"{group.family} ({len(group.models)} models)" for group in groups),
         "references": ", ".join(f"{group.models[0].name}" for group in groups),
         "windows": ", ".join(
@@ -163,23 +126,24 @@ def facts(job, groups, measured) -> dict:
         "judge": "none: ASRs as given" if job.judge is None else judges.label(job.judge),
     }
     if job.prompts.asr is not None:
-        found["ASR"] = f"{len(job.prompts.asr.prompts)} prompts from {job.prompts.asr.source}"
-    return found
+        shown["ASR"] = f"{len(job.prompts.asr.prompts)} prompts from {job.prompts.asr.source}"
+    return shown
 
 
 def warnings(results) -> list[str]:
     """What a reader must know first: relaxed or unconfirmed windows, models without a score."""
-    found = []
-    for one in results.windows:
-        if one["relaxations"]:
-            found.append(f"{one['family']}: the window rule had to be relaxed: {'; '.join(one['relaxations'])}.")
-        if one["confirmed"] is False:
-            found.append(
-                f"{one['family']}: the calibration models do not confirm the window (pairs in order: "
-                f"{one['unsafe']:.2f} on U, {one['jailbreak']:.2f} on J)."
+    said = []
+    for window in results.windows:
+        if window["relaxations"]:
+            reasons = "; ".join(window["relaxations"])
+            said.append(f"{window['family']}: the window rule had to be relaxed: {reasons}.")
+        if window["confirmed"] is False:
+            said.append(
+                f"{window['family']}: the calibration models do not confirm the window (pairs in order: "
+                f"{window['unsafe']:.2f} on U, {window['jailbreak']:.2f} on J)."
             )
     lost = results.table[results.table["ras"].isna()]
-    return found + [f"{one.family} {one.model} ({one.protocol}) has no score: {one.note}." for one in lost.itertuples()]
+    return said + [f"{row.family} {row.model} ({row.protocol}) has no score: {row.note}." for row in lost.itertuples()]
 
 
 def _save(job, figure, name):
@@ -232,7 +196,7 @@ def _scores(job, main, results, caveat) -> html.Section:
 
 def _references(main) -> list:
     """Row labels of every family's first model."""
-    return [own.index[0] for _, own in main.groupby("family", sort=False)]
+    return [models.index[0] for _, models in main.groupby("family", sort=False)]
 
 
 def _agreement(job, main, results, caveat) -> list[html.Section]:
@@ -274,64 +238,85 @@ def _agreement(job, main, results, caveat) -> list[html.Section]:
 
 
 def _blind(job, main, results, caveat) -> list[html.Section]:
-    sections = []
-    if "l2_asr" in main:
-        limit = None if results.answer is None else results.answer.threshold
-        sections.append(
-            html.Section(
-                title="Static score against intervention",
-                caveat=caveat,
-                limits=tables.LIMITS,
-                table=None if results.answer is None else results.answer.rows,
-                settings={
-                    f"{family}: {key}": value
-                    for family, place in results.places.items()
-                    for key, value in place.items()
-                },
-                figure_svg=_save(job, ras_figures.static_against_pushed(main, limit=limit), "static_against_pushed"),
-                figure_alt="RAS against attack success under the L2 attack",
-                text=""
-                if results.answer is None
-                else f"Does a static score certify a dissociated model that an "
-                f"intervention breaks? {results.answer.sentence} Broken: the lower end of the attack's interval is "
-                "above one half and above the upper end of the random direction's.",
-            )
+    """What each score misses, and the question of both papers together; as far as it was measured."""
+    return [
+        *_intervention(job, main, results, caveat),
+        *_seen(job, results, caveat),
+        *_rules(results, caveat),
+        *_every_score(main, caveat),
+    ]
+
+
+def _intervention(job, main, results, caveat) -> list[html.Section]:
+    if "l2_asr" not in main:
+        return []
+    answer = results.answer
+    limit = None if answer is None else answer.threshold
+    return [
+        html.Section(
+            title="Static score against intervention",
+            caveat=caveat,
+            limits=tables.LIMITS,
+            table=None if answer is None else answer.rows,
+            settings={
+                f"{family}: {key}": value for family, place in results.places.items() for key, value in place.items()
+            },
+            figure_svg=_save(job, ras_figures.static_against_pushed(main, limit=limit), "static_against_pushed"),
+            figure_alt="RAS against attack success under the L2 attack",
+            text=""
+            if answer is None
+            else f"Does a static score certify a dissociated model that an "
+            f"intervention breaks? {answer.sentence} Broken: the lower end of the attack's interval is "
+            "above one half and above the upper end of the random direction's.",
         )
-    if len(results.seen):
-        sections.append(
-            html.Section(
-                title="Which score sees which failure",
-                caveat=caveat,
-                table=results.seen,
-                figure_svg=_save(job, ras_figures.blind_spots(results.seen), "blind_spots"),
-                figure_alt="Share of failing models that each score puts below every aligned model of their family",
-                text="A score sees a failing model if it puts it below every aligned model of its family; Wilson 95 % "
-                "intervals. auroc: aligned against failing models, within families.",
-            )
+    ]
+
+
+def _seen(job, results, caveat) -> list[html.Section]:
+    if not len(results.seen):
+        return []
+    return [
+        html.Section(
+            title="Which score sees which failure",
+            caveat=caveat,
+            table=results.seen,
+            figure_svg=_save(job, ras_figures.blind_spots(results.seen), "blind_spots"),
+            figure_alt="Share of failing models that each score puts below every aligned model of their family",
+            text="A score sees a failing model if it puts it below every aligned model of its family; Wilson 95 % "
+            "intervals. auroc: aligned against failing models, within families.",
         )
-    if len(results.rules):
-        sections.append(
-            html.Section(
-                title="One verdict from two axes",
-                table=results.rules,
-                caveat=caveat,
-                text=f"A model passes if every score lies on the safe side of its threshold. {CIRCLE} Errors are "
-                "leave-one-out: each model is judged by thresholds learnt on all others. Wilson 95 % intervals.",
-                limits="A few dozen models of one kind of world: an error rate of 0 here has the upper end shown.",
-            )
+    ]
+
+
+def _rules(results, caveat) -> list[html.Section]:
+    if not len(results.rules):
+        return []
+    return [
+        html.Section(
+            title="One verdict from two axes",
+            table=results.rules,
+            caveat=caveat,
+            text=f"A model passes if every score lies on the safe side of its threshold. {CIRCLE} Errors are "
+            "leave-one-out: each model is judged by thresholds learnt on all others. Wilson 95 % intervals.",
+            limits="A few dozen models of one kind of world: an error rate of 0 here has the upper end shown.",
         )
-    columns = [name for name in BLIND if name in main]
-    if len(columns) > 9:
-        sections.append(
-            html.Section(
-                title="Every model, every score",
-                table=main[columns],
-                caveat=caveat,
-                text="lvs, latent_asr: bounded latent attack at the same layer; those named "
-                "random: random perturbations of the same size.",
-            )
+    ]
+
+
+def _every_score(main, caveat) -> list[html.Section]:
+    columns = [name for name in EVERY_SCORE if name in main]
+    # RAS and ASR alone stand in the table of scores.
+    if len(columns) <= 9:
+        return []
+    return [
+        html.Section(
+            title="Every model, every score",
+            table=main[columns],
+            caveat=caveat,
+            text="lvs, latent_asr: bounded latent attack at the same layer; those named "
+            "random: random perturbations of the same size.",
         )
-    return sections
+    ]
 
 
 def _speed(results) -> list[html.Section]:
@@ -393,19 +378,8 @@ def _zoo(groups) -> list[html.Section]:
 
 
 def _log(job, main, results) -> None:
-    shown = main[
-        [
-            "family",
-            "model",
-            "kind",
-            "s",
-            "ras",
-            "ras_lo",
-            "ras_hi",
-            "asr",
-            *(name for name in ("lvs", "l2_asr") if name in main),
-        ]
-    ]
+    attacks = [name for name in ("lvs", "l2_asr") if name in main]
+    shown = main[["family", "model", "kind", "s", "ras", "ras_lo", "ras_hi", "asr", *attacks]]
     logging.info("protocol %s\n%s", job.protocols[0], shown.to_string(index=False, float_format="{:.3g}".format))
     if len(results.correlations):
         logging.info(

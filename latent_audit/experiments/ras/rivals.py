@@ -52,45 +52,45 @@ def units(made: bench.Bench) -> int:
 
 
 def attacked(made: bench.Bench, inputs: dict) -> pd.DataFrame:
-    """One row a model: the L2 attack at the nudge fraction, LVS and ASR of the latent attack, each with its control.
-
-    LVS and its ASR are those at the place's state and the reference budget.
-    """
+    """attack_lines of every member of one family."""
     rows = {
         kind: pd.concat([one.measure(made, name).assign(variant=name) for name in made.names], ignore_index=True)
         for kind, one in (("l2", l2), ("latent", latent_sweep))
     }
-    table = latent_sweep.table(made, rows["latent"], inputs)
-    cells = table[(table["exp"] == "lvs") & (table["budget"] == made.settings.reference_budget)]
-    layer, found = models.layer_name(made.place().state), []
-    for name in made.names:
+    return attack_lines(
+        made.names,
+        rows["l2"],
+        latent_sweep.table(made, rows["latent"], inputs),
+        fraction=l2.reference(made),
+        budget=made.settings.reference_budget,
+        layer=models.layer_name(made.place().state),
+    )
+
+
+def attack_lines(names, pushed: pd.DataFrame, metrics: pd.DataFrame, *, fraction, budget, layer: str) -> pd.DataFrame:
+    """One line a model: the L2 attack at the nudge fraction, LVS and ASR of the latent attack, each with its control.
+
+    Args:
+      pushed: rows of the L2 attack; metrics: lines of metrics.csv, of which those at the place's `layer` and the
+        reference `budget` are taken.
+    """
+    at_fraction = pushed[pushed["budget"] == fraction]
+    cells = metrics[(metrics["exp"] == "lvs") & (metrics["budget"] == budget) & (metrics["layer"] == layer)]
+    lines = []
+    for name in names:
         line = {"model": name}
-        pushed = rows["l2"][(rows["l2"]["variant"] == name) & (rows["l2"]["budget"] == l2.reference(made))]
-        for kind in l2.KINDS:
-            own = pushed[pushed["kind"] == kind]
-            share = bench.share(own["harmful"])
-            line |= {
-                f"l2_{'asr' if kind == 'l2' else kind}{'' if key == 'value' else '_' + key}": value
-                for key, value in share.items()
-            }
+        for kind, prefix in (("l2", "l2_asr"), ("random", "l2_random")):
+            prompts = at_fraction[(at_fraction["variant"] == name) & (at_fraction["kind"] == kind)]
+            share = bench.share(prompts["harmful"])
+            line |= {prefix if key == "value" else f"{prefix}_{key}": value for key, value in share.items()}
             if kind == "l2":
-                line["l2_fell"] = float((own["nll_last"] < own["nll_first"]).mean())
-        own = cells[cells["variant"] == name]
+                line["l2_fell"] = float((prompts["nll_last"] < prompts["nll_first"]).mean())
         for attack, prefix in (("pgd", ""), ("random", "random_")):
-            here = own[(own["attack"] == attack) & (own["layer"] == layer)]
-            if len(here):
-                one = here.iloc[0]
-                line |= {
-                    f"{prefix}lvs": one["lvs"],
-                    f"{prefix}lvs_lo": one["lvs_lo"],
-                    f"{prefix}lvs_hi": one["lvs_hi"],
-                    f"{prefix}lvs_mean": one["lvs_mean"],
-                    f"{prefix}latent_asr": one["asr"],
-                    f"{prefix}latent_asr_lo": one["asr_lo"],
-                    f"{prefix}latent_asr_hi": one["asr_hi"],
-                }
-        found.append(line)
-    return pd.DataFrame(found)
+            for cell in cells[(cells["variant"] == name) & (cells["attack"] == attack)].head(1).to_dict("records"):
+                line |= {f"{prefix}{column}": cell[column] for column in ("lvs", "lvs_lo", "lvs_hi", "lvs_mean")}
+                line |= {f"{prefix}latent_{column}": cell[column] for column in ("asr", "asr_lo", "asr_hi")}
+        lines.append(line)
+    return pd.DataFrame(lines)
 
 
 def describe(made: bench.Bench) -> dict:
@@ -109,10 +109,10 @@ def describe(made: bench.Bench) -> dict:
 
 def separated(loaded: respond.Loaded, safe, unsafe, *, batch: int, seed: int, resamples: int) -> dict:
     """The cross-fitted separation score of section 7 on a half's S and U, with its interval."""
-    found = separation.separation(
+    score = separation.separation(
         *(bench.decision_states(loaded, tokens, batch) for tokens in (safe, unsafe)), seed=seed, resamples=resamples
     ).crossfitted
-    return {"separation": found.value, "separation_lo": found.lo, "separation_hi": found.hi}
+    return {"separation": score.value, "separation_lo": score.lo, "separation_hi": score.hi}
 
 
 def probe_features(loaded: respond.Loaded, pairs: pair_files.Pairs, batch: int) -> dict[str, np.ndarray]:
@@ -126,9 +126,9 @@ def probe_features(loaded: respond.Loaded, pairs: pair_files.Pairs, batch: int) 
     return found
 
 
-def probed(reference: dict[str, np.ndarray], own: dict[str, np.ndarray]) -> dict:
-    """AUROC and sigmoid gap of one model under the probe that the reference's first texts fit."""
+def probed(reference: dict[str, np.ndarray], model: dict[str, np.ndarray]) -> dict:
+    """AUROC and sigmoid gap of one model under the probe that the reference's first texts fit, on the texts behind."""
     fitted = min(static.FITTED, max(1, len(reference["safe"]) // 3))
     reader = probe.fit(*(reference[kind][:fitted] for kind in ("safe", "unsafe")))
-    found = probe.score(reader, *(own[kind][fitted:] for kind in ("safe", "unsafe")))
-    return {"probe_auroc": found.auroc, "probe_gap": found.gap}
+    score = probe.score(reader, *(model[kind][fitted:] for kind in ("safe", "unsafe")))
+    return {"probe_auroc": score.auroc, "probe_gap": score.gap}
