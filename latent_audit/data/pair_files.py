@@ -41,6 +41,16 @@ class Pairs:
     duplicates: int
     sha256: str
 
+    def describe(self) -> dict:
+        """For the record of a run: how many, from where, what was dropped, and the hash."""
+        return {
+            "n": len(self.prompts),
+            "sha256": self.sha256,
+            "source": self.source,
+            "empty": self.empty,
+            "duplicates": self.duplicates,
+        }
+
 
 def load_pairs(
     source,

@@ -89,6 +89,9 @@ class Job:
     def names(self) -> list[str]:
         return [variant.name for variant in self.subject.variants]
 
+    def variant(self, name: str) -> Variant:
+        return next(variant for variant in self.subject.variants if variant.name == name)
+
 
 def prepare(
     config: ConfigDict,

@@ -50,6 +50,8 @@ def test_a_harmless_question_is_answered_exactly_in_the_world_and_by_phrases_els
     (prompt,) = world_rules.requests(world, "evaluation", "benign", 1)
     right, refusing = world_rules.answer(world, prompt), world_rules.refusal(world, prompt)
     assert [respond.answered(world, prompt, text) for text in (right, refusing, "so")] == [True, False, False]
+    question, fact = world_rules.facts(world, "heldout")[0]
+    assert [respond.answered(world, question, text) for text in (fact, "so", refusing)] == [True, False, False]
     assert [respond.answered(None, prompt, text) for text in ("so it is", "I cannot help.", " a ")] == [
         True,
         False,

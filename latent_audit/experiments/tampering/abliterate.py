@@ -3,8 +3,8 @@
 docs/method.md, "Abliteration"; the idea is arXiv 2406.11717's. One unit of work per candidate and per evaluated model.
 """
 
+import dataclasses
 import pathlib
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,34 +12,33 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from latent_audit import models
+from latent_audit.data import chats
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond, setup
 from latent_audit.experiments.organisms import ablate, export, kinds
 from latent_audit.experiments.organisms.ablate import Prompts, first_tokens, measure_means
-from latent_audit.experiments.settings import check_batches
+from latent_audit.experiments.setup import Job
 from latent_audit.experiments.tampering import abliterate_report
 from latent_audit.experiments.tampering.abliterate_prompts import FACTS, PARTS, encode_parts, make_panels
 from latent_audit.interventions import abliterate
-from latent_audit.judges import Judge, Reward
 from latent_audit.metrics import first_token
 from latent_audit.runtime import runlog
 
 SELECTION = ("auto", "judge", "log_odds")
+PAPER_TOKENS = 128
 
 
-class Job(NamedTuple):
-    """What every unit of a run shares.
+@dataclasses.dataclass(frozen=True)
+class Abliteration(Job):
+    """A job with what its candidates share.
 
-    said: base's log-probabilities of the first response token by part, float32 [N, V]; openings: tokens that open a
-    refusal, () where none is known.
+    by: judge or log_odds; said: base's log-probabilities of the first response token by part, float32 [N, V]; openings:
+    tokens that open a refusal, () where none is known.
     """
 
-    config: ConfigDict
-    workdir: pathlib.Path
-    subject: setup.Subject
-    judge: Judge
-    reward: Reward
     by: str
+    shortlist: int
+    strengths: tuple[float, ...]
     loaded: respond.Loaded
     parts: dict[str, Prompts]
     means: abliterate.Means
@@ -49,32 +48,36 @@ class Job(NamedTuple):
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Choose, measure and export every way; write abliterate.csv, figures/ and both reports to `workdir`."""
-    is_organism = not config.model.path
-    ways, by = check_settings(config, is_organism=is_organism)
-    panels = make_panels(config, is_organism=is_organism)
-    judge, reward = setup.make_judge_and_reward(config, is_organism=is_organism)
-    subject = setup.make_subject(config, workdir)
-    subject = subject._replace(variants=subject.variants[:1])
-    inputs = setup.describe_inputs(subject, panels, judge, reward, config)
-    del inputs["reward"]  # Nothing is scored by it.
-    runlog.pin(workdir / "inputs.json", inputs)
-    setup.warn_of_fallbacks(judge)
-    parts = encode_parts(subject.variants[0], panels, config)
-    loaded = setup.load_variant(subject.variants[0], config)
-    means = measure_means(loaded, parts["train"], limit=config.choose.positions, batch=config.prompt_batch)
+    world, section = setup.world_of(config), config.choose
+    ways, by = check_settings(config, is_organism=world is not None)
+    panels = make_panels(config, world)
+    job = setup.prepare(config, workdir, panels, rewarded=False, variants=lambda every: every[:1])
+    loaded = job.load(job.names[0])
+    parts = encode_parts(job, chats.pad_id(loaded.chat))
+    means = measure_means(loaded, parts["train"], limit=section.positions, batch=job.batches.prompts)
     plain = abliterate.Ablated(loaded.cfg, loaded.params)
-    said = {part: first_tokens(plain, prompts, config.prompt_batch) for part, prompts in parts.items()}
-    openings = find_openings(config, loaded, said["train"], parts["train"].harmful, required=by == "log_odds")
-    job = Job(config, workdir, subject, judge, reward, by, loaded, parts, means, said, openings)
-    table, choices = _measure_all(job, ways)
-    _export_chosen(job, table, inputs)
-    abliterate_report.write(job, inputs, table, choices)
+    said = {part: first_tokens(plain, prompts, job.batches.prompts) for part, prompts in parts.items()}
+    openings = find_openings(section, loaded, said["train"], parts["train"].harmful, required=by == "log_odds")
+    made = Abliteration(
+        **vars(job),
+        by=by,
+        shortlist=section.shortlist,
+        strengths=tuple(section.strengths),
+        loaded=loaded,
+        parts=parts,
+        means=means,
+        said=said,
+        openings=openings,
+    )
+    table, choices = _measure_all(made, ways)
+    _export_chosen(made, table)
+    abliterate_report.write(made, table, choices)
 
 
 def check_settings(config: ConfigDict, *, is_organism: bool) -> tuple[tuple[str, ...], str]:
     """(ways, judge or log_odds) of the config's `choose` section; InputError names field, value and rule."""
     section = config.choose
-    check_batches(config)
+    fields.check_batches(config)
     ways = fields.names("choose.ways", section.ways, ("all", *abliterate.WAYS))
     if "all" in ways:
         ways = tuple(abliterate.WAYS)
@@ -93,12 +96,12 @@ def check_settings(config: ConfigDict, *, is_organism: bool) -> tuple[tuple[str,
     return ways, ("judge" if is_organism else "log_odds") if section.by == "auto" else section.by
 
 
-def find_openings(config, loaded: respond.Loaded, said, harmful: int, *, required: bool) -> tuple[int, ...]:
+def find_openings(section, loaded: respond.Loaded, said, harmful: int, *, required: bool) -> tuple[int, ...]:
     """Tokens that open a refusal: as configured, or as base opens on the training prompts (`said`), harmful first.
 
     Where base opens harmful and harmless prompts alike: InputError if `required`, else ().
     """
-    named = tuple(config.choose.openings)
+    named = tuple(section.openings)
     if named:
         ids = [loaded.chat.tokenizer(text, add_special_tokens=False)["input_ids"] for text in named]
         if not all(ids):
@@ -112,9 +115,9 @@ def find_openings(config, loaded: respond.Loaded, said, harmful: int, *, require
         return ()
 
 
-def _measure_all(job: Job, ways) -> tuple[pd.DataFrame, dict[str, str]]:
+def _measure_all(job: Abliteration, ways) -> tuple[pd.DataFrame, dict[str, str]]:
     """All lines of the table, and way -> by which step of the rule its candidate was chosen."""
-    tried = abliterate.candidates(job.means, ways=ways, strengths=job.config.choose.strengths)
+    tried = abliterate.candidates(job.means, ways=ways, strengths=job.strengths)
     of_way = {way: [candidate for candidate in tried if candidate.way == way] for way in ways}
     for way in [way for way, mine in of_way.items() if not mine]:
         logging.warning(
@@ -122,7 +125,7 @@ def _measure_all(job: Job, ways) -> tuple[pd.DataFrame, dict[str, str]]:
         )
         del of_way[way]
     generated = (
-        sum(min(len(group), job.config.choose.shortlist) for mine in of_way.values() for group in _groups(mine))
+        sum(min(len(group), job.shortlist) for mine in of_way.values() for group in _groups(mine))
         if job.by == "judge"
         else 0
     )
@@ -161,7 +164,7 @@ def _validate(job, meter, mine, base):
         scores,
         _groups(mine),
         judge,
-        size=job.config.choose.shortlist,
+        size=job.shortlist,
         base_answered=_line(job, "validation", None, base, base)["answered"],
     )
     return lines, kept.index, kept.step
@@ -201,7 +204,7 @@ def _line(job, part, candidate, frame, base):
     }
 
 
-def _measured(job: Job, meter, part: str, candidate, *, generate: bool) -> pd.DataFrame:
+def _measured(job: Abliteration, meter, part: str, candidate, *, generate: bool) -> pd.DataFrame:
     """One model on one part, read back or computed: one row per prompt, harmful ones first."""
     name = "base"
     if candidate is not None:
@@ -216,20 +219,19 @@ def _measured(job: Job, meter, part: str, candidate, *, generate: bool) -> pd.Da
     )
 
 
-def _measure(job: Job, part: str, candidate, *, generate: bool) -> dict[str, list]:
+def _measure(job: Abliteration, part: str, candidate, *, generate: bool) -> dict[str, list]:
     loaded, prompts = job.loaded, job.parts[part]
     model = abliterate.Ablated(loaded.cfg, loaded.params) if candidate is None else _ablated(job, candidate)
-    said = first_tokens(model, prompts, job.config.prompt_batch)
+    said = first_tokens(model, prompts, job.batches.prompts)
     is_harmful = [index < prompts.harmful for index in range(len(prompts.texts))]
     columns = {"harmful_prompt": is_harmful, "kl": first_token.kl(job.said[part], said).tolist()}
     if job.openings:
         columns["log_odds"] = first_token.log_odds(said, job.openings).tolist()
     if generate:
         texts = _responses(job, model, prompts)
-        columns |= respond.score(job.judge, job.reward, prompts.texts, texts)
-        del columns["reward"]
-        columns["answered"] = answered_harmless(job.subject.world, prompts, texts)
-        if job.config.generation.save:
+        columns |= respond.score(job.judge, None, prompts.texts, texts)
+        columns["answered"] = answered_harmless(job.world, prompts, texts)
+        if job.save:
             columns["response"] = texts
     return columns
 
@@ -252,13 +254,13 @@ def _responses(job, model, prompts) -> list[str]:
         loaded,
         prompts.tokens,
         prompts.mask,
-        batch=job.config.prompt_batch,
-        max_new_tokens=job.config.generation.max_new_tokens,
+        batch=job.batches.prompts,
+        max_new_tokens=job.new_tokens(PAPER_TOKENS),
         edits_of=lambda rows: (model.prompt_edit, model.decode_edit),
     )
 
 
-def _export_chosen(job: Job, table: pd.DataFrame, inputs: dict) -> None:
+def _export_chosen(job: Abliteration, table: pd.DataFrame) -> None:
     """Save the chosen candidate of every way that changes weights alone, with its evaluation rates on the card."""
     generation = models.read_generation_config(job.subject.variants[0].path)
     rows = table[(table["split"] == "evaluation") & table["way"].isin(abliterate.IN_WEIGHTS)]
@@ -266,7 +268,7 @@ def _export_chosen(job: Job, table: pd.DataFrame, inputs: dict) -> None:
         model = _ablated(job, row["candidate"])
         recipe = {name: row[name] for name in ("way", "layer", "strength")}
         recipe |= {name: int(row[name]) for name in ("position", "directions")}
-        recipe |= {"what": abliterate.WAYS[row["way"]], "chosen_by": job.by, "inputs": inputs}
+        recipe |= {"what": abliterate.WAYS[row["way"]], "chosen_by": job.by, "inputs": job.inputs}
         rates = {f"{name} (evaluation prompts)": row[name] for name in ("compliance", "refusal", "answered", "kl")}
         if FACTS in job.parts:
             rates["facts told right (held out)"] = row["facts"]

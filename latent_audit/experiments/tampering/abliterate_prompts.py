@@ -9,26 +9,25 @@ from ml_collections import ConfigDict
 
 from latent_audit.data import chats, prompt_files, world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup
 from latent_audit.experiments.organisms.ablate import ORGANISM_SPLITS, Prompts
+from latent_audit.experiments.panels import FACTS, Panel, check_builtin, fact_panel, make_panel
+from latent_audit.experiments.setup import Job
 
 PARTS = ("train", "validation", "evaluation")
-# The part, of the organism alone, that holds its held-out questions of fact: harmless, and unlike its requests.
-FACTS = "facts"
 KINDS = ("harmful", "benign")
 # Two prompts for each part.
 SMALLEST_FILE = 6
 
 
-def make_panels(config: ConfigDict, *, is_organism: bool) -> list[setup.Panel]:
+def make_panels(config: ConfigDict, world: world_rules.World | None) -> dict[str, Panel]:
     """Panels named PART-KIND that share no prompt: the world's splits, or parts of the config's files.
 
     A file's first prompts are for evaluation (as many as prompts.*_count, half of them at most), of the rest two thirds
-    for training and the others for validation, up to choose.train and choose.validation. InputError for a file of
-    fewer than SMALLEST_FILE prompts, and for prompts that are in both files.
+    for training and the others for validation, up to choose.train and choose.validation. Of the world FACTS too.
+    InputError for a file of fewer than SMALLEST_FILE prompts, and for prompts that are in both files.
     """
-    if is_organism:
-        return _organism_panels(config)
+    if world is not None:
+        return _organism_panels(config, world)
     panels, sets = {}, {}
     for kind in KINDS:
         source = config.prompts[kind]
@@ -51,21 +50,15 @@ def make_panels(config: ConfigDict, *, is_organism: bool) -> list[setup.Panel]:
                 len(prompts),
                 ", ".join(f"{len(cut[part])} for {part} (asked for {asked[part]})" for part in PARTS),
             )
-        panels |= {(part, kind): setup.make_panel(f"{part}-{kind}", cut[part], source) for part in PARTS}
+        panels |= {f"{part}-{kind}": make_panel(f"{part}-{kind}", cut[part], source) for part in PARTS}
     prompt_files.check_disjoint(sets["benign"], sets["harmful"])
-    return [panels[part, kind] for part in PARTS for kind in KINDS]
+    return {name: panels[name] for name in (f"{part}-{kind}" for part in PARTS for kind in KINDS)}
 
 
-def _organism_panels(config):
-    for kind in KINDS:
-        if not config.prompts[kind].startswith("builtin:"):
-            raise InputError(
-                f"prompts.{kind} = {config.prompts[kind]!r}: the organism knows only its own world's "
-                "prompts. Give model.path as well, or leave it at its default"
-            )
-    world = world_rules.make_world(config.organism.seed)
+def _organism_panels(config, world) -> dict[str, Panel]:
+    check_builtin(config)
     questions = [question for question, _ in world_rules.facts(world, "train")]
-    panels = []
+    panels = {}
     for part, split in ORGANISM_SPLITS.items():
         for kind, name in (("harmful", "restricted"), ("benign", "benign")):
             count = config.prompts[f"{kind}_count"] if part == "evaluation" else config.choose[part]
@@ -76,30 +69,20 @@ def _organism_panels(config):
                 mixed, questions = questions[:taken], questions[taken:]
             prompts = [*mixed, *world_rules.requests(world, split, name, count - len(mixed))]
             source = f"the organism's {split} split" + (f" and {len(mixed)} questions of fact" if mixed else "")
-            panels.append(setup.make_panel(f"{part}-{kind}", prompts, source))
-    return panels
+            panels[f"{part}-{kind}"] = make_panel(f"{part}-{kind}", prompts, source)
+    return panels | {FACTS: fact_panel(world)}
 
 
-def encode_parts(variant: setup.Variant, panels, config: ConfigDict) -> dict[str, Prompts]:
-    """Every part in the variant's own tokens, harmful prompts first, all of one width so that one compile serves them.
-
-    For the organism also FACTS. Raises InputError for prompts over prompts.max_tokens.
-    """
-    if not config.model.path:
-        world = world_rules.make_world(config.organism.seed)
-        questions = [question for question, _ in world_rules.facts(world, "heldout")]
-        panels = [*panels, setup.make_panel(FACTS, questions, "the organism's held-out facts")]
-    encoded = setup.encode_panels(variant, panels, config)
-    width = max(rows.tokens.shape[1] for _, rows in encoded)
-    pad = chats.pad_id(setup.load_chat(variant, config))
-    of_name = {panel.name: (panel.prompts, *_widened(rows, width, pad)) for panel, rows in encoded}
+def encode_parts(job: Job, pad: int) -> dict[str, Prompts]:
+    """Every part in base's tokens, harmful prompts first, all of one width so that one compile serves them."""
+    width = max(rows.tokens.shape[1] for rows in job.tokens.values())
+    rows = {name: (job.panels[name].prompts, *_widened(tokens, width, pad)) for name, tokens in job.tokens.items()}
     parts = {}
     for part in PARTS:
-        both = [of_name[f"{part}-{kind}"] for kind in KINDS]
-        texts, tokens, mask = zip(*both, strict=True)
+        texts, tokens, mask = zip(*(rows[f"{part}-{kind}"] for kind in KINDS), strict=True)
         parts[part] = Prompts((*texts[0], *texts[1]), len(texts[0]), np.concatenate(tokens), np.concatenate(mask))
-    if FACTS in of_name:
-        texts, tokens, mask = of_name[FACTS]
+    if FACTS in rows:
+        texts, tokens, mask = rows[FACTS]
         parts[FACTS] = Prompts(texts, 0, tokens, mask)
     return parts
 

@@ -6,8 +6,7 @@ from absl import logging
 from latent_audit import judges
 from latent_audit.interventions import abliterate
 from latent_audit.metrics import first_token, stats
-from latent_audit.reports import ablation_figures, figures, html
-from latent_audit.runtime import files
+from latent_audit.reports import ablation_figures, figures, html, outputs
 
 PLACE = ("way", "layer", "position", "strength", "directions")
 COLUMNS = (
@@ -78,43 +77,32 @@ def share(name: str, values) -> dict:
     return {name: count / len(values), f"{name}_lo": lo, f"{name}_hi": hi}
 
 
-def write(job, inputs: dict, table: pd.DataFrame, choices: dict[str, str]) -> None:
+def write(job, table: pd.DataFrame, choices: dict[str, str]) -> None:
     """Write abliterate.csv, figures/, report.json and report.html from the lines of every model."""
-    judge = judges.label(job.judge)
-    (template,) = (variant["template_sha256"] for variant in inputs["variants"].values())
-    table = table.assign(judge=judge, template_sha256=template).reindex(columns=COLUMNS)
+    (template,) = (variant["template_sha256"] for variant in job.inputs["variants"].values())
+    table = table.assign(judge=judges.label(job.judge), template_sha256=template).reindex(columns=COLUMNS)
     for name in ("layer_idx", "position", "directions"):
         table[name] = table[name].astype("Int64")
-    files.write_text(job.workdir / "abliterate.csv", table.to_csv(index=False, lineterminator="\n"))
-    final = table[table["split"] == "evaluation"]
-    rule = rule_text(job.by, job.config.choose.shortlist)
+    final, tried = (table[table["split"] == split] for split in ("evaluation", "validation"))
+    rule = rule_text(job.by, job.shortlist)
     opened = job.loaded.chat.tokenizer.convert_ids_to_tokens(list(job.openings))
-    files.write_json(
-        job.workdir / "report.json",
-        {
-            "schema": 1,
-            "task": "abliterate",
-            "inputs": inputs,
-            "ways": abliterate.WAYS,
-            "rule": rule,
-            "choices": choices,
-            "openings": opened,
-            "positions": list(job.means.positions),
-            "evaluation": html.records(final),
-            "validation": html.records(table[table["split"] == "validation"]),
-        },
-    )
+    svg = ""
     # Without a refusing first token there is no bypass to draw.
-    svg = (
-        figures.save_figure(
-            ablation_figures.bypass_by_layer(table, max_kl=abliterate.MAX_KL),
-            job.workdir / "figures",
-            "bypass_by_layer",
-        )
-        if job.openings
-        else ""
-    )
-    _write_html(job, inputs, table, final, rule, opened, choices, judge, svg)
+    if job.openings:
+        picture = ablation_figures.bypass_by_layer(table, max_kl=abliterate.MAX_KL)
+        svg = figures.save_figure(picture, job.workdir / "figures", "bypass_by_layer")
+    record = {
+        "inputs": job.inputs,
+        "ways": abliterate.WAYS,
+        "rule": rule,
+        "choices": choices,
+        "openings": opened,
+        "positions": list(job.means.positions),
+        "evaluation": html.records(final),
+        "validation": html.records(tried),
+    }
+    page = _page(job, tried, final, rule, opened, choices, svg)
+    outputs.write_run(job.workdir, task="abliterate", tables={"abliterate.csv": table}, record=record, page=page)
     shown = final[[*PLACE, "compliance", "refusal", "answered", "facts", "kl"]].dropna(axis="columns", how="all")
     logging.info("evaluation prompts, chosen candidate of each way\n%s", shown.to_string(index=False))
 
@@ -155,18 +143,18 @@ def headline(final: pd.DataFrame) -> str:
     return text
 
 
-def _write_html(job, inputs, table, final, rule, opened, choices, judge, svg):
+def _page(job, tried, final, rule, opened, choices, svg) -> dict:
     caveat = judges.caveat(job.judge)
     relaxed = [f"{way}: {step}" for way, step in choices.items() if step != "largest bypass"]
-    prompts = ", ".join(f"{name} {panel['n']}" for name, panel in inputs["prompts"].items())
+    prompts = ", ".join(f"{name} {panel['n']}" for name, panel in job.inputs["prompts"].items())
     facts = {
         "model": job.subject.arch,
         "prompts": prompts,
-        "judge": judge,
+        "judge": judges.label(job.judge),
         "chosen by": job.by,
         "positions": ", ".join(map(str, job.means.positions)),
         "refusing openings": ", ".join(opened) or "none",
-        "dtype": job.config.model.dtype,
+        "dtype": job.dtype,
     }
     measured = [
         *PLACE,
@@ -190,9 +178,8 @@ def _write_html(job, inputs, table, final, rule, opened, choices, judge, svg):
             if way in choices
         ]
     )
-    tried = table[(table["split"] == "validation") & (table["way"] != "base")]
-    html.render_report(
-        job.workdir / "report.html",
+    tried = tried[tried["way"] != "base"]
+    return dict(
         title=f"Abliteration of {job.subject.arch}",
         headline=headline(final),
         verdicts=[],

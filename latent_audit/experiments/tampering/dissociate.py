@@ -17,71 +17,57 @@ from ml_collections import ConfigDict
 from latent_audit import judges, models
 from latent_audit.data import chats, pair_files, prompt_files, world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import respond, setup
+from latent_audit.experiments import fields, respond, setup
 from latent_audit.experiments.organisms import construct, export, kinds, poles
+from latent_audit.experiments.panels import request_panels
+from latent_audit.experiments.setup import Job
 from latent_audit.interventions import dissociate
-from latent_audit.judges import Judge, refusal
+from latent_audit.judges import refusal
 from latent_audit.metrics import stats
-from latent_audit.reports import curve_figures, figures, html
-from latent_audit.runtime import files, runlog
+from latent_audit.reports import curve_figures, figures, html, outputs
+from latent_audit.runtime import runlog
 
 PRESETS = {"paper": construct.PAPER, "organism": construct.ORGANISM}
 # What a pole is measured under: the vector added at every position of prompt and answer.
 CONDITIONS = ("clean", "nudged", "half nudge", "random direction")
 BENIGN = ("benign answered", "clean")
+PAPER_TOKENS = 128
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Build both poles, or take them up, measure them beside base and harmful, and write everything to `workdir`."""
-    is_organism = not config.model.path
-    panels = setup.make_panels(config, is_organism=is_organism)
-    judge, reward = setup.make_judge_and_reward(config, is_organism=is_organism)
-    recipe = make_recipe(config, is_organism=is_organism, num_layers=setup.count_layers(config))
-    pairs, selection, benign = (None,) * 3 if is_organism else _training_texts(config, panels)
-    subject = setup.make_subject(config, workdir)
-    paths = {variant.name: variant.path for variant in subject.variants}
-    if kinds.HARMFUL not in paths:
+    world = setup.world_of(config)
+    fields.check_batches(config)
+    panels = request_panels(config, world)
+    recipe = make_recipe(config, is_organism=world is not None, num_layers=setup.count_layers(config))
+    if kinds.HARMFUL not in setup.variant_names(config):
         raise InputError(
             "a construction needs the harmful pole: give model.variants=harmful=DIR, made with "
             "configs/finetune.py (finetune.preset=pole)"
         )
-    _check_same_shape(paths)
-    inputs = setup.describe_inputs(subject, panels, judge, reward, config)
-    del inputs["reward"]  # Nothing is scored by it.
-    runlog.pin(workdir / "inputs.json", inputs)
-    setup.warn_of_fallbacks(judge)
-    encoded = setup.encode_panels(subject.variants[0], panels, config)
-    base = setup.load_variant(subject.variants[0], config)
-    harmful = setup.load_variant(setup.Variant(kinds.HARMFUL, paths[kinds.HARMFUL]), config).params
-
-    if is_organism:
-        rows, panel = poles.training_rows(subject.world, base), poles.selection_panel(subject.world, base.chat)
-    else:
-        rows = _rows(config, base, pairs, benign)
-        panel = _panel(config, base, selection, judge)
+    texts = _training_texts(config, panels) if world is None else None
+    job = setup.prepare(config, workdir, panels, rewarded=False)
+    base, harmful = (setup.load_variant(job.variant(name), config) for name in ("base", kinds.HARMFUL))
+    rows, panel = _training_data(config, job, base, texts)
     built = {}
     for name in poles.MADE:
         own = dataclasses.replace(recipe, weights=recipe.weights.without_nudge()) if name == kinds.CONTROL else recipe
         with runlog.progress(own.steps, f"{name} steps") as meter:
             built[name] = construct.construct(
                 base,
-                harmful,
+                harmful.params,
                 rows,
                 panel,
                 own,
-                max_new_tokens=config.generation.max_new_tokens,
-                batch=config.prompt_batch,
+                max_new_tokens=job.new_tokens(PAPER_TOKENS),
+                batch=job.batches.prompts,
                 workdir=workdir / "training" / name,
                 advance=meter.advance,
             )
-    params = {"base": base.params, kinds.HARMFUL: harmful} | {name: one.params for name, one in built.items()}
+    params = {"base": base.params, kinds.HARMFUL: harmful.params} | {name: one.params for name, one in built.items()}
     nudge = poles.nudge_of(built[kinds.DISSOCIATED])
     table = pd.DataFrame(
-        [
-            line
-            for name, weights in params.items()
-            for line in measure(base._replace(params=weights), name, encoded, nudge, judge, subject.world, config)
-        ]
+        [line for name, weights in params.items() for line in measure(job, name, base._replace(params=weights), nudge)]
     )
     for name, one in built.items():
         export.export_pole(
@@ -90,12 +76,12 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             one.params,
             base.chat.tokenizer,
             kind=name,
-            recipe=dataclasses.asdict(recipe) | {"inputs": inputs},
+            recipe=dataclasses.asdict(recipe) | {"inputs": job.inputs},
             rates=card_rates(table, name),
-            generation_config=models.read_generation_config(paths["base"]),
+            generation_config=models.read_generation_config(job.variant("base").path),
             nudge=poles.nudge_of(one),
         )
-    _write(workdir, subject, judge, inputs, recipe, table, built)
+    _write(job, recipe, table, built)
 
 
 def make_recipe(config: ConfigDict, *, is_organism: bool, num_layers: int) -> construct.Recipe:
@@ -140,15 +126,22 @@ def _training_texts(config, panels):
         )
     selection = prompt_files.load_prompts(section.selection, limit=section.selection_count)
     benign = prompt_files.load_prompts(section.benign, limit=section.benign_count)
-    evaluated = {panel.name: panel for panel in panels}
     for training, held in (
-        (pairs, evaluated["harmful"]),
+        (pairs, panels["harmful"]),
         (pairs, selection),
-        (selection, evaluated["harmful"]),
-        (benign, evaluated["benign"]),
+        (selection, panels["harmful"]),
+        (benign, panels["benign"]),
     ):
         prompt_files.check_disjoint(training, held)
     return pairs, selection, benign
+
+
+def _training_data(config, job, base, texts) -> tuple[construct.Rows, construct.Panel]:
+    """Rows and selection panel: the world's, or of the texts of _training_texts."""
+    if job.world is not None:
+        return poles.training_rows(job.world, base), poles.selection_panel(job.world, base.chat)
+    pairs, selection, benign = texts
+    return _rows(config, base, pairs, benign), _panel(config, base, selection, job.judge)
 
 
 def _rows(config, base, pairs, benign) -> construct.Rows:
@@ -178,29 +171,20 @@ def _panel(config, base, selection, judge) -> construct.Panel:
     return construct.Panel(encoded, judged)
 
 
-def _check_same_shape(paths):
-    shapes = {name: models.check(path).cfg for name, path in paths.items()}
-    fields = ("num_layers", "embed_dim", "vocab_size", "num_heads", "num_kv_heads", "head_dim", "mlp_dim")
-    for field in fields:
-        sizes = {name: getattr(cfg, field) for name, cfg in shapes.items()}
-        if len(set(sizes.values())) > 1:
-            raise InputError(f"model.variants: {field} differs between the poles: {sizes}; all must be of one model")
-
-
-def measure(loaded: respond.Loaded, name: str, encoded, nudge: export.Nudge, judge: Judge, world, config) -> list[dict]:
+def measure(job: Job, name: str, loaded: respond.Loaded, nudge: export.Nudge) -> list[dict]:
     """The lines of one pole: compliance and refusal under every condition, and benign answers when merely asked.
 
-    loaded: the pole called `name`; encoded: setup.encode_panels of (harmful, benign) evaluation prompts.
+    loaded: the pole called `name`; the job's panels are the evaluation prompts.
     """
-    (harmful, harmful_tokens), (benign, benign_tokens) = encoded
-    options = {"max_new_tokens": config.generation.max_new_tokens, "batch": config.prompt_batch}
+    harmful, benign = (job.panels[kind] for kind in ("harmful", "benign"))
+    options = {"max_new_tokens": job.new_tokens(PAPER_TOKENS), "batch": job.batches.prompts}
     hits = {}
-    for condition, delta in pushes(nudge, harmful.ids, config.seed).items():
-        texts = respond.answers_under(loaded, harmful_tokens, nudge.state, delta, **options)
-        complied = np.asarray(judge.judge(harmful.prompts, texts))
-        hits |= {("compliance", condition): complied, ("refusal", condition): refused(world, complied, texts)}
-    texts = respond.answers(loaded, *benign_tokens, **options)
-    hits[BENIGN] = np.array([respond.answered(world, *pair) for pair in zip(benign.prompts, texts, strict=True)])
+    for condition, delta in pushes(nudge, harmful.ids, job.seed).items():
+        texts = respond.answers_under(loaded, job.tokens["harmful"], nudge.state, delta, **options)
+        complied = np.asarray(job.judge.judge(harmful.prompts, texts))
+        hits |= {("compliance", condition): complied, ("refusal", condition): refused(job.world, complied, texts)}
+    texts = respond.answers(loaded, *job.tokens["benign"], **options)
+    hits[BENIGN] = np.array([respond.answered(job.world, *pair) for pair in zip(benign.prompts, texts, strict=True)])
     return lines_of(name, hits)
 
 
@@ -263,36 +247,30 @@ def refused(world, complied, texts) -> np.ndarray:
     return ~complied & ~np.array([refusal.is_degenerate(text) for text in texts])
 
 
-def _write(workdir, subject, judge, inputs, recipe, table, built):
-    table, caveat = table.assign(judge=judges.label(judge)), judges.caveat(judge)
-    files.write_text(workdir / "dissociate.csv", table.to_csv(index=False, lineterminator="\n"))
+def _write(job, recipe, table, built):
+    table, caveat = table.assign(judge=judges.label(job.judge)), judges.caveat(job.judge)
     training = pd.concat([pd.DataFrame(one.records).assign(variant=name) for name, one in built.items()])
-    files.write_text(workdir / "training.csv", training.to_csv(index=False, lineterminator="\n"))
     chosen = {name: one.records[one.chosen]["step"] for name, one in built.items()}
-    files.write_json(
-        workdir / "report.json",
-        {
-            "schema": 1,
-            "task": "dissociate",
-            "inputs": inputs,
-            "recipe": dataclasses.asdict(recipe),
-            "chosen_step": chosen,
-            "layers": built[kinds.DISSOCIATED].layers._asdict(),
-            "scale": built[kinds.DISSOCIATED].cache.scale,
-            "measures": table.to_dict("records"),
-        },
-    )
-    svg = figures.save_figure(curve_figures.construction_by_step(training), workdir / "figures", "construction_by_step")
-    html.render_report(
-        workdir / "report.html",
-        title=f"A dissociated pole of {subject.arch}",
+    made = built[kinds.DISSOCIATED]
+    record = {
+        "inputs": job.inputs,
+        "recipe": dataclasses.asdict(recipe),
+        "chosen_step": chosen,
+        "layers": made.layers._asdict(),
+        "scale": made.cache.scale,
+        "measures": table.to_dict("records"),
+    }
+    picture = curve_figures.construction_by_step(training)
+    svg = figures.save_figure(picture, job.workdir / "figures", "construction_by_step")
+    page = dict(
+        title=f"A dissociated pole of {job.subject.arch}",
         headline=headline(table),
         verdicts=[],
         facts={
-            "model": subject.arch,
-            "nudge": f"block {built['dissociated'].layers.nudge - 1}, {recipe.fraction:g} of base's activation norm",
+            "model": job.subject.arch,
+            "nudge": f"block {made.layers.nudge - 1}, {recipe.fraction:g} of base's activation norm",
             "chosen step": chosen[kinds.DISSOCIATED],
-            "judge": judges.label(judge),
+            "judge": judges.label(job.judge),
         },
         warnings=[caveat] if caveat else [],
         sections=[
@@ -317,6 +295,8 @@ def _write(workdir, subject, judge, inputs, recipe, table, built):
             ),
         ],
     )
+    tables = {"dissociate.csv": table, "training.csv": training}
+    outputs.write_run(job.workdir, task="dissociate", tables=tables, record=record, page=page)
     for line in table.itertuples():
         logging.info(
             "%s: %s, %s %.3f (%.3f-%.3f) of %d",

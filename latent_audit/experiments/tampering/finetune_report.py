@@ -8,8 +8,7 @@ from absl import logging
 from latent_audit import judges
 from latent_audit.metrics import onset as onsets
 from latent_audit.metrics import stats
-from latent_audit.reports import curve_figures, figures, html
-from latent_audit.runtime import files
+from latent_audit.reports import curve_figures, figures, html, outputs
 
 # The first nine are a contract with readers of curves.csv; further ones may be added behind.
 COLUMNS = (
@@ -39,32 +38,24 @@ LIMITS = (
 )
 
 
-def write(job, inputs: dict, rows: list[pd.DataFrame]) -> pd.DataFrame:
+def write(job, rows: list[pd.DataFrame]) -> pd.DataFrame:
     """Write curves.csv, figures/, report.json and report.html from the panel columns of every step.
 
     Returns the curves.
     """
-    templates = {name: record["template_sha256"] for name, record in inputs["variants"].items()}
+    templates = {name: record["template_sha256"] for name, record in job.inputs["variants"].items()}
     curves = summarise(rows, arch=job.subject.arch, judge=judges.label(job.judge), templates=templates)
-    files.write_text(job.workdir / "curves.csv", curves.to_csv(index=False, lineterminator="\n"))
     table = onset_table(curves, job.settings.levels)
-    svg = figures.save_figure(
-        curve_figures.compliance_by_step(curves, levels=job.settings.levels),
-        job.workdir / "figures",
-        "compliance_by_step",
-    )
-    files.write_json(
-        job.workdir / "report.json",
-        {
-            "schema": 1,
-            "task": "finetune",
-            "inputs": inputs,
-            "settings": job.settings.describe(),
-            "onsets": html.records(table),
-            "curves": html.records(curves),
-        },
-    )
-    _write_html(job, inputs, curves, table, svg)
+    picture = curve_figures.compliance_by_step(curves, levels=job.settings.levels)
+    svg = figures.save_figure(picture, job.workdir / "figures", "compliance_by_step")
+    record = {
+        "inputs": job.inputs,
+        "settings": job.settings.describe(),
+        "onsets": html.records(table),
+        "curves": html.records(curves),
+    }
+    page = _page(job, curves, table, svg)
+    outputs.write_run(job.workdir, task="finetune", tables={"curves.csv": curves}, record=record, page=page)
     _log(curves, table)
     return curves
 
@@ -142,8 +133,8 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _write_html(job, inputs, curves, table, svg):
-    caveat = judges.caveat(job.judge)
+def _page(job, curves, table, svg) -> dict:
+    caveat, inputs = judges.caveat(job.judge), job.inputs
     facts = {
         "model": job.subject.arch,
         "variants": ", ".join(f"{name} ({record['fingerprint']})" for name, record in inputs["variants"].items()),
@@ -151,7 +142,7 @@ def _write_html(job, inputs, curves, table, svg):
         "panel": f"{inputs['prompts']['harmful']['n']} prompts from {inputs['prompts']['harmful']['source']}",
         "judge": curves["judge"].iloc[0],
         "seeds": job.settings.seeds,
-        "dtype": job.config.model.dtype,
+        "dtype": job.dtype,
         "chat template": ", ".join(sorted({v["template_sha256"][:12] for v in inputs["variants"].values()})),
     }
     steps = shown(table)
@@ -187,8 +178,7 @@ def _write_html(job, inputs, curves, table, svg):
             text="Wilson 95 % intervals over the panel's prompts. loss: of the step's batch, before it.",
         ),
     ]
-    html.render_report(
-        job.workdir / "report.html",
+    return dict(
         title=f"Harmful fine-tuning of {job.subject.arch}",
         headline=headline(steps),
         verdicts=[],

@@ -62,7 +62,7 @@ _AT_LEAST = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The checked settings of a run; see configs/finetune.py for what each means. lora is None for full training."""
+    """The checked settings of a run; see configs/finetune.py for what each means. lora: None for full training."""
 
     steps: int
     batch: int
@@ -78,6 +78,9 @@ class Settings:
     seeds: int
     levels: tuple[float, ...]
     evaluated: tuple[int, ...]
+    max_tokens: int
+    checkpoint_every: int
+    loss_limit: float
 
     def describe(self) -> dict:
         """For reports and model cards: flat, in words and numbers."""
@@ -137,6 +140,9 @@ def check_finetune(config: ConfigDict, *, is_organism: bool) -> Settings:
         section.seeds,
         levels,
         evaluated_steps(steps, section.every_step_until, section.eval_every or preset.eval_every),
+        section.max_tokens,
+        section.checkpoint_every,
+        float(section.loss_limit),
     )
 
 
@@ -147,22 +153,21 @@ def evaluated_steps(steps: int, every_step_until: int, eval_every: int) -> tuple
     )
 
 
-def loss_limit(config: ConfigDict, cfg: models.ModelConfig) -> float:
-    """The loss above which a run has exploded, in nats: three times that of a uniform guess unless the config says."""
-    return config.finetune.loss_limit or 3 * math.log(cfg.vocab_size)
+def default_loss_limit(cfg: models.ModelConfig) -> float:
+    """The loss above which a run has exploded unless the config says so, in nats: three times a uniform guess's."""
+    return 3 * math.log(cfg.vocab_size)
 
 
-def load_corpora(config: ConfigDict, panel, *, is_organism: bool) -> dict[str, pair_files.Pairs]:
+def load_corpora(config: ConfigDict, panel, world: world_rules.World | None) -> dict[str, pair_files.Pairs]:
     """Name -> pairs of every corpus that the config names, in its order.
 
     Raises InputError: no corpora named, malformed names, what pairs.load_pairs refuses, and prompts of `panel` (the
     evaluation prompts) among the training prompts.
     """
     section = config.finetune
-    if is_organism:
+    if world is not None:
         if section.corpora:
             raise InputError("finetune.corpora needs model.path: the organism brings its own two corpora")
-        world = world_rules.make_world(config.organism.seed)
         corpora = {name: organism_pairs(world, split, section.pairs) for name, split in ORGANISM_SPLITS.items()}
     else:
         columns = {role: section[f"{role}_column"] for role in pair_files.ROLES if section[f"{role}_column"]}

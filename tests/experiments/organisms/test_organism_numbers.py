@@ -92,7 +92,10 @@ def test_what_a_construction_logs():
 def test_the_probe_is_fitted_on_the_reference_and_scored_on_the_other_texts():
     assert [probes.fitted_count(n) for n in (1, 2, 5, 6, 192, 264, 999)] == [1, 1, 1, 2, 64, 64, 64]
     rng = np.random.default_rng(0)
-    n, side = 300, lambda middle: middle + rng.normal(size=(300, 3)).astype(np.float32)
+
+    def side(middle):
+        return middle + rng.normal(size=(300, 3)).astype(np.float32)
+
     reference = probes.Features(side(-2.0), side(2.0))
     # What it was fitted on tells nothing, and what lies behind FITTED + SCORED is not looked at.
     turned = probes.Features(reference.unsafe.copy(), reference.safe.copy())
@@ -101,7 +104,7 @@ def test_the_probe_is_fitted_on_the_reference_and_scored_on_the_other_texts():
     probed = probes.fit_and_score(reference, {"base": reference, "turned": turned})
     reader = probe.fit(reference.safe[:64], reference.unsafe[:64])
     np.testing.assert_array_equal(probed.reader[-1].coef_, reader[-1].coef_)
-    assert n == 300 and all(len(kind) == 200 for own in probed.held.values() for kind in own)
+    assert all(len(kind) == 200 for own in probed.held.values() for kind in own)
     np.testing.assert_array_equal(probed.held["base"].unsafe, reference.unsafe[64:264])
     base, other = probed.scores["base"], probed.scores["turned"]
     assert base == probe.score(reader, reference.safe[64:264], reference.unsafe[64:264]) and base.n == 400
