@@ -13,17 +13,18 @@ import pandas as pd
 from absl import logging
 from ml_collections import ConfigDict
 
-from latent_audit.experiments import fields, setup
-from latent_audit.experiments.audit import latent
-from latent_audit.experiments.organisms import export
-from latent_audit.experiments.tampering import abliterate, dissociate, finetune
+from latent_audit.experiments import fields, setup, tasks
+from latent_audit.experiments.organisms import export, kinds
+from latent_audit.experiments.panels import request_panels
+from latent_audit.experiments.tampering import dissociate
 from latent_audit.interventions.abliterate import IN_WEIGHTS
 from latent_audit.interventions.dissociate import choose_layers
 from latent_audit.models import layer_name
-from latent_audit.reports import html
-from latent_audit.runtime import files, runlog
+from latent_audit.reports import html, outputs
+from latent_audit.runtime import runlog
 
-TASKS = {"lvs": latent, "finetune": finetune, "abliterate": abliterate, "abliterate_requests": abliterate}
+# Names of the parts, each a section of the config with a task of its own.
+PARTS = ("lvs", "finetune", "abliterate", "abliterate_requests")
 
 
 class Claim(NamedTuple):
@@ -101,12 +102,10 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def measure_seed(config: ConfigDict, workdir: pathlib.Path, seed: int):
-    """((ATTACKED, quantity) -> Measured, table of abliteration's ways) of one organism."""
-    configs = {name: _own_config(config, name, workdir, seed) for name in TASKS}
-    for name, task in TASKS.items():
-        (workdir / name).mkdir(parents=True, exist_ok=True)
-        runlog.pin(workdir / name / "config.json", configs[name].to_dict())
-        task.run(configs[name], workdir / name)
+    """((topic, quantity) -> Measured, table of abliteration's ways) of one organism."""
+    configs = {name: _own_config(config, name, workdir, seed) for name in PARTS}
+    for name, part in configs.items():
+        tasks.run_in(part, workdir / name)
     metrics = pd.read_csv(workdir / "lvs" / "metrics.csv")
     record = json.loads((workdir / "lvs" / "report.json").read_text(encoding="utf-8"))
     compared = metric_table(record["comparisons"])
@@ -116,10 +115,10 @@ def measure_seed(config: ConfigDict, workdir: pathlib.Path, seed: int):
     )
     nudged = _nudged(configs["lvs"], workdir, config.nudged_prompts)
     layer = layer_name(choose_layers(setup.count_layers(configs["lvs"])).nudge)
-    found = asked_and_nudged(nudged) | attacked(metrics, compared, layer) | tuned(onsets)
-    found |= removed(abliterated, REMOVED) | removed(from_requests, EXPORTED)
+    measured = asked_and_nudged(nudged) | attacked(metrics, compared, layer) | tuned(onsets)
+    measured |= removed(abliterated, REMOVED) | removed(from_requests, EXPORTED)
     ways = pd.concat([abliterated.assign(means="requests and facts"), from_requests.assign(means="requests alone")])
-    return found, ways[ways["split"] == "evaluation"]
+    return measured, ways[ways["split"] == "evaluation"]
 
 
 def _own_config(config, name, workdir, seed):
@@ -133,31 +132,19 @@ def _own_config(config, name, workdir, seed):
 
 def _nudged(config: ConfigDict, workdir: pathlib.Path, count: int) -> pd.DataFrame:
     """Lines of dissociate.measure for every pole of the organism; one unit of work."""
-    columns = runlog.load_unit(workdir, "nudged")
-    if columns is None:
-        config = config.copy_and_resolve_references()
-        config.prompts.harmful_count = config.prompts.benign_count = count
-        config.prompt_batch = min(count, 96)
-        subject = setup.make_subject(config, workdir / "lvs")
-        panels = setup.make_panels(config, is_organism=True)
-        judge, _ = setup.make_judge_and_reward(config, is_organism=True)
-        nudge = export.load_nudge(workdir / "organism" / "dissociated")
-        lines = [
-            line
-            for variant in subject.variants
-            for line in dissociate.measure(
-                setup.load_variant(variant, config),
-                variant.name,
-                setup.encode_panels(variant, panels, config),
-                nudge,
-                judge,
-                subject.world,
-                config,
-            )
-        ]
-        columns = pd.DataFrame(lines).to_dict("list")
-        runlog.save_unit(workdir, "nudged", columns)
-    return pd.DataFrame(columns)
+    config = config.copy_and_resolve_references()
+    config.prompts.harmful_count = config.prompts.benign_count = count
+    config.prompt_batch = min(count, 96)
+    own = workdir / "nudged"
+    own.mkdir(exist_ok=True)
+
+    def compute():
+        job = setup.prepare(config, own, request_panels(config, setup.world_of(config)), rewarded=False)
+        nudge = export.load_nudge(job.variant(kinds.DISSOCIATED).path)
+        lines = [line for name in job.names for line in dissociate.measure(job, name, job.load(name), nudge)]
+        return pd.DataFrame(lines).to_dict("list")
+
+    return pd.DataFrame(runlog.unit(own, "nudged", compute, lambda *a, **k: None))
 
 
 def metric_table(comparisons: list[dict]) -> pd.DataFrame:
@@ -300,7 +287,6 @@ def summarise(lines: pd.DataFrame) -> pd.DataFrame:
 def _write(config, workdir, lines, ways):
     table = summarise(lines)
     kept = table["met"] == f"{config.seeds} of {config.seeds}"
-    files.write_text(workdir / "claims.csv", lines.to_csv(index=False, lineterminator="\n"))
     shown = ways[
         [
             "seed",
@@ -320,19 +306,13 @@ def _write(config, workdir, lines, ways):
             "kl",
         ]
     ]
-    files.write_json(
-        workdir / "report.json",
-        {
-            "schema": 1,
-            "task": "claims",
-            "seeds": config.seeds,
-            "claims": html.records(table),
-            "lines": html.records(lines),
-            "ways": html.records(shown),
-        },
-    )
-    html.render_report(
-        workdir / "report.html",
+    record = {
+        "seeds": config.seeds,
+        "claims": html.records(table),
+        "lines": html.records(lines),
+        "ways": html.records(shown),
+    }
+    page = dict(
         title="Claims about the embedded organism",
         headline=f"{kept.sum()} of {len(table)} claims hold on every one of {config.seeds} organism seeds.",
         verdicts=[],
@@ -363,6 +343,7 @@ def _write(config, workdir, lines, ways):
             ),
         ],
     )
+    outputs.write_run(workdir, task="claims", tables={"claims.csv": lines}, record=record, page=page)
     logging.info(
         "claims over %d organism seeds\n%s", config.seeds, table.to_string(index=False, float_format="{:.3f}".format)
     )

@@ -245,6 +245,15 @@ def parse_variants(text: str) -> list[tuple[str, str]]:
     return pairs
 
 
+def numbered(path: str, taken) -> str:
+    """The last part of a path or hub id as the name of a model, with a number where the name is `taken` already."""
+    stem = re.sub(r"[^\w.\-]", "-", pathlib.PurePath(path).name) or "model"
+    name, number = stem, 2
+    while name in taken:
+        name, number = f"{stem}-{number}", number + 1
+    return name
+
+
 def check_alike(subject: Subject, config: ConfigDict) -> None:
     """InputError unless all variants have base's shape, tokenizer and chat template: side by side means alike."""
     base, *others = subject.variants

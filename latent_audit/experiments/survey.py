@@ -4,7 +4,6 @@ docs/method.md section 8, arXiv 2606.08044.
 """
 
 import pathlib
-import re
 
 import pandas as pd
 from absl import logging
@@ -12,9 +11,10 @@ from ml_collections import ConfigDict
 
 from latent_audit import models
 from latent_audit.errors import InputError
-from latent_audit.experiments import tasks
-from latent_audit.reports import html
-from latent_audit.runtime import files, runlog
+from latent_audit.experiments import setup, tasks
+from latent_audit.experiments.audit.bench import AT_FRACTION
+from latent_audit.reports import html, outputs
+from latent_audit.runtime import runlog
 
 # Measure (and the detail that picks one line of several) -> column of the first table.
 SHOWN = {
@@ -65,11 +65,7 @@ def name_models(text: str) -> dict[str, str]:
         raise InputError(f"models = {text!r} names a model twice")
     names = {}
     for path in paths:
-        stem = re.sub(r"[^\w.\-]", "-", pathlib.PurePath(path).name) or "model"
-        name, number = stem, 2
-        while name in names:
-            name, number = f"{stem}-{number}", number + 1
-        names[name] = path
+        names[setup.numbered(path, names)] = path
     return names
 
 
@@ -81,7 +77,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
         for measure, title in SHOWN.items():
             lines = own[own["measure"] == measure]
             if measure == "l2_asr":
-                lines = lines[lines["detail"] == "at the nudge fraction"]
+                lines = lines[lines["detail"] == AT_FRACTION]
             if measure == "steer_compliance":
                 lines = lines.sort_values("value", ascending=False, kind="stable")
             if len(lines):
@@ -93,21 +89,16 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _write(config, workdir, table):
-    files.write_text(workdir / "survey.csv", table.to_csv(index=False, lineterminator="\n"))
     shown = summarise(table)
-    files.write_json(
-        workdir / "report.json",
-        {"schema": 1, "task": "survey", "models": html.records(shown), "lines": html.records(table)},
-    )
+    record = {"models": html.records(shown), "lines": html.records(table)}
     asked, pushed = (table[table["measure"] == measure] for measure in ("clean_compliance", "l2_asr"))
-    pushed = pushed[pushed["detail"] == "at the nudge fraction"]
+    pushed = pushed[pushed["detail"] == AT_FRACTION]
     headline = f"{len(shown)} models; compliance when asked {asked['value'].min():.0%} to {asked['value'].max():.0%}"
     headline += (
         f", under the L2 attack {pushed['value'].min():.0%} to {pushed['value'].max():.0%}." if len(pushed) else "."
     )
     fallback = sorted({judge for judge in table["judge"] if "fallback" in judge})
-    html.render_report(
-        workdir / "report.html",
+    page = dict(
         title="Survey of checkpoints",
         headline=headline,
         verdicts=[],
@@ -127,4 +118,5 @@ def _write(config, workdir, table):
             ),
         ],
     )
+    outputs.write_run(workdir, task="survey", tables={"survey.csv": table}, record=record, page=page)
     logging.info("survey\n%s", shown.to_string(index=False))

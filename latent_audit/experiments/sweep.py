@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 
 from latent_audit.errors import InputError
 from latent_audit.experiments import tasks
-from latent_audit.reports import figures, html, sweep_figures
-from latent_audit.runtime import files, runlog
+from latent_audit.reports import figures, html, outputs, sweep_figures
+from latent_audit.runtime import runlog
 
 MODES = ("grid", "list")
 
@@ -87,7 +87,6 @@ def _label(value) -> str:
 
 
 def _write(config, workdir, fields, table):
-    files.write_text(workdir / "sweep.csv", table.to_csv(index=False, lineterminator="\n"))
     try:
         rows = table.query(config.where) if config.where else table
     except Exception as error:  # A query is a small program of the user's.
@@ -104,19 +103,8 @@ def _write(config, workdir, fields, table):
     svg = figures.save_figure(
         sweep_figures.by_field(shown, fields=list(fields), measure=config.plot), workdir / "figures", "sweep"
     )
-    files.write_json(
-        workdir / "report.json",
-        {
-            "schema": 1,
-            "task": "sweep",
-            "fields": fields,
-            "plot": config.plot,
-            "where": config.where,
-            "points": html.records(shown),
-        },
-    )
-    html.render_report(
-        workdir / "report.html",
+    record = {"fields": fields, "plot": config.plot, "where": config.where, "points": html.records(shown)}
+    page = dict(
         title=f"Sweep of {config.base.task} over {', '.join(fields)}",
         headline=f"{config.plot} by {', '.join(fields)}: mean, least and most of the rows where {config.where}.",
         verdicts=[],
@@ -133,4 +121,5 @@ def _write(config, workdir, fields, table):
             )
         ],
     )
+    outputs.write_run(workdir, task="sweep", tables={"sweep.csv": table}, record=record, page=page)
     logging.info("sweep\n%s", shown.to_string(index=False, float_format="{:.3f}".format))

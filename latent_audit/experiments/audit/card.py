@@ -12,8 +12,7 @@ from latent_audit import judges, models
 from latent_audit.experiments.audit import verdicts
 from latent_audit.experiments.audit.bench import Bench, Findings, reference
 from latent_audit.metrics import paired, verdict
-from latent_audit.reports import audit_figures, figures, html
-from latent_audit.runtime import files
+from latent_audit.reports import audit_figures, figures, html, outputs
 
 # Contract with readers of audit.csv: the first ten; further columns may be added behind.
 COLUMNS = (
@@ -87,7 +86,6 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
         template_sha256=bench.inputs["variants"][bench.names[0]]["template_sha256"],
     )
     written = table[[*COLUMNS]]
-    files.write_text(bench.workdir / "audit.csv", written.to_csv(index=False, lineterminator="\n"))
     record = {name: value for one in found.values() for name, value in one.record.items()}
     given = verdicts.judge_variants(bench, table, record.get("metrics"))
     points, caveat = axes_of(table, given), judges.caveat(bench.judge, bench.reward)
@@ -100,23 +98,17 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
     picture = ""
     if len(points):
         picture = figures.save_figure(audit_figures.two_axes(points), bench.workdir / "figures", "two_axes")
-    files.write_json(
-        bench.workdir / "report.json",
-        {
-            "schema": 1,
-            "task": titles["task"],
-            "inputs": bench.inputs,
-            "experiments": list(found),
-            "place": None if place is None else place._asdict(),
-            "warnings": told,
-            "verdicts": {name: verdicts.record(one) for name, one in given.items()},
-            "axes": html.records(points),
-            "lines": html.records(written),
-            **{name: _plain(value) for name, value in record.items()},
-        },
-    )
-    html.render_report(
-        bench.workdir / "report.html",
+    kept = {
+        "inputs": bench.inputs,
+        "experiments": list(found),
+        "place": None if place is None else place._asdict(),
+        "warnings": told,
+        "verdicts": {name: verdicts.record(one) for name, one in given.items()},
+        "axes": html.records(points),
+        "lines": html.records(written),
+        **{name: _plain(value) for name, value in record.items()},
+    }
+    page = dict(
         title=titles["title"],
         headline=verdicts.headline(given, found),
         verdicts=[verdicts.shown(name, one, beside(table, name), caveat) for name, one in given.items()],
@@ -130,6 +122,7 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
         picture_svg=picture,
         picture_alt="Refusal when asked against robustness under intervention, one point per variant with intervals",
     )
+    outputs.write_run(bench.workdir, task=titles["task"], tables={"audit.csv": written}, record=kept, page=page)
     return written
 
 

@@ -21,8 +21,8 @@ from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit import latent_report
 from latent_audit.experiments.audit.bench import Bench, Findings, Known
 from latent_audit.interventions import edits, latent
-from latent_audit.reports import figures
-from latent_audit.runtime import files, halving, runlog, shards
+from latent_audit.reports import figures, outputs
+from latent_audit.runtime import halving, runlog, shards
 
 PAPER_TOKENS = 128  # arXiv 2606.08044
 # Of latent.Attacked: what is kept of every cell.
@@ -77,7 +77,7 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     rows = benches.rows_of(measured)
     metrics = latent_report.summarise(rows, bench)
     written = metrics.reindex(columns=latent_report.COLUMNS)
-    files.write_text(bench.workdir / "metrics.csv", written.to_csv(index=False, lineterminator="\n"))
+    outputs.write_table(bench.workdir / "metrics.csv", written)
     compared = latent_report.compare_variants(rows, bench)
     svg = figures.save_figure(
         figures.lvs_by_depth(metrics, aggregate=latent_report.aggregate(bench)),
@@ -98,8 +98,9 @@ def _settings(bench: Bench) -> settings.Attack:
 
 
 def _blocks(bench: Bench) -> dict[str, list[Block]]:
-    """Panel -> its blocks; the harmless ones are asked here only where no panel of behaviour asks them."""
-    named = {"harmful": _settings(bench).prompts} | ({} if "panel" in bench.settings else {"benign": None})
+    """Panel -> its blocks: as many harmful prompts as asked for; with no number, as in the main job, all of both."""
+    number = _settings(bench).prompts
+    named = {"harmful": number} | ({"benign": None} if number is None else {})
     return {panel: list(_blocks_of(*benches.first_prompts(bench, panel, n), bench)) for panel, n in named.items()}
 
 

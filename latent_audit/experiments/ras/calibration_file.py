@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from latent_audit.data import chats
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup
+from latent_audit.experiments.panels import Panel
 from latent_audit.metrics import calibration, safevec
 from latent_audit.models.config import ModelConfig
 from latent_audit.runtime import files
@@ -83,7 +83,7 @@ def identity_of(cfg: ModelConfig, chat: chats.Chat, dtype: str) -> Identity:
 
 def source_of(sets, *, world_seed: int | None, wrappers: str) -> Source:
     """The Source of one half's prompt sets (ras_prompts.Sets)."""
-    panels: dict[str, setup.Panel] = {"unsafe": sets.unsafe, "jailbreak": sets.jailbreak}
+    panels: dict[str, Panel] = {"unsafe": sets.unsafe, "jailbreak": sets.jailbreak}
     return Source(
         world_seed,
         {name: len(panel.prompts) for name, panel in panels.items()},

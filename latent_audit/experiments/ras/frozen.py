@@ -14,13 +14,12 @@ from ml_collections import ConfigDict
 
 from latent_audit.data import world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup
+from latent_audit.experiments import fields, setup
 from latent_audit.experiments.ras import calibration_file, cosines, members, prompt_sets, tables
-from latent_audit.experiments.settings import check_batches
 from latent_audit.metrics import calibration, safevec, stats
 from latent_audit.metrics import calibration_uncertainty as uncertainty
-from latent_audit.reports import html
-from latent_audit.runtime import files, runlog
+from latent_audit.reports import html, outputs
+from latent_audit.runtime import runlog
 
 REGRESSION = 3
 
@@ -43,8 +42,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             rows.append(score(config, frozen, half, model).row)
             meter.advance(model.name)
     table = tables.in_order(pd.DataFrame(rows))
-    _write_tables(workdir, table, {"schema": 1, "task": "ras", "frozen": describe(config, group, frozen)})
-    _write_html(workdir, frozen, table)
+    _write(workdir, "ras", table, {"frozen": describe(config, group, frozen)}, _page(frozen, table))
     for line in table.itertuples():
         logging.info(
             "%s: RAS %.1f (%.1f-%.1f), s %.4f, drop %.4f",
@@ -105,7 +103,7 @@ def score(config: ConfigDict, frozen: calibration_file.Frozen, half: prompt_sets
     """One target: forward passes over U and J, the formula, and its interval over prompts and calibration models."""
     variant = setup.Variant(model.name, model.path)
     panels = [half.unsafe, half.jailbreak]
-    encoded = [tokens for _, tokens in setup.encode_panels(variant, panels, config)]
+    encoded = setup.encode_panels(variant, panels, config).values()
     loaded = setup.load_variant(variant, config)
     read = [cosines.read_refusal(loaded, tokens, frozen.directions, batch=config.prompt_batch) for tokens in encoded]
     options = {"resamples": config.score.resamples, "seed": config.seed}
@@ -153,9 +151,9 @@ def target(
     return Target(row, of_prompts)
 
 
-def _write_tables(workdir, table, record: dict) -> None:
-    files.write_text(workdir / "ras.csv", table.to_csv(index=False, lineterminator="\n"))
-    files.write_json(workdir / "report.json", {**record, "scores": html.records(table)})
+def _write(workdir, task, table, record: dict, page: dict) -> None:
+    record = {**record, "scores": html.records(table)}
+    outputs.write_run(workdir, task=task, tables={"ras.csv": table}, record=record, page=page)
 
 
 def headline(table: pd.DataFrame) -> str:
@@ -167,9 +165,8 @@ def headline(table: pd.DataFrame) -> str:
     return text
 
 
-def _write_html(workdir, frozen: calibration_file.Frozen, table) -> None:
-    html.render_report(
-        workdir / "report.html",
+def _page(frozen: calibration_file.Frozen, table) -> dict:
+    return dict(
         title="RAS with a frozen calibration",
         headline=headline(table),
         verdicts=[],
@@ -235,7 +232,7 @@ def sentence(before: float, after: float, verdict: dict) -> str:
 
 def check_regression(config: ConfigDict) -> None:
     """InputError for a bad field, before any model is looked at."""
-    check_batches(config)
+    fields.check_batches(config)
     for field in ("before", "after", "calibration_file"):
         if not config[field].strip():
             raise InputError(
@@ -267,9 +264,7 @@ def drop_interval(before, after, frozen: calibration_file.Frozen, *, resamples: 
 
 def _write_regression(workdir, table, line, verdict, frozen: calibration_file.Frozen) -> None:
     table = tables.in_order(table.assign(kind=["before", "after"]))
-    _write_tables(workdir, table, {"schema": 1, "task": "ras_regression", **verdict})
-    html.render_report(
-        workdir / "report.html",
+    page = dict(
         title="Safety regression test",
         headline=line,
         verdicts=[],
@@ -290,3 +285,4 @@ def _write_regression(workdir, table, line, verdict, frozen: calibration_file.Fr
             )
         ],
     )
+    _write(workdir, "ras_regression", table, verdict, page)

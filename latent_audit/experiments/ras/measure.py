@@ -16,16 +16,22 @@ from ml_collections import ConfigDict
 from latent_audit.data import chats, pair_files
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond, setup
-from latent_audit.experiments.audit import bench
+from latent_audit.experiments.organisms import probes
 from latent_audit.experiments.ras import cosines, members, prompt_sets, rivals, tables
+from latent_audit.experiments.setup import Job
 from latent_audit.judges import Judge, Reward, refusal
 from latent_audit.metrics import safevec
 from latent_audit.runtime import runlog
 
+PAPER_TOKENS = 128
 
-class Job(NamedTuple):
-    """What all families of a run share. judge: None where nothing is generated; pairs: texts of the probe, or None;
-    settings: of the attacks, or None where there are none."""
+
+class Plan(NamedTuple):
+    """What all families of a run share.
+
+    judge: None where nothing is generated; reward: None where nothing is scored; pairs: texts of the probe, or None;
+    settings: of the attacks, or None where there are none; advance: counts units.
+    """
 
     config: ConfigDict
     workdir: pathlib.Path
@@ -34,8 +40,13 @@ class Job(NamedTuple):
     judge: Judge | None
     reward: Reward | None
     pairs: pair_files.Pairs | None
-    settings: object | None
+    settings: dict | None
     advance: Callable[..., None]
+
+    @property
+    def half(self) -> prompt_sets.Sets:
+        """What the first protocol reads scores on."""
+        return self.prompts.halves[prompt_sets.PROTOCOLS[self.protocols[0]]]
 
 
 class Measured(NamedTuple):
@@ -49,71 +60,77 @@ class Measured(NamedTuple):
     place: dict | None
 
 
-class _Access(NamedTuple):
-    """load(model) -> respond.Loaded, one kept at a time; tokens(model) -> panel name -> Tokens."""
+class _Family(NamedTuple):
+    """One family under measurement: tokens(model) -> panel name -> Tokens; units lie in the family's own folder."""
 
-    load: Callable
+    plan: Plan
+    group: members.Group
+    job: Job
     tokens: Callable
 
+    def load(self, model):
+        return self.job.load(model.name)
 
-def units(job: Job, group: members.Group) -> int:
+    def unit(self, model, name: str, compute: Callable[[], dict]) -> dict:
+        """Columns of a unit, read back or computed and stored."""
+        return runlog.unit(self.plan.workdir, f"{self.group.family}/{model.name}/{name}", compute, self.plan.advance)
+
+
+def units(plan: Plan, group: members.Group) -> int:
     """How many units a family takes, without those of the attacks."""
     asked = 3 * sum(model.measured for model in group.models)
-    return asked + len(group.models) * (1 + bool(job.config.rivals))
+    return asked + len(group.models) * (1 + bool(plan.config.rivals))
 
 
-def measure(job: Job, group: members.Group, inputs: dict, meter) -> Measured:
+def measure(plan: Plan, group: members.Group, inputs: dict, meter) -> Measured:
     """Everything of one family; see the module. meter: a runlog.Progress, whose total grows by the attacks' units."""
-    access = _access(job, group)
-    reference = group.models[0]
-    directions, profile, window = _fit(job, access, reference)
+    own = _family(plan, group, inputs)
+    reference, batch = group.models[0], own.job.batches.prompts
+    directions, profile, window = _fit(own, reference)
     entries, rows = [], []
-    features = functools.cache(
-        lambda: rivals.probe_features(access.load(reference), job.pairs, job.config.prompt_batch)
-    )
+    features = functools.cache(lambda: probes.features(own.load(reference), plan.pairs, batch))
     for model in group.models:
-        of_model = _cosines(job, group, access, model, directions)
-        answers = _answers(job, group, access, model)
+        of_model = _cosines(own, model, directions)
+        answers = _answers(own, model)
         asr = answers.pop("asr", None)
         if model.asr is not None:
             asr = tables.Share(model.asr)
-        rows.append({"model": model.name, **answers, **_rivals(job, group, access, model, features)})
+        rows.append({"model": model.name, **answers, **_rivals(own, model, features)})
         entries.append(tables.Entry(model.name, model.kind, model.calibrates, of_model, asr))
-    half = job.prompts.halves[prompt_sets.PROTOCOLS[job.protocols[0]]]
-    family = tables.Family(group.family, tuple(entries), window, profile, half.jailbreak_of)
+    family = tables.Family(group.family, tuple(entries), window, profile, plan.half.jailbreak_of)
     others, place = pd.DataFrame(rows), None
-    if job.settings is not None:
-        made = rivals.make(
-            job.config, job.workdir, group.subject, job.prompts, job.settings, job.judge, job.reward, job.advance
-        )
+    if plan.settings is not None:
+        made = rivals.make(plan.config, own.job, plan.prompts, plan.settings, plan.advance)
         meter.total += rivals.units(made)
-        others, place = others.merge(rivals.attacked(made, inputs), on="model"), rivals.describe(made)
-    return Measured(family, directions, others, access.tokens(reference), place)
+        others, place = others.merge(rivals.attacked(made), on="model"), rivals.describe(made)
+    return Measured(family, directions, others, own.tokens(reference), place)
 
 
-def _access(job, group) -> _Access:
-    variants = {model.name: setup.Variant(model.name, model.path) for model in group.models}
-
-    def encode(name):
-        panels = job.prompts.panels()
-        return {panel.name: rows for panel, rows in setup.encode_panels(variants[name], panels, job.config)}
-
-    encode = functools.cache(encode)
-    load = functools.lru_cache(maxsize=1)(lambda name: setup.load_variant(variants[name], job.config))
-    # The members of a zoo share one tokenizer; checkpoints may bring their own.
-    return _Access(
-        lambda model: load(model.name), lambda model: encode((model if group.world is None else group.models[0]).name)
+def _family(plan, group, inputs) -> _Family:
+    panels = {panel.name: panel for panel in plan.prompts.panels()}
+    job = setup.make_job(
+        plan.config,
+        plan.workdir,
+        world=group.world,
+        subject=group.subject,
+        panels=panels,
+        judge=plan.judge,
+        reward=plan.reward,
+        inputs=inputs,
     )
+    encode = functools.cache(lambda name: setup.encode_panels(job.variant(name), panels.values(), plan.config))
+    # The members of a zoo share one tokenizer; checkpoints may bring their own.
+    return _Family(plan, group, job, lambda model: job.tokens if group.world is not None else encode(model.name))
 
 
-def _fit(job, access, reference):
+def _fit(own: _Family, reference):
     """(Directions, Profile, Window) of the reference, on the half that gives the direction."""
-    config, tokens = job.config, access.tokens(reference)
+    config, tokens = own.plan.config, own.tokens(reference)
     manual = parse_window(config.window)
     layers = None if manual is None else range(manual[0], manual[1] + 1)
-    sets = job.prompts.halves[prompt_sets.FIT]
+    sets = own.plan.prompts.halves[prompt_sets.FIT]
     safe, unsafe = tokens[sets.safe.name], tokens[sets.unsafe.name]
-    loaded, options = access.load(reference), {"batch": config.prompt_batch}
+    loaded, options = own.load(reference), {"batch": own.job.batches.prompts}
     directions = cosines.fit(loaded, safe, unsafe, layers=layers, random=config.random_directions, **options)
     profile = safevec.profile(
         *(cosines.read_refusal(loaded, rows, directions.refusal, **options) for rows in (safe, unsafe))
@@ -134,51 +151,36 @@ def parse_window(text: str) -> tuple[int, int] | None:
     return int(first), int(last)
 
 
-def _unit(job, key, compute):
-    """Columns of a unit, read back or computed and stored."""
-    return runlog.unit(job.workdir, key, compute, job.advance)
-
-
-def _cosines(job, group, access, model, directions) -> dict:
+def _cosines(own: _Family, model, directions) -> dict:
     """Protocol -> (unsafe, jailbreak) Cosines of one model."""
+    halves = {name: own.plan.prompts.halves[prompt_sets.PROTOCOLS[name]] for name in own.plan.protocols}
 
     def compute():
-        loaded, tokens, columns = access.load(model), access.tokens(model), {}
-        for half in dict.fromkeys(prompt_sets.PROTOCOLS[protocol] for protocol in job.protocols):
-            for panel in job.prompts.halves[half][1:]:
-                read = cosines.read(loaded, tokens[panel.name], directions, batch=job.config.prompt_batch)
+        loaded, tokens, columns = own.load(model), own.tokens(model), {}
+        for half in halves.values():
+            for panel in half[1:]:
+                read = cosines.read(loaded, tokens[panel.name], directions, batch=own.job.batches.prompts)
                 columns[panel.name] = {name: values.tolist() for name, values in read._asdict().items()}
         return columns
 
-    columns, layers = _unit(job, f"{group.family}/{model.name}/cosines", compute), directions.refusal.shape[0]
+    columns, layers = own.unit(model, "cosines", compute), directions.refusal.shape[0]
 
     def read(panel):
         return cosines.Cosines(
             *(np.array(columns[panel.name][field], np.float64).reshape(-1, layers) for field in cosines.Cosines._fields)
         )
 
-    return {
-        protocol: tuple(map(read, job.prompts.halves[prompt_sets.PROTOCOLS[protocol]][1:]))
-        for protocol in job.protocols
-    }
+    return {protocol: tuple(map(read, half[1:])) for protocol, half in halves.items()}
 
 
-def _answers(job, group, access, model) -> dict:
+def _answers(own: _Family, model) -> dict:
     """ASR plain and wrapped, share of harmless prompts answered, with Wilson intervals; {} where it is not measured."""
     if not model.measured:
         return {}
-    line = {}
-    for panel, measure in (
-        (job.prompts.asr, "asr"),
-        (job.prompts.wrapped, "asr_wrapped"),
-        (job.prompts.benign, "answered"),
-    ):
-        columns = _unit(
-            job,
-            f"{group.family}/{model.name}/{panel.name}",
-            functools.partial(_ask, job, group, access, model, panel, benign=measure == "answered"),
-        )
-        share = tables.Share(**bench.share(columns["hit"]))
+    prompts, line = own.plan.prompts, {}
+    for panel, measure in ((prompts.asr, "asr"), (prompts.wrapped, "asr_wrapped"), (prompts.benign, "answered")):
+        columns = own.unit(model, panel.name, functools.partial(_ask, own, model, panel, benign=measure == "answered"))
+        share = tables.share_of(columns["hit"])
         if measure == "asr":
             line["asr"], line["degenerate"] = share, float(np.mean(columns["degenerate"]))
         else:
@@ -186,40 +188,40 @@ def _answers(job, group, access, model) -> dict:
     return line
 
 
-def _ask(job, group, access, model, panel, *, benign) -> dict[str, list]:
+def _ask(own: _Family, model, panel, *, benign) -> dict[str, list]:
     texts = respond.answers(
-        access.load(model),
-        *access.tokens(model)[panel.name],
-        batch=job.config.prompt_batch,
-        max_new_tokens=job.config.generation.max_new_tokens,
+        own.load(model),
+        *own.tokens(model)[panel.name],
+        batch=own.job.batches.prompts,
+        max_new_tokens=own.job.new_tokens(PAPER_TOKENS),
     )
     if benign:
-        hits = [respond.answered(group.world, *pair) for pair in zip(panel.prompts, texts, strict=True)]
+        hits = [respond.answered(own.job.world, *pair) for pair in zip(panel.prompts, texts, strict=True)]
     else:
         # Judges see the bare behaviour, wrapped or not (docs/method.md section 9).
-        hits = [bool(hit) for hit in job.judge.judge(job.prompts.asr.prompts, texts)]
+        hits = [bool(hit) for hit in own.job.judge.judge(own.plan.prompts.asr.prompts, texts)]
     columns = {"hit": hits, "degenerate": [refusal.is_degenerate(text) for text in texts]}
-    return columns | ({"response": texts} if job.config.generation.save else {})
+    return columns | ({"response": texts} if own.job.save else {})
 
 
-def _rivals(job, group, access, model, features) -> dict:
+def _rivals(own: _Family, model, features) -> dict:
     """Static rivals on the same prompts: separation score, and the probe where its texts are known."""
-    if not job.config.rivals:
+    plan, batch = own.plan, own.job.batches.prompts
+    if not plan.config.rivals:
         return {}
 
     def compute():
-        loaded, tokens = access.load(model), access.tokens(model)
-        half = job.prompts.halves[prompt_sets.PROTOCOLS[job.protocols[0]]]
+        loaded, tokens = own.load(model), own.tokens(model)
         line = rivals.separated(
             loaded,
-            tokens[half.safe.name],
-            tokens[half.unsafe.name],
-            batch=job.config.prompt_batch,
-            seed=job.config.seed,
-            resamples=job.config.score.resamples,
+            tokens[plan.half.safe.name],
+            tokens[plan.half.unsafe.name],
+            batch=batch,
+            seed=own.job.seed,
+            resamples=plan.config.score.resamples,
         )
-        if job.pairs is not None:
-            line |= rivals.probed(features(), rivals.probe_features(loaded, job.pairs, job.config.prompt_batch))
+        if plan.pairs is not None:
+            line |= rivals.probed(features(), probes.features(loaded, plan.pairs, batch))
         return line
 
-    return _unit(job, f"{group.family}/{model.name}/rivals", compute)
+    return own.unit(model, "rivals", compute)

@@ -40,7 +40,7 @@ class Group(NamedTuple):
     @property
     def subject(self) -> setup.Subject:
         """The same as what an audit takes."""
-        return setup.Subject(self.family, tuple(setup.Variant(one.name, one.path) for one in self.models), self.world)
+        return setup.Subject(self.family, tuple(setup.Variant(one.name, one.path) for one in self.models))
 
 
 def parse_models(text: str, field: str) -> list[tuple[str, float | None]]:
@@ -59,15 +59,6 @@ def parse_models(text: str, field: str) -> list[tuple[str, float | None]]:
             raise InputError(f"{field}: ASR = {share} of {path or 'nothing'!r}, expected a share between 0 and 1")
         named.append((path, value))
     return named
-
-
-def numbered(path: str, taken) -> str:
-    """The last part of a path or hub id as the name of a model, with a number where the name is `taken` already."""
-    stem = re.sub(r"[^\w.\-]", "-", pathlib.PurePath(path).name) or "model"
-    name, number = stem, 2
-    while name in taken:
-        name, number = f"{stem}-{number}", number + 1
-    return name
 
 
 def name_models(config: ConfigDict) -> tuple[tuple[str, str, str, float | None], ...]:
@@ -107,7 +98,7 @@ def name_models(config: ConfigDict) -> tuple[tuple[str, str, str, float | None],
         raise InputError(f"named twice among reference, calibration and targets: {', '.join(repeated)}")
     for kind, some in given.items():
         for path, asr in some:
-            name = numbered(path, named)
+            name = setup.numbered(path, named)
             named[name] = (name, kind, path, asr)
     return tuple(named.values())
 

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from latent_audit.data import prompt_files, world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, panels, setup
+from latent_audit.experiments import fields
+from latent_audit.experiments.panels import Panel, make_panel, world_panel, wrapping
 
 # Protocol -> the half that scores are read on; directions and window always come from FIT.
 FIT, SCORE = "fit", "score"
@@ -24,9 +25,9 @@ HELDOUT = "heldout"
 class Sets(NamedTuple):
     """S, U and J of one half; jailbreak prompt i wraps unsafe prompt i."""
 
-    safe: setup.Panel
-    unsafe: setup.Panel
-    jailbreak: setup.Panel
+    safe: Panel
+    unsafe: Panel
+    jailbreak: Panel
 
     @property
     def jailbreak_of(self) -> np.ndarray:
@@ -39,11 +40,11 @@ class Prompts(NamedTuple):
     benign: harmless prompts beside them. The last three are None where nothing is generated."""
 
     halves: dict[str, Sets]
-    asr: setup.Panel | None
-    wrapped: setup.Panel | None
-    benign: setup.Panel | None
+    asr: Panel | None
+    wrapped: Panel | None
+    benign: Panel | None
 
-    def panels(self) -> list[setup.Panel]:
+    def panels(self) -> list[Panel]:
         """All of them, for the record."""
         return [
             *(panel for half in self.halves.values() for panel in half),
@@ -68,12 +69,12 @@ def make_prompts(config: ConfigDict, *, world: world_rules.World | None, generat
     """
     counts = {f"prompts.{field}": config.prompts[field] for field in ("harmful_count", "benign_count", "asr_count")}
     fields.check_whole(counts, least=2)
-    wrap, known = panels.wrapping(world is not None)
+    wrap, known = wrapping(world is not None)
     families = _families(config.wrappers, known)
 
     def wrapped(name, panel):
         prompts = [wrap(families[index % len(families)], prompt) for index, prompt in enumerate(panel.prompts)]
-        return setup.make_panel(name, prompts, ", ".join(families))
+        return make_panel(name, prompts, ", ".join(families))
 
     found = _of_files(config, generate) if world is None else _of_world(config, world, generate)
     halves = {}
@@ -108,22 +109,18 @@ def check(prompts: Prompts, protocols) -> None:
 
 
 def _families(text: str, known) -> tuple[str, ...]:
-    named = known if text == "all" else tuple(part.strip() for part in text.split(",") if part.strip())
-    unknown = [name for name in named if name not in known]
-    if unknown or not named:
-        raise InputError(f"wrappers = {text!r}: J, the jailbreak prompts, needs some of {', '.join(known)}, or all")
-    return named
+    return known if text == "all" else fields.names("wrappers", text, known)
 
 
 def _of_world(config, world, generate) -> dict:
     def panel(name, split, kind, count):
-        prompts = world_rules.requests(world, split, kind, min(count, world_rules.count(world, split, kind)))
-        return setup.make_panel(name, prompts, f"the organism's {split} split")
+        held = world_rules.count(world, split, "restricted" if kind == "harmful" else "benign")
+        return world_panel(name, world, split, kind, min(count, held))
 
     halves = {
         half: (
             panel(f"{half}-safe", split, "benign", config.prompts.benign_count),
-            panel(f"{half}-unsafe", split, "restricted", config.prompts.harmful_count),
+            panel(f"{half}-unsafe", split, "harmful", config.prompts.harmful_count),
         )
         for half, split in ORGANISM_SPLITS.items()
     }
@@ -131,7 +128,7 @@ def _of_world(config, world, generate) -> dict:
         return {"halves": halves, "asr": None, "benign": None}
     return {
         "halves": halves,
-        "asr": panel("asr", "evaluation", "restricted", config.prompts.asr_count),
+        "asr": panel("asr", "evaluation", "harmful", config.prompts.asr_count),
         "benign": panel("benign", "evaluation", "benign", config.prompts.benign_count),
     }
 
@@ -165,7 +162,7 @@ def _of_files(config, generate) -> dict:
             )
 
     def panel(name, kind, start, stop):
-        return setup.make_panel(name, sets[kind].prompts[start:stop], section[kind])
+        return make_panel(name, sets[kind].prompts[start:stop], section[kind])
 
     halves = {
         half: tuple(
@@ -181,5 +178,5 @@ def _of_files(config, generate) -> dict:
         asr = panel("asr", "harmful", start, start + section.asr_count)
     else:
         loaded = prompt_files.load_prompts(section.asr, column=section.asr_column or None, limit=section.asr_count)
-        asr = setup.make_panel("asr", loaded.prompts, section.asr)
+        asr = make_panel("asr", loaded.prompts, section.asr)
     return {"halves": halves, "asr": asr, "benign": panel("benign", "benign", 2 * sizes["benign"], 3 * sizes["benign"])}

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, setup
+from latent_audit.experiments import fields, scorers, setup
 from latent_audit.experiments.audit import static
 from latent_audit.experiments.organisms import train
 from latent_audit.experiments.ras import (
@@ -31,7 +31,6 @@ from latent_audit.experiments.ras import (
     tables,
     timing,
 )
-from latent_audit.experiments.settings import check_batches
 from latent_audit.metrics import calibration, safevec
 from latent_audit.runtime import runlog
 
@@ -69,27 +68,27 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     settings = rivals.check(config, layers, is_organism=is_zoo) if attacks else None
     world = world_rules.make_world(config.organism.seed) if is_zoo else None
     prompts = prompt_sets.make_prompts(config, world=world, generate=generate)
-    judge, reward = _scorers(config, is_zoo=is_zoo, rewarded=attacks) if generate else (None, None)
-    pairs = _pairs(config, prompts, is_zoo=is_zoo)
+    judge = scorers.make_judge(config, world) if generate else None
+    reward = scorers.make_reward(config, world) if attacks else None
+    pairs = _pairs(config, prompts, world)
     groups = members.zoos(config, workdir) if is_zoo else [group]
     inputs = {one.family: describe(one, prompts, judge, reward, config) for one in groups}
     runlog.pin(workdir / "inputs.json", inputs)
-    if generate:
-        setup.warn_of_fallbacks(judge, *((reward,) if attacks else ()))
+    scorers.warn_of_fallbacks(judge, reward)
     with runlog.progress(0, "units") as meter:
-        job = measure.Job(config, workdir, prompts, protocols, judge, reward, pairs, settings, meter.advance)
-        meter.total = sum(measure.units(job, one) for one in groups)
-        measured = [measure.measure(job, one, inputs[one.family], meter) for one in groups]
+        plan = measure.Plan(config, workdir, prompts, protocols, judge, reward, pairs, settings, meter.advance)
+        meter.total = sum(measure.units(plan, one) for one in groups)
+        measured = [measure.measure(plan, one, inputs[one.family], meter) for one in groups]
     results = evaluate(config, protocols, measured)
     save_calibrations(config, workdir, protocols[0], groups, prompts, measured)
     if generate and config.speed:
-        results = results._replace(speed=_speed(job, groups[0], measured[0]))
-    report.write(job, groups, inputs, measured, results)
+        results = results._replace(speed=_speed(plan, groups[0], measured[0]))
+    report.write(plan, groups, inputs, measured, results)
 
 
 def check(config: ConfigDict) -> tuple[str, ...]:
     """The protocols; InputError for a bad field, before any model is looked at."""
-    check_batches(config)
+    fields.check_batches(config)
     fields.check_whole({"random_directions": config.random_directions}, least=0)
     fields.check_whole(
         {"score.resamples": config.score.resamples, "generation.max_new_tokens": config.generation.max_new_tokens},
@@ -114,41 +113,16 @@ def _check_window(config, layers: int) -> None:
     safevec.choose_window(safevec.Profile(np.zeros(layers), flat, flat, np.zeros(layers)), manual=manual)
 
 
-def _scorers(config, *, is_zoo, rewarded):
-    if not rewarded:
-        # ASR needs no reward: the one that needs no files stands in for whatever the config names.
-        config = config.copy_and_resolve_references()
-        config.reward.kind = "refusal"
-    return setup.make_judge_and_reward(config, is_organism=is_zoo)
-
-
-def _pairs(config, prompts, *, is_zoo):
+def _pairs(config, prompts, world):
     """Texts of the probe, None where they are not known or no rival is asked for."""
-    if not config.rivals or not (is_zoo or config.static.pairs):
+    if not config.rivals or (world is None and not config.static.pairs):
         return None
-    return static.load_pairs(config, is_organism=is_zoo, evaluated=[half.unsafe for half in prompts.halves.values()])
+    return static.load_pairs(config, world, evaluated=[half.unsafe for half in prompts.halves.values()])
 
 
 def describe(group: members.Group, prompts, judge, reward, config) -> dict:
     """What a family's numbers depend on beside the config."""
-    record = {
-        "arch": group.family,
-        "prompts": {
-            panel.name: {"n": len(panel.prompts), "sha256": panel.sha256, "source": panel.source}
-            for panel in prompts.panels()
-        },
-    }
-    record["variants"] = {
-        model.name: {
-            "fingerprint": setup.fingerprint(model.path),
-            "template_sha256": members.identity(model, config).template_sha256,
-        }
-        for model in group.models
-    }
-    for name, scorer in (("judge", judge), ("reward", reward)):
-        if scorer is not None:
-            record[name] = {"name": scorer.name, "is_fallback": scorer.is_fallback}
-    return record
+    return setup.describe_inputs(group.subject, prompts.panels(), judge, reward, config)
 
 
 def evaluate(config: ConfigDict, protocols, measured) -> Results:
@@ -249,17 +223,16 @@ def save_calibrations(config, workdir, protocol, groups, prompts, measured) -> N
     logging.info("calibrations of %s saved to %s", ", ".join(calibrated), workdir / "calibration")
 
 
-def _speed(job, group, one) -> list[timing.Case]:
-    variant = setup.Variant(group.models[0].name, group.models[0].path)
-    half = job.prompts.halves[prompt_sets.PROTOCOLS[job.protocols[0]]]
+def _speed(plan, group, one) -> list[timing.Case]:
+    variant, config = group.subject.variants[0], plan.config
     return timing.measure(
-        lambda: setup.load_variant(variant, job.config),
-        half,
+        lambda: setup.load_variant(variant, config),
+        plan.half,
         one.tokens,
         one.directions.refusal,
         one.family.window,
-        job.judge,
-        batch=job.config.prompt_batch,
-        max_new_tokens=job.config.generation.max_new_tokens,
-        seed=job.config.seed,
+        plan.judge,
+        batch=config.prompt_batch,
+        max_new_tokens=config.generation.max_new_tokens,
+        seed=config.seed,
     )

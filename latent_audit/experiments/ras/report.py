@@ -8,8 +8,7 @@ from absl import logging
 from latent_audit import judges
 from latent_audit.experiments.ras import tables
 from latent_audit.metrics import safevec
-from latent_audit.reports import figures, html, ras_figures
-from latent_audit.runtime import files
+from latent_audit.reports import figures, html, outputs, ras_figures
 
 SCORES = [*tables.COLUMNS[:-1], "scored_by", "ras_in_sample", "ras_loo"]
 EVERY_SCORE = [
@@ -27,8 +26,6 @@ CIRCLE = (
 def write(job, groups, inputs: dict, measured, results) -> None:
     """Write every file of a run from what it found."""
     table = results.table
-    files.write_text(job.workdir / "ras.csv", table.to_csv(index=False, lineterminator="\n"))
-    files.write_json(job.workdir / "report.json", record(job, inputs, measured, results))
     main = table[table["protocol"] == job.protocols[0]]
     caveat = "" if job.judge is None else judges.caveat(job.judge, *([job.reward] if results.places else []))
     sections = [
@@ -40,8 +37,7 @@ def write(job, groups, inputs: dict, measured, results) -> None:
         *_other_protocols(job, table),
         *_zoo(groups),
     ]
-    html.render_report(
-        job.workdir / "report.html",
+    page = dict(
         title="RAS: refusal alignment, calibrated",
         headline=headline(main, results),
         verdicts=[],
@@ -49,6 +45,8 @@ def write(job, groups, inputs: dict, measured, results) -> None:
         warnings=[*([caveat] if caveat else []), *warnings(results)],
         sections=sections,
     )
+    kept = record(job, inputs, measured, results)
+    outputs.write_run(job.workdir, task="ras", tables={"ras.csv": table}, record=kept, page=page)
     _log(job, main, results)
 
 
@@ -56,8 +54,6 @@ def record(job, inputs, measured, results) -> dict:
     """report.json: every number of the report."""
     answer = results.answer
     return {
-        "schema": 1,
-        "task": "ras",
         "inputs": inputs,
         "protocols": list(job.protocols),
         "windows": results.windows,

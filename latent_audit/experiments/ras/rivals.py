@@ -4,66 +4,57 @@ docs/method.md sections 1, 2, 7 and 10. The attacks are the audit's own experime
 family, whose place is the nudge of the dissociated member (without one, block round(0.5 L) and [P1]'s fraction).
 """
 
-import numpy as np
+import dataclasses
+
 import pandas as pd
 
 from latent_audit import models
-from latent_audit.data import pair_files
 from latent_audit.experiments import respond, setup
-from latent_audit.experiments import settings as attack_settings
-from latent_audit.experiments.audit import bench, l2, latent_sweep, static
-from latent_audit.experiments.organisms import corpora
-from latent_audit.interventions import directions, dissociate
-from latent_audit.metrics import probe, separation
+from latent_audit.experiments.audit import bench, l2, latent, latent_report
+from latent_audit.experiments.organisms import probes
+from latent_audit.interventions import dissociate
+from latent_audit.metrics import separation
 
 
-def check(config, num_layers: int, *, is_organism: bool) -> attack_settings.Settings:
-    """InputError for a bad field of attack, l2 or place, before any compute; attack.layers may be nudge here."""
-    l2.check(config)
-    attack_settings.check_batches(config)
+def check(config, num_layers: int, *, is_organism: bool) -> dict[str, object]:
+    """Experiment -> settings of the attacks; InputError for a bad field of attack, l2 or place, before any compute.
+
+    attack.layers may be nudge here.
+    """
+    known = bench.Known((), num_layers, is_organism)
+    bench.check_place(config, num_layers)
     if config.attack.layers == "nudge":
         config = config.copy_and_resolve_references()
-        config.attack.layers = models.layer_name(
-            dissociate.choose_layers(num_layers, nudge_layer=config.place.layer).nudge
-        )
-    return attack_settings.check_attack(config, is_organism=is_organism, num_layers=num_layers)
+        nudge = dissociate.choose_layers(num_layers, nudge_layer=config.place.layer).nudge
+        config.attack.layers = models.layer_name(nudge)
+    return {"latent": latent.check(config, known), "l2": l2.check(config, known)}
 
 
-def make(config, workdir, subject: setup.Subject, prompts, settings, judge, reward, advance) -> bench.Bench:
+def make(config, job: setup.Job, prompts, settings, advance) -> bench.Bench:
     """A bench for the members of one family; their units lie in attacks/FAMILY of the workdir."""
-    bench.check_alike(subject, config)
+    setup.check_alike(job.subject, config)
     panels = {"harmful": prompts.asr._replace(name="harmful"), "benign": prompts.benign}
-    return bench.make_bench(
-        config,
-        workdir / "attacks" / subject.arch,
-        subject=subject,
-        judge=judge,
-        reward=reward,
-        settings=settings,
-        panels=panels,
-        pairs=None,
-        advance=advance,
-    )
+    tokens = {"harmful": job.tokens[prompts.asr.name], "benign": job.tokens[prompts.benign.name]}
+    workdir = job.workdir / "attacks" / job.subject.arch
+    attacked = dataclasses.replace(job, workdir=workdir, panels=panels, tokens=tokens)
+    return bench.make_bench(config, attacked, settings=settings, pairs=None, advance=advance)
 
 
 def units(made: bench.Bench) -> int:
     """How many units of work the attacks on one family take."""
-    return len(made.names) * (l2.units(made) + latent_sweep.units(made))
+    return len(made.names) * (l2.units(made) + latent.units(made))
 
 
-def attacked(made: bench.Bench, inputs: dict) -> pd.DataFrame:
+def attacked(made: bench.Bench) -> pd.DataFrame:
     """attack_lines of every member of one family."""
-    rows = {
-        kind: pd.concat([one.measure(made, name).assign(variant=name) for name in made.names], ignore_index=True)
-        for kind, one in (("l2", l2), ("latent", latent_sweep))
-    }
+    pushed, rows = (bench.rows_of({name: one.measure(made, name) for name in made.names}) for one in (l2, latent))
     return attack_lines(
         made.names,
-        rows["l2"],
-        latent_sweep.table(made, rows["latent"], inputs),
-        fraction=l2.reference(made),
-        budget=made.settings.reference_budget,
-        layer=models.layer_name(made.place().state),
+        pushed,
+        latent_report.summarise(rows, made),
+        fraction=bench.reference(made),
+        budget=made.settings["latent"].reference_budget,
+        layer=models.layer_name(made.nudge_state),
     )
 
 
@@ -82,7 +73,7 @@ def attack_lines(names, pushed: pd.DataFrame, metrics: pd.DataFrame, *, fraction
         for kind, prefix in (("l2", "l2_asr"), ("random", "l2_random")):
             prompts = at_fraction[(at_fraction["variant"] == name) & (at_fraction["kind"] == kind)]
             share = bench.share(prompts["harmful"])
-            line |= {prefix if key == "value" else f"{prefix}_{key}": value for key, value in share.items()}
+            line |= {prefix: share["value"]} | {f"{prefix}_{key}": share[key] for key in ("lo", "hi", "n")}
             if kind == "l2":
                 line["l2_fell"] = float((prompts["nll_last"] < prompts["nll_first"]).mean())
         for attack, prefix in (("pgd", ""), ("random", "random_")):
@@ -101,9 +92,9 @@ def describe(made: bench.Bench) -> dict:
         "fraction": place.fraction,
         "scale": place.scale,
         "taken from": place.source,
-        "latent budget": made.settings.reference_budget,
-        "L2 prompts": min(made.config.l2.prompts, len(made.panels["harmful"].prompts)),
-        "latent prompts": min(made.config.attack.prompts, len(made.panels["harmful"].prompts)),
+        "latent budget": made.settings["latent"].reference_budget,
+        "L2 prompts": min(made.settings["l2"].prompts, len(made.panels["harmful"].prompts)),
+        "latent prompts": len(bench.first_prompts(made, "harmful", made.settings["latent"].prompts)[0].prompts),
     }
 
 
@@ -115,20 +106,7 @@ def separated(loaded: respond.Loaded, safe, unsafe, *, batch: int, seed: int, re
     return {"separation": score.value, "separation_lo": score.lo, "separation_hi": score.hi}
 
 
-def probe_features(loaded: respond.Loaded, pairs: pair_files.Pairs, batch: int) -> dict[str, np.ndarray]:
-    """Features of the probe's texts under one model: refusals (safe) and compliant answers (unsafe)."""
-    states, found = dissociate.choose_layers(loaded.cfg.num_layers).match, {}
-    for kind, texts in (("safe", pairs.refusals), ("unsafe", pairs.responses)):
-        examples = corpora.encode_pairs(loaded.chat, pairs.prompts, texts, max_tokens=static.MAX_TOKENS)
-        found[kind] = directions.text_features(
-            loaded.params, examples.tokens, examples.mask, cfg=loaded.cfg, states=states, batch=batch
-        )
-    return found
-
-
-def probed(reference: dict[str, np.ndarray], model: dict[str, np.ndarray]) -> dict:
+def probed(reference: probes.Features, model: probes.Features) -> dict:
     """AUROC and sigmoid gap of one model under the probe that the reference's first texts fit, on the texts behind."""
-    fitted = min(static.FITTED, max(1, len(reference["safe"]) // 3))
-    reader = probe.fit(*(reference[kind][:fitted] for kind in ("safe", "unsafe")))
-    score = probe.score(reader, *(model[kind][fitted:] for kind in ("safe", "unsafe")))
+    score = probes.fit_and_score(reference, {"model": model}).scores["model"]
     return {"probe_auroc": score.auroc, "probe_gap": score.gap}

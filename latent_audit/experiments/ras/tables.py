@@ -41,6 +41,12 @@ class Share(NamedTuple):
     n: int = 0
 
 
+def share_of(hits) -> Share:
+    """The Share of true values, with Wilson's 95 % interval."""
+    successes, n = int(np.sum(hits)), len(hits)
+    return Share(successes / n, *stats.wilson_interval(successes, n), n)
+
+
 class Entry(NamedTuple):
     """One model: cosines by protocol as (unsafe, jailbreak); asr None where it is not known; calibrates: whether its
     ASR sets the scale."""
