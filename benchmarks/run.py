@@ -32,8 +32,8 @@ def search_against_rivals(problem: work.Problem, directory, *, slice_a, peak: fl
     seconds, ours = work.timed(lambda: work.search(problem))
     compiles = latent.attack_state._cache_size()
     floor, products = work.flops(problem) / peak, work.products_alone(problem)
-    work.search(problem, states=[0], controls=True)
-    controlled, _ = work.timed(lambda: work.search(problem, controls=True), repeats=2)
+    work.search(problem, states=[0], search=latent.PAPER)
+    controlled, _ = work.timed(lambda: work.search(problem, search=latent.PAPER), repeats=2)
     model = rivals.torch_model(problem, directory)
     common = {
         "ours_seconds": seconds,

@@ -81,7 +81,7 @@ def residuals(problem: work.Problem) -> list[dict]:
     for name, policy in choices.items():
         with mock.patch.object(suffix, "RESIDUALS", policy):
             jax.clear_caches()
-            programs[name] = latent.attack_state.lower(*arguments, cfg=problem.cfg, controls=False).compile()
+            programs[name] = latent.attack_state.lower(*arguments, cfg=problem.cfg, search=work.ALONE).compile()
     # In turn, so that a slow moment of the machine meets all of them.
     for _ in range(6):
         for name, program in programs.items():
@@ -107,8 +107,8 @@ def residuals(problem: work.Problem) -> list[dict]:
 def static_starts(problem: work.Problem) -> list[dict]:
     """Four states by the one program whose state is traced, and by a program for each, whose loops have fixed ends."""
     states = sorted({0, problem.cfg.num_layers // 3, 2 * problem.cfg.num_layers // 3, problem.cfg.num_layers})
-    options, clean = {"cfg": problem.cfg, "controls": False}, work.clean_pass(problem)
-    fixed = jax.jit(latent.attack_state.__wrapped__, static_argnums=4, static_argnames=("cfg", "controls"))
+    options, clean = {"cfg": problem.cfg, "search": work.ALONE}, work.clean_pass(problem)
+    fixed = jax.jit(latent.attack_state.__wrapped__, static_argnums=4, static_argnames=("cfg", "search"))
     found = []
     for name, search in (("traced", latent.attack_state), ("fixed", fixed)):
 
@@ -143,7 +143,7 @@ def early_stop(problem: work.Problem, budgets=(0.005, 0.01, 0.015, 0.02)) -> lis
         return [
             np.asarray(
                 latent.attack_state(
-                    *work.arguments(problem, clean, state, budgets), cfg=problem.cfg, controls=False
+                    *work.arguments(problem, clean, state, budgets), cfg=problem.cfg, search=work.ALONE
                 ).nll_trace
             )
             for state in problem.states
@@ -175,7 +175,7 @@ def restarts(problem: work.Problem, starts=(1, 4)) -> list[dict]:
             problem.mask,
             jnp.asarray(problem.target),
             cfg=problem.cfg,
-            starts=count,
+            search=sphere.Search(starts=count),
         )
 
         def every(search=search):

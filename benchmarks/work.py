@@ -18,7 +18,9 @@ from latent_audit.interventions import latent
 from latent_audit.models.families import config_from_hf
 
 BUDGETS = latent.PAPER_BUDGETS
-STEPS, STEP_FRACTION = latent.PAPER_STEPS, latent.PAPER_STEP_FRACTION
+STEPS, STEP_FRACTION = latent.PAPER.steps, latent.PAPER.step_fraction
+# Rivals draw no controls.
+ALONE = latent.Search(controls=False)
 TARGET_TOKENS = 4  # "Sure, here is" has about as many in most vocabularies
 
 
@@ -144,12 +146,12 @@ def arguments(problem: Problem, clean: latent.Clean, state: int, budgets=BUDGETS
     return problem.params, clean, problem.mask, jnp.asarray(problem.target), state, budgets, keys
 
 
-def search(problem: Problem, states=None, *, controls: bool = False) -> list[latent.Attacked]:
-    """Our search over every state and budget, with the clean pass; waits for the device. Rivals draw no controls."""
+def search(problem: Problem, states=None, search: latent.Search = ALONE) -> list[latent.Attacked]:
+    """Our search over every state and budget, with the clean pass; waits for the device."""
     clean = clean_pass(problem)
     return jax.block_until_ready(
         [
-            latent.attack_state(*arguments(problem, clean, state), cfg=problem.cfg, controls=controls)
+            latent.attack_state(*arguments(problem, clean, state), cfg=problem.cfg, search=search)
             for state in (problem.states if states is None else states)
         ]
     )

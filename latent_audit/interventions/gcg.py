@@ -8,6 +8,7 @@ What stands before the suffix never changes during an attack: its keys and value
 Where the suffix stands and which tokens it may hold is the business of interventions/gcg_text.py.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,14 +22,27 @@ from latent_audit.interventions.suffix import target_nll
 from latent_audit.models import decoder, generate, ops, sharding
 from latent_audit.models.config import ModelConfig
 
-# arXiv 2606.08044: steps, candidates per step, and how many substitutes per position they are drawn from.
-PAPER_STEPS = 500
-PAPER_CANDIDATES = 512
-PAPER_TOP_K = 256
 # Ours: how many candidates are drawn for each one evaluated, so that some may fail the tokenisation check.
 OVERSAMPLE = 4
-# Ours: sequences evaluated at once; bounds memory and changes no result.
-BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """How an attack searches; its shapes depend on nothing else but the prompts. docs/method.md section 8.
+
+    steps: at most; candidates: evaluated per prompt and step; top_k: substitutes per position they are drawn from, at
+    most those allowed; length: tokens of the suffix; batch: sequences evaluated at once, bounds memory and changes no
+    result.
+    """
+
+    steps: int = 500  # arXiv 2606.08044
+    candidates: int = 512  # arXiv 2606.08044
+    top_k: int = 256  # arXiv 2606.08044
+    length: int = 20  # arXiv 2606.08044
+    batch: int = 64  # ours
+
+
+PAPER = Search()
 
 
 class Surroundings(NamedTuple):
@@ -152,7 +166,7 @@ def propose(
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "batch"))
-def candidate_losses(params, around: Surroundings, candidates, wanted, *, cfg: ModelConfig, batch: int = BATCH):
+def candidate_losses(params, around: Surroundings, candidates, wanted, *, cfg: ModelConfig, batch: int):
     """NLL of the target under every candidate.
 
     Args:
@@ -168,14 +182,14 @@ def candidate_losses(params, around: Surroundings, candidates, wanted, *, cfg: M
 
     def evaluate(row, chunk):
         take = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=row, slice_size=1)
-        one = Surroundings(
+        around_row = Surroundings(
             take(around.keys, axis=1),
             take(around.values, axis=1),
             take(around.mask),
             take(around.behind),
             around.target,
         )
-        return _read(params, one, decoder.embed(params, chunk, cfg=cfg), cfg=cfg)[0]
+        return _read(params, around_row, decoder.embed(params, chunk, cfg=cfg), cfg=cfg)[0]
 
     def chunk_losses(numbered):
         row, chunk = numbered
@@ -195,10 +209,8 @@ def step(
     frozen,
     *,
     cfg: ModelConfig,
+    search: Search = PAPER,
     survives: Callable | None = None,
-    candidates: int = PAPER_CANDIDATES,
-    top_k: int = PAPER_TOP_K,
-    batch: int = BATCH,
 ) -> Step:
     """One move of every prompt to its best candidate, even where that is worse than the current suffix.
 
@@ -209,7 +221,6 @@ def step(
       suffix: int32 [B, n]; allowed: bool [V]; keys: [B]; number: which step this is; frozen: bool [B].
       survives: survives(row, ids int32 [N, n]) -> bool [N] says which candidates of prompt `row` are still the same
         ids once they are decoded and tokenised again; None keeps all.
-      candidates: evaluated per prompt; top_k: substitutes per position they are drawn from, at most those allowed.
     """
     suffix = np.asarray(suffix)
     proposal = propose(
@@ -220,17 +231,19 @@ def step(
         keys,
         number,
         cfg=cfg,
-        draws=OVERSAMPLE * candidates,
-        top_k=min(top_k, int(np.sum(allowed))),
+        draws=OVERSAMPLE * search.candidates,
+        top_k=min(search.top_k, int(np.sum(allowed))),
     )
     nll, on_target, drawn = jax.tree.map(np.asarray, proposal)
     stays = frozen | on_target
     if stays.all():
         return Step(suffix, nll, on_target)
-    kept = np.repeat(suffix[:, None], candidates, axis=1)
+    kept = np.repeat(suffix[:, None], search.candidates, axis=1)
     for row in np.flatnonzero(~stays):
-        kept[row] = _survivors(drawn[row], suffix[row], candidates, survives and functools.partial(survives, row))
-    best = np.argmin(candidate_losses(params, around, kept, ~stays, cfg=cfg, batch=batch), axis=1)
+        kept[row] = _survivors(
+            drawn[row], suffix[row], search.candidates, survives and functools.partial(survives, row)
+        )
+    best = np.argmin(candidate_losses(params, around, kept, ~stays, cfg=cfg, batch=search.batch), axis=1)
     moved = kept[np.arange(len(kept)), best]
     return Step(np.where(stays[:, None], suffix, moved), nll, on_target)
 
@@ -245,12 +258,8 @@ def attack(
     *,
     cfg: ModelConfig,
     first: int,
-    length: int,
+    search: Search = PAPER,
     survives: Callable | None = None,
-    steps: int = PAPER_STEPS,
-    candidates: int = PAPER_CANDIDATES,
-    top_k: int = PAPER_TOP_K,
-    batch: int = BATCH,
     progress: Callable[[int, np.ndarray, np.ndarray], None] | None = None,
 ) -> Attacked:
     """Search a suffix for every prompt until its target is the argmax or the steps are used up.
@@ -259,45 +268,34 @@ def attack(
 
     Args:
       tokens: int32 [B, P]; mask: bool [B, P], left-padded prompts that hold the suffix to start from in columns
-        first .. first + length - 1, the same in every row (gcg_text.place_suffix); target: int32 [m].
+        first .. first + search.length - 1, the same in every row (gcg_text.place_suffix); target: int32 [m].
       allowed: bool [V], gcg_text.allowed_tokens; keys: PRNG keys [B], prompt_keys.
-      survives, candidates, top_k: see step; batch: see candidate_losses.
+      survives: see step.
       progress: progress(steps made, NLL float32 [B], stopped bool [B]) before every step and at the end, or None.
     """
     tokens, mask = np.asarray(tokens), np.asarray(mask)
-    around = prepare(params, tokens, mask, jnp.asarray(target, jnp.int32), cfg=cfg, first=first, length=length)
-    last = tokens[:, first : first + length].astype(np.int32)
-    found, lowest = last, np.full(len(last), np.inf, np.float32)
+    around = prepare(params, tokens, mask, jnp.asarray(target, jnp.int32), cfg=cfg, first=first, length=search.length)
+    last = tokens[:, first : first + search.length].astype(np.int32)
+    best, lowest = last, np.full(len(last), np.inf, np.float32)
     stopped, taken = np.zeros(len(last), bool), np.zeros(len(last), np.int32)
-    trace = np.zeros((steps + 1, len(last)), np.float32)
-    for number in range(steps + 1):
+    trace = np.zeros((search.steps + 1, len(last)), np.float32)
+    for number in range(search.steps + 1):
         # The round after the last step only reads the loss; frozen rows are not evaluated.
-        frozen = stopped if number < steps else np.ones_like(stopped)
+        frozen = stopped if number < search.steps else np.ones_like(stopped)
         after, nll, on_target = step(
-            params,
-            around,
-            last,
-            allowed,
-            keys,
-            number,
-            frozen,
-            cfg=cfg,
-            survives=survives,
-            candidates=candidates,
-            top_k=top_k,
-            batch=batch,
+            params, around, last, allowed, keys, number, frozen, cfg=cfg, search=search, survives=survives
         )
         nll = np.where(stopped, trace[number - 1], nll)
         better = ~stopped & (on_target | (nll < lowest))
-        found, lowest = np.where(better[:, None], last, found), np.where(better, nll, lowest)
+        best, lowest = np.where(better[:, None], last, best), np.where(better, nll, lowest)
         stopped = stopped | on_target
         trace[number:] = nll
         if progress is not None:
             progress(number, nll, stopped)
-        if stopped.all() or number == steps:
+        if stopped.all() or number == search.steps:
             break
         last, taken = after, taken + ~stopped
-    return Attacked(found, last, trace, taken, stopped)
+    return Attacked(best, last, trace, taken, stopped)
 
 
 def prompt_keys(key, prompt_ids):

@@ -11,10 +11,6 @@ import numpy as np
 from latent_audit.data import chats
 from latent_audit.errors import InputError
 
-# arXiv 2606.08044: the suffix starts as 20 tokens "!". The spaces keep tokenizers from merging them.
-PAPER_LENGTH = 20
-PAPER_SUFFIX = " ".join(["!"] * PAPER_LENGTH)
-
 
 class Placed(NamedTuple):
     """Formatted prompts with the suffix at columns first .. first + length - 1 of every row.
@@ -60,9 +56,12 @@ def with_suffix(prompt: str, suffix: str) -> str:
     return f"{prompt} {suffix}"
 
 
-def place_suffix(
-    chat: chats.Chat, prompts, *, max_length: int, suffix: str = PAPER_SUFFIX, length: int = PAPER_LENGTH
-) -> Placed:
+def paper_suffix(length: int) -> str:
+    """The suffix to start from, `length` tokens "!": arXiv 2606.08044. The spaces keep tokenizers from merging them."""
+    return " ".join(["!"] * length)
+
+
+def place_suffix(chat: chats.Chat, prompts, *, max_length: int, suffix: str, length: int) -> Placed:
     """Format prompts with the suffix behind them and find its columns.
 
     Args:
@@ -86,14 +85,6 @@ def place_suffix(
     return Placed(tokens, mask, columns.pop(), length, tuple(frame for frame, _ in places))
 
 
-def take_rows(placed: Placed, rows) -> Placed:
-    """The same for some of the prompts, given by their row numbers; all keep the width they had together."""
-    rows = np.asarray(rows)
-    return placed._replace(
-        tokens=placed.tokens[rows], mask=placed.mask[rows], frames=tuple(placed.frames[row] for row in rows)
-    )
-
-
 def suffix_texts(tokenizer, ids) -> list[str]:
     """Texts of suffixes int [N, n], without the one space that stands between prompt and suffix."""
     texts = tokenizer.batch_decode(np.asarray(ids).tolist(), clean_up_tokenization_spaces=False)
@@ -108,13 +99,13 @@ def survives(tokenizer, placed: Placed, row: int, candidates) -> np.ndarray:
     """
     before, behind = placed.frames[row]
     texts = suffix_texts(tokenizer, candidates)
-    found = _encode(tokenizer, [before + text + behind for text in texts])
+    again = _encode(tokenizer, [before + text + behind for text in texts])
     expected = np.repeat(placed.tokens[row : row + 1], len(texts), axis=0)
     expected[:, placed.first : placed.first + placed.length] = candidates
     expected = expected[:, placed.mask[row]].tolist()
     # Templates may trim the turn, so white space at its end would not last.
     return np.array(
-        [text == text.strip() and ids == same for text, ids, same in zip(texts, found, expected, strict=True)], bool
+        [text == text.strip() and ids == same for text, ids, same in zip(texts, again, expected, strict=True)], bool
     )
 
 

@@ -4,6 +4,7 @@ Everything is batched over prompts x budgets and jitted once: the state index an
 same compiled search serves every layer and every budget of every model of that shape (docs/method.md section 1).
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -14,13 +15,29 @@ from latent_audit.interventions import suffix
 from latent_audit.models import decoder, sharding
 from latent_audit.models.config import ModelConfig
 
-# Steps and step size of the search, and the budgets swept: arXiv 2606.08044, docs/method.md section 1.
-PAPER_STEPS = 10
-PAPER_STEP_FRACTION = 0.25
+# The budgets swept: arXiv 2606.08044, docs/method.md section 1.
 PAPER_BUDGETS = (0.0005, 0.001, 0.005)
 
 BUDGET_MODES = ("linf_of_max", "linf_of_rms", "l2_of_norm")
 ATTACKS = ("pgd", "random", "random_l2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What is compiled into the search, one static argument of its programs; docs/method.md section 1.
+
+    mode: budget mode; skip_first: see budget_scale; steps: gradient steps; step_fraction: step size over the absolute
+    budget; controls: draw the random controls too.
+    """
+
+    mode: str = "linf_of_max"  # arXiv 2606.08044
+    skip_first: bool = False  # arXiv 2606.08044; True is ours
+    steps: int = 10  # arXiv 2606.08044
+    step_fraction: float = 0.25  # arXiv 2606.08044
+    controls: bool = True  # ours
+
+
+PAPER = Search()
 
 
 class Clean(NamedTuple):
@@ -87,16 +104,15 @@ def budget_scale(states, mask, *, mode: str, skip_first: bool):
     raise ValueError(f"unknown budget mode {mode!r}, expected one of {BUDGET_MODES}")
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "mode", "skip_first"))
-def clean_pass(
-    params, tokens, mask, target, *, cfg: ModelConfig, mode: str = "linf_of_max", skip_first: bool = False
-) -> Clean:
+@functools.partial(jax.jit, static_argnames=("cfg", "search"))
+def clean_pass(params, tokens, mask, target, *, cfg: ModelConfig, search: Search = PAPER) -> Clean:
     """States, NLL and its gradient at every state without any perturbation: one forward and one backward.
 
     Deltas start at zero, so this gradient is the first one of every search on every state and budget.
 
     Args:
       tokens: int32 [B, P]; mask: bool [B, P], left-padded; target: int32 [n].
+      search: static; its mode and skip_first decide the scale.
     """
     B, P = tokens.shape
     tokens, mask = with_target(tokens, mask, target)
@@ -120,33 +136,20 @@ def clean_pass(
     stacked = (params["blocks"], decoder.layer_numbers(cfg), states[:-1])
     _, gradients = jax.lax.scan(back, cotangent, stacked, reverse=True)
     gradients = jnp.concatenate([gradients, cotangent[None, :, :P]])
-    scale = budget_scale(states[:, :, :P], mask[:, :P], mode=mode, skip_first=skip_first)
+    scale = budget_scale(states[:, :, :P], mask[:, :P], mode=search.mode, skip_first=search.skip_first)
     return Clean(states, gradients, nll, scale)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "mode", "steps", "step_fraction", "controls"))
+@functools.partial(jax.jit, static_argnames=("cfg", "search"))
 def attack_state(
-    params,
-    clean: Clean,
-    mask,
-    target,
-    state,
-    budgets,
-    row_keys,
-    *,
-    cfg: ModelConfig,
-    mode: str = "linf_of_max",
-    steps: int = PAPER_STEPS,
-    step_fraction: float = PAPER_STEP_FRACTION,
-    controls: bool = True,
+    params, clean: Clean, mask, target, state, budgets, row_keys, *, cfg: ModelConfig, search: Search = PAPER
 ) -> Attacked:
     """Search one residual state at every budget and draw the random controls; docs/method.md section 1.
 
     Args:
       clean: clean_pass of the same prompts; mask: bool [B, P]; target: int32 [n].
       state: int scalar (traced) in [0, L]; budgets: float32 [E], relative; row_keys: PRNG keys [B, E].
-      mode: budget mode, as given to clean_pass; steps: gradient steps; step_fraction: step size over budget.
-      controls: static; False leaves the random controls out.
+      search: static; its mode is the one that was given to clean_pass.
     """
     B, P = mask.shape
     E, n, D = budgets.shape[0], target.shape[0], clean.states.shape[-1]
@@ -165,10 +168,10 @@ def attack_state(
 
     def descend(delta, gradient):
         gradient = jnp.where(real, gradient.astype(jnp.float32), 0.0)
-        if mode == "l2_of_norm":
-            moved = delta - step_fraction * radius_rows * gradient / (_norm(gradient) + 1e-30)
+        if search.mode == "l2_of_norm":
+            moved = delta - search.step_fraction * radius_rows * gradient / (_norm(gradient) + 1e-30)
             return moved * jnp.minimum(1.0, radius_rows / (_norm(moved) + 1e-30))
-        moved = delta - step_fraction * radius_rows * jnp.sign(gradient)
+        moved = delta - search.step_fraction * radius_rows * jnp.sign(gradient)
         return jnp.clip(moved, -radius_rows, radius_rows)
 
     def step(delta, _):
@@ -176,14 +179,14 @@ def attack_state(
         return descend(delta, gradient[:, :P]), loss
 
     delta = descend(jnp.zeros((rows, P, D), jnp.float32), jnp.repeat(take(clean.gradient), E, axis=0))
-    delta, losses = jax.lax.scan(step, delta, length=steps - 1)
+    delta, losses = jax.lax.scan(step, delta, length=search.steps - 1)
     last = suffix.nll(params, perturbed(delta), state, context, targets, cfg=cfg)
     clean_nll = jnp.repeat(clean.nll, E)
-    trace = jnp.concatenate([clean_nll[None], losses, last[None]]).reshape(steps + 1, B, E)
+    trace = jnp.concatenate([clean_nll[None], losses, last[None]]).reshape(search.steps + 1, B, E)
 
     deltas, lasts = delta[None], last[None]
-    if controls:
-        random = _random_deltas(row_keys.reshape(rows), delta, real, radius_rows, mode=mode)
+    if search.controls:
+        random = _random_deltas(row_keys.reshape(rows), delta, real, radius_rows, mode=search.mode)
         deltas = jnp.concatenate([deltas, random])
         lasts = jnp.concatenate(
             [
@@ -196,7 +199,7 @@ def attack_state(
     linf = jnp.abs(deltas).max(axis=(2, 3))
     l2 = _norm(deltas)[..., 0, 0]
     # The tolerance covers the rounding of budget * scale and of a projected norm.
-    if mode == "l2_of_norm":
+    if search.mode == "l2_of_norm":
         at_bound = (l2 >= radius.reshape(rows) * (1 - 1e-5)).astype(jnp.float32)
     else:
         touched = (jnp.abs(deltas) >= radius_rows * (1 - 1e-6)) & real

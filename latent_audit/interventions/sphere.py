@@ -4,6 +4,7 @@ docs/method.md section 2, arXiv 2606.08044. Everything is batched over prompts x
 traced, so one compile serves them all. The blocks below the state run once, not at every step.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,10 +18,25 @@ from latent_audit.interventions import edits, latent, suffix
 from latent_audit.models import decoder, sharding
 from latent_audit.models.config import ModelConfig
 
-# Steps, step size over the radius, and radius over the activation norm: arXiv 2606.08044, docs/method.md section 2.
-PAPER_STEPS = 16
-PAPER_STEP_FRACTION = 0.3
+# Radius over the activation norm: arXiv 2606.08044, docs/method.md section 2.
 PAPER_FRACTION = 0.06
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What is compiled into the search, one static argument of its program; docs/method.md section 2.
+
+    steps: gradient steps; step_fraction: step size over the radius; starts: searches per cell, of which the one with
+    the lowest last NLL is kept. The first starts from zero; further ones, from random points of the sphere, run one
+    after the other.
+    """
+
+    steps: int = 16  # arXiv 2606.08044
+    step_fraction: float = 0.3  # arXiv 2606.08044
+    starts: int = 1  # arXiv 2606.08044; more are ours
+
+
+PAPER = Search()
 
 
 class SphereAttack(NamedTuple):
@@ -29,7 +45,7 @@ class SphereAttack(NamedTuple):
     delta: float32 [B, E, D], the search's; control: float32 [B, E, D], a Gaussian direction of the same norm.
     nll_first: float32 [B, E], of the clean model; nll_last, control_nll_last: float32 [B, E], under delta and control.
     nll_trace: float32 [steps + 1, B, E], of the start that was kept; kept: int32 [B, E], which start that was.
-    fell: bool [B, E], whether nll_last is below nll_first; where it is not, a safe answer shows nothing.
+    lowered: bool [B, E], whether nll_last is below nll_first; where it is not, a safe answer shows nothing.
     """
 
     delta: jax.Array
@@ -39,11 +55,11 @@ class SphereAttack(NamedTuple):
     control_nll_last: jax.Array
     nll_trace: jax.Array
     kept: jax.Array
-    fell: jax.Array
+    lowered: jax.Array
 
 
 class Brackets(NamedTuple):
-    """Where each prompt falls; float64 [B], relative budgets.
+    """Where each prompt falls, that is complies; float64 [B], relative budgets.
 
     lo: the largest budget tried at which the prompt did not fall, 0 where it fell at the smallest.
     hi: the smallest budget tried at which it fell, infinite where it did not fall at the largest: the value to report.
@@ -53,26 +69,15 @@ class Brackets(NamedTuple):
     hi: np.ndarray
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "steps", "step_fraction", "starts"))
+@functools.partial(jax.jit, static_argnames=("cfg", "search"))
 def sphere_attack(
-    params,
-    tokens,
-    mask,
-    target,
-    state,
-    radius,
-    row_keys,
-    *,
-    cfg: ModelConfig,
-    steps: int = PAPER_STEPS,
-    step_fraction: float = PAPER_STEP_FRACTION,
-    starts: int = 1,
+    params, tokens, mask, target, state, radius, row_keys, *, cfg: ModelConfig, search: Search = PAPER
 ) -> SphereAttack:
     """Search one residual state at every radius and draw the control; docs/method.md section 2.
 
     From delta = 0, each step goes step_fraction * radius along the negative normalised gradient of the mean NLL of the
     target, and is then rescaled to length `radius`. Where the gradient is exactly zero the vector stays where it is: at
-    length `radius`, or at zero if it never moved (then `fell` is False).
+    length `radius`, or at zero if it never moved (then `lowered` is False).
 
     To generate under the result: edits.add_at(state, delta[:, None]) as prompt_edit and as decode_edit.
 
@@ -80,9 +85,7 @@ def sphere_attack(
       tokens: int32 [B, P]; mask: bool [B, P], left-padded; target: int32 [n], a whole assistant turn with its
         end-of-turn token (chat.assistant_turn_ids).
       state: int scalar (traced) in [0, L]; radius: float32 [B, E], absolute: a budget times the activation norm.
-      row_keys: PRNG keys [B, E] of latent.row_keys.
-      starts: searches per cell, static; the one with the lowest last NLL is kept. The first starts from zero as in the
-        paper; further ones, from random points of the sphere, are ours. They run one after the other.
+      row_keys: PRNG keys [B, E] of latent.row_keys; search: static.
     """
     (B, E), n = radius.shape, target.shape[0]
     rows = B * E
@@ -99,11 +102,11 @@ def sphere_attack(
     def step(delta, _):
         loss, gradient = suffix.nll_and_gradient(params, perturbed(delta), state, context, targets, cfg=cfg)
         gradient = jnp.where(real[..., None], gradient.astype(jnp.float32), 0.0).sum(axis=1)
-        return length * _unit(delta - step_fraction * length * _unit(gradient)), loss
+        return length * _unit(delta - search.step_fraction * length * _unit(gradient)), loss
 
     # Vector 0 is the control; the others are where the further starts begin.
-    noise = length * _unit(_gaussian(row_keys.reshape(rows), starts, cfg.embed_dim))
-    deltas, losses = jax.lax.map(lambda start: jax.lax.scan(step, start, length=steps), noise.at[0].set(0.0))
+    noise = length * _unit(_gaussian(row_keys.reshape(rows), search.starts, cfg.embed_dim))
+    deltas, losses = jax.lax.map(lambda start: jax.lax.scan(step, start, length=search.steps), noise.at[0].set(0.0))
     lasts = jax.lax.map(
         lambda delta: suffix.nll(params, perturbed(delta), state, context, targets, cfg=cfg),
         jnp.concatenate([deltas, noise[:1]]),
@@ -121,7 +124,7 @@ def sphere_attack(
             cells(first),
             cells(last),
             cells(control_last),
-            trace.reshape(steps + 1, B, E),
+            trace.reshape(search.steps + 1, B, E),
             cells(kept),
             cells(last < first),
         )

@@ -1,5 +1,6 @@
 """The discrete attack against plain torch over transformers, the rules of its search, and its suffix as a text."""
 
+import dataclasses
 import functools
 
 import jax
@@ -23,7 +24,8 @@ TARGET = np.array([5, 17, 60], np.int32)
 FIRST, LENGTH = 9, 4  # three tokens of each row stand behind the suffix
 PROMPT_IDS = np.array([7, 8, 2**32 - 1], np.uint32)
 ALLOWED = np.arange(96) >= 20
-SEARCH = {"candidates": 12, "top_k": 6, "batch": 8}  # one shape for all tests: compiles are most of their time
+# One shape for all tests: compiles are most of their time.
+SEARCH = gcg.Search(steps=6, candidates=12, top_k=6, length=LENGTH, batch=8)
 
 
 @functools.cache
@@ -51,13 +53,13 @@ def keys(seed=0, rows=slice(None)):
     return gcg.prompt_keys(jax.random.key(seed), PROMPT_IDS[rows])
 
 
-def attack(*, target=TARGET, rows=slice(None), cut=0, seed=0, allowed=ALLOWED, **options):
+def attack(*, target=TARGET, rows=slice(None), cut=0, seed=0, allowed=ALLOWED, steps=6, **options):
     """Attack some of the rows without their first `cut` columns."""
     params, cfg = loaded()
     tokens, mask = (array[rows, cut:] for array in prompts())
-    options = {"steps": 6, **SEARCH} | options
+    search = dataclasses.replace(SEARCH, steps=steps)
     return gcg.attack(
-        params, tokens, mask, target, allowed, keys(seed, rows), cfg=cfg, first=FIRST - cut, length=LENGTH, **options
+        params, tokens, mask, target, allowed, keys(seed, rows), cfg=cfg, first=FIRST - cut, search=search, **options
     )
 
 
@@ -127,8 +129,8 @@ def proposal(*, number=3):
         keys(),
         number,
         cfg=cfg,
-        draws=SEARCH["candidates"] * gcg.OVERSAMPLE,
-        top_k=SEARCH["top_k"],
+        draws=SEARCH.candidates * gcg.OVERSAMPLE,
+        top_k=SEARCH.top_k,
     )
 
 
@@ -168,7 +170,7 @@ def take_step(*, frozen=(False, False, False), suffix=None, allowed=ALLOWED, num
         number,
         np.array(frozen),
         cfg=cfg,
-        **SEARCH,
+        search=SEARCH,
         **options,
     )
 
@@ -226,8 +228,8 @@ def test_the_current_suffix_is_no_candidate():
         keys(),
         0,
         cfg=cfg,
-        draws=SEARCH["candidates"] * gcg.OVERSAMPLE,
-        top_k=SEARCH["top_k"],
+        draws=SEARCH.candidates * gcg.OVERSAMPLE,
+        top_k=SEARCH.top_k,
     ).candidates
     assert (np.asarray(drawn) == current[:, None]).all(axis=2).any()
     seen = []
@@ -430,9 +432,6 @@ def test_the_suffix_is_found_where_it_stands(make, suffix, token):
     np.testing.assert_array_equal(placed.mask, expected.mask)
     for (before, behind), text in zip(placed.frames, texts, strict=True):
         assert before.endswith(f"{text} ") and before + suffix + behind == chats.render(chat, f"{text} {suffix}")
-    some = gcg_text.take_rows(placed, [2, 0])
-    np.testing.assert_array_equal(some.tokens, placed.tokens[[2, 0]])
-    assert some.frames == (placed.frames[2], placed.frames[0]) and some.first == placed.first
 
 
 def test_a_suffix_that_cannot_be_placed_is_an_error():
@@ -496,10 +495,8 @@ def test_the_text_found_is_the_ids_that_were_attacked():
         keys(),
         cfg=cfg,
         first=placed.first,
-        length=placed.length,
+        search=dataclasses.replace(SEARCH, steps=8),
         survives=survives,
-        steps=8,
-        **SEARCH,
     )
     # The check had something to refuse, and the search found something nevertheless.
     assert 0 < np.concatenate(checked).mean() < 1 and (found.nll_trace.min(axis=0) < found.nll_trace[0]).all()

@@ -24,14 +24,14 @@ def loaded(case):
 
 
 @functools.cache
-def attacked(case, state, *, mode="linf_of_max", **options):
+def attacked(case, state, **options):
     cfg, params = loaded(case)
     tokens, mask = tiny.rows(3, (9, 6))
-    target = jnp.asarray(TARGET)
-    clean = latent.clean_pass(params, tokens, mask, target, cfg=cfg, mode=mode)
+    target, search = jnp.asarray(TARGET), latent.Search(**options)
+    clean = latent.clean_pass(params, tokens, mask, target, cfg=cfg, search=search)
     budgets = jnp.asarray(BUDGETS)
     keys = latent.row_keys(jax.random.key(1), np.array([7, 8], np.uint32), state, budgets)
-    found = latent.attack_state(params, clean, mask, target, state, budgets, keys, cfg=cfg, mode=mode, **options)
+    found = latent.attack_state(params, clean, mask, target, state, budgets, keys, cfg=cfg, search=search)
     return clean, found, tokens, mask
 
 
@@ -59,6 +59,14 @@ def test_pgd_equals_a_plain_torch_loop(case, state):
             )
 
 
+def test_steps_and_step_fraction_are_those_of_the_search():
+    _, found, tokens, mask = attacked("llama3", 2, steps=3, step_fraction=0.5, controls=False)
+    prompt = torch.tensor(tokens[0][mask[0]], dtype=torch.long)
+    model, target = tiny.model("llama3"), torch.tensor(TARGET)
+    plain = torch_oracle.pgd(model, prompt, target, 2, BUDGETS[1], steps=3, step_fraction=0.5)
+    np.testing.assert_allclose(found.nll_trace[:, 0, 1], plain.nlls, atol=1e-4)
+
+
 @pytest.mark.parametrize("case", ["llama3", "gemma2"])
 def test_perturbed_generation_equals_torch(case):
     cfg, params = loaded(case)
@@ -78,11 +86,11 @@ def test_perturbed_generation_equals_torch(case):
 @pytest.mark.parametrize("mode", latent.BUDGET_MODES)
 @pytest.mark.parametrize("skip_first", [False, True])
 def test_scale_matches_numpy(mode, skip_first):
-    clean, _, tokens, mask = attacked("llama3", 2)
+    cfg, params = loaded("llama3")
+    tokens, mask = tiny.rows(3, (9, 6))
+    search = latent.Search(mode=mode, skip_first=skip_first)
+    clean = latent.clean_pass(params, tokens, mask, jnp.asarray(TARGET), cfg=cfg, search=search)
     P = tokens.shape[1]
-    scale = latent.budget_scale(clean.states[:, :, :P], jnp.asarray(mask), mode=mode, skip_first=skip_first)
-    if (mode, skip_first) == ("linf_of_max", False):
-        np.testing.assert_array_equal(scale, clean.scale)
     for row, real in enumerate(mask):
         kept = real & (np.cumsum(real) > 1) if skip_first else real
         states = np.asarray(clean.states)[:, row, :P][:, kept]
@@ -91,24 +99,46 @@ def test_scale_matches_numpy(mode, skip_first):
             "linf_of_rms": np.sqrt((states**2).mean((1, 2))),
             "l2_of_norm": np.sqrt((states**2).sum((1, 2))),
         }[mode]
-        np.testing.assert_allclose(scale[:, row], expected, rtol=1e-5)
+        np.testing.assert_allclose(clean.scale[:, row], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mode", latent.BUDGET_MODES)
 @pytest.mark.parametrize("state", [0, 3])
 def test_deltas_stay_in_their_ball_and_off_the_padding(mode, state):
-    _, found, _, mask = attacked("llama3", state, mode=mode)
+    clean, found, _, mask = attacked("llama3", state, mode=mode)
     delta, radius = np.asarray(found.delta), np.asarray(found.radius)
     assert not delta[:, ~mask.any(1)].any()
     for row, real in enumerate(mask):
         assert not delta[:, row][:, :, ~real].any()
     size = np.sqrt((delta**2).sum((3, 4))) if mode == "l2_of_norm" else np.abs(delta).max((3, 4))
+    np.testing.assert_allclose(radius, np.asarray(clean.scale)[state][:, None] * np.float32(BUDGETS), rtol=1e-6)
     assert (size[:2] <= radius * (1 + 1e-5)).all()
     # The second control is matched in L2, not in the bound.
     l2 = np.sqrt((delta**2).sum((3, 4)))
     np.testing.assert_allclose(l2[2], l2[0], rtol=1e-4)
     np.testing.assert_allclose(found.l2, l2, rtol=1e-4)
     np.testing.assert_allclose(found.linf, np.abs(delta).max((3, 4)), rtol=1e-6)
+    for row, real in enumerate(mask):
+        touched = np.abs(delta[:, row][:, :, real]) >= radius[row][:, None, None] * (1 - 1e-6)
+        share = size[:, row] >= radius[row] * (1 - 1e-5) if mode == "l2_of_norm" else touched.mean((2, 3))
+        np.testing.assert_allclose(found.at_bound[:, row], share, rtol=1e-6)
+
+
+def test_losses_are_those_of_a_whole_forward_pass_under_each_attack_and_its_controls():
+    cfg, params = loaded("llama3")
+    _, found, tokens, mask = attacked("llama3", 1)
+    whole, whole_mask = latent.with_target(jnp.asarray(tokens), jnp.asarray(mask), jnp.asarray(TARGET))
+
+    @jax.jit
+    def nll(delta):
+        edit = edits.add_at(1, jnp.pad(delta, [(0, 0), (0, len(TARGET) - 1), (0, 0)]))
+        logits = models.forward(params, whole, whole_mask, cfg=cfg, edit=edit).logits[:, -len(TARGET) :]
+        return -jax.nn.log_softmax(logits)[:, jnp.arange(len(TARGET)), jnp.asarray(TARGET)].mean(-1)
+
+    lasts = np.stack([nll(delta) for delta in found.delta[:, :, 1]])
+    assert np.abs(lasts - lasts[[1, 2, 0]]).min() > 1e-3, "otherwise no exchange would be seen"
+    np.testing.assert_allclose(found.nll_last[..., 1], lasts, atol=1e-5)
+    np.testing.assert_allclose(found.nll_first[..., 1], [nll(0 * found.delta[0, :, 1])] * 3, atol=1e-5)
 
 
 def test_the_search_lowers_its_loss_and_more_budget_lowers_it_further():

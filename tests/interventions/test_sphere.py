@@ -48,7 +48,7 @@ def attack(case, state, *, params=None, radius=None, **options):
         jnp.asarray(radii(case, state) if radius is None else radius),
         keys(state),
         cfg=cfg,
-        **options,
+        search=sphere.Search(**options),
     )
 
 
@@ -64,18 +64,18 @@ def whole_nll(params, tokens, mask, state, delta, *, cfg):
     return -log_probability[:, jnp.arange(len(TARGET)), jnp.asarray(TARGET)].mean(-1)
 
 
-def plain_attack(model, prompt, state, radius):
+def plain_attack(model, prompt, state, radius, *, steps=16, step_fraction=0.3):
     """docs/method.md section 2, step by step, for one prompt: (delta, losses)."""
     ids = torch.cat([prompt, torch.tensor(TARGET)])
     delta = torch.zeros(model.config.hidden_size, requires_grad=True)
     handle = torch_oracle.hooked(model, state, lambda h: h + delta)
     losses = []
-    for _ in range(16):
+    for _ in range(steps):
         loss = torch_oracle.target_nll(model, ids, len(TARGET))
         (gradient,) = torch.autograd.grad(loss, delta)
         losses.append(loss.item())
         with torch.no_grad():
-            moved = delta - 0.3 * radius * gradient / gradient.norm()
+            moved = delta - step_fraction * radius * gradient / gradient.norm()
             delta.copy_(moved * (radius / moved.norm()))
     with torch.no_grad():
         losses.append(torch_oracle.target_nll(model, ids, len(TARGET)).item())
@@ -95,7 +95,15 @@ def test_search_equals_a_plain_torch_loop(case, state):
             delta, losses = plain_attack(tiny.model(case), prompt, state, radius)
             np.testing.assert_allclose(found.nll_trace[:, row, index], losses, atol=1e-4)
             np.testing.assert_allclose(found.delta[row, index], delta, atol=1e-3 * radius)
-            assert found.fell[row, index] == (losses[-1] < losses[0])
+            assert found.lowered[row, index] == (losses[-1] < losses[0])
+
+
+def test_steps_and_step_fraction_are_those_of_the_search():
+    found = attack("llama3", 1, steps=4, step_fraction=0.5)
+    tokens, mask = tiny.rows(3, (9, 6))
+    prompt, radius = torch.tensor(tokens[0][mask[0]], dtype=torch.long), radii("llama3", 1)[0, 1].item()
+    _, losses = plain_attack(tiny.model("llama3"), prompt, 1, radius, steps=4, step_fraction=0.5)
+    np.testing.assert_allclose(found.nll_trace[:, 0, 1], losses, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", ["llama3", "gemma2", "qwen3"])
@@ -108,7 +116,7 @@ def test_both_vectors_lie_on_the_sphere_and_the_search_beats_its_control(case):
             np.testing.assert_allclose(length, radii(case, state), rtol=1e-6)
         np.testing.assert_array_equal(found.nll_first, found.nll_trace[0])
         np.testing.assert_array_equal(found.nll_last, found.nll_trace[-1])
-        assert np.asarray(found.fell).all() and (found.nll_last < found.control_nll_last).all()
+        assert np.asarray(found.lowered).all() and (found.nll_last < found.control_nll_last).all()
 
 
 def test_nll_of_both_vectors_is_that_of_a_whole_forward_pass():
@@ -192,7 +200,7 @@ def test_a_gradient_of_zero_moves_nothing():
         found = attack("gemma2", 1, params=flat, starts=starts)
         np.testing.assert_array_equal(found.delta, np.zeros_like(found.delta))
         np.testing.assert_allclose(found.nll_trace, np.log(96), rtol=1e-6)
-        assert not np.asarray(found.fell).any() and not np.asarray(found.kept).any()
+        assert not np.asarray(found.lowered).any() and not np.asarray(found.kept).any()
         np.testing.assert_allclose(np.linalg.norm(found.control, axis=-1), radii("gemma2", 1), rtol=1e-6)
 
 

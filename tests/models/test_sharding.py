@@ -206,7 +206,9 @@ def run_forward(cfg, params, tokens, mask):
 
 def run_search(cfg, params, tokens, mask):
     clean = latent.clean_pass(params, tokens, mask, np.array(TARGET), cfg=cfg)
-    found = latent.attack_state(params, clean, mask, np.array(TARGET), 1, np.array(BUDGETS), keys(), cfg=cfg, steps=4)
+    found = latent.attack_state(
+        params, clean, mask, np.array(TARGET), 1, np.array(BUDGETS), keys(), cfg=cfg, search=latent.Search(steps=4)
+    )
     assert found.nll_last.is_fully_replicated, "what the host reads"
     return found._asdict()
 
@@ -311,7 +313,7 @@ def test_the_search_moves_no_more_than_planned():
         params = placed(cfg)
         clean = latent.clean_pass(params, tokens, mask, np.array(TARGET), cfg=cfg)
         compiled = latent.attack_state.lower(
-            params, clean, mask, np.array(TARGET), 1, np.array(BUDGETS), keys(), cfg=cfg, steps=4
+            params, clean, mask, np.array(TARGET), 1, np.array(BUDGETS), keys(), cfg=cfg, search=latent.Search(steps=4)
         ).compile()
     found = collectives(compiled.as_text())
     rows_here, columns = B * len(BUDGETS) // 2, T + len(TARGET) - 1

@@ -58,12 +58,13 @@ def _attack(bench, name, start) -> dict[str, list]:
     section, panel, loaded = bench.config.gcg, bench.panels["harmful"], bench.load(name)
     rows = np.arange(start, min(start + section.batch, _count(bench)))
     padded = respond.pad_rows(rows, section.batch)
+    search = gcg.Search(**{name: section[name] for name in ("steps", "candidates", "top_k", "length")})
     placed = gcg_text.place_suffix(
         loaded.chat,
         [panel.prompts[row] for row in padded],
         max_length=bench.config.prompts.max_tokens,
-        suffix=" ".join(["!"] * section.length),
-        length=section.length,
+        suffix=gcg_text.paper_suffix(search.length),
+        length=search.length,
     )
     allowed = gcg_text.allowed_tokens(loaded.chat.tokenizer, loaded.cfg.vocab_size)
     found = gcg.attack(
@@ -75,11 +76,8 @@ def _attack(bench, name, start) -> dict[str, list]:
         gcg.prompt_keys(benches.noise_key(bench, "gcg"), panel.ids[padded]),
         cfg=loaded.cfg,
         first=placed.first,
-        length=placed.length,
+        search=search,
         survives=functools.partial(gcg_text.survives, loaded.chat.tokenizer, placed),
-        steps=section.steps,
-        candidates=section.candidates,
-        top_k=section.top_k,
     )
     columns = {}
     for kind, suffix in (

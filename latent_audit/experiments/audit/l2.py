@@ -126,9 +126,9 @@ def _search(bench, loaded, tokens, ids, state, radius, budgets):
             jnp.asarray(radius[rows], jnp.float32),
             keys[rows],
             cfg=loaded.cfg,
-            steps=section.steps,
-            step_fraction=float(section.step_fraction),
-            starts=section.starts,
+            search=sphere.Search(
+                steps=section.steps, step_fraction=float(section.step_fraction), starts=section.starts
+            ),
         )
         return jax.tree.map(np.asarray, found._replace(nll_trace=()))
 

@@ -164,13 +164,17 @@ def _target(chat, job):
 
 def _clean_pass(job, loaded, block):
     return latent.clean_pass(
-        loaded.params,
-        block.tokens,
-        block.mask,
-        _target(loaded.chat, job),
-        cfg=loaded.cfg,
-        mode=job.settings.mode,
-        skip_first=job.settings.skip_first,
+        loaded.params, block.tokens, block.mask, _target(loaded.chat, job), cfg=loaded.cfg, search=_search(job.settings)
+    )
+
+
+def _search(settings):
+    return latent.Search(
+        mode=settings.mode,
+        skip_first=settings.skip_first,
+        steps=settings.steps,
+        step_fraction=settings.step_fraction,
+        controls=len(settings.attacks) > 1,
     )
 
 
@@ -215,10 +219,7 @@ def _attack_rows(job, loaded, clean, block, group) -> dict[int, dict[str, np.nda
                 budgets,
                 row_keys,
                 cfg=loaded.cfg,
-                mode=settings.mode,
-                steps=settings.steps,
-                step_fraction=settings.step_fraction,
-                controls=len(settings.attacks) > 1,
+                search=_search(settings),
             )
         )
     # The last group may be short; repeating its last state meets the shape that is compiled already.
