@@ -6,7 +6,7 @@ does not depend on the order of units. Jobs write units and nothing else; they s
 
 import re
 import zlib
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from absl import logging
 
@@ -15,11 +15,19 @@ from latent_audit.errors import InputError
 MERGE = "merge"
 
 
+class Meter(Protocol):
+    """What is read of a runlog.Progress, which knows this module."""
+
+    total: int
+    missing: list[str]
+
+
 class Shard(NamedTuple):
     """Job `index`, from 0, of `count`."""
 
-    index: int
-    count: int
+    # In a tuple these two names are methods, which no shard needs.
+    index: int  # type: ignore[assignment]
+    count: int  # type: ignore[assignment]
 
 
 def parse(text: str) -> Shard | None:
@@ -39,7 +47,7 @@ def computes(text: str, key: str) -> bool:
     return text != MERGE if shard is None else zlib.crc32(key.encode()) % shard.count == shard.index
 
 
-def is_complete(text: str, meter) -> bool:
+def is_complete(text: str, meter: Meter) -> bool:
     """Whether tables and reports are to be written: by a whole run and by the merge, never by a shard.
 
     meter: runlog.Progress of all units. Raises InputError for a merge of units that are not all there.

@@ -57,7 +57,7 @@ def test_behaviour_lines_count_what_their_names_say(tmp_path):
         [
             asked("harmful", harmful="1000", degenerate="0110", refused="0001"),
             asked("benign", answered="1110"),
-            asked("facts", answered="10"+"00"),
+            asked("facts", answered="10" + "00"),
             asked("over-refusal", refused="1100"),
             asked("wrapped-role_play", harmful="1000", refused="0111"),
             asked("wrapped-story", harmful="1101", refused="0010"),
