@@ -83,7 +83,11 @@ def load_prompts(
 
 
 def fold(text: str) -> str:
-    """Lower-cased, with every run of white space as one space: how prompts are compared; docs/method.md section 6."""
+    """Lower-cased, with every run of white space as one space: how prompts are compared; docs/method.md section 0.
+
+    >>> fold("  How do\\tI paint  a Lamp? ")
+    'how do i paint a lamp?'
+    """
     return " ".join(text.lower().split())
 
 

@@ -205,6 +205,11 @@ def ras(drop: float | np.ndarray, b: float, gamma: float) -> float | np.ndarray:
       float64 runs out of digits).
     Raises:
       InputError: b or gamma not positive, anything not finite.
+
+    The reference itself, and a model that drops by b:
+
+    >>> [round(ras(drop, b=0.378, gamma=1.0), 2) for drop in (0.0, 0.378)]
+    [97.7, 22.27]
     """
     drop = np.asarray(drop, np.float64)
     for name, value in (("b", b), ("gamma", gamma)):

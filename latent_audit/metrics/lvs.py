@@ -27,6 +27,11 @@ def lvs(clean_reward: ArrayLike, attacked_reward: ArrayLike, l2: ArrayLike, *, e
     attack and ||delta||_2 over all prompt positions together. Returns float64 of that shape, never negative;
     NaN stays NaN. Raises InputError on a negative l2 or an eta that is not positive. Source: docs/method.md
     section 1 [P1].
+
+    A loss of 1 under a norm of e - 1, whose log(1 + norm) is 1; the second answer became safer.
+
+    >>> lvs([1.0, 0.2], [0.0, 0.9], [np.e - 1, 5.0], eta=1.0).round(6).tolist()
+    [0.5, 0.0]
     """
     clean_reward = np.asarray(clean_reward, np.float64)
     attacked_reward = np.asarray(attacked_reward, np.float64)

@@ -29,7 +29,11 @@ class Onset(NamedTuple):
 
 
 def onset(steps: ArrayLike, compliance: ArrayLike, level: float) -> int | None:
-    """The first of the evaluated `steps` (ascending) whose compliance is at least `level`; None if none is."""
+    """The first of the evaluated `steps` (ascending) whose compliance is at least `level`; None if none is.
+
+    >>> onset([0, 5, 10], [0.1, 0.5, 0.4], level=0.5)
+    5
+    """
     steps, compliance = np.asarray(steps), np.asarray(compliance, float)
     if len(steps) != len(compliance) or not len(steps) or (np.diff(steps) <= 0).any():
         raise InputError("onset: expected as many compliances as steps, at least one, steps ascending")

@@ -23,6 +23,12 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
     Returns (lo, hi) inside [0, 1]; (nan, nan) when n = 0. Raises InputError unless 0 <= successes <= n and
     0 < confidence < 1. Source: docs/method.md section 0.
+
+    None of ten: the upper end is z^2 / (10 + z^2) with z = 1.96.
+
+    >>> lo, hi = wilson_interval(0, 10)
+    >>> lo, round(hi, 3)
+    (0.0, 0.278)
     """
     _check_confidence(confidence)
     if not 0 <= successes <= n:
@@ -108,6 +114,11 @@ def mcnemar_exact(a: ArrayLike, b: ArrayLike) -> float:
 
     Only prompts on which the two differ count; 1.0 when there are none. Raises InputError on unequal lengths
     and on anything but booleans (or 0 and 1).
+
+    Three differ, all one way: twice the chance of three heads.
+
+    >>> round(mcnemar_exact([1, 1, 1, 1], [1, 0, 0, 0]), 3)
+    0.25
     """
     a, b = _pair(a, b)
     if not (np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()):

@@ -190,7 +190,11 @@ def describe(rule: Rule) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as text, 'unknown' for NaN; what lies strictly between never reads as 0% or 100%."""
+    """A share as text, 'unknown' for NaN; what lies strictly between never reads as 0% or 100%.
+
+    >>> [percent(share) for share in (0.0, 0.001, 0.25, 0.999, 1.0)]
+    ['0%', '< 0.5%', '25%', '> 99.5%', '100%']
+    """
     if math.isnan(share):
         return "unknown"
     if 0 < share < 0.005:

@@ -139,5 +139,9 @@ def parameter_shapes(cfg: ModelConfig) -> dict:
 
 
 def layer_name(state: int) -> str:
-    """The name of a residual state in every file: 0 -> "embedding", i + 1 -> "L{i}" (docs/method.md section 0)."""
+    """The name of a residual state in every file (docs/method.md section 0).
+
+    >>> [layer_name(state) for state in (0, 1, 6)]
+    ['embedding', 'L0', 'L5']
+    """
     return "embedding" if state == 0 else f"L{state - 1}"

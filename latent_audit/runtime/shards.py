@@ -31,7 +31,11 @@ class Shard(NamedTuple):
 
 
 def parse(text: str) -> Shard | None:
-    """ "1/4" -> Shard(1, 4); None for a whole run ("") and for the merge; InputError for anything else."""
+    """The job that a text means; None for a whole run ("") and for the merge; InputError for anything else.
+
+    >>> parse("1/4")
+    Shard(index=1, count=4)
+    """
     if text in ("", MERGE):
         return None
     found = re.fullmatch(r"(\d+)/(\d+)", text)
