@@ -36,7 +36,7 @@ def render(record: dict) -> str:
 
 
 def aims(record: dict) -> list[dict]:
-    """What was to be reached, set before anything was measured: the aim, what this run found, and whether that is it."""
+    """What was to be reached, set before anything was measured: the aim, what this run found, whether that is it."""
 
     def of(start: str, rival: str = "") -> list[tuple[str, dict]]:
         lines = [line for line in record["lines"] if line["name"].startswith(start) and line["rival"].startswith(rival)]
