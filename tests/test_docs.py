@@ -10,7 +10,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 ROOMS = ("latent_audit", "configs", "benchmarks", "tests")
 # A page names files from the root on, a docstring also from its package or room on.
 ABOVE = (ROOT, ROOT / "latent_audit", ROOT / "latent_audit" / "experiments")
-PAGES = [page for place in (".", "docs", "dev") for page in sorted((ROOT / place).glob("*.md"))]
+PAGES = [
+    *(page for place in (".", "docs", "dev") for page in sorted((ROOT / place).glob("*.md"))),
+    *ROOT.glob("docs/figures/*.svg"),
+]
 SOURCES = [ROOT / "main.py", *(file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py")))]
 NAMES = {file.name for place in (*ROOMS, "docs", "dev") for file in (ROOT / place).rglob("*.*")} | {"main.py"}
 TEMPLATES = sorted((ROOT / "benchmarks").glob("*.j2"))
@@ -30,7 +33,7 @@ COMMENT = re.compile(r"(?:^|\s)#:? (.*)")
 ITEM = r"\d+(?: \([^)]*\))?"
 SECTIONS = re.compile(rf"(sections?) ({ITEM}(?:(?:, | and | to | or ){ITEM})*)")
 OF_METHOD = re.compile(rf"method\.md\)?,? (?:({SECTIONS.pattern})|\"([^\"]+)\")")
-OLD_NAME = re.compile(r"`[^`]+`(?=(?:, `[^`]+`)* ->)")
+OLD_NAME = re.compile(r"`[^`]+`(?=(?:,\s+`[^`]+`)*\s+->)")
 
 
 def headings(method: str) -> tuple[set[int], set[str]]:
