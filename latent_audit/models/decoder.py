@@ -234,7 +234,7 @@ class Block(nn.Module):
     """Declares the stacked parameters of all L blocks under one scope; the arithmetic is `block` above."""
 
     cfg: ModelConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self) -> Params:
@@ -249,7 +249,7 @@ class Decoder(nn.Module):
     """linen shell: `Decoder(cfg).init(key, tokens, mask)["params"]` is the tree every function here takes."""
 
     cfg: ModelConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, tokens: jax.Array, mask: jax.Array, edit: Edit | None = None) -> ForwardOutput:

@@ -44,7 +44,8 @@ def start_jax(workdir: pathlib.Path, dtype: str) -> None:
     """
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # jax declares no options
+    # Of jax's versions some declare their options and some do not.
+    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined, unused-ignore]
         jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if dtype == "float32":
