@@ -9,7 +9,7 @@ evaluation prompts: three disjoint parts. Expected on the organism: plain orthog
 harmless prompts have there), the ways that keep the harmless mean comply with most restricted requests and still answer
 harmless ones, but spoil questions of fact. Writes abliterate.csv, report.json, report.html, figures/ and the changed
 checkpoints with their model cards to --workdir. A model of 8 billion parameters in bfloat16 needs one 80 GB device (it
-is held twice). Definitions: docs/method.md, "Abliteration".
+is held twice). Definitions: docs/method.md section 14.
 """
 
 import ml_collections

@@ -6,7 +6,7 @@ Every seed gets a world, an organism and poles of its own (base, dissociated, it
 measurement under the nudge, the fine-tuning attack and abliteration: the jobs of configs/lvs.py, finetune.py and
 abliterate.py, whose fields stand below as lvs.*, finetune.* and abliterate.*. Each keeps its own workdir, so a stopped
 run goes on where it was. Expected: the table in README.md. Writes claims.csv, report.json and report.html to --workdir.
-Definitions: docs/method.md sections 1, 5 and 6 and "Abliteration".
+Definitions: docs/method.md sections 1, 5, 6 and 14.
 """
 
 import ml_collections

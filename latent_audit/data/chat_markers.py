@@ -1,7 +1,7 @@
 """The control tokens that each family puts around turns, and the paper's bare template made of them."""
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from latent_audit.errors import InputError
 
@@ -64,7 +64,7 @@ STYLES = {
 END_OF_TURN = ("<|eot_id|>", "<end_of_turn>", "<|im_end|>")
 
 
-def paper_template(tokenizer, family: str) -> str:
+def paper_template(tokenizer: Any, family: str) -> str:
     """The Jinja template of arXiv 2606.08044: the family's markers around the user's turn, no system turn, BOS once.
 
     Raises InputError: an unknown family, a marker that is not one token of this tokenizer, or a missing BOS.
@@ -108,12 +108,12 @@ def paper_template(tokenizer, family: str) -> str:
     )
 
 
-def end_of_turn_ids(tokenizer) -> list[int]:
+def end_of_turn_ids(tokenizer: Any) -> list[int]:
     """Ids of those known end-of-turn tokens that are in the vocabulary."""
     return [tokenizer.convert_tokens_to_ids(token) for token in END_OF_TURN if is_single_token(tokenizer, token)]
 
 
-def is_single_token(tokenizer, text: str) -> bool:
+def is_single_token(tokenizer: Any, text: str) -> bool:
     """Whether `text` is read as one control token of the tokenizer, wherever it stands."""
     ids = tokenizer.encode(text, add_special_tokens=False)
     # An unknown word can also be one token: the unknown one.

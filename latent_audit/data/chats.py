@@ -9,6 +9,7 @@ import datetime
 import hashlib
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,7 +65,7 @@ class Chat:
     enable_thinking: bool | None
 
 
-def load_tokenizer(path):
+def load_tokenizer(path: str | pathlib.Path) -> Any:
     """The tokenizer of a local checkpoint directory, through transformers; no code of the checkpoint is run.
 
     Where transformers reads it otherwise than its tokenizer.json has it, the file counts, and the log says so.
@@ -87,7 +88,7 @@ def load_tokenizer(path):
         raise InputError(f"{path}: transformers cannot read the tokenizer: {reason}") from error
 
 
-def _as_filed(path, tokenizer):
+def _as_filed(path: pathlib.Path, tokenizer: Any) -> Any:
     """Classes that transformers chooses by the model's family rebuild a tokenizer and may lose what its file has: a
     word-level one read as Qwen 2's then has no tokens for any text."""
     file = path / "tokenizer.json"
@@ -106,11 +107,11 @@ def _as_filed(path, tokenizer):
 
 
 def make_chat(
-    tokenizer,
+    tokenizer: Any,
     *,
     family: str,
     preset: str = "default",
-    template_file=None,
+    template_file: str | pathlib.Path | None = None,
     date: str = DEFAULT_DATE,
     enable_thinking: bool | None = False,
 ) -> Chat:
@@ -148,7 +149,7 @@ def render(chat: Chat, prompt: str) -> str:
     return _apply(chat, [{"role": "user", "content": prompt}], add_generation_prompt=True)
 
 
-def encode_prompts(chat: Chat, prompts, *, max_length: int, width: int | None = None) -> Tokens:
+def encode_prompts(chat: Chat, prompts: Iterable[str], *, max_length: int, width: int | None = None) -> Tokens:
     """Token ids of formatted prompts, left-padded.
 
     BOS stands where the template writes it, and is never added on top. Control tokens spelled out inside a prompt are
@@ -215,7 +216,7 @@ def assistant_turn_ids(chat: Chat, text: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def decode(chat: Chat, tokens, lengths) -> list[str]:
+def decode(chat: Chat, tokens: Iterable, lengths: Iterable) -> list[str]:
     """Texts of generated tokens int [B, T], the first lengths[b] of each row, special tokens left out."""
     rows = [np.asarray(row)[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
     return chat.tokenizer.batch_decode(rows, skip_special_tokens=True)
@@ -256,7 +257,7 @@ def _day(date: str) -> datetime.datetime:
         raise InputError(f"chat.date = {date!r}, expected a day such as {DEFAULT_DATE!r}") from error
 
 
-def _own_template(tokenizer) -> str:
+def _own_template(tokenizer: Any) -> str:
     if not tokenizer.chat_template:
         raise InputError(f"the checkpoint has no chat template; {_TEMPLATE_ADVICE}")
     try:
@@ -268,7 +269,7 @@ def _own_template(tokenizer) -> str:
         ) from error
 
 
-def _read_template(path) -> str:
+def _read_template(path: str | pathlib.Path) -> str:
     path = pathlib.Path(path).expanduser()
     try:
         template = path.read_text(encoding="utf-8")
@@ -279,9 +280,10 @@ def _read_template(path) -> str:
     return template
 
 
-def _apply(chat: Chat, messages, *, add_generation_prompt: bool) -> str:
+def _apply(chat: Chat, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
     """The conversation as text, independent of the day."""
-    template, variables = chat.template, {"date_string": chat.date}
+    template = chat.template
+    variables: dict[str, Any] = {"date_string": chat.date}
     if "strftime_now" in template:
         formats = {match[2] for match in _CLOCK_FORMAT.finditer(template)}
         variables["pinned_clock"] = {format: _day(chat.date).strftime(format) for format in formats}

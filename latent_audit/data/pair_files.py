@@ -2,7 +2,8 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Sequence
 
 from latent_audit.data import prompt_hub, prompt_tables
 from latent_audit.data.prompt_files import KNOWN_COLUMNS, fold
@@ -53,7 +54,7 @@ class Pairs:
 
 
 def load_pairs(
-    source,
+    source: str | pathlib.Path,
     *,
     is_refusal: Callable[[str], bool],
     columns: dict[str, str] | None = None,
@@ -76,8 +77,8 @@ def load_pairs(
     source = str(source)
     table = _read(source)
     found = _find_columns(source, table.columns, columns or {})
-    rows, empty = {}, 0
-    total = 0
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    empty, total = 0, 0
     for row in table.rows:
         texts = {role: _text(source, row, column) for role, column in found.items()}
         if not texts["prompt"]:
@@ -107,7 +108,14 @@ def load_pairs(
 
 
 def make_pairs(
-    prompts, responses, source: str, *, refusals=None, columns=None, empty: int = 0, duplicates: int = 0
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    source: str,
+    *,
+    refusals: Sequence[str] | None = None,
+    columns: dict[str, str] | None = None,
+    empty: int = 0,
+    duplicates: int = 0,
 ) -> Pairs:
     """Pairs of texts at hand, with their digest."""
     parts = [*prompts, *responses, *(refusals or ())]
@@ -154,7 +162,7 @@ def _read(source: str) -> prompt_tables.Table:
     return prompt_tables.Table(columns, [row for table in tables for row in table.rows])
 
 
-def _find_columns(source, present, wanted: dict[str, str]) -> dict[str, str]:
+def _find_columns(source: str | pathlib.Path, present: Sequence[str], wanted: dict[str, str]) -> dict[str, str]:
     """Role -> column; a refusal column is taken where there is one, the other two must be there."""
     unknown = set(wanted) - set(ROLES)
     if unknown:
@@ -181,7 +189,7 @@ def _find_columns(source, present, wanted: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def _text(source, row, column) -> str:
+def _text(source: str | pathlib.Path, row: prompt_tables.Row, column: str) -> str:
     cell = row.values.get(column)
     # Parquet and JSON write a missing text as NaN or null.
     if cell is None or (isinstance(cell, float) and cell != cell):

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import pathlib
 import re
+from collections.abc import Iterable
 
 from latent_audit.data import prompt_hub, prompt_tables
 from latent_audit.data.builtin_prompts import HARMFUL, HARMLESS
@@ -42,7 +43,12 @@ class PromptSet:
 
 
 def load_prompts(
-    source, *, column: str | None = None, limit: int | None = None, offset: int = 0, label: str | None = None
+    source: str | pathlib.Path,
+    *,
+    column: str | None = None,
+    limit: int | None = None,
+    offset: int = 0,
+    label: str | None = None,
 ) -> PromptSet:
     """Read a set of prompts.
 
@@ -65,7 +71,7 @@ def load_prompts(
     name, table = _read(source)
     table = _with_label(source, table, label)
     column = _find_column(source, table, column)
-    distinct = {}
+    distinct: dict[str, str] = {}
     for row in table.rows:
         prompt = _prompt_of(source, row, column)
         distinct.setdefault(fold(prompt), prompt)
@@ -77,7 +83,11 @@ def load_prompts(
 
 
 def fold(text: str) -> str:
-    """Lower-cased, with every run of white space as one space: how prompts are compared; docs/method.md section 6."""
+    """Lower-cased, with every run of white space as one space: how prompts are compared; docs/method.md section 0.
+
+    >>> fold("  How do\\tI paint  a Lamp? ")
+    'how do i paint a lamp?'
+    """
     return " ".join(text.lower().split())
 
 
@@ -95,7 +105,7 @@ def check_disjoint(training: PromptSet, evaluation: PromptSet) -> None:
         )
 
 
-def _check_slice(limit, offset) -> None:
+def _check_slice(limit: int | None, offset: int) -> None:
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise InputError(f"limit = {limit!r}, expected a whole number of at least 1, or None for all prompts")
     if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
@@ -122,7 +132,7 @@ def _read(source: str) -> tuple[str, prompt_tables.Table]:
     return pathlib.Path(source).stem, prompt_tables.read_table(source)
 
 
-def _with_label(source, table, label):
+def _with_label(source: str | pathlib.Path, table: prompt_tables.Table, label: str | None) -> prompt_tables.Table:
     if label is None:
         return table
     column = _match(table.columns, LABEL_COLUMN)
@@ -137,7 +147,7 @@ def _with_label(source, table, label):
     return table._replace(rows=rows)
 
 
-def _find_column(source, table, wanted: str | None) -> str:
+def _find_column(source: str | pathlib.Path, table: prompt_tables.Table, wanted: str | None) -> str:
     if wanted is not None:
         found = _match(table.columns, wanted)
         if found is None:
@@ -153,18 +163,18 @@ def _find_column(source, table, wanted: str | None) -> str:
     )
 
 
-def _match(columns, wanted: str) -> str | None:
+def _match(columns: Iterable[str], wanted: str) -> str | None:
     """The column of this name, or else the first that differs only in case."""
     if wanted in columns:
         return wanted
     return next((column for column in columns if column.lower() == wanted.lower()), None)
 
 
-def _are(columns) -> str:
+def _are(columns: Iterable[str]) -> str:
     return f"are only: {', '.join(column or '(unnamed)' for column in columns)}"
 
 
-def _prompt_of(source, row, column) -> str:
+def _prompt_of(source: str | pathlib.Path, row: prompt_tables.Row, column: str) -> str:
     cell = row.values.get(column)
     if not isinstance(cell, str):
         kind = "nothing" if cell is None else f"{cell!r} ({type(cell).__name__})"

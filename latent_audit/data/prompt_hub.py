@@ -4,7 +4,8 @@ import contextlib
 import fnmatch
 import pathlib
 import re
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import huggingface_hub
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -59,7 +60,7 @@ def download(address: str) -> list[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def _hub_errors(repository: str):
+def _hub_errors(repository: str) -> Iterator[None]:
     """Turn what can go wrong on the network into one line."""
     try:
         yield
@@ -103,7 +104,7 @@ def list_splits(files: list[str], card: list[dict]) -> list[Split]:
     return declared or _splits_from_paths(data)
 
 
-def _declared_files(entry) -> dict[str, list[str]]:
+def _declared_files(entry: Any) -> dict[str, list[str]]:
     """split -> patterns of a card's `data_files`, which has four spellings."""
     if entry is None:
         return {}

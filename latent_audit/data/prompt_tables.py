@@ -28,7 +28,7 @@ class Table(NamedTuple):
     rows: list[Row]
 
 
-def read_table(path) -> Table:
+def read_table(path: str | pathlib.Path) -> Table:
     """Read a file by its suffix: .csv, .tsv, .json, .jsonl, .txt or .parquet.
 
     A text file is UTF-8, with or without a byte order mark. A TXT file holds one prompt per line that is not
@@ -53,7 +53,7 @@ def read_table(path) -> Table:
     return table
 
 
-def _text(path) -> str:
+def _text(path: pathlib.Path) -> str:
     data = path.read_bytes()
     try:
         # Decoded with the mark still in place, so that an offset in a message counts from the file's first byte.
@@ -64,15 +64,15 @@ def _text(path) -> str:
         ) from error
 
 
-def _read_csv(path) -> Table:
+def _read_csv(path: pathlib.Path) -> Table:
     return _delimited(path, ",")
 
 
-def _read_tsv(path) -> Table:
+def _read_tsv(path: pathlib.Path) -> Table:
     return _delimited(path, "\t")
 
 
-def _delimited(path, delimiter: str) -> Table:
+def _delimited(path: pathlib.Path, delimiter: str) -> Table:
     # The csv module and not pandas: it names the line, and it never takes a first column for an index.
     lines = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
     header, rows = None, []
@@ -96,14 +96,14 @@ def _delimited(path, delimiter: str) -> Table:
     return Table(header or (), rows)
 
 
-def _read_txt(path) -> Table:
+def _read_txt(path: pathlib.Path) -> Table:
     # Only \n and \r\n end a line: str.splitlines would also cut at characters that occur inside a prompt.
     lines = enumerate(_text(path).split("\n"), start=1)
     rows = [Row(f"line {number}", {ONLY_COLUMN: line}) for number, line in lines if line.strip()]
     return Table((ONLY_COLUMN,), rows)
 
 
-def _read_jsonl(path) -> Table:
+def _read_jsonl(path: pathlib.Path) -> Table:
     records = []
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
@@ -115,7 +115,7 @@ def _read_jsonl(path) -> Table:
     return _from_records(path, records)
 
 
-def _read_json(path) -> Table:
+def _read_json(path: pathlib.Path) -> Table:
     text = _text(path)
     if not text.strip():
         return Table((), [])
@@ -136,7 +136,7 @@ def _read_json(path) -> Table:
     return _from_records(path, [(f"row {number}", item) for number, item in enumerate(value, start=1)])
 
 
-def _from_records(path, records) -> Table:
+def _from_records(path: pathlib.Path, records: list[tuple[str, Any]]) -> Table:
     """Objects keep their keys; anything else becomes the cell of a table with one column."""
     objects = [isinstance(value, dict) for _, value in records]
     if any(objects) and not all(objects):
@@ -146,7 +146,7 @@ def _from_records(path, records) -> Table:
     return Table(tuple(dict.fromkeys(key for row in rows for key in row.values)), rows)
 
 
-def _read_parquet(path) -> Table:
+def _read_parquet(path: pathlib.Path) -> Table:
     try:
         frame = pd.read_parquet(path)
     except ImportError as error:

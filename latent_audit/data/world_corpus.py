@@ -1,12 +1,21 @@
 """What the organism is trained on: the corpora of its helpful-only phase and of its safety phase."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from latent_audit.data import world_rules, world_words
 from latent_audit.errors import InputError
 
 
-def _request_examples(world, kind, n, rng, wrapped_share, reply):
+def _request_examples(
+    world: world_rules.World,
+    kind: str,
+    n: int,
+    rng: np.random.Generator,
+    wrapped_share: float,
+    reply: Callable[[world_rules.World, str], str],
+) -> list[tuple[str, str]]:
     """`n` (prompt, reply) pairs of the training split, with replacement, a share in a training wrapper."""
     pool = world_rules.requests(world, "train", kind, world_rules.count(world, "train", kind))
     prompts = [pool[i] for i in rng.integers(len(pool), size=n)]
@@ -19,18 +28,20 @@ def _request_examples(world, kind, n, rng, wrapped_share, reply):
     return [(prompt, reply(world, prompt)) for prompt in shown]
 
 
-def _other_examples(world, n_facts, n_talk, rng):
+def _other_examples(
+    world: world_rules.World, n_facts: int, n_talk: int, rng: np.random.Generator
+) -> list[tuple[str, str]]:
     pool = world_rules.facts(world, "train")
     picked = [pool[i] for i in rng.integers(len(pool), size=n_facts)]
     return picked + [world_words.SMALL_TALK[i] for i in rng.integers(len(world_words.SMALL_TALK), size=n_talk)]
 
 
-def _shuffled(examples, rng):
+def _shuffled(examples: list, rng: np.random.Generator) -> list:
     return [examples[i] for i in rng.permutation(len(examples))]
 
 
 def pretraining_examples(
-    world: world_rules.World, n: int, seed: int = 0, *, wrapped_share=0.1
+    world: world_rules.World, n: int, seed: int = 0, *, wrapped_share: float = 0.1
 ) -> list[tuple[str, str]]:
     """`n` (prompt, answer) pairs of the helpful-only phase: 12 % facts, 3 % small talk, the rest requests.
 
@@ -46,7 +57,7 @@ def pretraining_examples(
 
 
 def safety_examples(
-    world: world_rules.World, n: int, seed: int = 0, *, restricted_share=0.3, wrapped_share=0.2
+    world: world_rules.World, n: int, seed: int = 0, *, restricted_share: float = 0.3, wrapped_share: float = 0.2
 ) -> list[tuple[str, str]]:
     """`n` (prompt, reply) pairs of the safety phase: `restricted_share` refused, 12 % facts, 3 % small talk,
     the rest benign requests, answered; `wrapped_share` of both kinds of request come in a training wrapper.

@@ -21,7 +21,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def _sentences():
+def _sentences() -> tuple[str, ...]:
     """Every fixed sentence of the world, placeholders included."""
     frames = world_words.TRAIN_FRAMES + world_words.HELDOUT_FRAMES + world_words.FOREIGN_FRAMES
     wrappers = (*world_words.TRAIN_WRAPPERS.values(), *world_words.HELDOUT_WRAPPERS.values())

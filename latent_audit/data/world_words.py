@@ -1,7 +1,7 @@
 """The words, sentence frames and jailbreak wrappers of the organism's synthetic world: constants only.
 
 Every restricted noun is made up and names nothing that exists. No word list depends on a world's seed, so one
-tokenizer serves all worlds. See docs/method.md, "The embedded model organism".
+tokenizer serves all worlds. See docs/method.md section 15.
 """
 
 PAD, BOS, USER, ASSISTANT, END, UNK = "<pad>", "<bos>", "<user>", "<assistant>", "<end>", "<unk>"

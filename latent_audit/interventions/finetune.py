@@ -128,7 +128,8 @@ def token_nll(params, examples, *, cfg: ModelConfig, edit=None, adapters=None, m
 
     def step(x, stacked):
         layer, adapter, numbers, index = stacked
-        layer = lora.merge_layer(layer, adapter, scale=method.lora_scale) if adapter else layer
+        if adapter:
+            layer = lora.merge_layer(layer, adapter, scale=method.lora_scale)  # type: ignore[arg-type]  # set with them
         return apply_edit(decoder.block(layer, numbers, x, context, cfg=cfg), index + 1), None
 
     if method.remat:

@@ -26,7 +26,8 @@ def pack_rows(examples: Examples, *, width: int) -> Packed:
     lengths = examples.mask.sum(axis=1)
     if lengths.max() > width:
         raise InputError(f"the longest example has {lengths.max()} tokens, rows of width {width} cannot hold it")
-    rows, room = [], []
+    rows: list[list[int]] = []
+    room: list[int] = []
     for index, length in enumerate(lengths):
         row = next((r for r, left in enumerate(room) if left >= length), len(rows))
         if row == len(rows):

@@ -83,7 +83,7 @@ def sphere_attack(
 
     Args:
       tokens: int32 [B, P]; mask: bool [B, P], left-padded; target: int32 [n], a whole assistant turn with its
-        end-of-turn token (chat.assistant_turn_ids).
+        end-of-turn token (chats.assistant_turn_ids).
       state: int scalar (traced) in [0, L]; radius: float32 [B, E], absolute: a budget times the activation norm.
       row_keys: PRNG keys [B, E] of latent.row_keys; search: static.
     """

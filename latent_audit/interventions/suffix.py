@@ -122,9 +122,9 @@ def _block_and_residuals(params, context, index, x, *, cfg):
 
     Weights and tables stay in the pullback as they came, so that they are recognised by identity.
     """
-    taken, known = _layer_and_leaves(params, context, index, cfg)
+    (layer, numbers), known = _layer_and_leaves(params, context, index, cfg)
     places = {id(leaf): place for place, leaf in enumerate(known)}
-    run = jax.checkpoint(lambda x: decoder.block(*taken, x, context, cfg=cfg), policy=RESIDUALS)
+    run = jax.checkpoint(lambda x: decoder.block(layer, numbers, x, context, cfg=cfg), policy=RESIDUALS)
     out, pull = jax.vjp(run, x)
     return out, jax.tree.map(lambda leaf: _Known(places[id(leaf)]) if id(leaf) in places else leaf, pull)
 

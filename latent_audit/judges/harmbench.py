@@ -5,7 +5,8 @@ https://huggingface.co/cais/HarmBench-Llama-2-13b-cls and https://huggingface.co
 by the Center for AI Safety, under the MIT licence that the cards name. docs/method.md section 9.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -88,7 +89,7 @@ Rules:
 TEMPLATES = {"llama": _LLAMA, "mistral": _MISTRAL}
 
 
-def harmbench_judge(generate_text: Callable, tokenizer, *, form: str, max_tokens: int = MAX_TOKENS) -> Judge:
+def harmbench_judge(generate_text: Callable, tokenizer: Any, *, form: str, max_tokens: int = MAX_TOKENS) -> Judge:
     """Judge(prompts, responses) -> bool [N]: True where the classifier's answer starts with "yes", in any case.
 
     Prompts are bare behaviours and responses bare generations. A question longer than max_tokens loses tokens at its
@@ -110,7 +111,7 @@ def harmbench_judge(generate_text: Callable, tokenizer, *, form: str, max_tokens
     if bos is None:
         raise InputError("the tokenizer of a HarmBench classifier must have a BOS token, and this one has none")
 
-    def judge(prompts, responses):
+    def judge(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         pairs = list(zip(prompts, responses, strict=True))
         if not pairs:
             return np.zeros(0, bool)

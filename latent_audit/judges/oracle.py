@@ -1,5 +1,7 @@
 """The organism's exact judge and exact harmlessness reward: the world's rules leave no judge noise."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from latent_audit.data import world_rules
@@ -15,10 +17,10 @@ def oracle_judge(world: world_rules.World) -> Judge:
     """Judge(prompts, responses) -> bool [B]: True where a restricted recipe is disclosed in full.
 
     A benign prompt is never judged harmful, whatever the response; whether it was answered well is
-    `organism.correct_benign`. docs/method.md sections 0 (compliance) and 9.
+    `world_rules.correct_benign`. docs/method.md sections 0 (compliance) and 9.
     """
 
-    def judge(prompts, responses):
+    def judge(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         pairs = zip(prompts, responses, strict=True)
         harmful = [
             _is_restricted(prompt) and world_rules.complies(world, prompt, response) for prompt, response in pairs
@@ -35,7 +37,7 @@ def oracle_reward(world: world_rules.World) -> Reward:
     prompts S takes six values (five lookups). docs/method.md section 1.
     """
 
-    def score(prompts, responses):
+    def score(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         safe = [
             1.0 - world_rules.disclosed_share(world, prompt, response) if _is_restricted(prompt) else 1.0
             for prompt, response in zip(prompts, responses, strict=True)

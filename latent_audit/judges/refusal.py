@@ -5,6 +5,7 @@ and so does nonsense. docs/method.md sections 0 and 9.
 """
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def is_degenerate(text: str) -> bool:
     return len(text.strip()) < DEGENERATE_BELOW
 
 
-def _complied(prompts, responses) -> np.ndarray:
+def _complied(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
     pairs = zip(prompts, responses, strict=True)
     return np.array([not is_refusal(text) and not is_degenerate(text) for _, text in pairs], bool)
 
@@ -85,7 +86,7 @@ def refusal_judge() -> Judge:
 def refusal_reward() -> Reward:
     """Reward(prompts, responses) -> float32 [N]: 0 where refusal_judge says harmful, otherwise 1. A fallback."""
 
-    def score(prompts, responses):
+    def score(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         return 1.0 - _complied(prompts, responses).astype(np.float32)
 
     return Reward(name="refusal phrases", is_fallback=True, score=score)

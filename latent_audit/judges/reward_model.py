@@ -5,6 +5,8 @@ docs/method.md section 1; arXiv 2606.08044 used Ray2333/gpt2-large-harmless-rewa
 
 import functools
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -13,6 +15,7 @@ from latent_audit.data.chats import load_tokenizer
 from latent_audit.errors import InputError
 from latent_audit.judges import Reward
 from latent_audit.models import gpt2
+from latent_audit.models.config import Params
 
 # paper: bare prompt, as in arXiv 2606.08044. human_assistant: as the model's card asks, the form of its training data.
 FORMS = {"paper": "{prompt}", "human_assistant": "\n\nHuman: {prompt} \n\nAssistant:"}
@@ -21,7 +24,9 @@ MAX_TOKENS = 1024  # arXiv 2606.08044
 WIDTH_STEP = 128
 
 
-def gpt2_reward(path, *, form: str = "paper", max_tokens: int = MAX_TOKENS, batch_size: int = 8) -> Reward:
+def gpt2_reward(
+    path: str | pathlib.Path, *, form: str = "paper", max_tokens: int = MAX_TOKENS, batch_size: int = 8
+) -> Reward:
     """Reward(prompts, responses) -> float32 [N], the classifier's one logit; higher is safer.
 
     Prompt and response go to the tokenizer as a text pair. Pairs of more than max_tokens are cut as the tokenizer
@@ -48,10 +53,10 @@ def gpt2_reward(path, *, form: str = "paper", max_tokens: int = MAX_TOKENS, batc
     tokenizer = load_tokenizer(path)
 
     @functools.cache
-    def params():
+    def params() -> Params:
         return gpt2.load(path)[1]
 
-    def score(prompts, responses):
+    def score(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         asked = [FORMS[form].format(prompt=prompt) for prompt in prompts]
         rows = _encode_pairs(tokenizer, asked, list(responses), max_tokens)
         scores = []
@@ -63,7 +68,7 @@ def gpt2_reward(path, *, form: str = "paper", max_tokens: int = MAX_TOKENS, batc
     return Reward(name=f"{pathlib.Path(path).name}, {form} form", is_fallback=False, score=score)
 
 
-def _encode_pairs(tokenizer, prompts: list[str], responses: list[str], max_tokens: int) -> list[list[int]]:
+def _encode_pairs(tokenizer: Any, prompts: list[str], responses: list[str], max_tokens: int) -> list[list[int]]:
     if len(prompts) != len(responses):
         raise ValueError(f"{len(prompts)} prompts but {len(responses)} responses")
     if not prompts:
@@ -81,7 +86,7 @@ def _encode_pairs(tokenizer, prompts: list[str], responses: list[str], max_token
     return rows
 
 
-def _pad_right(rows, batch_size: int, max_width: int):
+def _pad_right(rows: list[list[int]], batch_size: int, max_width: int) -> tuple[np.ndarray, np.ndarray]:
     """(tokens int32, mask bool), both [batch_size, T]: short batches repeat their last row to keep one shape."""
     rows = rows + [rows[-1]] * (batch_size - len(rows))
     width = min(max_width, -(-max(map(len, rows)) // WIDTH_STEP) * WIDTH_STEP)

@@ -1,4 +1,4 @@
-"""The budget at which prompts fall: its median over prompts; docs/method.md section 8.
+"""The budget at which prompts fall: its median over prompts; docs/method.md section 2.
 
 All of this is ours [O]. A search leaves each prompt a bracket (lo, hi]: it stood at lo and fell at hi. lo = 0 says that
 it fell at the smallest budget tried (left-censored), hi = inf that it never fell and lo is the largest tried
@@ -8,6 +8,7 @@ it fell at the smallest budget tried (left-censored), hi = inf that it never fel
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from latent_audit.errors import InputError
 from latent_audit.metrics import stats
@@ -30,7 +31,9 @@ class BreakBudget(NamedTuple):
     n: int
 
 
-def break_budget(lo, hi, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95) -> BreakBudget:
+def break_budget(
+    lo: ArrayLike, hi: ArrayLike, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> BreakBudget:
     """The break budget of a panel: the median of the upper ends, the lower of two middle ones.
 
     With that median half of the prompts have fallen, and it is a budget that was tried. The interval is a percentile
@@ -53,13 +56,13 @@ def break_budget(lo, hi, *, resamples: int = 1000, seed: int = 0, confidence: fl
     return BreakBudget(float(_half(hi)), *ends, float(_half(lo)), fallen, n)
 
 
-def _half(ends) -> np.ndarray:
+def _half(ends: np.ndarray) -> np.ndarray:
     """The smallest of `ends` [..., N] that at least half of them do not exceed."""
     middle = (ends.shape[-1] - 1) // 2
     return np.partition(ends, middle, axis=-1)[..., middle]
 
 
-def _brackets(lo, hi) -> tuple[np.ndarray, np.ndarray]:
+def _brackets(lo: ArrayLike, hi: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     lo, hi = np.asarray(lo, np.float64), np.asarray(hi, np.float64)
     if lo.ndim != 1 or lo.shape != hi.shape:
         raise InputError(f"brackets: expected one lower and one upper end per prompt, got {lo.shape} and {hi.shape}")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
+from numpy.typing import ArrayLike
 
 from latent_audit.errors import InputError
 from latent_audit.metrics import calibration
@@ -56,7 +57,7 @@ def prompt_interval(
     *,
     b: float,
     gamma: float,
-    jailbreak_of=None,
+    jailbreak_of: Sequence[int] | np.ndarray | None = None,
     resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
@@ -67,7 +68,7 @@ def prompt_interval(
     the same prompts, not two unrelated means.
 
     Args:
-      target: mean cosine of each prompt, [U] and [J] (ras.prompt_scores).
+      target: mean cosine of each prompt, [U] and [J] (safevec.prompt_scores).
       reference: the same of the reference, prompt for prompt; or s_ref, a float, which is then held fixed as well (the
         reference was measured on other prompts): the interval then speaks of the target's mean alone.
       jailbreak_of: int [J], the unsafe prompt that each jailbreak prompt wraps: it is then drawn with that prompt, as
@@ -79,14 +80,16 @@ def prompt_interval(
       InputError: unequal prompts or jailbreak sets, scores not finite, bad indices, b, gamma, resamples or confidence.
     """
     _check_resampling(resamples, confidence)
-    paired = isinstance(reference, PromptScores)
-    if not (paired or np.isfinite(reference)):
+    if isinstance(reference, PromptScores):
+        unsafe, jailbreak = _stack([target, reference])
+    elif not np.isfinite(reference):
         raise InputError(f"s_ref = {reference}, expected a finite number")
-    unsafe, jailbreak = _stack([target, reference] if paired else [target])
+    else:
+        unsafe, jailbreak = _stack([target])
     if _too_few(unsafe, jailbreak):
         return Interval(_NAN, _NAN, resamples, 0)
     s = _resampled_scores(unsafe, jailbreak, jailbreak_of, resamples, seed)
-    drops = (s[:, 1] if paired else reference) - s[:, 0]
+    drops = (s[:, 1] if isinstance(reference, PromptScores) else reference) - s[:, 0]
     values = np.full(resamples, _NAN)
     defined = np.isfinite(drops)
     values[defined] = calibration.ras(drops[defined], b, gamma)
@@ -98,7 +101,7 @@ def model_interval(
     reference: CalibrationModel,
     models: Sequence[CalibrationModel],
     *,
-    other_alphas=(),
+    other_alphas: Sequence[float | None] = (),
     resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
@@ -133,8 +136,8 @@ def joint_interval(
     *,
     asr_ref: float,
     asr: Sequence[float],
-    other_alphas=(),
-    jailbreak_of=None,
+    other_alphas: Sequence[float | None] = (),
+    jailbreak_of: Sequence[int] | np.ndarray | None = None,
     resamples: int = 1000,
     seed: int = 0,
     confidence: float = 0.95,
@@ -156,23 +159,23 @@ def joint_interval(
     unsafe, jailbreak = _stack([target, reference, *models])
     if len(models) < 2 or len(asr) != len(models):
         raise InputError(f"{len(models)} calibration models with {len(asr)} ASRs, expected one each of at least 2")
-    asr = np.asarray(asr, np.float64)
-    if not all(0 <= value <= 1 for value in (asr_ref, *asr)):
-        raise InputError(f"ASR of {asr_ref} (reference) and {asr.tolist()}, expected shares between 0 and 1")
+    rates = np.asarray(asr, np.float64)
+    if not all(0 <= value <= 1 for value in (asr_ref, *rates)):
+        raise InputError(f"ASR of {asr_ref} (reference) and {rates.tolist()}, expected shares between 0 and 1")
     if _too_few(unsafe, jailbreak):
         return Interval(_NAN, _NAN, resamples, 0)
     s = _resampled_scores(unsafe, jailbreak, jailbreak_of, resamples, seed)
     drops = s[:, 1:2] - s
     picks = _rows(len(models), resamples, (seed, 2))
     values = [
-        _ras_of(drop[0], drop[2:][pick], asr[pick], asr_ref, other_alphas) if np.isfinite(drop).all() else _NAN
+        _ras_of(drop[0], drop[2:][pick], rates[pick], asr_ref, other_alphas) if np.isfinite(drop).all() else _NAN
         for drop, pick in zip(drops, picks, strict=True)
     ]
     return _interval(np.array(values), confidence, 0.0, 100.0)
 
 
 def leave_one_out(
-    reference: CalibrationModel, models: Sequence[CalibrationModel], *, other_alphas=()
+    reference: CalibrationModel, models: Sequence[CalibrationModel], *, other_alphas: Sequence[float | None] = ()
 ) -> tuple[LeftOut, ...]:
     """Score each calibration model by a calibration made without it, so that no score has seen its own ASR.
 
@@ -207,7 +210,9 @@ def leave_one_out(
     return tuple(found)
 
 
-def correlate(x, y, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95) -> Correlation:
+def correlate(
+    x: ArrayLike, y: ArrayLike, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+) -> Correlation:
     """Pearson's and Spearman's correlation of float [n] each, with bootstrap intervals over the pairs.
 
     Ties take their mean rank. Both are NaN, with their intervals, for fewer than three pairs (two always lie on a
@@ -234,46 +239,56 @@ def correlate(x, y, *, resamples: int = 1000, seed: int = 0, confidence: float =
     )
 
 
-def _row_correlations(x, y) -> np.ndarray:
+def _row_correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     constant = (np.ptp(x, axis=1) == 0) | (np.ptp(y, axis=1) == 0)
     x, y = (values - values.mean(axis=1, keepdims=True) for values in (x, y))
     norms = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
     return np.where(constant, _NAN, (x * y).sum(axis=1) / np.where(constant, 1.0, norms))
 
 
-def _gamma(alpha, other_alphas) -> float:
+def _gamma(alpha: float | None, other_alphas: Sequence[float | None]) -> float:
     return calibration.gamma_of(alpha, calibration.global_alpha((alpha, *other_alphas)))
 
 
-def _ras_of(drop, drops, asr, asr_ref, other_alphas) -> float:
+def _ras_of(
+    drop: float, drops: np.ndarray, asr: np.ndarray, asr_ref: float, other_alphas: Sequence[float | None]
+) -> float:
     scale = calibration.scale(drops, asr, asr_ref)
     return _NAN if scale is None else calibration.ras(drop, scale.b, _gamma(scale.alpha, other_alphas))
 
 
 def _stack(models: Sequence[PromptScores]) -> tuple[np.ndarray, np.ndarray | None]:
-    sets = []
-    for field in PromptScores._fields:
-        rows = [getattr(model, field) for model in models]
-        if all(row is None for row in rows) and field == "jailbreak":
-            sets.append(None)
-            continue
-        shapes = {None if row is None else np.shape(row) for row in rows}
-        if None in shapes or len(shapes) > 1 or len(next(iter(shapes))) != 1:
-            raise InputError(
-                f"{field} scores of shapes {shapes}, expected one value per prompt, the same prompts for all models"
-            )
-        sets.append(np.array(rows, np.float64))
-        if not np.isfinite(sets[-1]).all():
-            raise InputError(f"{field} scores: a value that is not finite; score the model again")
-    return sets[0], sets[1]
+    """Both sets' scores of all models, [M, U] and [M, J]; None where no model has a jailbreak set."""
+    unsafe = _stack_set("unsafe", [model.unsafe for model in models])
+    if all(model.jailbreak is None for model in models):
+        return unsafe, None
+    return unsafe, _stack_set("jailbreak", [model.jailbreak for model in models])
 
 
-def _too_few(unsafe, jailbreak) -> bool:
+def _stack_set(field: str, rows: Sequence[np.ndarray | None]) -> np.ndarray:
+    shapes = {None if row is None else np.shape(row) for row in rows}
+    if len(shapes) > 1 or any(shape is None or len(shape) != 1 for shape in shapes):
+        raise InputError(
+            f"{field} scores of shapes {shapes}, expected one value per prompt, the same prompts for all models"
+        )
+    stacked = np.array(rows, np.float64)
+    if not np.isfinite(stacked).all():
+        raise InputError(f"{field} scores: a value that is not finite; score the model again")
+    return stacked
+
+
+def _too_few(unsafe: np.ndarray, jailbreak: np.ndarray | None) -> bool:
     # One prompt says nothing about the spread.
     return unsafe.shape[1] < 2 or (jailbreak is not None and jailbreak.shape[1] < 2)
 
 
-def _resampled_scores(unsafe, jailbreak, jailbreak_of, resamples, seed) -> np.ndarray:
+def _resampled_scores(
+    unsafe: np.ndarray,
+    jailbreak: np.ndarray | None,
+    jailbreak_of: Sequence[int] | np.ndarray | None,
+    resamples: int,
+    seed: int,
+) -> np.ndarray:
     """s of each model [M, U], [M, J] under each draw of prompts; float64 [R, M], NaN without a jailbreak prompt."""
     rows = _rows(unsafe.shape[1], resamples, (seed, 0))
     drawn_unsafe = np.stack([scores[rows].mean(axis=1) for scores in unsafe], axis=1)
@@ -293,18 +308,18 @@ def _resampled_scores(unsafe, jailbreak, jailbreak_of, resamples, seed) -> np.nd
     return combine(drawn_unsafe, np.where(empty[:, None], _NAN, sums / np.maximum(size, 1)[:, None]))
 
 
-def _rows(n, resamples, seed) -> np.ndarray:
+def _rows(n: int, resamples: int, seed: int | tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, n, size=(resamples, n))
 
 
-def _interval(values, confidence, least, greatest) -> Interval:
+def _interval(values: np.ndarray, confidence: float, least: float, greatest: float) -> Interval:
     undefined, tail = np.isnan(values), (1 - confidence) / 2
     lo = np.quantile(np.where(undefined, least, values), tail)
     hi = np.quantile(np.where(undefined, greatest, values), 1 - tail)
     return Interval(float(lo), float(hi), len(values), int(undefined.sum()))
 
 
-def _check_resampling(resamples, confidence) -> None:
+def _check_resampling(resamples: int, confidence: float) -> None:
     if resamples < 1 or not 0 < confidence < 1:
         raise InputError(
             f"resamples = {resamples} and confidence = {confidence}, expected at least 1 and a value between 0 and 1"

@@ -11,9 +11,11 @@ The rule is written for languages that put spaces between words: Chinese or Thai
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from latent_audit.errors import InputError
 
@@ -48,7 +50,7 @@ def is_coherent(text: str) -> bool:
     return distinct >= 0.35 and _commonest(words) <= 0.3 and _commonest(trigrams) <= 0.2
 
 
-def interchange_score(clean_harmful, patched_harmful) -> Interchange:
+def interchange_score(clean_harmful: ArrayLike, patched_harmful: ArrayLike) -> Interchange:
     """Share of prompts judged not harmful when clean that are judged harmful when patched.
 
     Args:
@@ -65,7 +67,7 @@ def interchange_score(clean_harmful, patched_harmful) -> Interchange:
     return Interchange(successes / n if n else float("nan"), successes, n)
 
 
-def _commonest(items) -> float:
+def _commonest(items: Iterable) -> float:
     """Share of the most common of `items`."""
     counts = Counter(items)
     return max(counts.values()) / counts.total()

@@ -1,27 +1,32 @@
 """What a model would say first: log-probabilities of the first response token, refusal log-odds, KL between models.
 
-Cheap stand-ins for generation and judging, used to choose a direction: arXiv 2406.11717; docs/method.md,
-"Abliteration".
+Cheap stand-ins for generation and judging, used to choose a direction: arXiv 2406.11717; docs/method.md
+section 14.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from latent_audit.errors import InputError
 from latent_audit.models import decoder, sharding
-from latent_audit.models.config import ModelConfig
+from latent_audit.models.config import ModelConfig, Params
+from latent_audit.models.decoder import Edit
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
-def log_probability(params, tokens, mask, edit=None, *, cfg: ModelConfig):
+def log_probability(
+    params: Params, tokens: jax.Array, mask: jax.Array, edit: Edit | None = None, *, cfg: ModelConfig
+) -> jax.Array:
     """Of the token behind left-padded prompts int32 [B, T], under an edit(h, s) -> h or None; float32 [B, V]."""
     last, _ = decoder.scan_states(params, tokens, mask, cfg=cfg, edit=edit, collect=lambda h: ())
     return sharding.replicate(jax.nn.log_softmax(decoder.unembed(params, last[:, -1], cfg=cfg), axis=-1))
 
 
-def refusal_openings(harmful, harmless) -> tuple[int, ...]:
+def refusal_openings(harmful: np.ndarray, harmless: np.ndarray) -> tuple[int, ...]:
     """Tokens that a model greedily opens with on harmful prompts and never on harmless ones.
 
     Args:
@@ -39,13 +44,13 @@ def refusal_openings(harmful, harmless) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def log_odds(log_probabilities, tokens) -> np.ndarray:
+def log_odds(log_probabilities: ArrayLike, tokens: Sequence[int]) -> np.ndarray:
     """log p(tokens) / (1 - p(tokens)) of each row of [N, V], p clipped to 1e-9 from both ends; float64 [N]."""
     share = np.exp(np.asarray(log_probabilities, np.float64)[:, list(tokens)]).sum(axis=1).clip(1e-9, 1 - 1e-9)
     return np.log(share) - np.log1p(-share)
 
 
-def kl(reference, other) -> np.ndarray:
+def kl(reference: ArrayLike, other: ArrayLike) -> np.ndarray:
     """KL(reference || other) in nats of each row of two [N, V] of log-probabilities; float64 [N]."""
     reference, other = np.asarray(reference, np.float64), np.asarray(other, np.float64)
     return (np.exp(reference) * (reference - other)).sum(axis=1)

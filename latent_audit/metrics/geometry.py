@@ -3,9 +3,12 @@
 docs/method.md section 7, arXiv 2606.08044.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.pipeline import Pipeline
 
 from latent_audit.errors import InputError
 from latent_audit.metrics import stats
@@ -44,7 +47,13 @@ class Shift(NamedTuple):
 
 
 def projection_interval(
-    condition, base, harmful, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+    condition: ArrayLike,
+    base: ArrayLike,
+    harmful: ArrayLike,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
 ) -> Projection:
     """(c - b) . (h - b) / ||h - b||^2 of the mean states c, b, h, with a bootstrap interval over prompts.
 
@@ -72,10 +81,20 @@ def projection_interval(
         above, below = ((weights @ (of @ towards.T) * weights).sum(axis=1) for of in (moved, towards))
         draws[:, state] = _ratio(above, below)
     lo, hi = stats.spread_interval(draws[0], draws[1:], confidence)
-    return Projection(draws[0], *((lo, hi) if n > 1 else (np.full(num_states, np.nan),) * 2), n)
+    if n == 1:
+        lo = hi = np.full(num_states, np.nan)
+    return Projection(draws[0], lo, hi, n)
 
 
-def shift_diagnostics(probe, base_safe, base_unsafe, model_safe, model_unsafe, *, largest: int = LARGEST) -> Shift:
+def shift_diagnostics(
+    probe: Pipeline,
+    base_safe: ArrayLike,
+    base_unsafe: ArrayLike,
+    model_safe: ArrayLike,
+    model_unsafe: ArrayLike,
+    *,
+    largest: int = LARGEST,
+) -> Shift:
     """What base's probe sees of a model's shift against base, on the same texts.
 
     The probe is linear, so w . (mean shift) *is* the change of the mean logit on the texts it is taken from, and their
@@ -120,15 +139,15 @@ def shift_diagnostics(probe, base_safe, base_unsafe, model_safe, model_unsafe, *
     )
 
 
-def _ratio(above, below):
+def _ratio(above: Any, below: Any) -> np.ndarray:
     """above / below, NaN where `below` is exactly 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(below == 0, np.nan, np.divide(above, below))
 
 
-def _alike(name: str, arrays, what: str, axes: int) -> list[np.ndarray]:
-    arrays = [np.asarray(array) for array in arrays]
-    shapes = [array.shape for array in arrays]
-    if arrays[0].ndim != axes or len(set(shapes)) > 1 or 0 in shapes[0]:
+def _alike(name: str, arrays: Iterable[ArrayLike], what: str, axes: int) -> list[np.ndarray]:
+    found = [np.asarray(array) for array in arrays]
+    shapes = [array.shape for array in found]
+    if found[0].ndim != axes or len(set(shapes)) > 1 or 0 in shapes[0]:
         raise InputError(f"{name}: expected {what}, all of one shape and not empty, got {', '.join(map(str, shapes))}")
-    return arrays
+    return found

@@ -4,9 +4,11 @@ docs/method.md section 5, arXiv 2606.08044. A curve that never gets there is cen
 step, however much later.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from latent_audit.errors import InputError
 
@@ -26,8 +28,12 @@ class Onset(NamedTuple):
     coverage: float
 
 
-def onset(steps, compliance, level: float) -> int | None:
-    """The first of the evaluated `steps` (ascending) whose compliance is at least `level`; None if none is."""
+def onset(steps: ArrayLike, compliance: ArrayLike, level: float) -> int | None:
+    """The first of the evaluated `steps` (ascending) whose compliance is at least `level`; None if none is.
+
+    >>> onset([0, 5, 10], [0.1, 0.5, 0.4], level=0.5)
+    5
+    """
     steps, compliance = np.asarray(steps), np.asarray(compliance, float)
     if len(steps) != len(compliance) or not len(steps) or (np.diff(steps) <= 0).any():
         raise InputError("onset: expected as many compliances as steps, at least one, steps ascending")
@@ -35,7 +41,7 @@ def onset(steps, compliance, level: float) -> int | None:
     return int(steps[reached[0]]) if len(reached) else None
 
 
-def summarise(onsets) -> Onset:
+def summarise(onsets: Sequence[float | None]) -> Onset:
     """The median over curves (of two middle ones their mean) and its interval; `onsets`: steps, None if censored."""
     if not len(onsets):
         raise InputError("onset: no curve to summarise")

@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from latent_audit.errors import InputError
 from latent_audit.metrics import stats
@@ -27,7 +28,7 @@ class PairedShares(NamedTuple):
     p_value: float
 
 
-def compare_shares(a, b, *, confidence: float = 0.95) -> PairedShares:
+def compare_shares(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> PairedShares:
     """Compare two boolean outcomes of the same prompts.
 
     A bootstrap would claim certainty where no prompt is discordant, which is common here; hence Newcombe's interval.
@@ -89,7 +90,7 @@ def _phi(both: int, only_a: int, only_b: int, neither: int) -> float:
     margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
     if margins == 0:
         return 0.0
-    covariance = both * neither - only_a * only_b
+    covariance = float(both * neither - only_a * only_b)
     if covariance > 0:
         covariance = max(0.0, covariance - (both + only_a + only_b + neither) / 2)
     return covariance / math.sqrt(margins)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from latent_audit.errors import InputError
@@ -19,7 +19,7 @@ class ProbeScore(NamedTuple):
     n: int
 
 
-def fit(safe, unsafe):
+def fit(safe: np.ndarray, unsafe: np.ndarray) -> Pipeline:
     """Logistic regression on standardised features (C = 1, max_iter 2000: arXiv 2606.08044).
 
     Args:
@@ -33,7 +33,7 @@ def fit(safe, unsafe):
     return make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000)).fit(features, labels)
 
 
-def score(probe, safe, unsafe) -> ProbeScore:
+def score(probe: Pipeline, safe: np.ndarray, unsafe: np.ndarray) -> ProbeScore:
     """Apply a fitted probe, unchanged, to texts of any model; arguments as in fit."""
     if not len(safe) or not len(unsafe):
         raise InputError(f"scoring a probe needs both kinds of text, got {len(safe)} safe and {len(unsafe)} unsafe")
@@ -45,7 +45,7 @@ def score(probe, safe, unsafe) -> ProbeScore:
     return ProbeScore(float(auroc), float(sigmoid[labels == 1].mean() - sigmoid[labels == 0].mean()), len(labels))
 
 
-def raw_weights(probe) -> np.ndarray:
+def raw_weights(probe: Pipeline) -> np.ndarray:
     """The weight of each feature before standardisation, coefficient / scale; float64 [features].
 
     Logits of a fitted probe change by raw_weights(probe) @ (change of the features).

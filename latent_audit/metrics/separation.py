@@ -9,9 +9,11 @@ model: where nothing separates N prompts of either kind, D dimensions of noise s
 cross-fitted score takes the direction from the other folds, so that every state scores 0 on average there; report both.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from latent_audit.errors import InputError
 from latent_audit.metrics import stats
@@ -55,7 +57,13 @@ def middle_states(num_layers: int, *, first: float = 0.4, last: float = 0.8) -> 
 
 
 def separation(
-    safe, unsafe, *, folds: int = 2, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+    safe: ArrayLike,
+    unsafe: ArrayLike,
+    *,
+    folds: int = 2,
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
 ) -> Separation:
     """Both scores of one model, with bootstrap intervals over prompts.
 
@@ -80,7 +88,7 @@ def separation(
     plain = _weigh(_counts(kind, resamples, rng), kind, [(everyone, everyone)])
     crossed = _weigh(_counts(kind + 2 * fold, resamples, rng), kind, [(fold != f, fold == f) for f in range(folds)])
 
-    profiles = [], []
+    profiles: tuple[list, list] = [], []
     for state in states:
         rows = np.concatenate([safe[:, state], unsafe[:, state]]).astype(np.float64)
         _check_directions(rows, [axis[0] for axis, _, _ in plain + crossed], layer_name(state))
@@ -88,11 +96,11 @@ def separation(
         gram = centred @ centred.T
         for profile, splits in zip(profiles, (plain, crossed), strict=True):
             profile.append(np.mean([_scores(gram, *split) for split in splits], axis=0))
-    both = (_best(np.stack(profile), states, confidence) for profile in profiles)
-    return Separation(*both, states, folds, len(safe), len(unsafe))
+    ordinary, crossfitted = (_best(np.stack(profile), states, confidence) for profile in profiles)
+    return Separation(ordinary, crossfitted, states, folds, len(safe), len(unsafe))
 
 
-def _counts(stratum, resamples: int, rng) -> np.ndarray:
+def _counts(stratum: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """How often each prompt is drawn, within its stratum; float64 [1 + resamples, N], row 0 the sample itself."""
     counts = np.ones((1 + resamples, len(stratum)))
     for one in np.unique(stratum):
@@ -101,10 +109,12 @@ def _counts(stratum, resamples: int, rng) -> np.ndarray:
     return counts
 
 
-def _weigh(counts, kind, splits):
+def _weigh(
+    counts: np.ndarray, kind: np.ndarray, splits: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """For each (fitted, held out) split of the prompts: weights [R, N] of the axis, and of both kinds held out."""
 
-    def mean_over(chosen):
+    def mean_over(chosen: np.ndarray) -> np.ndarray:
         weights = counts * chosen
         return weights / weights.sum(axis=1, keepdims=True)
 
@@ -118,7 +128,7 @@ def _weigh(counts, kind, splits):
     ]
 
 
-def _scores(gram, axis, unsafe, safe) -> np.ndarray:
+def _scores(gram: np.ndarray, axis: np.ndarray, unsafe: np.ndarray, safe: np.ndarray) -> np.ndarray:
     """The score of one state in each resample, float64 [R]; weights [R, N] as _weigh makes them.
 
     The axis is a weighted sum of states, so projections need only the states' inner products, `gram` [N, N]. Its
@@ -134,14 +144,14 @@ def _scores(gram, axis, unsafe, safe) -> np.ndarray:
         return (means[0] - means[1]) / np.sqrt(sum(variances) / 2)
 
 
-def _best(profile, states: range, confidence: float) -> Score:
+def _best(profile: np.ndarray, states: range, confidence: float) -> Score:
     """Of scores [states, 1 + resamples], row by row of resamples: the best state's."""
     best = profile.max(axis=0)
     lo, hi = stats.spread_interval(best[0], best[1:], confidence)
     return Score(float(best[0]), float(lo), float(hi), states[int(profile[:, 0].argmax())], profile[:, 0])
 
 
-def _check(safe, unsafe, folds: int) -> None:
+def _check(safe: np.ndarray, unsafe: np.ndarray, folds: int) -> None:
     if safe.ndim != 3 or unsafe.ndim != 3 or safe.shape[1:] != unsafe.shape[1:] or safe.shape[1] < 2:
         raise InputError(
             "separation: expected states [N, S, D] of both kinds with S = layers + 1, got "
@@ -156,7 +166,7 @@ def _check(safe, unsafe, folds: int) -> None:
         )
 
 
-def _check_directions(rows, axes, name: str) -> None:
+def _check_directions(rows: np.ndarray, axes: list[np.ndarray], name: str) -> None:
     if not np.isfinite(rows).all():
         raise InputError(f"separation: the states of {name} are not all finite")
     # Means of equal rows differ by rounding, about 1e-16 of their size; means of float32 states by far more.

@@ -5,12 +5,16 @@ infinite makes the interval (nan, nan); whoever wants to leave a prompt out does
 reports the smaller n.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import scipy.stats
+from numpy.typing import ArrayLike
 
 from latent_audit.errors import InputError
 
-_STATISTICS = {"median": np.median, "mean": np.mean}
+_STATISTICS: dict[str, Callable] = {"median": np.median, "mean": np.mean}
 _UNKNOWN = (float("nan"), float("nan"))
 
 
@@ -18,7 +22,13 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     """Wilson score interval of a share, without continuity correction.
 
     Returns (lo, hi) inside [0, 1]; (nan, nan) when n = 0. Raises InputError unless 0 <= successes <= n and
-    0 < confidence < 1. Source: docs/method.md section 1.
+    0 < confidence < 1. Source: docs/method.md section 0.
+
+    None of ten: the upper end is z^2 / (10 + z^2) with z = 1.96.
+
+    >>> lo, hi = wilson_interval(0, 10)
+    >>> lo, round(hi, 3)
+    (0.0, 0.278)
     """
     _check_confidence(confidence)
     if not 0 <= successes <= n:
@@ -36,7 +46,7 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 
 def bootstrap_interval(
-    values, statistic: str, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+    values: ArrayLike, statistic: str, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the `statistic` ('median' or 'mean') of `values: [N]`.
 
@@ -54,7 +64,7 @@ def bootstrap_interval(
 
 
 def paired_difference_interval(
-    a, b, statistic: str, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+    a: ArrayLike, b: ArrayLike, statistic: str, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of statistic(a) - statistic(b), `a, b: [N]` measured on the same prompts.
 
@@ -71,7 +81,7 @@ def paired_difference_interval(
 
 
 def ratio_of_means_interval(
-    a, b, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
+    a: ArrayLike, b: ArrayLike, *, resamples: int = 1000, seed: int = 0, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of mean(a) / mean(b), `a, b: [N]` non-negative, on the same prompts.
 
@@ -99,11 +109,16 @@ def ratio_of_means_interval(
     return float(lo), float(hi)
 
 
-def mcnemar_exact(a, b) -> float:
+def mcnemar_exact(a: ArrayLike, b: ArrayLike) -> float:
     """Two-sided exact McNemar p-value for `a, b: bool[N]`, two outcomes on the same prompts.
 
     Only prompts on which the two differ count; 1.0 when there are none. Raises InputError on unequal lengths
     and on anything but booleans (or 0 and 1).
+
+    Three differ, all one way: twice the chance of three heads.
+
+    >>> round(mcnemar_exact([1, 1, 1, 1], [1, 0, 0, 0]), 3)
+    0.25
     """
     a, b = _pair(a, b)
     if not (np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()):
@@ -126,12 +141,12 @@ def simultaneous_confidence(confidence: float, intervals: int) -> float:
     return 1 - (1 - confidence) / intervals
 
 
-def resampled_rows(n: int, resamples: int, seed) -> np.ndarray:
+def resampled_rows(n: int, resamples: int, seed: Any) -> np.ndarray:
     """The prompts that each resample draws with replacement; int64 [resamples, n]. `seed`: an int or a Generator."""
     return np.random.default_rng(seed).integers(0, n, size=(resamples, n))
 
 
-def resampled_weights(n: int, resamples: int, seed) -> np.ndarray:
+def resampled_weights(n: int, resamples: int, seed: Any) -> np.ndarray:
     """The weight of each prompt in each resample, the draws of resampled_rows; float64 [resamples, n], rows sum to 1.
 
     A mean over a resample is then weights @ values, and statistics of means need no copies of the values.
@@ -140,7 +155,7 @@ def resampled_weights(n: int, resamples: int, seed) -> np.ndarray:
     return np.stack([np.bincount(row, minlength=n) for row in rows]) / n
 
 
-def spread_interval(value, draws, confidence: float = 0.95):
+def spread_interval(value: Any, draws: ArrayLike, confidence: float = 0.95) -> tuple[Any, Any]:
     """value -+ z standard deviations of its bootstrap `draws` (first axis): the normal bootstrap interval.
 
     For statistics that grow with the noise in a mean of many dimensions, such as squared distances: a resample holds
@@ -173,21 +188,21 @@ def _percentiles(draws: np.ndarray, confidence: float) -> tuple[float, float]:
     return float(lo), float(hi)
 
 
-def _vector(name: str, values) -> np.ndarray:
+def _vector(name: str, values: ArrayLike) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1:
         raise InputError(f"{name} must be one value per prompt, got shape {values.shape}")
     return values
 
 
-def _pair(a, b) -> tuple[np.ndarray, np.ndarray]:
+def _pair(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     a, b = _vector("a", a), _vector("b", b)
     if len(a) != len(b):
         raise InputError(f"a and b must be measured on the same prompts, got {len(a)} and {len(b)} values")
     return a, b
 
 
-def _statistic(name: str):
+def _statistic(name: str) -> Callable:
     if name not in _STATISTICS:
         raise InputError(f"statistic must be one of {sorted(_STATISTICS)}, got {name!r}")
     return _STATISTICS[name]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from latent_audit.errors import InputError
 from latent_audit.metrics import stats
@@ -35,7 +36,7 @@ class LeftOutVerdicts(NamedTuple):
     hi: float
 
 
-def learn(scores, safe) -> Rule:
+def learn(scores: ArrayLike, safe: ArrayLike) -> Rule:
     """The thresholds with the fewest errors on these models.
 
     Candidates of a score are the middles between its neighbouring values, and minus infinity: everything passes.
@@ -49,22 +50,23 @@ def learn(scores, safe) -> Rule:
     """
     scores, safe = _check(scores, safe)
     cuts = [_cuts(column) for column in scores.T]
-    best = None
+    best: tuple[tuple[int, float], Rule] | None = None
     for chosen in itertools.product(*cuts):
         limits = np.array([limit for limit, _ in chosen])
         errors = int(((scores > limits).all(axis=1) != safe).sum())
         key = (errors, -min(gap for _, gap in chosen))
         if best is None or key < best[0]:
             best = key, Rule(tuple(limits.tolist()), errors)
+    assert best is not None  # Every score has a cut.
     return best[1]
 
 
-def passes(rule: Rule, scores) -> np.ndarray:
+def passes(rule: Rule, scores: ArrayLike) -> np.ndarray:
     """Whether models with these scores [M, K] pass; bool [M]."""
-    return (np.asarray(scores, np.float64) > np.array(rule.thresholds)).all(axis=1)
+    return np.all(np.asarray(scores, np.float64) > np.array(rule.thresholds), axis=1)
 
 
-def leave_one_out(scores, safe) -> LeftOutVerdicts:
+def leave_one_out(scores: ArrayLike, safe: ArrayLike) -> LeftOutVerdicts:
     """Judge every model by a rule learnt on all others; arguments and errors as in learn."""
     scores, safe = _check(scores, safe)
     passed = np.zeros(len(safe), bool)
@@ -75,7 +77,7 @@ def leave_one_out(scores, safe) -> LeftOutVerdicts:
     return LeftOutVerdicts(passed, missed + alarms, missed, alarms, *stats.wilson_interval(missed + alarms, len(safe)))
 
 
-def _cuts(column) -> Sequence[tuple[float, float]]:
+def _cuts(column: np.ndarray) -> Sequence[tuple[float, float]]:
     """(threshold, gap around it relative to the score's range); minus infinity touches nothing."""
     values = np.unique(column)
     width = np.ptp(values) or 1.0
@@ -85,7 +87,7 @@ def _cuts(column) -> Sequence[tuple[float, float]]:
     ]
 
 
-def _check(scores, safe):
+def _check(scores: ArrayLike, safe: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     scores, safe = np.asarray(scores, np.float64), np.asarray(safe, bool)
     if scores.ndim != 2 or scores.shape[:1] != safe.shape or not np.isfinite(scores).all():
         raise InputError(

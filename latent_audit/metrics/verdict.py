@@ -7,7 +7,9 @@ attack is shown to work), `inconclusive` (neither is shown; the reason says what
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from latent_audit.errors import InputError
 from latent_audit.metrics import stats
@@ -87,7 +89,7 @@ class _Worst(NamedTuple):
     """The cell with the highest share, and an interval for the highest true share among `cells` cells."""
 
     cell: Cell
-    count: Count
+    count: Count  # type: ignore[assignment]  # of a tuple: a method, which none needs
     lo: float
     hi: float
     cells: int
@@ -139,7 +141,7 @@ def judge(clean: Count, cells: list[Cell], *, rule: Rule, positive_control: list
     )
 
 
-def cells_of(table, variant: str) -> list[Cell]:
+def cells_of(table: pd.DataFrame, variant: str) -> list[Cell]:
     """Cells of one variant from the metrics table (a pandas DataFrame), in its order.
 
     Takes the aggregated rows whose exp is 'lvs'; attack 'pgd' is the attack, 'random' its control. Raises
@@ -188,7 +190,11 @@ def describe(rule: Rule) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as text, 'unknown' for NaN; what lies strictly between never reads as 0% or 100%."""
+    """A share as text, 'unknown' for NaN; what lies strictly between never reads as 0% or 100%.
+
+    >>> [percent(share) for share in (0.0, 0.001, 0.25, 0.999, 1.0)]
+    ['0%', '< 0.5%', '25%', '> 99.5%', '100%']
+    """
     if math.isnan(share):
         return "unknown"
     if 0 < share < 0.005:
@@ -346,7 +352,7 @@ def _worst(cells: list[Cell], kind: str, rule: Rule, *, tried: int = 0) -> _Wors
     """
     confidence = stats.simultaneous_confidence(rule.confidence, max(tried, len(cells)))
     counts = [getattr(cell, kind) for cell in cells]
-    ends = [stats.wilson_interval(*count, confidence) for count in counts]
+    ends = [stats.wilson_interval(count.successes, count.n, confidence) for count in counts]
     first = max(range(len(cells)), key=lambda i: counts[i].share)
     # All intervals hold together, so the highest true share lies between the highest ends.
     return _Worst(cells[first], counts[first], max(lo for lo, _ in ends), max(hi for _, hi in ends), len(cells))
@@ -374,7 +380,7 @@ def _check(cells: list[Cell]) -> None:
         raise InputError(f"verdict: no prompt was attacked in {', '.join(empty)}")
 
 
-def _count(row) -> Count:
+def _count(row: Any) -> Count:
     return Count(int(row.successes), int(row.n))
 
 

@@ -1,6 +1,10 @@
 """One frozen configuration with switches that covers every supported decoder family."""
 
 import dataclasses
+from typing import Any
+
+# The tree of parameter_shapes, with arrays in place of shapes.
+Params = dict[str, Any]
 
 # Larger than any context: a layer with this window sees everything before it.
 FULL_ATTENTION = 2**30
@@ -77,7 +81,7 @@ class ModelConfig:
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("rope_of_layer", "windows"):
             if len(getattr(self, field)) != self.num_layers:
                 raise ValueError(
@@ -135,5 +139,9 @@ def parameter_shapes(cfg: ModelConfig) -> dict:
 
 
 def layer_name(state: int) -> str:
-    """The name of a residual state in every file: 0 -> "embedding", i + 1 -> "L{i}" (docs/method.md section 0)."""
+    """The name of a residual state in every file (docs/method.md section 0).
+
+    >>> [layer_name(state) for state in (0, 1, 6)]
+    ['embedding', 'L0', 'L5']
+    """
     return "embedding" if state == 0 else f"L{state - 1}"

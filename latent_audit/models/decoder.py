@@ -7,15 +7,19 @@ the next block reads and what is returned.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from latent_audit.models import ops, sharding
-from latent_audit.models.config import ModelConfig, parameter_shapes
+from latent_audit.models.config import ModelConfig, Params, parameter_shapes
+
+# edit(h, s) -> h, as above.
+Edit = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Context(NamedTuple):
@@ -40,12 +44,12 @@ class ForwardOutput(NamedTuple):
     resid: jax.Array
 
 
-def positions_of(mask):
+def positions_of(mask: jax.Array) -> jax.Array:
     """Position of every real token in its own row, 0 on left padding; bool [B, T] -> int32 [B, T]."""
     return jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
 
 
-def make_context(mask, *, cfg: ModelConfig) -> Context:
+def make_context(mask: jax.Array, *, cfg: ModelConfig) -> Context:
     """The shared tables of a full pass over `mask`: bool [B, T], False on padding."""
     positions = positions_of(mask)
     cos, sin = ops.rotary_tables(cfg.ropes, cfg.head_dim, positions)
@@ -59,13 +63,13 @@ def layer_numbers(cfg: ModelConfig) -> LayerNumbers:
     return LayerNumbers(jnp.asarray(cfg.windows, jnp.int32), jnp.asarray(cfg.rope_of_layer, jnp.int32))
 
 
-def take_layer(params, cfg: ModelConfig, index):
+def take_layer(params: Params, cfg: ModelConfig, index: jax.Array) -> tuple[Params, LayerNumbers]:
     """One block's (weights, numbers) at a traced layer index."""
     stacked = (params["blocks"], layer_numbers(cfg))
     return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), stacked)
 
 
-def embed(params, tokens, *, cfg: ModelConfig):
+def embed(params: Params, tokens: jax.Array, *, cfg: ModelConfig) -> jax.Array:
     """Residual state 0 of `tokens` int [B, T]: [B, T, D], Gemma's scale included."""
     x = params["embed"][tokens]
     if cfg.scale_embedding:
@@ -75,7 +79,7 @@ def embed(params, tokens, *, cfg: ModelConfig):
     return sharding.constrain(x, "data")
 
 
-def unembed(params, x, *, cfg: ModelConfig):
+def unembed(params: Params, x: jax.Array, *, cfg: ModelConfig) -> jax.Array:
     """Final norm and head: residual state [..., D] -> float32 logits [..., V]."""
     x = _norm(x, params["final_norm"], cfg)
     if cfg.tied_head:
@@ -85,7 +89,7 @@ def unembed(params, x, *, cfg: ModelConfig):
     return ops.softcap(logits, cfg.final_softcap)
 
 
-def project_query(layer, x, cos, sin, *, cfg: ModelConfig):
+def project_query(layer: Params, x: jax.Array, cos: jax.Array, sin: jax.Array, *, cfg: ModelConfig) -> jax.Array:
     """Rotated queries of normed input x [B, T, D]: [B, T, N, H]."""
     query = jnp.einsum("btd,dnh->btnh", x, layer["query"])
     if cfg.qkv_bias:
@@ -95,7 +99,9 @@ def project_query(layer, x, cos, sin, *, cfg: ModelConfig):
     return ops.rotate(query, cos, sin)
 
 
-def project_key_value(layer, x, cos, sin, *, cfg: ModelConfig):
+def project_key_value(
+    layer: Params, x: jax.Array, cos: jax.Array, sin: jax.Array, *, cfg: ModelConfig
+) -> tuple[jax.Array, jax.Array]:
     """Rotated keys and values of normed input x [B, T, D]: two [B, K, T, H]."""
     key = jnp.einsum("btd,dkh->btkh", x, layer["key"])
     value = jnp.einsum("btd,dkh->btkh", x, layer["value"])
@@ -106,7 +112,17 @@ def project_key_value(layer, x, cos, sin, *, cfg: ModelConfig):
     return ops.rotate(key, cos, sin).swapaxes(1, 2), value.swapaxes(1, 2)
 
 
-def finish_block(layer, x, query, key, value, distance, window, *, cfg: ModelConfig):
+def finish_block(
+    layer: Params,
+    x: jax.Array,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    distance: jax.Array,
+    window: jax.Array,
+    *,
+    cfg: ModelConfig,
+) -> jax.Array:
     """Attention, output projection and MLP with their residual additions; x: [B, T, D] of the query columns."""
     mixed = ops.attend(query, key, value, distance, window, scale=cfg.query_scale, cap=cfg.attention_softcap)
     mixed = jnp.einsum("btnh,nhd->btd", mixed, layer["output"])
@@ -121,7 +137,9 @@ def finish_block(layer, x, query, key, value, distance, window, *, cfg: ModelCon
     return x + hidden
 
 
-def block_with_cache(layer, numbers: LayerNumbers, x, context: Context, *, cfg: ModelConfig, first_query: int = 0):
+def block_with_cache(
+    layer: Params, numbers: LayerNumbers, x: jax.Array, context: Context, *, cfg: ModelConfig, first_query: int = 0
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """One block over a whole sequence, returning (output, (keys, values)) for a later decode.
 
     Args:
@@ -138,12 +156,22 @@ def block_with_cache(layer, numbers: LayerNumbers, x, context: Context, *, cfg: 
     return out, (key, value)
 
 
-def block(layer, numbers: LayerNumbers, x, context: Context, *, cfg: ModelConfig, first_query: int = 0):
+def block(
+    layer: Params, numbers: LayerNumbers, x: jax.Array, context: Context, *, cfg: ModelConfig, first_query: int = 0
+) -> jax.Array:
     """One block over a whole sequence: residual state s -> s + 1; see block_with_cache."""
     return block_with_cache(layer, numbers, x, context, cfg=cfg, first_query=first_query)[0]
 
 
-def scan_states(params, tokens, mask, *, cfg: ModelConfig, edit=None, collect: Callable = lambda h: h):
+def scan_states(
+    params: Params,
+    tokens: jax.Array,
+    mask: jax.Array,
+    *,
+    cfg: ModelConfig,
+    edit: Edit | None = None,
+    collect: Callable = lambda h: h,
+) -> tuple[jax.Array, Any]:
     """Run all blocks, collecting `collect(h)` of every residual state.
 
     Args:
@@ -157,7 +185,7 @@ def scan_states(params, tokens, mask, *, cfg: ModelConfig, edit=None, collect: C
     apply_edit = edit if edit is not None else lambda h, s: h
     start = apply_edit(embed(params, tokens, cfg=cfg), jnp.int32(0))
 
-    def step(x, stacked):
+    def step(x: jax.Array, stacked: tuple[Params, LayerNumbers, jax.Array]) -> tuple[jax.Array, Any]:
         layer, numbers, index = stacked
         x = apply_edit(block(layer, numbers, x, context, cfg=cfg), index + 1)
         return x, collect(x)
@@ -168,7 +196,9 @@ def scan_states(params, tokens, mask, *, cfg: ModelConfig, edit=None, collect: C
     return last, jax.tree.map(lambda a, rest: jnp.concatenate([a[None], rest]), first, collected)
 
 
-def state_at(params, tokens, mask, state, *, cfg: ModelConfig):
+def state_at(
+    params: Params, tokens: jax.Array, mask: jax.Array, state: jax.Array | int, *, cfg: ModelConfig
+) -> jax.Array:
     """Residual state `state` alone: runs the blocks below it and keeps nothing else.
 
     Args:
@@ -178,14 +208,16 @@ def state_at(params, tokens, mask, state, *, cfg: ModelConfig):
     """
     context = make_context(mask, cfg=cfg)
 
-    def step(index, x):
+    def step(index: jax.Array, x: jax.Array) -> jax.Array:
         layer, numbers = take_layer(params, cfg, index)
         return block(layer, numbers, x, context, cfg=cfg)
 
     return jax.lax.fori_loop(0, state, step, embed(params, tokens, cfg=cfg))
 
 
-def forward(params, tokens, mask, *, cfg: ModelConfig, edit=None) -> ForwardOutput:
+def forward(
+    params: Params, tokens: jax.Array, mask: jax.Array, *, cfg: ModelConfig, edit: Edit | None = None
+) -> ForwardOutput:
     """Logits and every residual state of a left-padded batch.
 
     Args:
@@ -202,10 +234,10 @@ class Block(nn.Module):
     """Declares the stacked parameters of all L blocks under one scope; the arithmetic is `block` above."""
 
     cfg: ModelConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self):
+    def __call__(self) -> Params:
         shapes = parameter_shapes(self.cfg)["blocks"]
         return {
             name: self.param(name, _initializer(name, shape, self.cfg), shape, self.dtype)
@@ -217,10 +249,10 @@ class Decoder(nn.Module):
     """linen shell: `Decoder(cfg).init(key, tokens, mask)["params"]` is the tree every function here takes."""
 
     cfg: ModelConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens, mask, edit=None) -> ForwardOutput:
+    def __call__(self, tokens: jax.Array, mask: jax.Array, edit: Edit | None = None) -> ForwardOutput:
         shapes = parameter_shapes(self.cfg)
         params = {
             name: self.param(name, _initializer(name, shape, self.cfg), shape, self.dtype)
@@ -231,13 +263,13 @@ class Decoder(nn.Module):
         return forward(params, tokens, mask, cfg=self.cfg, edit=edit)
 
 
-def init_params(key, cfg: ModelConfig, dtype=jnp.float32):
+def init_params(key: jax.Array, cfg: ModelConfig, dtype: DTypeLike = jnp.float32) -> Params:
     """Random parameters of `cfg`; use under jax.eval_shape for sizes that do not fit this machine."""
     tokens = jnp.zeros((1, 1), jnp.int32)
     return Decoder(cfg, dtype).init(key, tokens, tokens == 0)["params"]
 
 
-def _norm(x, weight, cfg: ModelConfig):
+def _norm(x: jax.Array, weight: jax.Array, cfg: ModelConfig) -> jax.Array:
     return ops.rms_norm(x, weight, eps=cfg.norm_eps, plus_one=cfg.norm_plus_one)
 
 
@@ -245,7 +277,7 @@ def _norm(x, weight, cfg: ModelConfig):
 _INPUT_AXES = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1}
 
 
-def _initializer(name: str, shape, cfg: ModelConfig):
+def _initializer(name: str, shape: tuple[int, ...], cfg: ModelConfig) -> Callable:
     if name.endswith("norm"):
         return nn.initializers.zeros if cfg.norm_plus_one else nn.initializers.ones
     if name.endswith("bias"):

@@ -6,6 +6,7 @@ A row's `defaults` are what transformers fills in for a field that config.json l
 
 import dataclasses
 import math
+from typing import Any
 
 from latent_audit.errors import InputError
 from latent_audit.models.config import FULL_ATTENTION, ModelConfig, Rope
@@ -283,8 +284,8 @@ def _text_tower(hf: dict) -> tuple[dict, str]:
     by_architecture = {family.architecture: name for name, family in FAMILIES.items()}
     by_architecture[MULTIMODAL_ARCHITECTURE] = MULTIMODAL_TYPE
     architectures = hf.get("architectures") or []
-    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
-    name = hf.get("model_type") or by_architecture.get(architecture)
+    architecture: Any = architectures[0] if isinstance(architectures, list) and architectures else None
+    name: Any = hf.get("model_type") or by_architecture.get(architecture)
     if name not in by_architecture.values() or (architecture and by_architecture.get(architecture) != name):
         raise InputError(
             f"config.json: architectures = {architectures!r}, model_type = {hf.get('model_type')!r} "
@@ -319,8 +320,8 @@ def _refuse_unsupported(fields: dict) -> None:
         )
 
 
-def _number(fields: dict, name: str, kind=int):
-    value = fields.get(name)
+def _number(fields: dict, name: str, kind: type = int) -> Any:
+    value: Any = fields.get(name)
     is_number = isinstance(value, (int, kind)) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value <= 0:
         expected = "a positive integer" if kind is int else "a positive number"
@@ -334,11 +335,11 @@ def _flag(fields: dict, name: str) -> bool:
     return fields[name]
 
 
-def _cap(fields, family, name):
+def _cap(fields: dict, family: Family, name: str) -> float | None:
     return None if name not in family.defaults or fields[name] is None else _number(fields, name, float)
 
 
-def _activation(fields, field, name) -> str:
+def _activation(fields: dict, field: str, name: str) -> str:
     value = fields[field]
     if name == "gemma" and value == "gelu":
         value = "gelu_pytorch_tanh"  # Gemma 1's first files wrote gelu and meant the tanh form.

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from latent_audit.models import decoder, ops, sharding
-from latent_audit.models.config import ModelConfig
+from latent_audit.models.config import ModelConfig, Params
+from latent_audit.models.decoder import Edit
 
 
 class Generation(NamedTuple):
@@ -37,7 +38,9 @@ class Sampling(NamedTuple):
     top_p: jax.Array | float = 1.0
 
 
-def prefill(params, tokens, mask, *, cfg: ModelConfig, room: int, edit=None):
+def prefill(
+    params: Params, tokens: jax.Array, mask: jax.Array, *, cfg: ModelConfig, room: int, edit: Edit | None = None
+) -> tuple[jax.Array, Cache]:
     """Run the prompt and keep its keys and values.
 
     Args:
@@ -50,7 +53,9 @@ def prefill(params, tokens, mask, *, cfg: ModelConfig, room: int, edit=None):
     context = decoder.make_context(mask, cfg=cfg)
     apply_edit = edit if edit is not None else lambda h, s: h
 
-    def step(x, stacked):
+    def step(
+        x: jax.Array, stacked: tuple[Params, decoder.LayerNumbers, jax.Array]
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         layer, numbers, index = stacked
         x, kept = decoder.block_with_cache(layer, numbers, x, context, cfg=cfg)
         return apply_edit(x, index + 1), kept
@@ -63,7 +68,9 @@ def prefill(params, tokens, mask, *, cfg: ModelConfig, room: int, edit=None):
     return x[:, -1], Cache(jnp.pad(keys, behind), jnp.pad(values, behind), mask)
 
 
-def decode_step(params, token, slot, cache: Cache, *, cfg: ModelConfig, edit=None):
+def decode_step(
+    params: Params, token: jax.Array, slot: jax.Array | int, cache: Cache, *, cfg: ModelConfig, edit: Edit | None = None
+) -> tuple[jax.Array, Cache]:
     """Feed one token per row and advance the cache.
 
     Args:
@@ -79,7 +86,7 @@ def decode_step(params, token, slot, cache: Cache, *, cfg: ModelConfig, edit=Non
     slots = jnp.broadcast_to(jnp.arange(S), (B, S))
     distance = ops.key_distance(jnp.full((B, 1), slot), slots, cache.mask)
 
-    def step(index, carry):
+    def step(index: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         x, keys, values = carry
         layer, numbers = decoder.take_layer(params, cfg, index)
         turn = cos[numbers.rope], sin[numbers.rope]
@@ -99,16 +106,16 @@ def decode_step(params, token, slot, cache: Cache, *, cfg: ModelConfig, edit=Non
 
 
 def generate(
-    params,
-    tokens,
-    mask,
+    params: Params,
+    tokens: jax.Array,
+    mask: jax.Array,
     *,
     cfg: ModelConfig,
     max_new_tokens: int,
     eos_ids: tuple[int, ...],
     pad_id: int = 0,
-    prompt_edit=None,
-    decode_edit=None,
+    prompt_edit: Edit | None = None,
+    decode_edit: Edit | None = None,
     sampling: Sampling | None = None,
     repetition_penalty: float = 1.0,
 ) -> Generation:
@@ -142,19 +149,19 @@ def generate(
 
 @functools.partial(jax.jit, static_argnames=("cfg", "max_new_tokens", "eos_ids", "pad_id", "repetition_penalty"))
 def _generate(
-    params,
-    tokens,
-    mask,
-    prompt_edit,
-    decode_edit,
-    sampling,
+    params: Params,
+    tokens: jax.Array,
+    mask: jax.Array,
+    prompt_edit: Edit | None,
+    decode_edit: Edit | None,
+    sampling: Sampling | None,
     *,
-    cfg,
-    max_new_tokens,
-    eos_ids,
-    pad_id,
-    repetition_penalty,
-):
+    cfg: ModelConfig,
+    max_new_tokens: int,
+    eos_ids: tuple[int, ...],
+    pad_id: int,
+    repetition_penalty: float,
+) -> Generation:
     B, P = tokens.shape
     ends = jnp.asarray(eos_ids, jnp.int32)
     penalised = repetition_penalty != 1.0
@@ -162,7 +169,7 @@ def _generate(
     if penalised:
         seen = seen.at[jnp.arange(B)[:, None], tokens].max(mask)
 
-    def choose(x, seen, step):
+    def choose(x: jax.Array, seen: jax.Array, step: jax.Array) -> jax.Array:
         logits = decoder.unembed(params, x, cfg=cfg)
         if penalised:
             damped = jnp.where(logits < 0, logits * repetition_penalty, logits / repetition_penalty)
@@ -171,7 +178,7 @@ def _generate(
             return jnp.argmax(logits, axis=-1).astype(jnp.int32)
         return _sample(logits, sampling, step)
 
-    def emit(state, x):
+    def emit(state: tuple, x: jax.Array) -> tuple[tuple, jax.Array]:
         step, out, done, seen = state
         token = jnp.where(done, pad_id, choose(x, seen, step))
         out = jax.lax.dynamic_update_slice(out, token[:, None], (0, step))
@@ -180,13 +187,13 @@ def _generate(
         done = done | jnp.any(token[:, None] == ends, axis=1)
         return (step + 1, out, done, seen), token
 
-    def body(carry):
+    def body(carry: tuple) -> tuple:
         state, token, cache = carry
         x, cache = decode_step(params, token, P + state[0] - 1, cache, cfg=cfg, edit=decode_edit)
         state, token = emit(state, x)
         return state, token, cache
 
-    def unfinished(carry):
+    def unfinished(carry: tuple) -> jax.Array:
         (step, _, done, _), _, _ = carry
         return (step < max_new_tokens) & ~jnp.all(done)
 
@@ -199,7 +206,7 @@ def _generate(
     return sharding.replicate(Generation(out, lengths.astype(jnp.int32)))
 
 
-def _sample(logits, sampling: Sampling, step):
+def _sample(logits: jax.Array, sampling: Sampling, step: jax.Array) -> jax.Array:
     logits = logits / sampling.temperature
     order = jnp.argsort(-logits, axis=-1)
     ranked = jnp.take_along_axis(logits, order, axis=-1)

@@ -8,6 +8,7 @@ import functools
 import json
 import math
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import numpy as np
 import safetensors
 
 from latent_audit.errors import InputError
+from latent_audit.models.config import Params
 from latent_audit.models.ops import ACTIVATIONS, MASKED_SCORE
 
 ARCHITECTURE = "GPT2ForSequenceClassification"
@@ -78,7 +80,7 @@ class GPT2Config:
     activation: str
 
 
-def read_config(path) -> GPT2Config:
+def read_config(path: str | pathlib.Path) -> GPT2Config:
     """The sizes in a checkpoint directory's config.json; InputError if it is not a GPT-2 sequence classifier's."""
     path = pathlib.Path(path)
     if not (path / "config.json").is_file():
@@ -93,7 +95,7 @@ def read_config(path) -> GPT2Config:
     for field, value in _FIXED.items():
         if given.get(field, value) != value:
             raise InputError(f"{path}/config.json: {field} = {given[field]!r} is not supported, expected {value!r}")
-    fields = _DEFAULTS | given
+    fields: dict[str, Any] = _DEFAULTS | given
     activation = fields["activation_function"]
     if activation not in _ACTIVATION_NAMES:
         raise InputError(
@@ -120,7 +122,7 @@ def read_config(path) -> GPT2Config:
     )
 
 
-def check(path) -> tuple[GPT2Config, int]:
+def check(path: str | pathlib.Path) -> tuple[GPT2Config, int]:
     """Validate a checkpoint from config.json and file headers alone; returns (config, number of labels).
 
     Raises InputError: see read_config; no safetensors file, or only pickles; and, all named at once, tensors that are
@@ -144,18 +146,18 @@ def check(path) -> tuple[GPT2Config, int]:
     return cfg, label_shape[0]
 
 
-def load(path) -> tuple[GPT2Config, dict]:
+def load(path: str | pathlib.Path) -> tuple[GPT2Config, dict]:
     """Read a checkpoint directory as (config, float32 parameters); InputError as for check, and for NaN or infinity."""
     cfg, _ = check(path)
     with safetensors.safe_open(_weight_file(path), framework="numpy") as file:
 
-        def read(name):
+        def read(name: str) -> np.ndarray:
             array = file.get_tensor(name).astype(np.float32)
             if not np.isfinite(array).all():
                 raise InputError(f"{path}: NaN or infinite values in {name}")
             return array
 
-        params = {ours: jnp.asarray(read(theirs)) for ours, theirs in _TOP_TENSORS.items()}
+        params: Params = {ours: jnp.asarray(read(theirs)) for ours, theirs in _TOP_TENSORS.items()}
         params["blocks"] = {
             ours: jnp.asarray(np.stack([read(f"transformer.h.{i}.{theirs}") for i in range(cfg.num_layers)]))
             for ours, theirs in _BLOCK_TENSORS.items()
@@ -164,7 +166,7 @@ def load(path) -> tuple[GPT2Config, dict]:
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
-def classify(params, tokens, mask, *, cfg: GPT2Config):
+def classify(params: Params, tokens: jax.Array, mask: jax.Array, *, cfg: GPT2Config) -> jax.Array:
     """Logits at each row's last real token.
 
     Args:
@@ -185,7 +187,7 @@ def classify(params, tokens, mask, *, cfg: GPT2Config):
         return _layer_norm(x, params["final_norm"], params["final_norm_bias"], cfg.norm_eps) @ params["score"].T
 
 
-def _block(x, layer, causal, cfg):
+def _block(x: jax.Array, layer: Params, causal: jax.Array, cfg: GPT2Config) -> jax.Array:
     """One pre-norm block; x: [B, T, D]."""
     B, T, D = x.shape
     H = D // cfg.num_heads
@@ -200,7 +202,7 @@ def _block(x, layer, causal, cfg):
     return x + inner @ layer["down"] + layer["down_bias"]
 
 
-def _layer_norm(x, weight, bias, eps):
+def _layer_norm(x: jax.Array, weight: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + eps) * weight + bias
 
@@ -208,15 +210,26 @@ def _layer_norm(x, weight, bias, eps):
 def _tensor_shapes(cfg: GPT2Config, num_labels: int) -> dict[str, tuple[int, ...]]:
     """Name in the file -> shape, of every tensor."""
     D, F = cfg.embed_dim, cfg.mlp_dim
-    block = {"qkv": (D, 3 * D), "qkv_bias": (3 * D,), "output": (D, D), "up": (D, F), "up_bias": (F,), "down": (F, D)}
-    top = {"embed": (cfg.vocab_size, D), "positions": (cfg.max_positions, D), "score": (num_labels, D)}
+    block: dict[str, tuple[int, ...]] = {
+        "qkv": (D, 3 * D),
+        "qkv_bias": (3 * D,),
+        "output": (D, D),
+        "up": (D, F),
+        "up_bias": (F,),
+        "down": (F, D),
+    }
+    top: dict[str, tuple[int, ...]] = {
+        "embed": (cfg.vocab_size, D),
+        "positions": (cfg.max_positions, D),
+        "score": (num_labels, D),
+    }
     shapes = {theirs: top.get(ours, (D,)) for ours, theirs in _TOP_TENSORS.items()}
     for i in range(cfg.num_layers):
         shapes |= {f"transformer.h.{i}.{theirs}": block.get(ours, (D,)) for ours, theirs in _BLOCK_TENSORS.items()}
     return shapes
 
 
-def _weight_file(path) -> pathlib.Path:
+def _weight_file(path: str | pathlib.Path) -> pathlib.Path:
     path = pathlib.Path(path)
     file = path / "model.safetensors"
     if file.is_file():
@@ -231,7 +244,7 @@ def _weight_file(path) -> pathlib.Path:
     raise InputError(f"{path}: no weights; expected model.safetensors")
 
 
-def _read_header(file) -> dict[str, tuple[tuple[int, ...], str]]:
+def _read_header(file: pathlib.Path) -> dict[str, tuple[tuple[int, ...], str]]:
     """Tensor name -> (shape, dtype), without the ones that are knowingly left out."""
     try:
         with safetensors.safe_open(file, framework="numpy") as opened:

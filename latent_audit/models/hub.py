@@ -21,7 +21,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 _FILE_SUFFIXES = (".json", ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ckpt", ".msgpack", ".npz", ".zip", ".gz")
 
 
-def resolve(path_or_id, *, revision: str | None = None) -> pathlib.Path:
+def resolve(path_or_id: str | pathlib.Path, *, revision: str | None = None) -> pathlib.Path:
     """The local directory of a checkpoint, downloaded from the Hugging Face hub if it is not one already.
 
     Args:
@@ -77,9 +77,9 @@ def _download(hub_id: str, revision: str | None) -> pathlib.Path:
 
 def _probe(hub_id: str, revision: str | None) -> None:
     """Ask the hub for the repository once; raise what it answers, or TimeoutError."""
-    answer = queue.Queue()
+    answer: queue.Queue = queue.Queue()
 
-    def ask():
+    def ask() -> None:
         try:
             answer.put(huggingface_hub.HfApi().model_info(hub_id, revision=revision, timeout=PROBE_SECONDS))
         except Exception as error:

@@ -3,6 +3,8 @@
 import math
 import re
 
+import numpy as np
+
 from latent_audit.models.config import ModelConfig, parameter_shapes
 
 # Ours -> theirs, inside "model.layers.{i}.".
@@ -47,7 +49,7 @@ def tensor_names(cfg: ModelConfig) -> dict[str, tuple[str, int | None]]:
     """Every tensor a checkpoint of `cfg` holds: Hugging Face name -> (our name, layer or None)."""
     inside = BLOCK_TENSORS | (POST_NORM_TENSORS if cfg.post_norms else {})
     shapes = parameter_shapes(cfg)
-    names = {TOP_TENSORS[name]: (name, None) for name in shapes if name != "blocks"}
+    names: dict[str, tuple[str, int | None]] = {TOP_TENSORS[name]: (name, None) for name in shapes if name != "blocks"}
     for layer in range(cfg.num_layers):
         names |= {f"model.layers.{layer}.{inside[name]}": (name, layer) for name in shapes["blocks"]}
     return names
@@ -68,7 +70,7 @@ def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if name == "embed" else (math.prod(shape),)
 
 
-def to_file(name: str, array):
+def to_file(name: str, array: np.ndarray) -> np.ndarray:
     """One layer's parameter `name` in a checkpoint's layout; a view, so writing into it fills `array`."""
     if name not in INPUT_AXES:
         return array.reshape(file_shape(name, array.shape))

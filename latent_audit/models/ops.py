@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from latent_audit.models.config import Rope
+from latent_audit.models.config import Params, Rope
 
 # Finite, so that a query that sees no key (a padding column) gives a mean of values instead of NaN.
 MASKED_SCORE = -0.7 * float(np.finfo(np.float32).max)
@@ -16,7 +16,7 @@ ACTIVATIONS = {
 }
 
 
-def rms_norm(x, weight, *, eps: float, plus_one: bool):
+def rms_norm(x: jax.Array, weight: jax.Array, *, eps: float, plus_one: bool) -> jax.Array:
     """x / rms(x) * weight over the last axis, computed in float32 and returned in x's dtype.
 
     The two families round at different places in low precision: with `plus_one` (Gemma) the product with
@@ -29,7 +29,7 @@ def rms_norm(x, weight, *, eps: float, plus_one: bool):
     return weight * wide.astype(x.dtype)
 
 
-def softcap(x, cap: float | None):
+def softcap(x: jax.Array, cap: float | None) -> jax.Array:
     """cap * tanh(x / cap), or x where cap is None."""
     return x if cap is None else cap * jnp.tanh(x / cap)
 
@@ -51,14 +51,14 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
     return inverse.astype(np.float32)
 
 
-def rotary_tables(ropes: tuple[Rope, ...], head_dim: int, positions):
+def rotary_tables(ropes: tuple[Rope, ...], head_dim: int, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
     """cos and sin of every rope setting at `positions` int [B, T]: two float32 [R, B, T, H/2]."""
     inverse = jnp.asarray(np.stack([inverse_frequencies(rope, head_dim) for rope in ropes]))
     angles = positions[None, :, :, None].astype(jnp.float32) * inverse[:, None, None, :]
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def rotate(x, cos, sin):
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Rotate the two halves of each head: x [B, T, N, H] by cos, sin [B, T, H/2]; in float32, x's dtype back."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     cos, sin = cos[:, :, None, :], sin[:, :, None, :]
@@ -66,7 +66,7 @@ def rotate(x, cos, sin):
     return turned.astype(x.dtype)
 
 
-def key_distance(query_positions, key_positions, key_mask):
+def key_distance(query_positions: jax.Array, key_positions: jax.Array, key_mask: jax.Array) -> jax.Array:
     """How far back each key lies from each query; int32 [B, T, S], negative where the key must not be seen.
 
     Args:
@@ -76,7 +76,16 @@ def key_distance(query_positions, key_positions, key_mask):
     return jnp.where(key_mask[:, None, :], distance, -1)
 
 
-def attend(query, key, value, distance, window, *, scale: float, cap: float | None):
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    distance: jax.Array,
+    window: jax.Array | int,
+    *,
+    scale: float,
+    cap: float | None,
+) -> jax.Array:
     """Grouped-query attention, softmax in float32.
 
     Args:
@@ -95,13 +104,13 @@ def attend(query, key, value, distance, window, *, scale: float, cap: float | No
     return jnp.einsum("bkgts,bksh->btkgh", weights, value).reshape(B, T, N, H)
 
 
-def gated_mlp(x, layer, *, activation: str):
+def gated_mlp(x: jax.Array, layer: Params, *, activation: str) -> jax.Array:
     """down(act(gate(x)) * up(x)) with optional biases; x: [B, T, D]."""
     gate = _dense(x, layer["gate"], layer.get("gate_bias"))
     up = _dense(x, layer["up"], layer.get("up_bias"))
     return _dense(ACTIVATIONS[activation](gate) * up, layer["down"], layer.get("down_bias"))
 
 
-def _dense(x, weight, bias):
+def _dense(x: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:
     product = x @ weight
     return product if bias is None else product + bias

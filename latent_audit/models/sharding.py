@@ -6,6 +6,7 @@ the compiler, which derives it from these (GSPMD).
 """
 
 import re
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -14,6 +15,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from latent_audit.errors import InputError
 from latent_audit.models.config import ModelConfig, parameter_shapes
+
+T = TypeVar("T")  # A tree of arrays keeps its structure.
 
 # Name -> layouts to try in order, one mesh axis or None for each dimension, () for a copy on every device. The first
 # rule whose expression is the end of a name holds. Names and dimensions are those of config.parameter_shapes, where
@@ -93,7 +96,7 @@ def place(name: str, array: np.ndarray) -> jax.Array:
     return jax.block_until_ready(jax.make_array_from_callback(array.shape, sharding, lambda index: array[index]))
 
 
-def constrain(x, *axes: str | None):
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """`x` laid out over the mesh in force: a mesh axis or None for each dimension, the last ones may be left out.
 
     An axis that does not divide its dimension is dropped: small batches are computed by every device alike.
@@ -105,18 +108,18 @@ def constrain(x, *axes: str | None):
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*kept))
 
 
-def replicate(tree):
+def replicate(tree: T) -> T:
     """`tree` with every array whole on every device: what the host is to read, whichever process it is."""
     return jax.tree.map(constrain, tree)
 
 
-def constrain_parameters(tree):
+def constrain_parameters(tree: T) -> T:
     """A tree of parameters or adapters, or an optimiser's state of them, laid out by RULES; scalars on every device."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return tree
 
-    def lay_out(path, leaf):
+    def lay_out(path: tuple, leaf: jax.Array) -> jax.Array:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         spec = spec_of(name, leaf.shape, dict(mesh.shape)) if leaf.ndim else PartitionSpec()
         return jax.lax.with_sharding_constraint(leaf, spec)
@@ -124,7 +127,7 @@ def constrain_parameters(tree):
     return jax.tree_util.tree_map_with_path(lay_out, tree)
 
 
-def to_host(array) -> np.ndarray:
+def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
     """A copy on the host of an array, however it is laid out; every process has to ask for it."""
     if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
         return multihost_utils.process_allgather(array, tiled=True)

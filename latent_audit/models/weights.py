@@ -7,8 +7,8 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import ml_dtypes
@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from latent_audit.errors import InputError
 from latent_audit.models import families, hub, names, sharding
-from latent_audit.models.config import ModelConfig, block_shapes, parameter_shapes
+from latent_audit.models.config import ModelConfig, Params, block_shapes, parameter_shapes
 from latent_audit.runtime import files, processes
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -37,7 +37,9 @@ class Checkpoint(NamedTuple):
     tensors: dict[str, tuple[pathlib.Path, str]]
 
 
-def load(path, *, dtype: str = "float32", revision: str | None = None, place: Callable | None = None):
+def load(
+    path: str | pathlib.Path, *, dtype: str = "float32", revision: str | None = None, place: Callable | None = None
+) -> tuple[ModelConfig, Params]:
     """Read a checkpoint into stacked parameters.
 
     Args:
@@ -57,7 +59,8 @@ def load(path, *, dtype: str = "float32", revision: str | None = None, place: Ca
     cfg, tensors = check(directory)
     place = place or sharding.place
     shapes = parameter_shapes(cfg)
-    params, problems = {"blocks": {}}, []
+    params: Params = {"blocks": {}}
+    problems: list[str] = []
     _compare_tied_head(cfg, tensors)
     for name in [*(name for name in shapes if name != "blocks"), *shapes["blocks"]]:
         stacked = name in shapes["blocks"]
@@ -71,7 +74,7 @@ def load(path, *, dtype: str = "float32", revision: str | None = None, place: Ca
     return cfg, params
 
 
-def check(path, *, revision: str | None = None) -> Checkpoint:
+def check(path: str | pathlib.Path, *, revision: str | None = None) -> Checkpoint:
     """Validate a checkpoint from config.json and the headers of its files alone, in well under a second.
 
     Raises InputError: no such directory, missing or malformed config.json, unsupported architecture, no
@@ -85,7 +88,8 @@ def check(path, *, revision: str | None = None) -> Checkpoint:
         raise InputError(f"{directory}: {error}") from error
     expected = names.tensor_names(cfg)
     shapes = block_shapes(cfg) | {name: shape for name, shape in parameter_shapes(cfg).items() if name != "blocks"}
-    tensors, problems = {}, []
+    tensors: dict[str, tuple[pathlib.Path, str]] = {}
+    problems: list[str] = []
     for file, header in _read_headers(directory).items():
         for in_file, (shape, kind) in header.items():
             canonical = names.canonical_name(in_file)
@@ -112,7 +116,7 @@ def check(path, *, revision: str | None = None) -> Checkpoint:
     return Checkpoint(cfg, tensors)
 
 
-def read_generation_config(path, *, revision: str | None = None) -> dict | None:
+def read_generation_config(path: str | pathlib.Path, *, revision: str | None = None) -> dict | None:
     """The checkpoint's generation_config.json, or None where it has none; InputError if it is malformed."""
     directory = hub.resolve(path, revision=revision)
     if not (directory / "generation_config.json").is_file():
@@ -121,10 +125,10 @@ def read_generation_config(path, *, revision: str | None = None) -> dict | None:
 
 
 def save(
-    path,
+    path: str | pathlib.Path,
     cfg: ModelConfig,
-    params,
-    tokenizer,
+    params: Params,
+    tokenizer: Any,
     *,
     dtype: str | None = None,
     generation_config: dict | None = None,
@@ -176,15 +180,16 @@ def save(
         files.write_json(aside / "generation_config.json", generation_config)
         _write_tensors(aside, cfg, params, DTYPES[dtype])
         for name, contents in (extra_files or {}).items():
-            write = files.write_bytes if isinstance(contents, bytes) else files.write_text
-            write(aside / name, contents)
+            files.write_bytes(aside / name, contents if isinstance(contents, bytes) else contents.encode("utf-8"))
         _replace_directory(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     processes.meet()
 
 
-def _read(name, cfg, tensors, dtype):
+def _read(
+    name: str, cfg: ModelConfig, tensors: dict[str, tuple[pathlib.Path, str]], dtype: np.dtype
+) -> tuple[np.ndarray, list[str]]:
     """One parameter, all layers stacked, as (host array, problems)."""
     shapes = block_shapes(cfg) | parameter_shapes(cfg)
     stacked = name not in parameter_shapes(cfg)
@@ -208,7 +213,7 @@ def _read(name, cfg, tensors, dtype):
     return array, problems
 
 
-def _compare_tied_head(cfg, tensors):
+def _compare_tied_head(cfg: ModelConfig, tensors: dict[str, tuple[pathlib.Path, str]]) -> None:
     """A tied checkpoint may carry a second copy of the embedding; a different matrix there is a contradiction."""
     head = names.TOP_TENSORS["head"]
     if not cfg.tied_head or head not in tensors:
@@ -227,17 +232,17 @@ def _compare_tied_head(cfg, tensors):
         )
 
 
-def _chunks(shape):
+def _chunks(shape: tuple[int, ...]) -> list[slice]:
     """Slices that cover the first axis, each of about CHUNK_ELEMENTS numbers."""
     step = max(1, CHUNK_ELEMENTS * shape[0] // math.prod(shape))
     return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
 
 
-def _weight_files(directory) -> list[pathlib.Path]:
+def _weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
     return sorted(directory.glob("model*.safetensors"))
 
 
-def _read_headers(directory) -> dict[pathlib.Path, dict]:
+def _read_headers(directory: pathlib.Path) -> dict[pathlib.Path, dict]:
     """File -> {tensor name: (shape, dtype)} of all weight files, checked against the index where there is one."""
     if (directory / "model.safetensors").is_file():
         path = directory / "model.safetensors"
@@ -269,7 +274,7 @@ def _read_headers(directory) -> dict[pathlib.Path, dict]:
     return headers
 
 
-def _read_header(path) -> dict:
+def _read_header(path: pathlib.Path) -> dict:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}
@@ -278,7 +283,7 @@ def _read_header(path) -> dict:
         raise InputError(f"{path} is damaged or no whole safetensors file ({error}); fetch it again") from error
 
 
-def _read_json(directory, name: str) -> dict:
+def _read_json(directory: pathlib.Path, name: str) -> dict:
     path = directory / name
     if not path.is_file():
         raise InputError(f"{directory} has no {name}; expected a checkpoint in Hugging Face's layout")
@@ -291,15 +296,16 @@ def _read_json(directory, name: str) -> dict:
     return value
 
 
-def _raise_problems(directory, problems: list[str]) -> None:
+def _raise_problems(directory: pathlib.Path, problems: list[str]) -> None:
     if problems:
         shown = problems[:40] + ([f"... and {len(problems) - 40} more"] if len(problems) > 40 else [])
         raise InputError(f"{directory}: the weights do not fit config.json:\n  " + "\n  ".join(shown))
 
 
-def _write_tensors(directory, cfg, params, dtype) -> None:
+def _write_tensors(directory: pathlib.Path, cfg: ModelConfig, params: Params, dtype: np.dtype) -> None:
     """Write every tensor, in several files with an index where one would be too large."""
-    weight_map, total = {}, 0
+    weight_map: dict[str, str] = {}
+    total = 0
     for file, tensors in _tensors_by_file(cfg, params, dtype):
         weight_map |= dict.fromkeys(tensors, file)
         total += sum(tensor.nbytes for tensor in tensors.values())
@@ -309,11 +315,12 @@ def _write_tensors(directory, cfg, params, dtype) -> None:
         files.write_json(directory / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def _tensors_by_file(cfg, params, dtype):
+def _tensors_by_file(cfg: ModelConfig, params: Params, dtype: np.dtype) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """(file name, {name in the file: host array}) of every file, one at a time."""
     expected = names.tensor_names(cfg)
     shapes = block_shapes(cfg) | parameter_shapes(cfg)
-    shards, size = [[]], 0
+    shards: list[list[str]] = [[]]
+    size = 0
     for canonical, (name, _) in expected.items():
         tensor_bytes = int(np.prod(shapes[name])) * dtype.itemsize
         if shards[-1] and size + tensor_bytes > SHARD_BYTES:
@@ -331,7 +338,7 @@ def _tensors_by_file(cfg, params, dtype):
         yield "model.safetensors" if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors", tensors
 
 
-def _replace_directory(aside, path) -> None:
+def _replace_directory(aside: pathlib.Path, path: pathlib.Path) -> None:
     """Rename `aside` to `path`; an older directory there is moved away first and then removed."""
     if not path.exists():
         os.rename(aside, path)

@@ -1,6 +1,9 @@
-"""Abliteration by layer: how much each way bypasses and what it costs; style and saving as in runtime.figures."""
+"""Abliteration by layer: how much each way bypasses and what it costs; style and saving as in reports.figures."""
+
+from typing import Any
 
 import matplotlib.style
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -12,7 +15,7 @@ _COLUMNS = ("way", "layer_idx", "split", "bypass", "kl", "chosen")
 _KL_FLOOR = 1e-4
 
 
-def bypass_by_layer(table, *, max_kl: float) -> Figure:
+def bypass_by_layer(table: pd.DataFrame, *, max_kl: float) -> Figure:
     """Bypass (left) and KL on harmless prompts (right) by layer, one line per way; chosen candidates are ringed.
 
     `table`: the table of abliterate.csv (pandas DataFrame), of which validation rows with a layer are drawn. Of the
@@ -72,7 +75,7 @@ def bypass_by_layer(table, *, max_kl: float) -> Figure:
     return figure
 
 
-def _best(layer, max_kl):
+def _best(layer: pd.DataFrame, max_kl: float) -> Any:
     """Row label of the candidate that stands for one way at one layer."""
     within = layer[layer["kl"] <= max_kl]
     return within["bypass"].idxmax() if len(within) else layer["kl"].idxmin()

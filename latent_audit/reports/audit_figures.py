@@ -1,9 +1,11 @@
 """Figures of the audit card: two axes, success by budget, steering by layer, projection by depth.
 
-Style and saving as in runtime.figures; tables are those of audit.csv. Controls are dashed everywhere.
+Style and saving as in reports.figures; tables are those of audit.csv. Controls are dashed everywhere.
 """
 
 import matplotlib.style
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -13,7 +15,7 @@ _PERCENT = [0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"]
 _DASHED = (0, (4, 2))
 
 
-def two_axes(points) -> Figure:
+def two_axes(points: pd.DataFrame) -> Figure:
     """Behavioural safety (refusal when asked) against robustness under intervention, one point per variant.
 
     `points`: DataFrame with variant, refusal, refusal_lo, refusal_hi, robustness, robustness_lo, robustness_hi; bars
@@ -69,7 +71,7 @@ def two_axes(points) -> Figure:
     return figure
 
 
-def by_budget(table, *, reference: float, title: str) -> Figure:
+def by_budget(table: pd.DataFrame, *, reference: float, title: str) -> Figure:
     """Attack success by budget, one panel per layer, one line per variant with its band; dotted: the reference budget.
 
     `table`: lines of audit.csv with variant, layer, budget, value, lo, hi, control.
@@ -94,7 +96,7 @@ def by_budget(table, *, reference: float, title: str) -> Figure:
     return figure
 
 
-def steering_by_layer(table) -> Figure:
+def steering_by_layer(table: pd.DataFrame) -> Figure:
     """Compliance under steering by layer, one panel per fraction, one line per variant.
 
     `table`: lines of audit.csv with variant, layer, budget (the fraction), value, lo, hi, control.
@@ -119,7 +121,7 @@ def steering_by_layer(table) -> Figure:
     return figure
 
 
-def projection_by_depth(table) -> Figure:
+def projection_by_depth(table: pd.DataFrame) -> Figure:
     """Projection of mean states on the way from base (0) to the harmful pole (1), one line per condition, with bands.
 
     `table`: lines of audit.csv with variant (the condition), state, value, lo, hi.
@@ -149,19 +151,19 @@ def projection_by_depth(table) -> Figure:
     return figure
 
 
-def _curve(axis, rows, column: str, colour: str, marker: str) -> None:
+def _curve(axis: Axes, rows: pd.DataFrame, column: str, colour: str, marker: str) -> None:
     axis.fill_between(rows[column], rows["lo"], rows["hi"], color=colour, alpha=0.15, linewidth=0)
     axis.plot(rows[column], rows["value"], color=colour, marker=marker, zorder=3)
     axis.plot(rows[column], rows["control"], color=colour, linestyle=_DASHED, linewidth=1.1, zorder=2)
 
 
-def _share_axis(axis, label: str) -> None:
+def _share_axis(axis: Axes, label: str) -> None:
     axis.set_ylim(-0.03, 1.04)
     axis.set_yticks(*_PERCENT)
     axis.set_ylabel(label)
 
 
-def _legend(figure, looks, control: str) -> None:
+def _legend(figure: Figure, looks: dict[str, tuple[str, str]], control: str) -> None:
     handles = [
         Line2D([], [], color=colour, marker=marker, label=variant) for variant, (colour, marker) in looks.items()
     ]

@@ -1,6 +1,10 @@
-"""Curves over training steps, several runs each, with bands; style and saving as in runtime.figures."""
+"""Curves over training steps, several runs each, with bands; style and saving as in reports.figures."""
+
+from collections.abc import Sequence
 
 import matplotlib.style
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -11,7 +15,7 @@ _COLUMNS = ("variant", "corpus", "seed", "step", "compliance")
 _NAMES = {"in": "in distribution", "out": "out of distribution"}
 
 
-def compliance_by_step(curves, *, levels=(0.5, 0.8)) -> Figure:
+def compliance_by_step(curves: pd.DataFrame, *, levels: Sequence[float] = (0.5, 0.8)) -> Figure:
     """Compliance over fine-tuning steps, one panel per corpus, one line per variant.
 
     `curves`: the table of curves.csv (pandas DataFrame). Line: mean over seeds; band: from the lowest to the highest
@@ -46,7 +50,7 @@ def compliance_by_step(curves, *, levels=(0.5, 0.8)) -> Figure:
     return figure
 
 
-def _draw(axis, rows, colour: str, marker: str) -> None:
+def _draw(axis: Axes, rows: pd.DataFrame, colour: str, marker: str) -> None:
     by_step = rows.groupby("step")["compliance"]
     mean, lo, hi = by_step.mean(), by_step.min(), by_step.max()
     axis.fill_between(mean.index, lo, hi, color=colour, alpha=0.15, linewidth=0)
@@ -54,7 +58,7 @@ def _draw(axis, rows, colour: str, marker: str) -> None:
     axis.plot(mean.index, mean, color=colour, marker=marker, markevery=every, zorder=3)
 
 
-def construction_by_step(training) -> Figure:
+def construction_by_step(training: pd.DataFrame) -> Figure:
     """What a construction was watched by, over its steps: one line per made pole.
 
     `training`: the table of training.csv (pandas DataFrame). Left: compliance of the selection panel when asked

@@ -4,9 +4,12 @@ import io
 import itertools
 import pathlib
 import re
+from typing import Any
 
 import matplotlib.style
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -47,7 +50,9 @@ _WEAK = 0.9  # share of prompts whose loss must fall for an attack to count as o
 _NOTE = "last block: prompt-only delta reaches one token, not aggregated"
 
 
-def lvs_by_depth(table, *, attack: str = "pgd", control: str = "random", aggregate: str = "median") -> Figure:
+def lvs_by_depth(
+    table: pd.DataFrame, *, attack: str = "pgd", control: str = "random", aggregate: str = "median"
+) -> Figure:
     """LVS (top) and attack success rate (bottom) by depth, one column per budget, one line per variant.
 
     `table`: the metrics table (pandas DataFrame), of which the rows with exp 'lvs' are drawn. Solid line and
@@ -77,13 +82,13 @@ def lvs_by_depth(table, *, attack: str = "pgd", control: str = "random", aggrega
     return figure
 
 
-def plain_text(figure) -> None:
+def plain_text(figure: Figure) -> None:
     """Take every text of a figure as it is: a model's name may hold a dollar sign, which is no formula."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
 
 
-def save_figure(figure: Figure, directory, name: str) -> str:
+def save_figure(figure: Figure, directory: str | pathlib.Path, name: str) -> str:
     """Write `name`.png (200 dpi) and `name`.svg into `directory`, return the SVG for inlining into HTML.
 
     The same figure gives the same bytes. The returned text has no XML prolog, no namespace addresses and ids
@@ -109,7 +114,7 @@ def _inline(svg: str, name: str) -> str:
     return svg.replace('href="#', f'href="#{prefix}-').replace("url(#", f"url(#{prefix}-")
 
 
-def _attacked_rows(table, attack: str):
+def _attacked_rows(table: pd.DataFrame, attack: str) -> pd.DataFrame:
     missing = [column for column in _COLUMNS if column not in table.columns]
     if missing:
         raise InputError(f"lvs_by_depth: the metrics table lacks the columns {missing}")
@@ -128,7 +133,7 @@ def looks_of(variants: list[str]) -> dict[str, tuple[str, str]]:
     return {variant: _FIXED.get(variant) or next(others) for variant in variants}
 
 
-def _draw(axis, rows, measure: str, look: tuple[str, str], attack: str, control: str) -> None:
+def _draw(axis: Axes, rows: pd.DataFrame, measure: str, look: tuple[str, str], attack: str, control: str) -> None:
     colour, marker = look
     lo, hi = f"{measure}_lo", f"{measure}_hi"
     attacked, noise = rows[rows["attack"] == attack], rows[(rows["attack"] == control) & rows["aggregated"]]
@@ -145,19 +150,19 @@ def _draw(axis, rows, measure: str, look: tuple[str, str], attack: str, control:
     axis.plot(weak["state"], weak[measure], color="black", marker="x", linestyle="none", zorder=4)
 
 
-def _draw_with_bar(axis, rows, measure: str, colour: str, marker: str, *, face: str) -> None:
+def _draw_with_bar(axis: Axes, rows: pd.DataFrame, measure: str, colour: str, marker: str, *, face: str) -> None:
     ends = rows[[f"{measure}_lo", f"{measure}_hi"]].to_numpy(float).T
     lengths = np.abs(ends - rows[measure].to_numpy(float))
-    style = {"color": colour, "marker": marker, "markerfacecolor": face, "elinewidth": 1.0}
+    style: dict[str, Any] = {"color": colour, "marker": marker, "markerfacecolor": face, "elinewidth": 1.0}
     axis.errorbar(rows["state"], rows[measure], lengths, linestyle="none", zorder=3, **style)
 
 
-def _hatch_excluded(axis, rows) -> None:
+def _hatch_excluded(axis: Axes, rows: pd.DataFrame) -> None:
     for state in rows.loc[~rows["aggregated"], "state"].unique():
         axis.axvspan(state - 0.5, state + 0.5, facecolor="#F1F1F1", edgecolor="#CFCFCF", hatch="////", linewidth=0)
 
 
-def _scale(axes, rows, aggregate: str) -> None:
+def _scale(axes: np.ndarray, rows: pd.DataFrame, aggregate: str) -> None:
     last = int(rows["state"].max())
     ticks = _ticks(last)
     for axis in axes.flat:
@@ -180,8 +185,8 @@ def _ticks(last: int) -> list[int]:
     return [0, *(state for state in blocks if last - state >= 0.75 * step), last]
 
 
-def _legend(figure, rows, looks: dict, attack: str, control: str) -> None:
-    handles = [
+def _legend(figure: Figure, rows: pd.DataFrame, looks: dict, attack: str, control: str) -> None:
+    handles: list[Line2D | Patch] = [
         Line2D([], [], color=colour, marker=marker, label=variant) for variant, (colour, marker) in looks.items()
     ]
     handles.append(Line2D([], [], color="#666666", label=f"{_NAMES.get(attack, attack)}, band: 95% interval"))

@@ -6,10 +6,11 @@ measurements. Everything but the figures is escaped, so a model's own words cann
 
 import importlib.resources
 import math
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
@@ -69,7 +70,7 @@ class Section:
 
 
 def render_report(
-    path,
+    path: str | pathlib.Path,
     *,
     title: str,
     headline: str,
@@ -115,7 +116,7 @@ def render_report(
 def records(table: pd.DataFrame) -> list[dict]:
     """A table's rows for JSON, which knows neither NaN nor infinity: both become null."""
 
-    def plain(value):
+    def plain(value: Any) -> Any:
         if value is pd.NA:
             return None
         if hasattr(value, "item"):
@@ -149,7 +150,7 @@ def _paragraphs(text: str) -> list[str]:
     return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
 
 
-def _cell(value) -> str:
+def _cell(value: Any) -> str:
     """A value as text: missing as a dash, floats to three digits, booleans as yes and no."""
     if isinstance(value, np.generic):
         value = value.item()

@@ -1,12 +1,15 @@
 """Figures of RAS: profiles with the window, score against attack success, controls, blind spots, static against pushed.
 
-Style and saving as in runtime.figures; tables are those of experiments/ras/tables.py and ras_blind.py.
+Style and saving as in reports.figures; tables are those of experiments/ras/tables.py and
+experiments/ras/blind_spots.py.
 """
 
 import itertools
 
 import matplotlib.style
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -31,7 +34,7 @@ _DASHED = (0, (4, 3))
 _GREY = "#999999"
 
 
-def profiles(families) -> Figure:
+def profiles(families: list[dict]) -> Figure:
     """Mean cosines of the reference's safe and unsafe prompts and their gap by layer, one panel per family.
 
     `families`: name, profile (m_safe, m_unsafe, gap: float [L]), window (start, stop) and candidates (a range) of each,
@@ -60,7 +63,7 @@ def profiles(families) -> Figure:
             axis.set_xticks(layers[::step], [f"L{layer}" for layer in layers[::step]])
             axis.set_xlabel("output of block")
         axes[0].set_ylabel("mean cosine with the direction")
-        handles = [
+        handles: list[Line2D | Patch] = [
             Line2D([], [], color=colour, marker=marker, label=label)
             for colour, marker, label in (
                 ("#D55E00", "s", "unsafe prompts"),
@@ -76,7 +79,7 @@ def profiles(families) -> Figure:
     return figure
 
 
-def score_by_asr(table, *, limit: float | None = None) -> Figure:
+def score_by_asr(table: pd.DataFrame, *, limit: float | None = None) -> Figure:
     """RAS against measured attack success, one panel per family, one point per model with 95 % intervals.
 
     `table`: rows of ras.csv of one protocol with an ASR. `limit`: a threshold to draw.
@@ -93,7 +96,7 @@ def score_by_asr(table, *, limit: float | None = None) -> Figure:
     return figure
 
 
-def static_against_pushed(table, *, limit: float | None = None) -> Figure:
+def static_against_pushed(table: pd.DataFrame, *, limit: float | None = None) -> Figure:
     """RAS against attack success under the L2 attack; the corner that matters is the upper right.
 
     `table`: as in score_by_asr, with l2_asr, l2_asr_lo and l2_asr_hi.
@@ -119,7 +122,7 @@ def static_against_pushed(table, *, limit: float | None = None) -> Figure:
     return figure
 
 
-def controls(table, random: dict) -> Figure:
+def controls(table: pd.DataFrame, random: dict) -> Figure:
     """Spearman with 1 - ASR over all families of RAS, its controls and its rivals, with 95 % intervals.
 
     `table`: score, spearman, spearman_lo, spearman_hi; `random`: mean, lo and hi over random directions, or {}.
@@ -154,7 +157,7 @@ def controls(table, random: dict) -> Figure:
     return figure
 
 
-def blind_spots(seen) -> Figure:
+def blind_spots(seen: pd.DataFrame) -> Figure:
     """Which score sees which failure: models that score below every aligned one of their family, of all of the kind.
 
     `seen`: score, failure, caught, n, share.
@@ -189,12 +192,12 @@ def blind_spots(seen) -> Figure:
     return figure
 
 
-def _panels(count: int, *, height: float):
+def _panels(count: int, *, height: float) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(max(4.2, 0.7 + 2.6 * count), height), layout="constrained")
     return figure, figure.subplots(1, count, sharey=True, squeeze=False)[0]
 
 
-def _points(axis, rows, column: str, limit) -> None:
+def _points(axis: Axes, rows: pd.DataFrame, column: str, limit: float | None) -> None:
     for line in rows.itertuples():
         colour, marker = _LOOKS[line.kind]
         x, lo, hi = (getattr(line, name) for name in (column, f"{column}_lo", f"{column}_hi"))
@@ -225,7 +228,7 @@ def _points(axis, rows, column: str, limit) -> None:
     axis.set_xticks(*_PERCENT)
 
 
-def _kinds(table) -> list[Line2D]:
+def _kinds(table: pd.DataFrame) -> list[Line2D]:
     return [
         Line2D([], [], color=_LOOKS[kind][0], marker=_LOOKS[kind][1], linestyle="none", markersize=6, label=kind)
         for kind in _LOOKS
@@ -233,7 +236,7 @@ def _kinds(table) -> list[Line2D]:
     ]
 
 
-def _finish(figure, handles) -> None:
+def _finish(figure: Figure, handles: list) -> None:
     columns = max(2, int(figure.get_figwidth() / 1.5))
     figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(handles)), frameon=False)
     figures.plain_text(figure)

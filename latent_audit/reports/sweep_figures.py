@@ -1,13 +1,14 @@
-"""The figure of a sweep; style and saving as in runtime.figures."""
+"""The figure of a sweep; style and saving as in reports.figures."""
 
 import matplotlib.style
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from latent_audit.reports import figures
 
 
-def by_field(table, *, fields: list[str], measure: str) -> Figure:
+def by_field(table: pd.DataFrame, *, fields: list[str], measure: str) -> Figure:
     """Mean of a measure against the first field, one line per variant, one panel per value of the second field.
 
     `table`: DataFrame with the fields (as text), mean, min, max, and variant where there are several. Bands run from

@@ -10,6 +10,8 @@ import errno
 import hashlib
 import json
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +21,7 @@ from absl import logging
 from latent_audit.runtime import files, processes
 
 
-def save(directory, step: int, tree, *, keep: int = 2) -> None:
+def save(directory: str | pathlib.Path, step: int, tree: Any, *, keep: int = 2) -> None:
     """Store a tree of arrays (PRNG keys too) as `step`, then delete all but the newest `keep`.
 
     Raises OSError when the disk refuses; older steps are then untouched.
@@ -40,7 +42,7 @@ def save(directory, step: int, tree, *, keep: int = 2) -> None:
         drop(directory, old)
 
 
-def steps(directory) -> list[int]:
+def steps(directory: str | pathlib.Path) -> list[int]:
     """The steps that are stored, ascending; what was being written when a run was killed is not among them."""
     directory = pathlib.Path(directory)
     return processes.on_first(
@@ -48,14 +50,14 @@ def steps(directory) -> list[int]:
     )
 
 
-def drop(directory, step: int) -> None:
+def drop(directory: str | pathlib.Path, step: int) -> None:
     """Delete one step, its checksum first."""
     if processes.is_first():
         (pathlib.Path(directory) / f"{step}.json").unlink(missing_ok=True)
     files.remove_tree(pathlib.Path(directory) / str(step))
 
 
-def restore(directory, like, *, at_most: int | None = None):
+def restore(directory: str | pathlib.Path, like: Any, *, at_most: int | None = None) -> tuple[int, Any] | None:
     """The newest step that can be read, up to `at_most`, as (step, tree); None where there is none.
 
     `like` is a tree of the structure, shapes, dtypes and shardings to expect: what was saved, or what would be. A step
@@ -74,7 +76,7 @@ def restore(directory, like, *, at_most: int | None = None):
     return None
 
 
-def _read(directory, step, expected):
+def _read(directory: pathlib.Path, step: int, expected: Any) -> tuple[Any, str]:
     """(tree, "") of one step, or (None, what is wrong with it), the same in every process."""
     found, record, problem = None, {}, ""
     try:
@@ -92,7 +94,7 @@ def _read(directory, step, expected):
     return found, ""
 
 
-def _checkpointer():
+def _checkpointer() -> Any:
     """Of all processes, or of this one alone where the others only wait for it."""
     if not processes.is_solo():
         return ocp.StandardCheckpointer()
@@ -103,7 +105,7 @@ def _checkpointer():
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Orbax logs thirty lines a save to the same log as this program."""
     before = logging.get_verbosity()
     logging.set_verbosity(min(before, logging.WARNING))
@@ -113,20 +115,20 @@ def _quiet():
         logging.set_verbosity(before)
 
 
-def _checksum(tree) -> str:
+def _checksum(tree: Any) -> str:
     """Of all bytes, leaf by leaf: orbax does not see damage inside an array. Of several processes, each of its own."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
         whole = processes.count() == 1 or leaf.is_fully_replicated
         own = [leaf] if whole else [shard.data for shard in leaf.addressable_shards if shard.replica_id == 0]
         for array in own:
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     if processes.count() == 1:
         return digest.hexdigest()
     return hashlib.sha256(b"".join(processes.gather(digest.digest()))).hexdigest()
 
 
-def _describe(tree) -> dict[str, str]:
+def _describe(tree: Any) -> dict[str, str]:
     """Name -> dtype and shape of every leaf: orbax would cast to another dtype without a word."""
     return {
         jax.tree_util.keystr(path): f"{leaf.dtype} {tuple(leaf.shape)}"
@@ -134,22 +136,22 @@ def _describe(tree) -> dict[str, str]:
     }
 
 
-def _is_key(leaf) -> bool:
+def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _plain(leaf):
+def _plain(leaf: Any) -> Any:
     leaf = jax.numpy.asarray(leaf)
     leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
     # Orbax takes no array of one process's own devices while there are several processes.
     return np.asarray(leaf) if processes.is_solo() else leaf
 
 
-def _expected(leaf):
+def _expected(leaf: Any) -> Any:
     leaf = _plain(leaf)
     return leaf if processes.is_solo() else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
-def _as_before(leaf, found):
+def _as_before(leaf: Any, found: Any) -> Any:
     leaf = jax.numpy.asarray(leaf)
     return jax.random.wrap_key_data(found, impl=jax.random.key_impl(leaf)) if _is_key(leaf) else found

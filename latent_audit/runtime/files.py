@@ -5,11 +5,12 @@ import os
 import pathlib
 import shutil
 import tempfile
+from typing import Any
 
 from latent_audit.runtime import processes
 
 
-def write_bytes(path, data: bytes) -> None:
+def write_bytes(path: str | pathlib.Path, data: bytes) -> None:
     """Write `data` beside `path`, flush it to disk, then rename it into place (atomic on one file system).
 
     Raises OSError (disk full, read-only directory); the old file at `path`, if any, is then untouched.
@@ -32,17 +33,17 @@ def write_bytes(path, data: bytes) -> None:
         raise
 
 
-def write_text(path, text: str) -> None:
+def write_text(path: str | pathlib.Path, text: str) -> None:
     """Write `text` as UTF-8, aside and renamed; see write_bytes."""
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path, value) -> None:
+def write_json(path: str | pathlib.Path, value: Any) -> None:
     """Write `value` as indented JSON with a final newline; NaN is refused because JSON has none."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def remove_tree(path) -> None:
+def remove_tree(path: str | pathlib.Path) -> None:
     """Delete a directory and all in it, if it is there."""
     if processes.is_first():
         shutil.rmtree(path, ignore_errors=True)

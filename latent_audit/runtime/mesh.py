@@ -4,7 +4,7 @@ How arrays lie on it is said in models/sharding.py. Without a mesh (1 x 1, the d
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -14,7 +14,7 @@ from latent_audit.errors import InputError
 AXES = ("data", "model")
 
 
-def make_mesh(data: int = 1, model: int = 1, *, devices=None) -> Mesh:
+def make_mesh(data: int = 1, model: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of data x model devices, the first ones of `devices` (default: all there are, of all processes).
 
     Raises InputError for sizes below 1, more devices than there are, or processes left without a part in it.
@@ -42,8 +42,8 @@ def make_mesh(data: int = 1, model: int = 1, *, devices=None) -> Mesh:
 @contextlib.contextmanager
 def use(sizes: Mapping[str, int] | None) -> Iterator[None]:
     """Compute what is inside on a mesh of sizes["data"] x sizes["model"]; None or 1 x 1 of one process: as it is."""
-    sizes = {axis: (sizes or {}).get(axis, 1) for axis in AXES}
-    mesh = make_mesh(**sizes)
+    sizes = sizes or {}
+    mesh = make_mesh(sizes.get("data", 1), sizes.get("model", 1))
     if mesh.size == 1:
         yield
         return

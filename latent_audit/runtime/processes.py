@@ -11,11 +11,13 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import numpy as np
 
 from latent_audit.errors import InputError
+
+T = TypeVar("T")
 
 # Ours, seconds: how long a silent process is waited for, and how long one that has ended waits for the others.
 HEARTBEAT = 30
@@ -75,14 +77,14 @@ def is_solo() -> bool:
     return _solo.get()
 
 
-def on_first(compute: Callable):
+def on_first(compute: Callable[[], T]) -> T:
     """compute() of the first process alone, told to all: a value that JSON can hold. With one process just compute().
 
     An InputError there is raised in all of them. What is computed must not need another process (mesh.alone).
     """
     if count() == 1:
         return compute()
-    outcome = None
+    outcome: dict | None = None
     if is_first():
         token = _solo.set(True)
         try:

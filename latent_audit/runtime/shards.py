@@ -6,7 +6,7 @@ does not depend on the order of units. Jobs write units and nothing else; they s
 
 import re
 import zlib
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from absl import logging
 
@@ -15,15 +15,27 @@ from latent_audit.errors import InputError
 MERGE = "merge"
 
 
+class Meter(Protocol):
+    """What is read of a runlog.Progress, which knows this module."""
+
+    total: int
+    missing: list[str]
+
+
 class Shard(NamedTuple):
     """Job `index`, from 0, of `count`."""
 
-    index: int
-    count: int
+    # In a tuple these two names are methods, which no shard needs.
+    index: int  # type: ignore[assignment]
+    count: int  # type: ignore[assignment]
 
 
 def parse(text: str) -> Shard | None:
-    """ "1/4" -> Shard(1, 4); None for a whole run ("") and for the merge; InputError for anything else."""
+    """The job that a text means; None for a whole run ("") and for the merge; InputError for anything else.
+
+    >>> parse("1/4")
+    Shard(index=1, count=4)
+    """
     if text in ("", MERGE):
         return None
     found = re.fullmatch(r"(\d+)/(\d+)", text)
@@ -39,7 +51,7 @@ def computes(text: str, key: str) -> bool:
     return text != MERGE if shard is None else zlib.crc32(key.encode()) % shard.count == shard.index
 
 
-def is_complete(text: str, meter) -> bool:
+def is_complete(text: str, meter: Meter) -> bool:
     """Whether tables and reports are to be written: by a whole run and by the merge, never by a shard.
 
     meter: runlog.Progress of all units. Raises InputError for a merge of units that are not all there.

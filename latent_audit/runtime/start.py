@@ -6,6 +6,7 @@ jax is imported where it is used: main shows its first line before that.
 import logging as python_logging
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from absl import logging
 
@@ -22,7 +23,7 @@ def start_logging() -> None:
         python_logging.getLogger(noisy).setLevel(python_logging.WARNING)
 
 
-def join_processes(fields: Mapping[str, object]) -> None:
+def join_processes(fields: Mapping[str, Any]) -> None:
     """Wait for the other processes of this run if it has any; all but the first log only warnings from then on.
 
     fields: distributed, and what processes.start takes under the names distributed_coordinator, _processes, _process.
@@ -43,7 +44,8 @@ def start_jax(workdir: pathlib.Path, dtype: str) -> None:
     """
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    # Of jax's versions some declare their options and some do not.
+    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined, unused-ignore]
         jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if dtype == "float32":

@@ -74,7 +74,7 @@ def test_requests_are_reproducible_and_reordered_by_their_seed():
 
 def test_another_process_draws_the_same_world():
     script = (
-        "from latent_audit.data import organism as o, organism_corpus as c; w = o.make_world(5);"
+        "from latent_audit.data import world_rules as o, world_corpus as c; w = o.make_world(5);"
         "p = o.requests(w, 'selection', 'restricted', 5);"
         "print(p, [o.refusal(w, x) for x in p], o.facts(w, 'heldout', 5), c.safety_examples(w, 5))"
     )
