@@ -1,6 +1,6 @@
 """Figures of RAS: profiles with the window, score against attack success, controls, blind spots, static against pushed.
 
-Style and saving as in runtime.figures; tables are those of experiments/ras/tables.py and ras_blind.py.
+Style and saving as in runtime.figures; tables are those of experiments/ras/tables.py and blind_spots.py.
 """
 
 import itertools
