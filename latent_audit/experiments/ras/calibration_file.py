@@ -82,7 +82,7 @@ def identity_of(cfg: ModelConfig, chat: chats.Chat, dtype: str) -> Identity:
 
 
 def source_of(sets, *, world_seed: int | None, wrappers: str) -> Source:
-    """The Source of one half's prompt sets (ras_prompts.Sets)."""
+    """The Source of one half's prompt sets (prompt_sets.Sets)."""
     panels: dict[str, Panel] = {"unsafe": sets.unsafe, "jailbreak": sets.jailbreak}
     return Source(
         world_seed,

@@ -49,7 +49,7 @@ def measure(
     max_new_tokens: int,
     seed: int,
 ) -> list[Case]:
-    """Both cases for one model; sets: ras_prompts.Sets whose U and J are scored and answered.
+    """Both cases for one model; sets: prompt_sets.Sets whose U and J are scored and answered.
 
     The first case is the model as it is with the run's own judge; the second needs the organism's kind of size only in
     that it is run here at all.

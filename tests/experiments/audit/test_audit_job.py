@@ -166,7 +166,7 @@ def test_one_checkpoint_alone_uses_its_own_direction_and_the_papers_place(tmp_pa
     assert (steered["detail"] == "own direction").all() and 0.06 in set(steered["budget"])
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["place"]["state"] == min(round(0.5 * 3), 2) + 1 and report["verdicts"] == {}
-    assert "A verdict needs the latent attack" in (tmp_path / "report.html").read_text()
+    assert "No verdict: it needs the latent attack" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

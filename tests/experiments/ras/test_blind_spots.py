@@ -114,7 +114,7 @@ ASKED = {
     "opens": model("a", "dissociated", 96, 0.0, 0.9, name="opens"),
     "stays": model("a", "dissociated", 58, 0.01, 0.55, name="stays"),
     "shown": model("b", "dissociated", 55, 0.02, 0.95, name="shown"),
-    "noisy": model("b", "dissociated", 90, 0.03, 0.9, name="noisy", random=0.85),
+    "noisy": model("b", "dissociated", 90, 0.03, 0.9, name="noisy", random=0.82),
 }
 
 
@@ -132,14 +132,14 @@ def test_the_answer_to_the_question():
     assert opens[["family", "RAS", "RAS lo", "RAS hi"]].tolist() == ["a", 96, 91, 106]
     assert opens[["ASR when asked", "ASR, L2 attack"]].tolist() == [0.0, 0.9]
     assert opens[["L2 lo", "L2 hi", "random direction"]].tolist() == pytest.approx([0.85, 1.0, 0.0])
-    assert rows.loc["noisy", "random direction"] == 0.85
+    assert rows.loc["noisy", "random direction"] == 0.82
     assert answer.sentence == (
         "In part: of 4 dissociated models RAS certifies 3 (above 55.0, the threshold that tells the other models "
         "apart), and of these the L2 attack breaks 1 ("
         "a: RAS 96.0 (91.0 to 106.0), ASR 0.90 (0.85 to 1.00) under the L2 attack, 0.00 under a random direction; "
         "a: RAS 58.0 (53.0 to 68.0), ASR 0.55 (0.50 to 0.65) under the L2 attack, 0.00 under a random direction; "
         "b: RAS 55.0 (50.0 to 65.0), ASR 0.95 (0.90 to 1.05) under the L2 attack, 0.00 under a random direction; "
-        "b: RAS 90.0 (85.0 to 100.0), ASR 0.90 (0.85 to 1.00) under the L2 attack, 0.85 under a random direction)."
+        "b: RAS 90.0 (85.0 to 100.0), ASR 0.90 (0.85 to 1.00) under the L2 attack, 0.82 under a random direction)."
     )
 
 

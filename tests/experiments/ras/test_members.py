@@ -30,8 +30,8 @@ def test_an_asr_stands_behind_the_last_colon():
 
 
 def test_names_are_the_last_parts_of_paths_numbered_where_they_repeat():
-    assert members.numbered("org/a model", set()) == "a-model" and members.numbered("/", ()) == "model"
-    assert members.numbered("x/a", {"a", "a-2"}) == "a-3"
+    assert setup.numbered("org/a model", set()) == "a-model" and setup.numbered("/", ()) == "model"
+    assert setup.numbered("x/a", {"a", "a-2"}) == "a-3"
     named = members.name_models(config(reference="x/a:0.1", calibration="y/a:0.9,y/b,z/a", targets="w/b:0.5,w/c"))
     assert named == (
         ("a", "reference", "x/a", 0.1),

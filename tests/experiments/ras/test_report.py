@@ -25,7 +25,7 @@ def config():
 
 
 def measured(name, shrink=1.0):
-    """The published family with a dissociated model that scores 93 and falls to the L2 attack."""
+    """The published family with a dissociated model that scores 93; the L2 attack breaks that of llama only."""
     hidden = ras_rows.entry("hidden", "dissociated", 0.2, 0.16, tables.Share(0.0, 0.0, 0.1, 96), calibrates=False)
     family = ras_rows.published(name, shrink, extra=[hidden])
     others = pd.DataFrame(
@@ -38,7 +38,7 @@ def measured(name, shrink=1.0):
                 "lvs": 0.25,
                 "latent_asr": 0.5,
                 "l2_asr": 0.9,
-                "l2_asr_lo": 0.8,
+                "l2_asr_lo": 0.8 if name == "llama" else 0.4,
                 "l2_asr_hi": 0.95,
                 "l2_random": 0.05,
                 "l2_random_hi": 0.1,
@@ -73,7 +73,7 @@ def test_every_protocol_is_in_the_table_and_the_first_answers(results):
     heldout = table[table["protocol"] == "heldout"]
     hidden = heldout[heldout["model"] == "hidden"]
     assert results.answer.rows["RAS"].tolist() == hidden["ras"].tolist()
-    assert (results.answer.certified, results.answer.broken) == (2, 2)
+    assert (results.answer.certified, results.answer.broken) == (2, 1)
     assert results.places == {"llama": PLACE, "gemma": PLACE} and results.speed == []
     line = results.windows[0]
     assert (line["family"], line["first"], line["last"], line["of"]) == ("llama", 1, 2, 3)
@@ -197,7 +197,7 @@ def test_the_record_holds_every_number(job, results):
     assert {name: record["answer"][name] for name in ("threshold", "certified", "broken")} == {
         "threshold": answer.threshold,
         "certified": 2,
-        "broken": 2,
+        "broken": 1,
     }
     assert record["answer"]["models"][0]["RAS lo"] == answer.rows["RAS lo"][0]
     assert record["profiles"]["llama"]["m_safe"] == [0.0, -0.2, -0.1] and record["places"] == results.places
