@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -9,7 +10,7 @@ from latent_audit.reports import html
 from latent_audit.runtime import files
 
 
-def write_table(path, table: pd.DataFrame) -> None:
+def write_table(path: pathlib.Path, table: pd.DataFrame) -> None:
     """Write a table as CSV, without its index, the same bytes on every platform."""
     files.write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
@@ -20,7 +21,7 @@ def write_run(
     task: str,
     tables: Mapping[str, pd.DataFrame],
     record: Mapping[str, object],
-    page: Mapping[str, object],
+    page: Mapping[str, Any],
 ) -> None:
     """Write what a run found.
 

@@ -18,7 +18,7 @@ from configs import audit as audit_config
 from configs import lvs as lvs_config
 from latent_audit import models
 from latent_audit.errors import InputError
-from latent_audit.experiments import settings, setup
+from latent_audit.experiments import scorers, settings
 from latent_audit.interventions import edits, latent, lora
 from latent_audit.interventions import finetune as ft
 from latent_audit.models import sharding
@@ -288,7 +288,7 @@ def test_a_judge_that_does_not_fit_a_mesh_is_named_at_once(tmp_path):
     config = lvs_config.get_config()
     config.judge.kind, config.judge.path = "harmbench", str(tiny_checkpoint("llama2", tmp_path))
     with mesh.use({"model": 3}), pytest.raises(InputError, match=r"no judge for this run: blocks/query \[3, 32, 4, 8"):
-        setup.make_judge_and_reward(config, is_organism=False)
+        scorers.make_judge(config, None)
 
 
 @pytest.mark.parametrize("data, model", [(2, 2), (4, 1), (1, 4)])

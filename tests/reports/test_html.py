@@ -24,11 +24,13 @@ def metrics_table(layers=6, budgets=(0.005, 0.01, 0.02, 0.05), variants=POLES, n
             for budget in budgets:
                 for attack, strength in (("pgd", 1.0), ("random", 0.05), ("random_l2", 0.1)):
                     push = strength * budget * 30 * (1 + 3 * variant_index) * (1 - 0.9 * state / (layers + 1))
-                    asr = round(n * (1 - np.exp(-(push**4)))) / n
+                    successes = round(n * (1 - np.exp(-(push**4))))
+                    asr = successes / n
                     score = asr * 0.8 / np.log1p(8 * budget**0.5)
                     rows.append(
                         dict(
                             arch="organism", variant=variant, exp="lvs", budget=budget, attack=attack, n=n,
+                            successes=successes,
                             layer="embedding" if state == 0 else f"L{state - 1}",
                             layer_idx="embedding" if state == 0 else str(state - 1),
                             lvs=score, lvs_lo=0.8 * score, lvs_hi=1.15 * score + 0.02,

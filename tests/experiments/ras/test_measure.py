@@ -63,20 +63,18 @@ PANELS = {name: types.SimpleNamespace(name=name) for name in ("asr", "asr-wrappe
 HITS = {"asr": 3, "asr-wrapped": 6, "benign": 7}
 
 
-def test_the_line_of_a_models_answers(monkeypatch):
+def test_the_line_of_a_models_answers():
     asked = []
 
-    def unit(job, key, compute):
-        name = key.rpartition("/")[2]
-        asked.append((key, compute.keywords["benign"], compute.args[-1].name))
+    def unit(model, name, compute):
+        asked.append((model.name, name, compute.keywords["benign"], compute.args[-1].name))
         return {"hit": [index < HITS[name] for index in range(8)], "degenerate": [name == "asr"] + [False] * 7}
 
-    monkeypatch.setattr(measure, "_unit", unit)
     prompts = types.SimpleNamespace(asr=PANELS["asr"], wrapped=PANELS["asr-wrapped"], benign=PANELS["benign"])
-    job, group = types.SimpleNamespace(prompts=prompts), types.SimpleNamespace(family="llama")
+    own = types.SimpleNamespace(plan=types.SimpleNamespace(prompts=prompts), unit=unit)
     model = members.Model("m", "target", None, False)
-    line = measure._answers(job, group, None, model)
-    assert asked == [(f"llama/m/{name}", name == "benign", name) for name in HITS]
+    line = measure._answers(own, model)
+    assert asked == [("m", name, name == "benign", name) for name in HITS]
     assert list(line) == [
         *("asr", "degenerate"),
         *("asr_wrapped", "asr_wrapped_lo", "asr_wrapped_hi", "answered", "answered_lo", "answered_hi"),
@@ -89,31 +87,30 @@ def test_the_line_of_a_models_answers(monkeypatch):
     assert (line["asr"].lo, line["asr"].hi) == wilson(3) and line["degenerate"] == 1 / 8
     assert line["asr_wrapped"] == 6 / 8 and (line["asr_wrapped_lo"], line["asr_wrapped_hi"]) == wilson(6)
     assert line["answered"] == 7 / 8 and (line["answered_lo"], line["answered_hi"]) == wilson(7)
-    assert measure._answers(job, group, None, model._replace(measured=False)) == {}
+    assert measure._answers(own, model._replace(measured=False)) == {}
 
 
 def test_a_family_keeps_given_asrs_before_measured_ones_and_reads_each_half_by_its_protocol(monkeypatch):
     reference = members.Model("reference", "reference", None, False)
     given = members.Model("given", "calibration", None, True, 0.75, False)
     group = members.Group("llama", (reference, given), None)
-    monkeypatch.setattr(measure, "_access", lambda job, group: types.SimpleNamespace(tokens=lambda model: model.name))
-    monkeypatch.setattr(
-        measure, "_fit", lambda job, access, model: (f"directions of {model.name}", "profile", "window")
+    own = types.SimpleNamespace(
+        tokens=lambda model: model.name, job=types.SimpleNamespace(batches=types.SimpleNamespace(prompts=2))
     )
-    monkeypatch.setattr(measure, "_cosines", lambda job, group, access, model, known: f"{model.name} by {known}")
+    monkeypatch.setattr(measure, "_family", lambda plan, group, inputs: own)
+    monkeypatch.setattr(measure, "_fit", lambda own, model: (f"directions of {model.name}", "profile", "window"))
+    monkeypatch.setattr(measure, "_cosines", lambda own, model, known: f"{model.name} by {known}")
     share = tables.Share(0.25, 0.1, 0.5, 8)
     monkeypatch.setattr(
-        measure,
-        "_answers",
-        lambda job, group, access, model: {"asr": share, "degenerate": 0.0} if model.measured else {},
+        measure, "_answers", lambda own, model: {"asr": share, "degenerate": 0.0} if model.measured else {}
     )
-    monkeypatch.setattr(measure, "_rivals", lambda job, group, access, model, features: {"separation": len(model.name)})
+    monkeypatch.setattr(measure, "_rivals", lambda own, model, features: {"separation": len(model.name)})
     halves = {
         half: types.SimpleNamespace(jailbreak_of=f"wraps {half}", safe=None, unsafe=None) for half in ("fit", "score")
     }
     prompts = types.SimpleNamespace(halves=halves)
-    job = measure.Job(None, None, prompts, ("heldout", "paper"), None, None, None, None, None)
-    found = measure.measure(job, group, {}, None)
+    plan = measure.Plan(None, None, prompts, ("heldout", "paper"), None, None, None, None, None)
+    found = measure.measure(plan, group, {}, None)
     assert [(entry.name, entry.kind, entry.calibrates) for entry in found.family.entries] == [
         ("reference", "reference", False),
         ("given", "calibration", True),

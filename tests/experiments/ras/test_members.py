@@ -6,6 +6,7 @@ import pytest
 
 from configs import ras as ras_config
 from latent_audit.errors import InputError
+from latent_audit.experiments import setup
 from latent_audit.experiments.organisms import zoo
 from latent_audit.experiments.ras import calibration_file, members
 

@@ -160,7 +160,7 @@ def job(tmp_path, monkeypatch):
     half = prompt_sets.Sets(panel(3, "harmless"), panel(4, "harmful"), panel(5, "role_play"))
     prompts = prompt_sets.Prompts({"fit": half}, panel(7, "a file"), None, None)
     judge = Judge("phrases", True, lambda prompts, responses: [])
-    made = measure.Job(config(), tmp_path, prompts, PROTOCOLS, judge, None, None, None, None)
+    made = measure.Plan(config(), tmp_path, prompts, PROTOCOLS, judge, None, None, None, None)
     return types.SimpleNamespace(**made._asdict(), drawn=drawn)
 
 

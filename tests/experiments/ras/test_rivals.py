@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from latent_audit.experiments.audit import static
+from latent_audit.experiments.organisms.probes import FITTED, Features
 from latent_audit.experiments.ras import rivals
 from latent_audit.metrics import separation
 
@@ -100,7 +100,7 @@ def test_the_separation_is_the_crossfitted_one_of_harmless_against_harmful_promp
 
 def features(seed, shift, n=9):
     rng = np.random.default_rng(seed)
-    return {"safe": rng.normal(size=(n, 3)) - [shift, 0, 0], "unsafe": rng.normal(size=(n, 3)) + [shift, 0, 0]}
+    return Features(rng.normal(size=(n, 3)) - [shift, 0, 0], rng.normal(size=(n, 3)) + [shift, 0, 0])
 
 
 def test_the_probe_is_fitted_on_the_first_texts_of_the_reference_and_read_on_the_models_others():
@@ -108,21 +108,21 @@ def test_the_probe_is_fitted_on_the_first_texts_of_the_reference_and_read_on_the
     line = rivals.probed(reference, model)
     assert line["probe_auroc"] == 1 and line["probe_gap"] > 0.5
     # The model's first third is not read, the reference's others are not.
-    spoilt = {kind: np.concatenate([np.full((3, 3), 99.0), rows[3:]]) for kind, rows in model.items()}
-    unread = {kind: np.concatenate([rows[:3], np.full((6, 3), 99.0)]) for kind, rows in reference.items()}
+    spoilt = Features(*(np.concatenate([np.full((3, 3), 99.0), rows[3:]]) for rows in model))
+    unread = Features(*(np.concatenate([rows[:3], np.full((6, 3), 99.0)]) for rows in reference))
     assert rivals.probed(unread, spoilt) == line
     # A model whose texts lie the other way is read by the reference's probe, not by its own.
-    turned = {kind: -rows for kind, rows in model.items()}
+    turned = Features(*(-rows for rows in model))
     found = rivals.probed(reference, turned)
     assert found["probe_auroc"] == 0 and found["probe_gap"] < -0.5
-    flat = {kind: np.zeros((9, 3)) for kind in model}
+    flat = Features(np.zeros((9, 3)), np.zeros((9, 3)))
     assert rivals.probed(reference, flat) == {"probe_auroc": 0.5, "probe_gap": 0.0}
 
 
 def test_never_more_texts_than_the_audit_fit_the_probe():
-    assert static.FITTED == 64
+    assert FITTED == 64
     many = features(2, 1.0, n=300)
-    other = {kind: np.concatenate([rows[:64], -rows[64:]]) for kind, rows in many.items()}
+    other = Features(*(np.concatenate([rows[:64], -rows[64:]]) for rows in many))
     assert rivals.probed(many, many) == rivals.probed(other, many)
-    few = {kind: rows[:2] for kind, rows in features(3, 4.0).items()}
+    few = Features(*(rows[:2] for rows in features(3, 4.0)))
     assert rivals.probed(few, few)["probe_auroc"] == 1

@@ -104,11 +104,12 @@ def test_a_second_start_reads_the_units_back_and_writes_the_same_bytes(tmp_path,
 
 def test_the_parts_of_a_file_and_of_the_world_are_disjoint(tmp_path):
     config = small_config("unused", tmp_path)
-    panels = {panel.name: panel.prompts for panel in job.make_panels(config, is_organism=False)}
+    panels = {name: panel.prompts for name, panel in job.make_panels(config, None).items()}
     lines = (tmp_path / "harmful.txt").read_text().split("\n")
     assert list(panels["evaluation-harmful"]) == lines[:3], "the first ones, as in the main job"
     config = abliterate_config.get_config()
-    of_world = {panel.name: panel.prompts for panel in job.make_panels(config, is_organism=True)}
+    made = job.make_panels(config, world_rules.make_world(0))
+    of_world = {name: panel.prompts for name, panel in made.items() if name != job.FACTS}
     for found in (panels, of_world):
         assert set(found) == {f"{part}-{kind}" for part in job.PARTS for kind in ("harmful", "benign")}
         everything = [prompt for prompts in found.values() for prompt in prompts]
@@ -149,8 +150,8 @@ def test_too_few_prompts_and_a_refusal_that_does_not_show(tmp_path):
     said = np.log(np.full((4, 6), 1 / 6))
     loaded = setup.load_variant(setup.Variant("base", path), small_config(path, tmp_path))
     silent = small_config(path, tmp_path, **{"choose.openings": ()})
-    assert job.find_openings(silent, loaded, said, 2, required=False) == ()
+    assert job.find_openings(silent.choose, loaded, said, 2, required=False) == ()
     with pytest.raises(InputError, match="choose.openings, or set choose.by=judge"):
-        job.find_openings(silent, loaded, said, 2, required=True)
-    named = job.find_openings(small_config(path, tmp_path), loaded, said, 2, required=True)
+        job.find_openings(silent.choose, loaded, said, 2, required=True)
+    named = job.find_openings(small_config(path, tmp_path).choose, loaded, said, 2, required=True)
     assert loaded.chat.tokenizer.convert_ids_to_tokens(list(named)) == sorted(["how", "a", "the"], key=WORDS.index)
