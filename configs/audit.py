@@ -74,3 +74,10 @@ def get_config() -> ml_collections.ConfigDict:
     gcg.length = 10
     gcg.batch = 8  # prompts searched together
     return config
+
+
+def alone(experiment: str) -> ml_collections.ConfigDict:
+    """The same with one experiment: what configs/panel.py, l2.py, steer.py, patch.py, static.py and gcg.py are."""
+    config = get_config()
+    config.name = config.experiments = experiment
+    return config

@@ -8,13 +8,8 @@ tokens at once, but few answers then comply. Writes audit.csv, report.json, repo
 Definitions: docs/method.md section 8.
 """
 
-import ml_collections
-
-from configs import audit
+from configs.audit import alone
 
 
-def get_config() -> ml_collections.ConfigDict:
-    config = audit.get_config()
-    config.name = "gcg"
-    config.experiments = "gcg"
-    return config
+def get_config():
+    return alone("gcg")

@@ -8,13 +8,8 @@ dissociated pole falls on every prompt, base on a few, random directions on none
 report.html and figures/ to --workdir. Definitions: docs/method.md section 2.
 """
 
-import ml_collections
-
-from configs import audit
+from configs.audit import alone
 
 
-def get_config() -> ml_collections.ConfigDict:
-    config = audit.get_config()
-    config.name = "l2"
-    config.experiments = "l2"
-    return config
+def get_config():
+    return alone("l2")

@@ -8,13 +8,8 @@ request and answer every harmless one; the harmful pole complies with all. Write
 and figures/ to --workdir. Definitions: docs/method.md section 8.
 """
 
-import ml_collections
-
-from configs import audit
+from configs.audit import alone
 
 
-def get_config() -> ml_collections.ConfigDict:
-    config = audit.get_config()
-    config.name = "panel"
-    config.experiments = "panel"
-    return config
+def get_config():
+    return alone("panel")

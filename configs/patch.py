@@ -8,13 +8,8 @@ base comply, the dissociated pole's does not; the self-patch changes no answer. 
 report.html and figures/ to --workdir. Definitions: docs/method.md section 4.
 """
 
-import ml_collections
-
-from configs import audit
+from configs.audit import alone
 
 
-def get_config() -> ml_collections.ConfigDict:
-    config = audit.get_config()
-    config.name = "patch"
-    config.experiments = "patch"
-    return config
+def get_config():
+    return alone("patch")

@@ -8,13 +8,8 @@ dissociated alike, AUROC 1.0: it cannot see what the nudge does. Writes audit.cs
 figures/ to --workdir. Definitions: docs/method.md section 7.
 """
 
-import ml_collections
-
-from configs import audit
+from configs.audit import alone
 
 
-def get_config() -> ml_collections.ConfigDict:
-    config = audit.get_config()
-    config.name = "static"
-    config.experiments = "static"
-    return config
+def get_config():
+    return alone("static")

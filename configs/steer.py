@@ -8,13 +8,8 @@ opens the dissociated pole at the nudge layer and fraction, base only beyond it.
 report.html and figures/ to --workdir. Definitions: docs/method.md section 3.
 """
 
-import ml_collections
-
-from configs import audit
+from configs.audit import alone
 
 
-def get_config() -> ml_collections.ConfigDict:
-    config = audit.get_config()
-    config.name = "steer"
-    config.experiments = "steer"
-    return config
+def get_config():
+    return alone("steer")

@@ -1,9 +1,10 @@
 """The rooms of the package know each other in one direction only, and never torch."""
 
-import ast
-import pathlib
+import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.support import house
+from tests.support.house import ROOT, imports
+
 # Room -> the rooms it may import from beside itself; `errors` is open to all.
 MAY_KNOW = {
     "models": {"runtime"},
@@ -15,14 +16,6 @@ MAY_KNOW = {
     "reports": {"runtime"},
     "experiments": {"models", "data", "interventions", "judges", "metrics", "runtime", "reports"},
 }
-
-
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
 def sources():
@@ -62,3 +55,33 @@ def test_organisms_are_made_without_a_config():
             if parts[0] == "ml_collections" or (inside and parts[2] not in apart):
                 found.append(f"{path.name} imports {name}")
     assert not found
+
+
+def room_of_experiments(name):
+    """A file at the root of experiments/ is a room, and so is each of its folders."""
+    return name.split(".")[2]
+
+
+def test_experiments_are_five_floors_without_a_circle():
+    rooms = house.graph("latent_audit.experiments", room_of_experiments)
+    drawn = house.draw(rooms)
+    print(drawn)
+    assert max(house.floors(rooms).values()) <= 5, drawn
+    assert {"organisms", "audit", "tampering", "ras"} <= rooms.keys() and len(rooms) <= 14, drawn
+
+
+@pytest.mark.parametrize("folder", ["organisms", "audit", "tampering", "ras"])
+def test_no_folder_of_experiments_is_a_corridor(folder):
+    rooms = house.graph(f"latent_audit.experiments.{folder}", lambda name: name.rpartition(".")[2])
+    print(house.draw(rooms))
+    assert len(rooms) <= 12 and max(house.floors(rooms).values()) <= 5, house.draw(rooms)
+
+
+def test_no_file_of_the_package_is_in_a_circle():
+    assert max(house.floors(house.graph("latent_audit", lambda name: name)).values()) > 5
+
+
+def test_a_circle_is_named():
+    with pytest.raises(ValueError, match="a -> b -> c -> a"):
+        house.floors({"a": {"b"}, "b": {"c"}, "c": {"a"}})
+    assert house.floors({"a": {"b"}, "b": set()}) == {"a": 2, "b": 1}

@@ -18,7 +18,7 @@ from configs import audit as audit_config
 from configs import lvs as lvs_config
 from latent_audit import models
 from latent_audit.errors import InputError
-from latent_audit.experiments import scorers, settings
+from latent_audit.experiments import fields, scorers
 from latent_audit.interventions import edits, latent, lora
 from latent_audit.interventions import finetune as ft
 from latent_audit.models import sharding
@@ -143,10 +143,10 @@ def test_a_model_that_does_not_fit_a_mesh_and_a_batch_that_does_not_are_named_be
     sharding.check(CONFIGS["llama"])  # without a mesh everything fits
     for config, field, value in ((lvs_config.get_config(), "prompt_batch", 9), (audit_config.get_config(), "rows", 25)):
         config.mesh.data = 2
-        settings.check_batches(config, *(["rows"] if field == "rows" else []))
+        fields.check_batches(config, *(["rows"] if field == "rows" else []))
         config[field] = value
         with pytest.raises(InputError, match=f"{field} = {value}, expected a multiple of mesh.data = 2"):
-            settings.check_batches(config, *(["rows"] if field == "rows" else []))
+            fields.check_batches(config, *(["rows"] if field == "rows" else []))
 
 
 def test_a_loaded_checkpoint_is_cut_and_its_numbers_are_those_of_the_file():
