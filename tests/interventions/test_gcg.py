@@ -435,7 +435,7 @@ def test_the_suffix_is_found_where_it_stands(make, suffix, token):
 
 
 def test_a_suffix_that_cannot_be_placed_is_an_error():
-    place = functools.partial(gcg_text.place_suffix, max_length=100, suffix="! ! !", length=3)
+    place = functools.partial(gcg_text.place_suffix, max_length=100, suffix=gcg_text.paper_suffix(3), length=3)
     with pytest.raises(InputError, match="is 3 tokens .* expected 4"):
         place(make_chat(build_tokenizer()), ["a"], length=4)
     # Without a merged "\u0120!" the spaces between are tokens too; with "!<mark>" the last one is not its own.

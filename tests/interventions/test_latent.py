@@ -67,6 +67,14 @@ def test_steps_and_step_fraction_are_those_of_the_search():
     np.testing.assert_allclose(found.nll_trace[:, 0, 1], plain.nlls, atol=1e-4)
 
 
+def test_a_step_of_the_l2_mode_goes_down_the_gradient_by_its_share_of_the_budget():
+    clean, found, _, mask = attacked("llama3", 2, mode="l2_of_norm", steps=1, step_fraction=0.5, controls=False)
+    gradient = np.where(mask[..., None], clean.gradient[2], 0)
+    direction = gradient / np.sqrt(np.square(gradient).sum((1, 2), keepdims=True))
+    expected = -0.5 * np.asarray(found.radius)[..., None, None] * direction[:, None]
+    np.testing.assert_allclose(found.delta[0], expected, rtol=1e-5, atol=1e-8)
+
+
 @pytest.mark.parametrize("case", ["llama3", "gemma2"])
 def test_perturbed_generation_equals_torch(case):
     cfg, params = loaded(case)
