@@ -521,7 +521,7 @@ def test_a_regression_test_that_cannot_be_made_is_refused(changes, message, fami
         ({"prompts.benign": "ONE"}, "prompts.benign = .*one.txt' holds 1 prompts, too few"),
         ({"prompts.benign": "FOLDER/harmful.txt"}, "occur in the training prompts"),
         ({"prompts.harmful_count": 0}, "prompts.harmful_count = 0"),
-        ({"wrappers": ""}, "wrappers = '': J, the jailbreak prompts, needs some of role_play"),
+        ({"wrappers": ""}, "wrappers = '', expected some of role_play"),
         ({"protocols": "in-sample"}, "protocols = 'in-sample', expected some of heldout, paper"),
         ({"attacks": "maybe"}, "attacks = 'maybe'"),
         ({"random_directions": -1}, "random_directions = -1"),

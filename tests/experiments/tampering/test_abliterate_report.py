@@ -129,11 +129,12 @@ def test_files_and_page_hold_the_lines(tmp_path, monkeypatch):
         loaded=SimpleNamespace(
             chat=SimpleNamespace(tokenizer=SimpleNamespace(convert_ids_to_tokens=lambda ids: ["I"] * len(ids)))
         ),
-        config=SimpleNamespace(model=SimpleNamespace(dtype="float32"), choose=SimpleNamespace(shortlist=3)),
+        dtype="float32",
+        shortlist=3,
+        inputs={"variants": {"base": {"template_sha256": "aa"}}, "prompts": {"evaluation-harmful": {"n": 40}}},
     )
-    inputs = {"variants": {"base": {"template_sha256": "aa"}}, "prompts": {"evaluation-harmful": {"n": 40}}}
     relaxed = {"affine": "none within the bounds: smallest KL"}
-    abliterate_report.write(running, inputs, table, relaxed)
+    abliterate_report.write(running, table, relaxed)
     stored = pd.read_csv(tmp_path / "abliterate.csv")
     assert tuple(stored.columns) == abliterate_report.COLUMNS
     assert (stored["judge"] == "oracle").all() and (stored["template_sha256"] == "aa").all()
@@ -190,12 +191,13 @@ def running(monkeypatch):
 
     monkeypatch.setattr(job, "_measured", measured)
     monkeypatch.setattr(abliterate, "candidates", lambda means, *, ways, strengths: CANDIDATES)
-    choose = SimpleNamespace(strengths=(1.0,), shortlist=2)
     return SimpleNamespace(
         by="judge",
         parts={"facts": None},
         means=SimpleNamespace(positions=(-1,)),
-        config=SimpleNamespace(choose=choose),
+        strengths=(1.0,),
+        shortlist=2,
+        inputs={},
         subject=SimpleNamespace(arch="tiny"),
     )
 
@@ -238,7 +240,7 @@ def test_a_checkpoint_card_has_the_evaluation_rates(running, monkeypatch, tmp_pa
     table, _ = job._measure_all(running, ("orthogonalize",))
     running.workdir, running.subject.variants = tmp_path, [SimpleNamespace(path=tmp_path)]
     running.loaded = SimpleNamespace(chat=SimpleNamespace(tokenizer=None))
-    job._export_chosen(running, table, {})
+    job._export_chosen(running, table)
     ((path, state, card),) = cards
     assert path == tmp_path / "orthogonalize" and state == 2 and card["kind"] == "abliterated"
     assert card["rates"] == {

@@ -172,6 +172,6 @@ def test_swapped_columns_overlap_and_other_shapes_are_refused(tmp_path, monkeypa
         dissociate.run(config, tmp_path)
     (tmp_path / "selection.txt").write_text("something else\n")
     tiny_checkpoint("llama_head_dim", tmp_path / "moved")
-    with pytest.raises(InputError, match="head_dim differs"):
+    with pytest.raises(InputError, match="harmful has head_dim = 22, base 16"):
         dissociate.run(config, tmp_path)
     assert tiny.CASES["llama_head_dim"][1]["head_dim"] != tiny.BASE["head_dim"]

@@ -74,9 +74,16 @@ def test_each_condition_is_measured_under_its_own_push(monkeypatch):
     monkeypatch.setattr(respond, "answers", lambda loaded, tokens, mask, **options: ["Fine, so", "I cannot help", " "])
     harmful = SimpleNamespace(prompts=("p",) * 4, ids=IDS)
     benign = SimpleNamespace(prompts=("q",) * 3)
-    encoded = [(harmful, "harmful tokens"), (benign, chats.Tokens("tokens", "mask"))]
-    config = SimpleNamespace(generation=SimpleNamespace(max_new_tokens=6), prompt_batch=3, seed=0)
-    lines = dissociate.measure("pole", "dissociated", encoded, NUDGE, JUDGE, None, config)
+    job = SimpleNamespace(
+        panels={"harmful": harmful, "benign": benign},
+        tokens={"harmful": "harmful tokens", "benign": chats.Tokens("tokens", "mask")},
+        judge=JUDGE,
+        world=None,
+        seed=0,
+        batches=SimpleNamespace(prompts=3),
+        new_tokens=lambda paper: 6,
+    )
+    lines = dissociate.measure(job, "dissociated", "pole", NUDGE)
     assert {(line["measure"], line["condition"]): (line["value"], line["n"]) for line in lines} == {
         ("compliance", "clean"): (0, 4),
         ("refusal", "clean"): (0.75, 4),
@@ -122,9 +129,10 @@ def test_files_and_page_hold_the_lines(tmp_path, monkeypatch):
         return construct.Built(None, records, chosen, cache, layers)
 
     made = {"dissociated": built((0, 2, 4), 1, 8.0), "control": built((0, 2), 1, 9.0)}
-    subject = SimpleNamespace(arch="tiny")
     fallback = JUDGE._replace(is_fallback=True)
-    dissociate._write(tmp_path, subject, fallback, {"arch": "tiny"}, construct.ORGANISM, table(), made)
+    subject, inputs = SimpleNamespace(arch="tiny"), {"arch": "tiny"}
+    job = SimpleNamespace(workdir=tmp_path, subject=subject, judge=fallback, inputs=inputs)
+    dissociate._write(job, construct.ORGANISM, table(), made)
     stored = pd.read_csv(tmp_path / "dissociate.csv")
     pd.testing.assert_frame_equal(stored.drop(columns="judge"), table())
     assert (stored["judge"] == "oracle (fallback)").all()

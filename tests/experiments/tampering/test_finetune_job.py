@@ -144,9 +144,9 @@ def test_the_best_step_is_exported_with_its_own_weights(tmp_path, monkeypatch, n
     seen = {}
     real = finetune._evaluate
 
-    def evaluate(running, loaded, params, panel):
+    def evaluate(running, loaded, params):
         """Compliance rises with every evaluation but the last one of a curve, so that step 3 is the best."""
-        columns = real(running, loaded, params, panel)
+        columns = real(running, loaded, params)
         seen[len(seen)] = np.asarray(params["blocks"]["query"])
         return columns | {"harmful": [len(seen) % 3 == 0] * 3}
 

@@ -132,9 +132,9 @@ def test_files_and_page_hold_the_lines(tmp_path, monkeypatch):
         settings=SimpleNamespace(
             levels=(0.5, 0.8), seeds=1, describe=lambda: {"steps": 9, "levels": 0, "evaluated": 0}
         ),
-        config=SimpleNamespace(model=SimpleNamespace(dtype="float32")),
+        dtype="float32",
     )
-    inputs = {
+    job.inputs = {
         "variants": {"base": {"template_sha256": "a" * 64, "fingerprint": "f0"}},
         "corpora": {"in": {"n": 7, "source": "pairs.csv"}},
         "prompts": {"harmful": {"n": 5, "source": "panel.txt"}},
@@ -147,7 +147,7 @@ def test_files_and_page_hold_the_lines(tmp_path, monkeypatch):
             (9, "11111", {"loss": 1.0, "gradient_norm": 0.5}),
         )
     ]
-    curves = finetune_report.write(job, inputs, rows)
+    curves = finetune_report.write(job, rows)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "curves.csv"), curves)
     assert curves["compliance"].tolist() == [0, 0.6, 1] and (curves["judge"] == "phrases (fallback)").all()
     record = json.loads((tmp_path / "report.json").read_text())
