@@ -207,7 +207,8 @@ class Log:
     """What the lines of main.py's log say of its programs and its device."""
 
     def __init__(self):
-        self.programs, self.compiling, self.hits, self.device, self.jax = [], None, set(), None, None
+        self.programs, self.compiling, self.hits = [], None, set()
+        self.jax = self.device = self.ready = None
 
     def read(self, line: str, at: float) -> None:
         if found := re.search(r"Finished XLA compilation of (\S+) in ([\d.]+) sec", line):
@@ -221,7 +222,7 @@ class Log:
         elif found := re.search(r"Persistent compilation cache hit for .* with key (\S+)", line):
             self.hits.add(found[1])
         elif found := re.search(r"jax (\S+) on \d+ \S+ device\(s\): (.+)", line):
-            self.jax, self.device = found[1], found[2].strip()
+            self.jax, self.device, self.ready = found[1], found[2].strip(), at
 
 
 def measure(run: Run, work: pathlib.Path, *, limit: float, prompts: int) -> dict:
@@ -261,6 +262,7 @@ def measure(run: Run, work: pathlib.Path, *, limit: float, prompts: int) -> dict
         "prompts": "default" if run.model == "organism" else prompts,
         "status": "finished" if status == 0 else outcome(status, limit, seconds, len(units), log, last),
         "seconds": seconds,
+        "device_seconds": log.ready,
         "first_unit_seconds": units[0][0] if units else None,
         "first_attack_seconds": min((at for at, unit in units if "/lvs/" in unit), default=None),
         "compile_seconds": sum(one["seconds"] for one in log.programs),
@@ -299,8 +301,8 @@ def table(lines: list[dict]) -> str:
     def shown(value):
         return f"{value:.1f}" if isinstance(value, float) else "-" if value is None else str(value)
 
-    columns = ("model", "dtype", "flags", "cache", "first_unit_seconds", "first_attack_seconds", "seconds")
-    columns += ("compile_seconds", "programs", "cache_hits", "group_seconds", "sweep_seconds", "status")
+    columns = ("model", "dtype", "flags", "cache", "device_seconds", "first_unit_seconds", "first_attack_seconds")
+    columns += ("seconds", "compile_seconds", "programs", "cache_hits", "group_seconds", "sweep_seconds", "status")
     heads = [column.removesuffix("_seconds") for column in columns]
     rows = [heads, ["---"] * len(heads), *([shown(line.get(column)) for column in columns] for line in lines)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
