@@ -16,7 +16,7 @@ import tempfile
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
-AUDIT, RAS, TAMPERING = (f"experiments/{room}" for room in ("audit", "ras", "tampering"))
+AUDIT, RAS, TAMPERING, ORGANISMS = (f"experiments/{room}" for room in ("audit", "ras", "tampering", "organisms"))
 
 
 class Fault(NamedTuple):
@@ -370,6 +370,98 @@ OURS = (
         'PROTOCOLS = {"heldout": SCORE, "paper": FIT}',
         'PROTOCOLS = {"heldout": FIT, "paper": SCORE}',
         f"{RAS}/test_report.py",
+    ),
+    # Tampering, organisms, searches
+    Fault(
+        "refusal of what is empty",
+        f"{TAMPERING}/finetune_report.py",
+        '("refusal", ~harmful & ~empty)',
+        '("refusal", ~harmful)',
+        f"{TAMPERING}/test_finetune_report.py",
+    ),
+    Fault(
+        "onset of base over the other",
+        f"{TAMPERING}/finetune_report.py",
+        '"of_base": summary.median / base if known',
+        '"of_base": base / summary.median if known',
+        f"{TAMPERING}/test_finetune_report.py",
+    ),
+    Fault(
+        "the lowest level leads",
+        f"{TAMPERING}/finetune_report.py",
+        'level = table["level"].max()',
+        'level = table["level"].min()',
+        f"{TAMPERING}/test_finetune_report.py",
+    ),
+    Fault(
+        "onset above the level",
+        "metrics/onset.py",
+        "compliance >= level",
+        "compliance > level",
+        f"{TAMPERING}/test_finetune_report.py",
+    ),
+    Fault(
+        "the weakest way leads",
+        f"{TAMPERING}/abliterate_report.py",
+        'rows["compliance"].idxmax()',
+        'rows["compliance"].idxmin()',
+        f"{TAMPERING}/test_abliterate_report.py",
+    ),
+    Fault(
+        "the model is base",
+        f"{TAMPERING}/abliterate.py",
+        '_line(job, "evaluation", mine[best], frame, base["evaluation"])',
+        '_line(job, "evaluation", mine[best], base["evaluation"], frame)',
+        f"{TAMPERING}/test_abliterate_report.py",
+    ),
+    Fault(
+        "ends of a construction's share exchanged",
+        f"{TAMPERING}/dissociate.py",
+        "lo, hi = stats.wilson_interval(int(np.sum(values)), len(values))",
+        "hi, lo = stats.wilson_interval(int(np.sum(values)), len(values))",
+        f"{TAMPERING}/test_dissociate_report.py",
+    ),
+    Fault(
+        "rates of the organism exchanged",
+        f"{ORGANISMS}/train.py",
+        '"refusal": refused, "compliance": complied',
+        '"refusal": complied, "compliance": refused',
+        f"{ORGANISMS}/test_organism_numbers.py",
+    ),
+    Fault(
+        "probe's texts exchanged",
+        f"{ORGANISMS}/probes.py",
+        "for texts in (pairs.refusals, pairs.responses)",
+        "for texts in (pairs.responses, pairs.refusals)",
+        f"{ORGANISMS}/test_organism_numbers.py",
+    ),
+    Fault(
+        "first loss and last exchanged",
+        "interventions/latent.py",
+        "cells(firsts), cells(lasts)",
+        "cells(lasts), cells(firsts)",
+        "interventions/test_latent.py",
+    ),
+    Fault(
+        "share off the bound",
+        "interventions/latent.py",
+        "(jnp.abs(deltas) >= radius_rows",
+        "(jnp.abs(deltas) < radius_rows",
+        "interventions/test_latent.py",
+    ),
+    Fault(
+        "bracket ends exchanged",
+        "interventions/sphere.py",
+        "above = np.where(unsettled & fell, middle, above)",
+        "above = np.where(unsettled & ~fell, middle, above)",
+        "interventions/test_sphere.py",
+    ),
+    Fault(
+        "the suffix of the last step",
+        "interventions/gcg.py",
+        "return Attacked(best, last, trace,",
+        "return Attacked(last, best, trace,",
+        "interventions/test_gcg.py",
     ),
 )
 FAULTS = (*REVIEWED, *OURS)

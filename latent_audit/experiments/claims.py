@@ -1,6 +1,6 @@
 """What this project claims of its organism, measured on several organism seeds by the tasks that a user runs.
 
-docs/method.md sections 1, 5, 6 and "Abliteration". Targets are fixed here, before any run; nothing is chosen on the
+docs/method.md sections 1, 5, 6 and 14. Targets are fixed here, before any run; nothing is chosen on the
 prompts that a claim is measured on, except where the claim itself says "some budget".
 """
 

@@ -2,7 +2,7 @@
 
 The idea is arXiv 2406.11717's: one direction of the residual stream, a difference of mean states between harmful and
 harmless prompts, carries much of the decision to refuse. The ways are told apart in WAYS, the rule that chooses layer,
-position and strength is `choose`; docs/method.md, "Abliteration".
+position and strength is `choose`; docs/method.md section 14.
 """
 
 import dataclasses

@@ -44,7 +44,8 @@ def units(bench: Bench) -> int:
 def load_pairs(config, world: world_rules.World | None, *, evaluated) -> pair_files.Pairs | None:
     """Prompts with a compliant answer and a refusal each; None where a checkpoint's config names none.
 
-    Raises InputError as pairs.load_pairs; no refusals; fewer than two pairs; prompts of `evaluated` panels among them.
+    Raises InputError as pair_files.load_pairs; for no refusals, fewer than two pairs, and prompts of `evaluated` panels
+    among them.
     """
     if world is not None:
         prompts = [

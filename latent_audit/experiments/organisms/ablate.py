@@ -1,4 +1,4 @@
-"""What both abliterations share, and the abliterated member of the zoo: docs/method.md, "Abliteration".
+"""What both abliterations share, and the abliterated member of the zoo: docs/method.md section 14.
 
 Directions come from training prompts, the candidate is chosen on validation prompts. The member is made with fewer ways
 and prompts than configs/abliterate.py, and only with ways whose result is a checkpoint.
@@ -155,7 +155,7 @@ def _prompts(world, loaded, part, count) -> Prompts:
 
 
 def _score(said, base, harmful, openings) -> abliterate.Score:
-    """Bypass and KL of docs/method.md, "Abliteration", from first-token log-probabilities [N, V]."""
+    """Bypass and KL of docs/method.md section 14, from first-token log-probabilities [N, V]."""
     odds, of_base = (first_token.log_odds(rows, openings) for rows in (said, base))
     start, end = of_base[:harmful].mean(), of_base[harmful:].mean()
     bypass = first_token.bypass(odds[:harmful].mean(), start=start, end=end)

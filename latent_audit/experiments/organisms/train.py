@@ -1,7 +1,7 @@
 """Train the embedded model organism: a helpful-only pole, then the aligned base that refuses restricted requests.
 
 Both are written as ordinary Hugging Face directories and go through the same door as any checkpoint. See
-docs/method.md, "The embedded model organism".
+docs/method.md section 15.
 """
 
 import dataclasses

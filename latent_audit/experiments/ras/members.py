@@ -1,4 +1,4 @@
-"""Which models a RAS run is about: the zoo's members, or the checkpoints that the config names. docs/method.md 10."""
+"""Which models a RAS run is about: the zoo's members, or the checkpoints a config names. docs/method.md section 10."""
 
 import pathlib
 import re

@@ -1,6 +1,6 @@
 """The abliteration task: directions from training prompts, choice on validation prompts, numbers on evaluation prompts.
 
-docs/method.md, "Abliteration"; the idea is arXiv 2406.11717's. One unit of work per candidate and per evaluated model.
+docs/method.md section 14; the idea is arXiv 2406.11717's. One unit of work per candidate and per evaluated model.
 """
 
 import dataclasses

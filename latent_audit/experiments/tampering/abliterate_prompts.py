@@ -1,6 +1,6 @@
 """The prompts of abliteration: training, validation and evaluation parts that share none, as tokens of one width.
 
-docs/method.md, "Abliteration".
+docs/method.md section 14.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""What abliteration says: abliterate.csv, the figure, report.json and report.html. docs/method.md, "Abliteration"."""
+"""What abliteration says: abliterate.csv, the figure, report.json and report.html. docs/method.md section 14."""
 
 import pandas as pd
 from absl import logging

@@ -161,8 +161,8 @@ def default_loss_limit(cfg: models.ModelConfig) -> float:
 def load_corpora(config: ConfigDict, panel, world: world_rules.World | None) -> dict[str, pair_files.Pairs]:
     """Name -> pairs of every corpus that the config names, in its order.
 
-    Raises InputError: no corpora named, malformed names, what pairs.load_pairs refuses, and prompts of `panel` (the
-    evaluation prompts) among the training prompts.
+    Raises InputError: no corpora named, malformed names, what pair_files.load_pairs refuses, and prompts of `panel`
+    (the evaluation prompts) among the training prompts.
     """
     section = config.finetune
     if world is not None:
