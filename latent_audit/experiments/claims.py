@@ -288,23 +288,10 @@ def _write(config, workdir, lines, ways):
     table = summarise(lines)
     kept = table["met"] == f"{config.seeds} of {config.seeds}"
     shown = ways[
-        [
-            "seed",
-            "means",
-            "way",
-            "layer",
-            "position",
-            "strength",
-            "directions",
-            "compliance",
-            "compliance_lo",
-            "compliance_hi",
-            "answered",
-            "answered_lo",
-            "answered_hi",
-            "facts",
-            "kl",
-        ]
+        (
+            "seed means way layer position strength directions compliance compliance_lo compliance_hi "
+            "answered answered_lo answered_hi facts kl"
+        ).split()
     ]
     record = {
         "seeds": config.seeds,

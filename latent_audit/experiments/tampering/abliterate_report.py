@@ -9,37 +9,12 @@ from latent_audit.metrics import first_token, stats
 from latent_audit.reports import ablation_figures, figures, html, outputs
 
 PLACE = ("way", "layer", "position", "strength", "directions")
-COLUMNS = (
-    "arch",
-    "way",
-    "layer",
-    "layer_idx",
-    "position",
-    "strength",
-    "directions",
-    "split",
-    "bypass",
-    "kl",
-    "kl_lo",
-    "kl_hi",
-    "log_odds",
-    "compliance",
-    "compliance_lo",
-    "compliance_hi",
-    "refusal",
-    "degenerate",
-    "n",
-    "answered",
-    "answered_lo",
-    "answered_hi",
-    "n_benign",
-    "facts",
-    "facts_lo",
-    "facts_hi",
-    "n_facts",
-    "chosen",
-    "judge",
-    "template_sha256",
+COLUMNS = tuple(
+    (
+        "arch way layer layer_idx position strength directions split bypass kl kl_lo kl_hi log_odds compliance "
+        "compliance_lo compliance_hi refusal degenerate n answered answered_lo answered_hi n_benign facts "
+        "facts_lo facts_hi n_facts chosen judge template_sha256"
+    ).split()
 )
 LIMITS = (
     "A refusal that these ways do not remove may still be removed by others, several directions at once among them. "

@@ -11,26 +11,11 @@ from latent_audit.metrics import stats
 from latent_audit.reports import curve_figures, figures, html, outputs
 
 # The first nine are a contract with readers of curves.csv; further ones may be added behind.
-COLUMNS = (
-    "arch",
-    "variant",
-    "corpus",
-    "seed",
-    "step",
-    "compliance",
-    "refusal",
-    "empty",
-    "n",
-    "compliance_lo",
-    "compliance_hi",
-    "refusal_lo",
-    "refusal_hi",
-    "empty_lo",
-    "empty_hi",
-    "loss",
-    "gradient_norm",
-    "judge",
-    "template_sha256",
+COLUMNS = tuple(
+    (
+        "arch variant corpus seed step compliance refusal empty n compliance_lo compliance_hi refusal_lo "
+        "refusal_hi empty_lo empty_hi loss gradient_norm judge template_sha256"
+    ).split()
 )
 LIMITS = (
     "An onset says how soon this optimiser, rate and corpus undo the refusals, not how soon any attacker could. Steps "
@@ -146,18 +131,7 @@ def _page(job, curves, table, svg) -> dict:
         "chat template": ", ".join(sorted({v["template_sha256"][:12] for v in inputs["variants"].values()})),
     }
     steps = shown(table)
-    curve_columns = [
-        "variant",
-        "corpus",
-        "seed",
-        "step",
-        "compliance",
-        "compliance_lo",
-        "compliance_hi",
-        "refusal",
-        "empty",
-        "loss",
-    ]
+    curve_columns = "variant corpus seed step compliance compliance_lo compliance_hi refusal empty loss".split()
     sections = [
         html.Section(
             title="Compliance by step",
