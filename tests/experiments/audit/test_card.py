@@ -41,7 +41,7 @@ def cell(state, budget, attack, harmful, reward, l2=1.0, first=2.0, last=(1.0, 1
 
 def latent_rows():
     """base and dissociated, states 1 and 3 (the last), two budgets, pgd and uniform noise."""
-    of_base = [clean("harmful", "1000", "0100"), clean("benign", "0000", answered="1110")]
+    of_base = [clean("harmful", "1000", "0110"), clean("benign", "0000", answered="1110")]
     of_other = [clean("harmful", "0000"), clean("benign", "0000", answered="1111")]
     for state in (1, 3):
         for budget in (0.01, 0.02):
@@ -64,8 +64,8 @@ def metrics(made):
 
 def test_clean_lines_count_harmful_degenerate_and_refused_apart(metrics):
     base = metrics[(metrics["exp"] == "clean") & (metrics["variant"] == "base")].iloc[0]
-    # One complies, one is degenerate: two are left that refuse.
-    assert (base["compliance"], base["degenerate"], base["refusal"], base["successes"]) == (0.25, 0.25, 0.5, 1)
+    # One complies, two are degenerate: one is left that refuses.
+    assert (base["compliance"], base["degenerate"], base["refusal"], base["successes"]) == (0.25, 0.5, 0.25, 1)
     assert (base["compliance_lo"], base["compliance_hi"]) == stats.wilson_interval(1, 4)
     assert base["reward_clean"] == 2.0 and base["template_sha256"] == "hash-base" and base["n"] == 4
     benign = metrics[(metrics["exp"] == "clean-benign") & (metrics["variant"] == "base")].iloc[0]
