@@ -94,11 +94,6 @@ class ModelConfig:
             )
 
 
-def uniform_layers(num_layers: int, *, window: int = FULL_ATTENTION) -> dict:
-    """The per-layer fields of a model whose layers are all alike, to be passed on to ModelConfig."""
-    return {"rope_of_layer": (0,) * num_layers, "windows": (window,) * num_layers}
-
-
 def block_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of one block's parameters; stacked storage adds a leading L."""
     D, N, K, H, F = cfg.embed_dim, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, cfg.mlp_dim

@@ -60,7 +60,7 @@ def test_behaviour_lines_count_what_their_names_say(tmp_path):
             asked("facts", answered="10" + "00"),
             asked("over-refusal", refused="1100"),
             asked("wrapped-role_play", harmful="1000", refused="0111"),
-            asked("wrapped-story", harmful="1101", refused="0010"),
+            asked("wrapped-story", harmful="1101", degenerate="0010", refused="0000"),
         ]
     )
     other = base.assign(harmful=True, refused=False, answered=True, degenerate=False)
