@@ -1,8 +1,8 @@
 """Audit an open-weight language model from the inside: `python main.py --config=configs/lvs.py`.
 
 A config names its task; main reads the flags, prepares the working directory and calls the task's run function.
-Exit status: 0 success, 2 bad input (one message on stderr), 1 internal failure; a task may have others of its own
-(configs/ras_regression.py: 3).
+Exit statuses are those of latent_audit/runtime/ends.py; a task may have others of its own (configs/ras_regression.py:
+3).
 """
 
 import os
@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 from latent_audit.errors import InputError
 from latent_audit.experiments import tasks
-from latent_audit.runtime import processes, runlog, start
+from latent_audit.runtime import ends, processes, runlog, start
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file of the task, such as configs/lvs.py.")
 _WORKDIR = flags.DEFINE_string(
@@ -25,11 +25,13 @@ _WORKDIR = flags.DEFINE_string(
 
 def read_flags(argv):
     """Parse the command line; InputError for an unknown flag or config field, with the nearest name."""
+    if any(argument.split("=")[0].lstrip("-") == "config.task" for argument in argv[1:]):
+        raise InputError("config.task cannot be set: a config file is made for its task; give --config of the other")
     try:
         rest = flags.FLAGS(argv)
         config = _CONFIG.value
         task = None if config is None else config.get("task")
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError) as error:
+    except Exception as error:  # A config file is a program of the user's: it may raise anything.
         raise InputError("command line: " + str(error).replace("\\'", "'").replace("\\n", ". ").strip('"')) from error
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]!r}; fields are set as --config.FIELD=VALUE")
@@ -42,9 +44,10 @@ def read_flags(argv):
 def main(argv) -> int:
     began = time.monotonic()
     start.start_logging()
+    ends.listen()
     try:
         config = read_flags(argv)
-        workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / config.get("name", config.task))
+        workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / config.get("name", config.task)).expanduser()
         logging.info("latent_audit: task %s, workdir %s", config.task, workdir)
         start.join_processes(tasks.shared(config))
         workdir = runlog.prepare_workdir(workdir, config.to_dict())
@@ -52,21 +55,8 @@ def main(argv) -> int:
             start.start_jax(workdir, config.model.dtype)
             status = tasks.run(config, workdir)
             processes.meet()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        # Disk full, read-only: finished units are safe, since files are renamed only when whole.
-        print(
-            f"error: {error.strerror or error} ({error.filename or 'no file named'}). Finished work is kept; start the "
-            "same command again once this is mended.",
-            file=sys.stderr,
-        )
-        return 1
-    except Exception as error:
-        if not processes.is_lost(error):
-            raise
-        processes.leave()
+    except BaseException as error:
+        return ends.explain(error)
     logging.info("done in %.0f s; open %s", time.monotonic() - began, workdir / "report.html")
     return status
 

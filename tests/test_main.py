@@ -2,6 +2,7 @@
 
 import errno
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ import time
 import pytest
 
 from latent_audit.errors import InputError
-from latent_audit.runtime import files, runlog
+from latent_audit.runtime import ends, files, runlog
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -37,6 +38,48 @@ def test_bad_command_lines_exit_2_with_one_message(arguments, message, tmp_path)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and "Traceback" not in done.stderr
     assert [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.parametrize("text", ["raise RuntimeError('boom')", "raise KeyError('x')", "1 / 0", "def get_config(: 1"])
+def test_a_config_file_that_raises_exits_2(text, tmp_path):
+    (tmp_path / "c.py").write_text(text)
+    done = command(f"--config={tmp_path / 'c.py'}")
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.startswith("error: command line: ")
+
+
+def test_a_config_stays_with_its_task_and_a_backend_must_be_there(tmp_path, monkeypatch):
+    done = command("--config=configs/lvs.py", "--config.task=ras", f"--workdir={tmp_path / 'w'}")
+    assert done.returncode == 2 and "config.task cannot be set" in done.stderr and not (tmp_path / "w").exists()
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    done = command("--config=configs/lvs.py", f"--workdir={tmp_path / 'w'}")
+    assert done.returncode == 2 and "JAX_PLATFORMS" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "number, status, word", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_an_interrupted_run_says_what_is_kept(number, status, word, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "main.py", "--config=configs/lvs.py", f"--workdir={tmp_path}"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if "embedded organism" in line:
+            process.send_signal(number)
+    assert process.wait(60) == status, "".join(lines)
+    assert lines[-1] == f"{word}. Finished work is kept; the same command goes on from there.\n"
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_a_fault_of_the_program_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        ends.explain(ZeroDivisionError())
+    assert ends.explain(OSError(errno.ENOSPC, "No space left on device", "x.json")) == 1
 
 
 def test_unwritable_workdir_exits_2(tmp_path):

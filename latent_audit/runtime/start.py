@@ -4,12 +4,14 @@ jax is imported where it is used: main shows its first line before that.
 """
 
 import logging as python_logging
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
 
+from latent_audit.errors import InputError
 from latent_audit.runtime import processes
 
 
@@ -40,7 +42,8 @@ def join_processes(fields: Mapping[str, Any]) -> None:
 def start_jax(workdir: pathlib.Path, dtype: str) -> None:
     """Report the devices and keep compiled programs, so that a resumed run does not compile again.
 
-    They are kept in the workdir unless JAX_COMPILATION_CACHE_DIR names another place.
+    They are kept in the workdir unless JAX_COMPILATION_CACHE_DIR names another place. InputError where JAX_PLATFORMS
+    names a backend that is not there.
     """
     import jax
 
@@ -51,7 +54,13 @@ def start_jax(workdir: pathlib.Path, dtype: str) -> None:
     if dtype == "float32":
         # Accelerators otherwise multiply float32 matrices in fewer bits.
         jax.config.update("jax_default_matmul_precision", "highest")
-    devices = jax.devices()
+    try:
+        devices = jax.devices()
+    except Exception as error:  # jax says it by a RuntimeError or, for a plugin that is not installed, an assertion.
+        raise InputError(
+            f"JAX_PLATFORMS = {os.environ.get('JAX_PLATFORMS', '')!r}: jax finds no such device"
+            f"{f' ({error})' if str(error) else ''}. Set it to one that is there, or unset it"
+        ) from error
     logging.info(
         "jax %s on %d %s device(s): %s", jax.__version__, len(devices), devices[0].platform, devices[0].device_kind
     )
