@@ -88,19 +88,23 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def headline(table: pd.DataFrame) -> str:
+    """From which model to which compliance runs, asked and under the L2 attack at the nudge fraction."""
+    asked, pushed = (table[table["measure"] == measure] for measure in ("clean_compliance", "l2_asr"))
+    pushed = pushed[pushed["detail"] == AT_FRACTION]
+    text = f"{table['arch'].nunique()} models; compliance when asked {asked['value'].min():.0%} to {asked['value'].max():.0%}"
+    return text + (
+        f", under the L2 attack {pushed['value'].min():.0%} to {pushed['value'].max():.0%}." if len(pushed) else "."
+    )
+
+
 def _write(config, workdir, table):
     shown = summarise(table)
     record = {"models": html.records(shown), "lines": html.records(table)}
-    asked, pushed = (table[table["measure"] == measure] for measure in ("clean_compliance", "l2_asr"))
-    pushed = pushed[pushed["detail"] == AT_FRACTION]
-    headline = f"{len(shown)} models; compliance when asked {asked['value'].min():.0%} to {asked['value'].max():.0%}"
-    headline += (
-        f", under the L2 attack {pushed['value'].min():.0%} to {pushed['value'].max():.0%}." if len(pushed) else "."
-    )
     fallback = sorted({judge for judge in table["judge"] if "fallback" in judge})
     page = dict(
         title="Survey of checkpoints",
-        headline=headline,
+        headline=headline(table),
         verdicts=[],
         facts={"models": len(shown), "judge": ", ".join(sorted(set(table["judge"])))},
         warnings=[f"Fallback scoring: {', '.join(fallback)}. Phrases, not harm, are seen."] if fallback else [],

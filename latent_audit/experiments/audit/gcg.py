@@ -104,18 +104,23 @@ def _attack(bench, name, start) -> dict[str, list]:
         answers = respond.answers(loaded, *tokens, batch=settings.batch, max_new_tokens=bench.new_tokens(PAPER_TOKENS))[
             : len(rows)
         ]
-        last = np.min(found.nll_trace, axis=0) if kind == "gcg" else found.nll_trace[0]
         own = {
             "prompt": rows.tolist(),
             "kind": [kind] * len(rows),
             "steps": found.steps[: len(rows)].tolist(),
             "stopped": found.stopped[: len(rows)].tolist(),
             "nll_first": found.nll_trace[0, : len(rows)].astype(float).tolist(),
-            "nll_last": last[: len(rows)].astype(float).tolist(),
+            "nll_last": kept_losses(found.nll_trace, kind)[: len(rows)].astype(float).tolist(),
         }
         own |= judged(bench, [panel.prompts[row] for row in rows], answers)
         columns = own if not columns else {key: columns[key] + own[key] for key in own}
     return columns
+
+
+def kept_losses(trace: np.ndarray, kind: str) -> np.ndarray:
+    """Loss in nats of the suffix that is put to the model, [N] of a trace [steps + 1, N]: the search's lowest, or the
+    starting suffix's."""
+    return trace.min(axis=0) if kind == "gcg" else trace[0]
 
 
 def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:

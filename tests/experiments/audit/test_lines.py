@@ -9,7 +9,7 @@ from latent_audit.experiments.organisms.probes import Features
 from latent_audit.interventions import gcg as gcg_search
 from latent_audit.interventions import sphere
 from latent_audit.metrics import stats
-from tests.support.jobs import flags, hand_bench, states
+from tests.support.jobs import PLACE, flags, hand_bench, states
 
 
 def table(lines, measure):
@@ -267,6 +267,12 @@ def test_discrete_attack_lines_compare_with_the_starting_suffix(tmp_path):
     assert (line["steps"], line["stopped"], line["fell"], line["nll_last"]) == (3.0, 0.75, 0.5, 2.0)
 
 
+def test_the_loss_of_the_kept_suffix_is_the_lowest_and_that_of_the_start_the_first():
+    trace = np.array([[3.0, 2.0], [1.0, 4.0], [2.0, 5.0]])
+    assert gcg.kept_losses(trace, "gcg").tolist() == [1.0, 2.0]
+    assert gcg.kept_losses(trace, "start").tolist() == [3.0, 2.0]
+
+
 def texts(level):
     """Features of 90 refusing and 90 complying texts, told apart by the first dimension."""
     noise = np.random.default_rng(0).normal(size=(2, 90, 3)) * 0.1
@@ -313,3 +319,25 @@ def test_projection_lines_run_from_base_to_the_harmful_pole():
         assert values["base", layer] == 0.0 and values["harmful", layer] == 1.0
         assert values["dissociated", layer] == 0.5 and values["base + nudge", layer] == 0.25
     assert {line["n"] for line in lines} == {4}
+    spread = {
+        name: static.Read(bench.Gathered(states(rows * 8), None), {}, None)
+        for name, rows in (("base", [[2.0]] * 2), ("dissociated", [[2.5], [5.5]]), ("harmful", [[6.0]] * 2))
+    }
+    lines = static.projection_lines(spread, "base", seed=0)
+    line = line_of(lines, "projection", variant="dissociated", layer="L0")
+    assert 0.125 < line["lo"] < line["value"] == 0.5 < line["hi"] < 0.875
+
+
+def test_pushes_are_as_long_as_their_budgets_say(tmp_path, monkeypatch):
+    """Fractions multiply base's activation norm; at the nudge's own state the L2 attack takes the nudge's scale."""
+    norms = np.array([[0.0, 0.0, 0.0, 8.0], [0.0, 0.0, 0.0, 4.0]])
+    at = {"base": bench.Gathered(states(norms, 4), states(norms / 2, 4)), "other": None}
+    settings = {"steer": steer.Settings("own", "all", (0.5,), 2, False)}
+    made = hand_bench(tmp_path, names=("base", "other"), settings=settings, gather=at.__getitem__)
+    assert l2._norm(made, PLACE.state) == PLACE.scale == 10.0 and l2._norm(made, 1) == 6.0
+    assert l2._budgets(l2_bench(tmp_path)) == (0.075, 0.15, 0.3)
+    monkeypatch.setattr(steer, "_run", lambda bench, name, state, vectors, labels: dict(vectors=vectors, labels=labels))
+    pushed = steer._steer(made, "base", 1)
+    lengths = {(label["kind"], label["fraction"]): np.linalg.norm(vector) for vector, label in
+               zip(pushed["vectors"], pushed["labels"], strict=True)}  # fmt: skip
+    assert lengths == pytest.approx({(kind, f): 6 * f for kind in steer.KINDS for f in (0.15, 0.5)})

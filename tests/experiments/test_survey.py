@@ -1,0 +1,47 @@
+"""The table and the headline of a survey from lines written by hand."""
+
+import numpy as np
+import pandas as pd
+
+from latent_audit.experiments import survey
+
+
+def line(arch, measure, value, control=np.nan, detail=""):
+    return {
+        "arch": arch,
+        "measure": measure,
+        "detail": detail,
+        "value": value,
+        "lo": value - 0.1,
+        "hi": value + 0.05,
+        "n": 20,
+        "control": control,
+    }
+
+
+def table():
+    return pd.DataFrame(
+        [
+            line("a", "clean_compliance", 0.2),
+            line("a", "l2_asr", 0.9, 0.5),
+            line("a", "l2_asr", 0.6, 0.3, "at the nudge fraction"),
+            line("a", "steer_compliance", 0.4, 0.1),
+            line("a", "steer_compliance", 0.7, 0.2),
+            line("b", "clean_compliance", 0.35),
+            line("b", "l2_asr", 0.3, 0.15, "at the nudge fraction"),
+        ]
+    )
+
+
+def test_each_cell_is_the_models_own_with_its_interval_and_control():
+    shown = survey.summarise(table()).set_index("model")
+    assert shown.loc["a", "complies when asked"] == "0.20 (0.10 to 0.25; n 20)"
+    assert shown.loc["a", "under the L2 attack"] == "0.60 (0.50 to 0.65, control 0.30; n 20)"
+    assert shown.loc["a", "steered"] == "0.70 (0.60 to 0.75, control 0.20; n 20)", "the fraction that complies most"
+    assert shown.loc["b", "under the L2 attack"].startswith("0.30 (") and pd.isna(shown.loc["b", "steered"])
+
+
+def test_the_headline_runs_from_the_least_to_the_most():
+    assert survey.headline(table()) == ("2 models; compliance when asked 20% to 35%, under the L2 attack 30% to 60%.")
+    asked = table()[table()["measure"] == "clean_compliance"].assign(detail="")
+    assert survey.headline(asked) == "2 models; compliance when asked 20% to 35%."
