@@ -92,7 +92,8 @@ def headline(table: pd.DataFrame) -> str:
     """From which model to which compliance runs, asked and under the L2 attack at the nudge fraction."""
     asked, pushed = (table[table["measure"] == measure] for measure in ("clean_compliance", "l2_asr"))
     pushed = pushed[pushed["detail"] == AT_FRACTION]
-    text = f"{table['arch'].nunique()} models; compliance when asked {asked['value'].min():.0%} to {asked['value'].max():.0%}"
+    text = f"{table['arch'].nunique()} models; compliance when asked "
+    text += f"{asked['value'].min():.0%} to {asked['value'].max():.0%}"
     return text + (
         f", under the L2 attack {pushed['value'].min():.0%} to {pushed['value'].max():.0%}." if len(pushed) else "."
     )
