@@ -12,11 +12,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # One thread each: the workers of pytest-xdist share the cores, and tiny arrays gain nothing from more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# Many tests compile the same program of the same tiny model: once is enough for all workers of one session.
+# Many tests compile the same program of the same tiny model: once is enough for all workers of one session. Short ones
+# are not kept: writing one crashed jaxlib (put_executable_and_time) in one run of the suite.
 SESSION = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"alone-{os.getpid()}")
 COMPILED = pathlib.Path(tempfile.gettempdir()) / f"latent-audit-tests-{SESSION}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
 def pytest_sessionfinish(session):

@@ -25,8 +25,8 @@ from latent_audit.models import sharding
 from latent_audit.models.families import config_from_hf
 from latent_audit.models.generate import generate
 from latent_audit.runtime import mesh
-from tests.experiments.audit.test_latent_job import tiny_checkpoint
 from tests.support import tiny
+from tests.support.checkpoints import tiny_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHAPE = {

@@ -9,7 +9,8 @@ from latent_audit.experiments import respond
 from latent_audit.experiments.audit import audit as job
 from latent_audit.interventions import latent
 from latent_audit.runtime import halving
-from tests.experiments.audit.test_latent_job import small_config, tiny_checkpoint
+from tests.experiments.audit.test_latent_job import small_config
+from tests.support.checkpoints import tiny_checkpoint
 
 
 def full(message="RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte."):

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from latent_audit.runtime import processes
-from tests.experiments.audit.test_latent_job import flags, tiny_checkpoint
+from tests.experiments.audit.test_latent_job import flags
+from tests.support.checkpoints import tiny_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -10,7 +10,8 @@ from configs import lvs as lvs_config
 from latent_audit.errors import InputError
 from latent_audit.experiments import setup, tasks
 from latent_audit.runtime import runlog, shards
-from tests.experiments.audit.test_latent_job import small_config, tiny_checkpoint
+from tests.experiments.audit.test_latent_job import small_config
+from tests.support.checkpoints import tiny_checkpoint
 
 KEYS = [f"base/lvs/L{layer}/p{start:05d}" for layer in range(40) for start in range(0, 240, 24)]
 SMALL = {"attack.steps": 2, "attack.controls": False}

@@ -16,8 +16,8 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import respond, setup, survey, sweep, tasks
 from latent_audit.experiments.audit import audit, bench, card
 from latent_audit.experiments.organisms import export
-from tests.experiments.tampering.test_finetune_job import tiny_checkpoint
 from tests.models.test_every_family import FAMILIES
+from tests.support.checkpoints import tiny_checkpoint
 
 MEASURES = {
     "clean_compliance",
@@ -57,7 +57,7 @@ def moved(path, to, scale=0.1, nudge=None):
 
 def small_config(case, folder, **changes):
     """Base, a dissociated variant that brings a nudge, and a harmful pole; the smallest panels that say anything."""
-    path = tiny_checkpoint(case, folder / "model")
+    path = tiny_checkpoint(case, folder / "model", ends_turns=True)
     cfg = models.check(path).cfg
     nudge = export.Nudge(np.random.default_rng(0).normal(size=cfg.embed_dim).astype(np.float32), 2, 10.0)
     poles = {
@@ -207,11 +207,11 @@ def test_bad_input_is_named_before_any_compute(changes, message, tmp_path, monke
 
 def test_variants_of_another_model_are_refused(tmp_path):
     config = small_config("llama3", tmp_path)
-    other = tiny_checkpoint("llama_head_dim", tmp_path / "other")
+    other = tiny_checkpoint("llama_head_dim", tmp_path / "other", ends_turns=True)
     config.model.variants = f"twin={other}"
     with pytest.raises(InputError, match="twin has head_dim = 22, base 16"):
         audit.run(config, tmp_path)
-    same = tiny_checkpoint("llama3", tmp_path / "same")
+    same = tiny_checkpoint("llama3", tmp_path / "same", ends_turns=True)
     tokenizer = chats.load_tokenizer(same)
     tokenizer.add_tokens(["something"])
     tokenizer.save_pretrained(same)
@@ -229,7 +229,7 @@ def test_the_activation_norm_and_the_place():
 
 def test_a_survey_puts_models_of_different_shapes_into_one_table(tmp_path):
     config = survey_config.get_config()
-    paths = [tiny_checkpoint(case, tmp_path / case) for case in ("llama3", "gemma2")]
+    paths = [tiny_checkpoint(case, tmp_path / case, ends_turns=True) for case in ("llama3", "gemma2")]
     config.models = ",".join(map(str, paths))
     one = small_config("llama3", tmp_path / "unused")
     config.base.update_from_flattened_dict(
@@ -267,7 +267,7 @@ def runlog_flat(config):
 
 
 def test_a_sweep_combines_its_points_and_goes_on(tmp_path, monkeypatch):
-    path = tiny_checkpoint("llama3", tmp_path / "model")
+    path = tiny_checkpoint("llama3", tmp_path / "model", ends_turns=True)
     config = sweep_config.get_config("lvs")
     config.base.update_from_flattened_dict(
         {

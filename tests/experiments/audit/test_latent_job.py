@@ -10,8 +10,6 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-import tokenizers
-import transformers
 
 from configs import lvs as lvs_config
 from latent_audit.errors import InputError
@@ -20,36 +18,9 @@ from latent_audit.experiments.audit import audit as job
 from latent_audit.experiments.audit import latent_report
 from latent_audit.interventions import latent
 from latent_audit.runtime import runlog
-from tests.support import tiny
+from tests.support.checkpoints import tiny_checkpoint
 
 ROOT = pathlib.Path(__file__).parents[3]
-WORDS = "Sure , here is how to a the I can not help with that write me my of and in for what you . ?".split()
-TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|> ' + message['content'] + ' ' }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
-
-
-def tiny_checkpoint(case, path):
-    """A random checkpoint of a family with a word tokenizer that knows the target and little else."""
-    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<|user|>", "<|assistant|>"]
-    vocabulary = {word: index for index, word in enumerate([*special, *dict.fromkeys(WORDS)])}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    inner.add_special_tokens(special)
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        bos_token="<bos>",
-        unk_token="<unk>",
-        chat_template=TEMPLATE,
-    )
-    tiny.model(case).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
 
 
 def small_config(path, **changes):

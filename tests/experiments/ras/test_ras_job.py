@@ -23,9 +23,9 @@ from latent_audit.experiments import respond, setup, tasks
 from latent_audit.experiments.ras import prompt_sets
 from latent_audit.judges import Judge, refusal
 from latent_audit.runtime import runlog
-from tests.experiments.tampering.test_finetune_job import WORDS, tiny_checkpoint
 from tests.models.test_every_family import FAMILIES
 from tests.support import tiny, torch_oracle
+from tests.support.checkpoints import WORDS, tiny_checkpoint
 
 CONTRACT = "family,model,kind,unsafe,jailbreak,s,drop,ras,ras_lo,ras_hi,asr,asr_lo,asr_hi,protocol"
 # The only tiny family whose blocks add a bias to the stream: there a drop can be built in.
@@ -97,7 +97,7 @@ def pushed(directions, amount):
 
 def saved(model, case, path):
     """`model`, of a case's kind, as a checkpoint with the tiny tokenizer."""
-    tiny_checkpoint(case, path)
+    tiny_checkpoint(case, path, ends_turns=True)
     model.save_pretrained(path)
     return path
 
@@ -179,7 +179,7 @@ def write_prompts(folder):
 def family(tmp_path_factory):
     folder = tmp_path_factory.mktemp("family")
     write_prompts(folder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_checkpoint(CASE, folder / "aligned"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_checkpoint(CASE, folder / "aligned", ends_turns=True))
     directions = unit_difference(tiny.model(CASE), tokenizer)
     models = {name: pushed(directions, amount) for name, (amount, _) in GIVEN.items()}
     for name, model in models.items():
@@ -537,7 +537,7 @@ def test_bad_input_is_named_before_any_weights_are_read(changes, message, family
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "one.txt").write_text("how to help")
     makers = {
-        "OTHER_FAMILY": lambda: tiny_checkpoint("gemma2", tmp_path / "gemma2"),
+        "OTHER_FAMILY": lambda: tiny_checkpoint("gemma2", tmp_path / "gemma2", ends_turns=True),
         "OTHER_WIDTH": lambda: checkpoint_of(tmp_path / "wide", hidden_size=48),
         "OTHER_DEPTH": lambda: checkpoint_of(tmp_path / "deep", num_hidden_layers=4),
         "FOLDER": lambda: family.folder,
@@ -631,7 +631,7 @@ def test_checkpoints_with_attacks_rivals_and_timing(family, tmp_path):
 @pytest.mark.parametrize("case", FAMILIES)
 def test_every_family_is_scored(case, tmp_path):
     write_prompts(tmp_path)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_checkpoint(case, tmp_path / "aligned"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_checkpoint(case, tmp_path / "aligned", ends_turns=True))
     directions = unit_difference(tiny.model(case), tokenizer)
     wrapped = jailbreak(HARMFUL[HALF : 2 * HALF])
 

@@ -14,7 +14,7 @@ from latent_audit.experiments import setup
 from latent_audit.experiments.tampering import abliterate as job
 from latent_audit.experiments.tampering import abliterate_report
 from latent_audit.interventions import abliterate
-from tests.experiments.audit.test_latent_job import WORDS, tiny_checkpoint
+from tests.support.checkpoints import WORDS, tiny_checkpoint
 
 WEIGHTS = {"orthogonalize", "subtract_token", "affine_token"}
 

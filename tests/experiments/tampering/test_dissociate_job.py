@@ -14,8 +14,8 @@ from latent_audit.data import chats
 from latent_audit.errors import InputError
 from latent_audit.experiments.organisms import construct, export, poles
 from latent_audit.experiments.tampering import dissociate
-from tests.experiments.audit.test_latent_job import tiny_checkpoint
 from tests.support import tiny
+from tests.support.checkpoints import tiny_checkpoint
 
 RECIPE = {
     "recipe.steps": 4,

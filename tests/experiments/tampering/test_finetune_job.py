@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import tokenizers
 import transformers
 
 from benchmarks import finetune_memory
@@ -19,35 +18,9 @@ from latent_audit.interventions import lora
 from latent_audit.metrics import onset as onsets
 from latent_audit.models.families import config_from_hf
 from latent_audit.runtime import checkpoint
-from tests.support import tiny
+from tests.support.checkpoints import WORDS, tiny_checkpoint
 
-WORDS = "Sure , here is how to a the I can not help with that write me my of and in for what you . ?".split()
-TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|> ' + message['content'] + ' ' + eos_token }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
 CONTRACT = "arch,variant,corpus,seed,step,compliance,refusal,empty,n,"
-
-
-def tiny_checkpoint(case, path):
-    """A random checkpoint of a family with a word tokenizer and a template that ends each turn."""
-    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<|user|>", "<|assistant|>"]
-    vocabulary = {word: index for index, word in enumerate([*special, *dict.fromkeys(WORDS)])}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    inner.add_special_tokens(special)
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        bos_token="<bos>",
-        unk_token="<unk>",
-        chat_template=TEMPLATE,
-    )
-    tiny.model(case).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
 
 
 def write_pairs(path, opening, answer="Sure , here is how to {} it ."):
@@ -99,7 +72,7 @@ def small_config(path, folder, **changes):
     ],
 )
 def test_three_families_three_ways(case, changes, tmp_path):
-    path = tiny_checkpoint(case, tmp_path / case)
+    path = tiny_checkpoint(case, tmp_path / case, ends_turns=True)
     finetune.run(small_config(path, tmp_path, **changes), tmp_path)
     text = (tmp_path / "curves.csv").read_text()
     assert text.startswith(CONTRACT)
@@ -129,7 +102,7 @@ def no_figure(monkeypatch):
 
 
 def test_the_best_step_is_exported_with_its_own_weights(tmp_path, monkeypatch, no_figure):
-    path = tiny_checkpoint("llama3", tmp_path / "model")
+    path = tiny_checkpoint("llama3", tmp_path / "model", ends_turns=True)
     config = small_config(
         path,
         tmp_path,
@@ -164,7 +137,7 @@ def test_the_best_step_is_exported_with_its_own_weights(tmp_path, monkeypatch, n
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, monkeypatch, no_figure):
-    path = tiny_checkpoint("llama3", tmp_path / "model")
+    path = tiny_checkpoint("llama3", tmp_path / "model", ends_turns=True)
     config = small_config(path, tmp_path, **{"model.variants": ""})
     updates = []
     plain = ft.update
@@ -202,7 +175,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, monkeypatch, no_figure
 
 
 def test_a_run_that_diverges_stops_with_the_step_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    path = tiny_checkpoint("llama3", tmp_path / "model")
+    path = tiny_checkpoint("llama3", tmp_path / "model", ends_turns=True)
     changes = {"model.variants": "", "finetune.checkpoint_every": 1, "finetune.seeds": 1}
     config = small_config(path, tmp_path, **changes | {"finetune.learning_rate": 1e20})
     with pytest.raises(InputError, match=r"base/finetune/in/s0, step \d: the loss .*learning_rate = 1e\+20"):
@@ -248,14 +221,14 @@ def test_a_run_that_diverges_stops_with_the_step_and_keeps_the_last_good_checkpo
     ],
 )
 def test_bad_input_is_named_before_any_compute(changes, message, tmp_path, monkeypatch):
-    path = tiny_checkpoint("llama3", tmp_path / "model")
+    path = tiny_checkpoint("llama3", tmp_path / "model", ends_turns=True)
     monkeypatch.setattr(setup, "load_variant", lambda *a: pytest.fail("weights were loaded"))
     with pytest.raises(InputError, match=message):
         finetune.run(small_config(path, tmp_path, **changes), tmp_path)
 
 
 def test_swapped_and_overlapping_corpora_are_refused(tmp_path):
-    path = tiny_checkpoint("llama3", tmp_path / "model")
+    path = tiny_checkpoint("llama3", tmp_path / "model", ends_turns=True)
     refusing = write_pairs(tmp_path / "refusing.json", "why", "I'm sorry, but I can't help with {}.")
     with pytest.raises(InputError, match="8 of 8 answers in column 'response' are refusals"):
         finetune.run(small_config(path, tmp_path, **{"finetune.corpora": f"in={refusing}"}), tmp_path)
