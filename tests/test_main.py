@@ -70,7 +70,14 @@ def test_an_interrupted_run_says_what_is_kept(number, status, word, tmp_path):
     for line in process.stderr:
         lines.append(line)
         if "embedded organism" in line:
-            process.send_signal(number)
+            break
+    for _ in range(4):
+        process.send_signal(number)
+        try:
+            lines += process.communicate(timeout=20)[1].splitlines(keepends=True)
+            break
+        except subprocess.TimeoutExpired:
+            continue  # One that comes inside a callback of jax's own is swallowed there; a user presses again.
     assert process.wait(60) == status, "".join(lines)
     assert lines[-1] == f"{word}. Finished work is kept; the same command goes on from there.\n"
     assert not any("Traceback" in line for line in lines)
