@@ -47,15 +47,17 @@ def read_bytes(field: str, path: str | pathlib.Path, *, most: int = MOST_BYTES) 
         raise InputError(f"{field} = {str(path)!r} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise InputError(f"{field} = {str(path)!r} cannot be read: {error}") from error
-    with os.fdopen(handle, "rb") as file:
+    try:
         kind = os.fstat(handle)
         if not stat.S_ISREG(kind.st_mode):
             what = "a directory" if stat.S_ISDIR(kind.st_mode) else "a pipe or a device"
             raise InputError(f"{field} = {str(path)!r} is {what}, expected a regular file")
-        try:
+        with open(handle, "rb", closefd=False) as file:
             data = file.read(most + 1)
-        except OSError as error:
-            raise InputError(f"{field} = {str(path)!r} cannot be read: {error.strerror or error}") from error
+    except OSError as error:
+        raise InputError(f"{field} = {str(path)!r} cannot be read: {error.strerror or error}") from error
+    finally:
+        os.close(handle)
     if len(data) > most:
         raise InputError(f"{field} = {str(path)!r} has more than {most} bytes, the most that is read here")
     return data
