@@ -30,14 +30,13 @@ def read_flags(argv):
     try:
         rest = flags.FLAGS(argv)
         config = _CONFIG.value
-        task = None if config is None else config.get("task")
     except Exception as error:  # A config file is a program of the user's: it may raise anything.
         raise InputError("command line: " + str(error).replace("\\'", "'").replace("\\n", ". ").strip('"')) from error
     if len(rest) > 1:
         raise InputError(f"unexpected argument {rest[1]!r}; fields are set as --config.FIELD=VALUE")
     if config is None:
         raise InputError("give --config=configs/lvs.py, or another file of configs/")
-    tasks.check(task)
+    tasks.check_fields(config)
     return config
 
 
@@ -50,10 +49,11 @@ def main(argv) -> int:
         workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / config.get("name", config.task)).expanduser()
         logging.info("latent_audit: task %s, workdir %s", config.task, workdir)
         start.join_processes(tasks.shared(config))
+        start.start_jax(workdir, config.model.dtype)
+        plan = tasks.check(config)
         workdir = runlog.prepare_workdir(workdir, config.to_dict())
         with runlog.lock(workdir, tasks.shared(config).get("shard", "")):
-            start.start_jax(workdir, config.model.dtype)
-            status = tasks.run(config, workdir)
+            status = tasks.run(config, workdir, plan)
             processes.meet()
     except BaseException as error:
         return ends.explain(error)
