@@ -31,14 +31,14 @@ AT_FRACTION = "at the nudge fraction"
 class Known(NamedTuple):
     """What is known of the subject before any of it is there, for the checks of the experiments' sections.
 
-    chat: base's; prompts: the harmful panel's.
+    chat: base's; panels: the prompts by name.
     """
 
     names: tuple[str, ...]
     num_layers: int
     is_organism: bool
     chat: chats.Chat
-    prompts: tuple[str, ...]
+    panels: Mapping[str, panels.Panel]
 
 
 class Place(NamedTuple):

@@ -11,7 +11,7 @@ from benchmarks import finetune_memory
 from configs import finetune as finetune_config
 from latent_audit import models
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup
+from latent_audit.experiments import setup, tasks
 from latent_audit.experiments.tampering import finetune, finetune_report, finetune_settings
 from latent_audit.interventions import finetune as ft
 from latent_audit.interventions import lora
@@ -224,7 +224,7 @@ def test_bad_input_is_named_before_any_compute(changes, message, tmp_path, monke
     path = tiny_checkpoint("llama3", tmp_path / "model", ends_turns=True)
     monkeypatch.setattr(setup, "load_variant", lambda *a: pytest.fail("weights were loaded"))
     with pytest.raises(InputError, match=message):
-        finetune.run(small_config(path, tmp_path, **changes), tmp_path)
+        tasks.check(small_config(path, tmp_path, **changes))
 
 
 def test_swapped_and_overlapping_corpora_are_refused(tmp_path):
