@@ -19,7 +19,6 @@ from latent_audit.errors import InputError
 from latent_audit.metrics import stats
 from latent_audit.models.config import layer_name
 
-
 # Of each kind: two in each of the two folds that the cross-fitted score needs at least.
 LEAST_PROMPTS = 4
 
