@@ -109,8 +109,8 @@ def test_duplicates_are_dropped_and_counted_before_the_slice(tmp_path):
         ("a.xlsx", "", {}, "the suffix '.xlsx' is not one of"),
         ("latin.csv", b"prompt\nTell me of a caf\xe9\n", {}, "byte 0xe9 at offset 23"),
         ("bom_latin.txt", b"\xef\xbb\xbfab\xff", {}, "offset 5"),
-        ("bad.json", '["First",\n "Second"\n "Third"]', {}, "line 3: malformed JSON"),
-        ("bad.jsonl", '{"prompt": "First"}\n{"prompt": \n', {}, "line 2: malformed JSON"),
+        ("bad.json", '["First",\n "Second"\n "Third"]', {}, "is no JSON: Expecting ',' delimiter at line 3, column 2"),
+        ("bad.jsonl", '{"prompt": "First"}\n{"prompt": \n', {}, "line 2 is no JSON: Expecting value at line 1, column 12"),
         ("number.json", '["First", 7]', {}, "row 2: column 'prompt' holds 7 (int)"),
         ("null.jsonl", '{"prompt": "First"}\n{"prompt": null}\n', {}, "line 2: column 'prompt' holds nothing"),
         ("absent.json", '[{"prompt": "First"}, {"goal": "Second"}]', {}, "row 2: column 'prompt' holds nothing"),
@@ -170,11 +170,11 @@ def test_overlap_is_compared_folded_and_named(tmp_path):
 # The hub: everything up to the two calls that need a network.
 
 
-def offline(monkeypatch, *, files, card=None, contents=None, tmp_path=None):
+def offline(monkeypatch, *, files, card=None, contents=None, tmp_path=None, sizes=MappingProxyType({})):
     """Make the hub answer with these files; returns the list of downloads asked for."""
     asked = []
     info = types.SimpleNamespace(
-        siblings=[types.SimpleNamespace(rfilename=file) for file in files],
+        siblings=[types.SimpleNamespace(rfilename=file, size=sizes.get(file)) for file in files],
         sha="0f",
         card_data={"configs": card} if card else None,
     )
@@ -183,7 +183,7 @@ def offline(monkeypatch, *, files, card=None, contents=None, tmp_path=None):
         asked.append((repository, file, options["repo_type"], options["revision"]))
         return str(write(tmp_path, file.replace("/", "_"), contents[file]))
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, repository, timeout: info)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, repository, **options: info)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
     return asked
 
@@ -260,7 +260,7 @@ def test_hub_choice_is_left_to_the_user(wanted, message):
 
 
 def test_hub_failures_are_one_line(monkeypatch, tmp_path):
-    def unreachable(self, repository, timeout):
+    def unreachable(self, repository, timeout, files_metadata):
         assert timeout <= 30
         raise ConnectionError("no route\nto host")
 
@@ -295,22 +295,9 @@ def test_hub_failures_are_one_line(monkeypatch, tmp_path):
 )
 def test_paths_are_never_looked_up(monkeypatch, source):
     asked = []
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name, timeout: asked.append(name))
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name, **options: asked.append(name))
     with pytest.raises(InputError) as error:
         load_prompts(source)
     assert not asked
     if source == "o/n":
         assert "given as hub:o/n" in str(error.value)
-
-
-def test_parquet(monkeypatch, tmp_path):
-    path = write(tmp_path, "a.parquet", b"PAR1")
-    monkeypatch.setattr(pd, "read_parquet", lambda path: pd.DataFrame({"goal": ["First", "Second"], "n": [1, 2]}))
-    assert load_prompts(path).prompts == ("First", "Second")
-
-    def without_engine(path):
-        raise ImportError("no engine")
-
-    monkeypatch.setattr(pd, "read_parquet", without_engine)
-    with pytest.raises(InputError, match="pip install pyarrow"):
-        load_prompts(path)
