@@ -48,7 +48,7 @@ def download(address: str) -> list[pathlib.Path]:
     with _hub_errors(repository):
         info = huggingface_hub.HfApi().dataset_info(repository, timeout=PROBE_SECONDS, files_metadata=True)
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
-    card = info.card_data.get("configs") if info.card_data else None
+    card = info.card_data.get("configs") if hasattr(info.card_data, "get") else None
     chosen = choose_split(repository, list_splits(list(sizes), card), wanted)
     size = sum(sizes[file] for file in chosen.files)
     if size > MOST_BYTES:
