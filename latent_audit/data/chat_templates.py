@@ -26,7 +26,7 @@ MOST_SECONDS = 10
 MOST_MEMORY = 2**30
 MOST_CHARACTERS = 2**20
 # For a machine that is busy with other things, and for systems without limits on computing time.
-MOST_WAIT = 30
+MOST_WAIT = 20
 # A pair of processes renders at most so many conversations, and reads and writes at most so many characters.
 BATCH = 1024
 BATCH_READ = 2**23

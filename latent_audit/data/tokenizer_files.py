@@ -37,12 +37,12 @@ def load_tokenizer(path: str | pathlib.Path) -> Any:
     path = user_files.path_of("the checkpoint", path)
     if not os.path.isdir(path):
         raise InputError(f"no such directory: {path}; expected a checkpoint directory with a tokenizer")
+    _check_files(path)
     if not any(os.path.isfile(path / name) for name in _VOCABULARIES):
         raise InputError(
             f"{path} holds no tokenizer; expected one of {', '.join(_VOCABULARIES)}: copy the "
             "tokenizer files of the model it was made from"
         )
-    _check_files(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         return _as_filed(path, tokenizer)

@@ -197,23 +197,19 @@ def test_equal_to_transformers(name, monkeypatch):
     [
         ("{{ ['a', 'b', 'a'] | random }}", "is not deterministic: it draws at random"),
         ("{{ lipsum(1) }}", "is not deterministic: it draws at random"),
-        ("{{ joiner() }}", "is not deterministic: run twice, it wrote two texts"),
         ("{{ messages | map('upper') }}", "is not deterministic: run twice"),
-        ("{{ raise_exception }}", "is not deterministic: run twice"),
         ("{{ 'a' * 10**10 }}", "needed more than 1 GiB"),
         ("{% for i in range(99999) %}{{ 'a' * 999 }}{% endfor %}", "wrote more than 1048576 characters"),
         ("{{ 'a' * 2000000 }}", "wrote more than 1048576 characters"),
         ("{{ raise_exception('never') }}", "fails on a conversation of the roles user: never; give one with"),
         ("{{ raise_exception('') }}", "roles user: TemplateError"),
         ("{% if %}", "fails on a conversation of the roles user: Expected an expression"),
-        ("{% include 'x' %}", "no loader for this environment"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{{ messages.append(1) }}", "unsafe"),
         ("{{ namespace(_a=1) }}", "underscore"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
         ("(" * 3 + "{{ " + "(" * 10**5 + "}}", "fails on a conversation"),
         ("{{ 10**99999 }}", "Exceeds the limit"),
-        ("{{ 1 // 0 }}", "by zero"),
         ('{{ "\\ud800" }}', "writes half a surrogate pair"),
     ],
 )
@@ -231,12 +227,14 @@ def test_a_template_that_never_ends_is_stopped(template, monkeypatch):
     monkeypatch.setattr(chat_templates, "MOST_SECONDS", 1)
     with pytest.raises(InputError, match="it took more than 1 s; give one with"):
         render(template)
-    # Systems that do not limit computing time: the waiting ends it.
+
+
+def test_systems_without_a_limit_on_computing_time(monkeypatch):
     monkeypatch.setattr(chat_templates, "MOST_SECONDS", 100)
     monkeypatch.setattr(chat_templates, "MOST_WAIT", 1)
     start = time.monotonic()
     with pytest.raises(InputError, match="it took more than 1 s; give one with"):
-        render(template)
+        render("{{ (7**(10**8)) % 10 }}")
     assert time.monotonic() - start < 10
 
 
