@@ -69,7 +69,7 @@ def read_bytes(field: str, path: str | pathlib.Path, *, most: int = MOST_BYTES) 
 @contextlib.contextmanager
 def _opened(field: str, path: pathlib.Path, most: int) -> Iterator[tuple[BinaryIO, int]]:
     """A regular file of at most `most` bytes, and its size."""
-    shown = f"{field} = {str(path)!r}"
+    shown = f"{field} = {str(path)!r:.300}"
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except (OSError, ValueError) as error:
@@ -113,7 +113,7 @@ def read_json(field: str, path: str | pathlib.Path, *, kind: type | None = None,
     """A file's JSON value; InputError as read_text and parse_json, and for one that is no `kind` (dict, list)."""
     value = parse_json(f"{field} = {str(path)!r}", read_text(field, path, most=most))
     if kind is not None and not isinstance(value, kind):
-        wanted = {dict: "an object", list: "a list"}.get(kind, kind.__name__)
+        wanted = "an object" if kind is dict else "a list" if kind is list else kind.__name__
         raise InputError(f"{field} = {str(path)!r} holds {type(value).__name__}, expected {wanted}")
     return value
 

@@ -5,6 +5,7 @@ import hashlib
 import pathlib
 from collections.abc import Callable, Sequence
 
+from latent_audit import user_files
 from latent_audit.data import prompt_hub, prompt_tables
 from latent_audit.data.prompt_files import KNOWN_COLUMNS, check_slice, fold
 from latent_audit.errors import InputError
@@ -168,6 +169,8 @@ def _find_columns(source: str, present: Sequence[str], wanted: dict[str, str]) -
     unknown = set(wanted) - set(ROLES)
     if unknown:
         raise InputError(f"columns are given for {', '.join(sorted(unknown))}, expected {', '.join(ROLES)}")
+    for role, name in wanted.items():
+        user_files.check_text(f"{source}: the column for {role}", name, lines=False)
     by_name = {column.lower(): column for column in reversed(present)}
     found = {}
     for role, known in ROLES.items():

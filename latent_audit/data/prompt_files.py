@@ -7,6 +7,7 @@ import pathlib
 import re
 from collections.abc import Iterable
 
+from latent_audit import user_files
 from latent_audit.data import prompt_hub, prompt_tables
 from latent_audit.data.builtin_prompts import HARMFUL, HARMLESS
 from latent_audit.errors import InputError
@@ -69,6 +70,9 @@ def load_prompts(
     if not source.strip():
         raise InputError("the source of the prompts is empty; expected a file, hub:owner/name or builtin:harmful")
     check_slice(limit, offset)
+    for field, value in (("column", column), ("label", label)):
+        if value is not None:
+            user_files.check_text(f"{source}: {field}", value, lines=False)
     name, table = _read(source)
     table = _with_label(source, table, label)
     column = _find_column(source, table, column)

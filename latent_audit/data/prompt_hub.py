@@ -16,8 +16,8 @@ from latent_audit.errors import InputError
 # One request without retries comes first, so that an unreachable hub is known within this time.
 PROBE_SECONDS = 10
 
-# As the hub has it: letters, digits, _ . - inside, at most 96 in all, and neither -- nor .. anywhere.
-_NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9]([\w.\-]*\w)?/[A-Za-z0-9]([\w.\-]*\w)?", re.ASCII)
+# As the hub has it: letters, digits, _ and, inside, - and . but neither twice in a row; at most 96 in all.
+_NAME = re.compile(r"(?!.*--)(?!.*\.\.)(?!.*[.\-]/)(?!.*[.\-]$)[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*", re.ASCII)
 _LONGEST_NAME = 96
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 # Text before Parquet: it needs no further package.

@@ -47,7 +47,7 @@ def read_table(path: str | pathlib.Path) -> Table:
     if reader is None:
         raise InputError(f"{path}: the suffix {path.suffix!r} is not one of {', '.join(READERS)}")
     if not os.path.lexists(path):
-        raise InputError(f"no such file: {path}")
+        raise InputError(f"no such file: {str(path):.300}")
     table = reader(path)
     if len(table.rows) > MOST_ROWS:
         raise _too_many(path, len(table.rows))

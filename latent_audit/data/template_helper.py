@@ -8,6 +8,8 @@ standard input and writes lines of JSON on standard output: a string for each co
 import datetime
 import json
 import sys
+from collections.abc import Callable
+from typing import Any
 
 
 def limit(memory: int, seconds: int) -> None:
@@ -25,7 +27,7 @@ def limit(memory: int, seconds: int) -> None:
             pass
 
 
-def environment(day: datetime.datetime):
+def environment(day: datetime.datetime) -> Any:
     """jinja2 as transformers 5 sets it up for chat templates, but for the clock, which stands still, and for chance.
 
     Written after transformers.utils.chat_template_utils; tests/data/test_chat_templates.py compares the two.
@@ -41,51 +43,53 @@ def environment(day: datetime.datetime):
 
         tags = {"generation"}
 
-        def parse(self, parser):
+        def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return jinja2.nodes.CallBlock(self.call_method("_write"), [], [], body).set_lineno(line)
 
-        def _write(self, caller):
+        def _write(self, caller: Any) -> str:
             return caller()
 
     class Dict:
         """dict without access to the type itself."""
 
-        def __call__(self, *args, **kwargs):
+        def __call__(self, *args: Any, **kwargs: Any) -> dict:
             return dict(*args, **kwargs)
 
-        def fromkeys(self, *args, **kwargs):
+        def fromkeys(self, *args: Any, **kwargs: Any) -> dict:
             return dict.fromkeys(*args, **kwargs)
 
     class Namespace(jinja2.utils.Namespace):
         """namespace without names that begin with an underscore."""
 
-        def __init__(*args, **kwargs):
+        def __init__(*args: Any, **kwargs: Any) -> None:
             self, args = args[0], args[1:]
             attributes = dict(*args, **kwargs)
             for name in attributes:
                 check_name(name)
             jinja2.utils.Namespace.__init__(self, attributes)
 
-        def __setitem__(self, name, value):
+        def __setitem__(self, name: str, value: Any) -> None:
             check_name(name)
             jinja2.utils.Namespace.__setitem__(self, name, value)
 
-    def check_name(name):
+    def check_name(name: Any) -> None:
         if isinstance(name, str) and name.startswith("_"):
             raise jinja2.exceptions.SecurityError(f"a namespace takes no name with an underscore in front, {name!r}")
 
-    def raise_exception(message):
+    def raise_exception(message: Any) -> None:
         raise jinja2.exceptions.TemplateError(message)
 
-    def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    def tojson(
+        x: Any, ensure_ascii: Any = False, indent: Any = None, separators: Any = None, sort_keys: Any = False
+    ) -> str:
         return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
-    def strftime_now(format):
+    def strftime_now(format: Any) -> str:
         return day.strftime(format)
 
-    def by_chance(*args, **kwargs):
+    def by_chance(*args: Any, **kwargs: Any) -> None:
         raise Chance("it draws at random")
 
     made = jinja2.sandbox.ImmutableSandboxedEnvironment(
@@ -102,7 +106,7 @@ class Chance(Exception):
     """A template that would write another text the next time."""
 
 
-def render(template, conversation: list, variables: dict, most: int) -> str:
+def render(template: Any, conversation: list, variables: dict, most: int) -> str:
     """One conversation as text; ValueError as soon as it has more than `most` characters."""
     # In transformers too, a template is told that there are no tools and no documents.
     stream = template.generate(messages=conversation, **{"tools": None, "documents": None} | variables)
@@ -115,7 +119,7 @@ def render(template, conversation: list, variables: dict, most: int) -> str:
     return "".join(parts)
 
 
-def write_all(request: dict, write) -> dict:
+def write_all(request: dict, write: Callable[[str], None]) -> dict:
     """Write a line for each text that a request asks for; the last line. See chat_templates._render_batch."""
     done, left = 0, request["most_in_all"]
     try:

@@ -136,6 +136,8 @@ def test_duplicates_are_dropped_and_counted_before_the_slice(tmp_path):
         ("short.csv", XSTEST, {"offset": 3}, "no prompts are left after skipping 3 of 3"),
         ("limit.csv", XSTEST, {"limit": 0}, "limit = 0"),
         ("offset.csv", XSTEST, {"offset": -1}, "offset = -1"),
+        ("column.csv", XSTEST, {"column": 5}, "column = 5, expected text"),
+        ("label.csv", XSTEST, {"label": 1}, "label = 1, expected text"),
     ],
 )
 def test_bad_input_is_named(tmp_path, name, text, options, message):
