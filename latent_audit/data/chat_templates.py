@@ -86,7 +86,7 @@ def _render_batch(
     data = json.dumps(request).encode("ascii")
     # Side by side, with other hashes and at other addresses: what depends on either differs.
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        (first, end), (second, other) = pool.map(functools.partial(_ask, data), ("1", "2"))
+        (first, end), (second, other) = pool.map(functools.partial(_ask, data), ("7", "36"))
     for last in (end, other):
         if "error" in last and "by_chance" not in last:
             roles = ", ".join(role for role, _ in conversations[last["index"]])
@@ -105,7 +105,7 @@ def _ask(request: bytes, seed: str) -> tuple[list[str], dict]:
     """The helper's texts and its last line, which is one of an error where it was stopped; see template_helper."""
     # No site, no current directory, no PYTHONPATH: nothing but the standard library and these directories is found.
     places = dict.fromkeys(str(pathlib.Path(str(package.__file__)).parent.parent) for package in (jinja2, markupsafe))
-    command = [sys.executable, "-S", "-s", "-P", "-B", str(template_helper.__file__), *places]
+    command = [sys.executable, "-S", "-s", "-P", "-B", str(template_helper.__file__), seed, *places]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON") or name == "PYTHONHOME"}
     try:
         done = subprocess.run(

@@ -139,13 +139,16 @@ def write_all(request: dict, write: Callable[[str], None]) -> dict:
 
 
 def main() -> None:
-    """Answer the one request; the arguments are the directories in which jinja2 and what it needs lie."""
+    """Answer the one request; the arguments: a number, and the directories in which jinja2 and what it needs lie."""
+    # Where a system gives every process the same addresses, this many objects of all small sizes move what follows.
+    held = [bytes(size) for size in range(480) for _ in range(int(sys.argv[1]))]
     request = json.loads(sys.stdin.buffer.read())
     # Behind the standard library, which nothing beside jinja2 can then hide.
-    sys.path += sys.argv[1:]
+    sys.path += sys.argv[2:]
     limit(request["memory"], request["seconds"])
     # json writes ASCII: a text may hold half a surrogate pair, which no encoding has.
     print(json.dumps(write_all(request, print)))
+    del held
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 import datetime
 import os
+import shutil
+import subprocess
+import sys
 import time
 
 import pytest
@@ -236,6 +239,18 @@ def test_systems_without_a_limit_on_computing_time(monkeypatch):
     with pytest.raises(InputError, match="it took more than 1 s; give one with"):
         render("{{ (7**(10**8)) % 10 }}")
     assert time.monotonic() - start < 10
+
+
+def test_addresses_differ_where_the_system_makes_them_equal(monkeypatch, tmp_path):
+    if not shutil.which("setarch") or subprocess.run(["setarch", "-R", "true"], capture_output=True).returncode:
+        pytest.skip("a system that cannot give its processes equal addresses")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec setarch -R "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(chat_templates.sys, "executable", str(python))
+    for printed in ("joiner()", "dict", "lipsum", "messages | map('upper')"):
+        with pytest.raises(InputError, match="is not deterministic: run twice"):
+            render("with equal addresses: {{ " + printed + " }}")
 
 
 def test_memory_taken_bit_by_bit(monkeypatch):
