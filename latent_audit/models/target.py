@@ -14,7 +14,6 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 
-from latent_audit import __version__
 from latent_audit.errors import InputError
 from latent_audit.models.fingerprint import sha256_of_files
 from latent_audit.models.headers import listed
@@ -22,6 +21,7 @@ from latent_audit.runtime import files
 from latent_audit.user_files import path_of, read_json
 
 MARKER = "latent_audit.json"
+_VERSION = 1  # Of the marker, not of this package: equal weights give equal directories.
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_MARKER_BYTES = 2**24
 _AT_CWD, _EXCHANGE = -100, 2  # Linux: AT_FDCWD, RENAME_EXCHANGE.
@@ -158,10 +158,7 @@ def _files(directory: pathlib.Path) -> list[str]:
 
 
 def _write_marker(directory: pathlib.Path, hashes: dict[str, str]) -> None:
-    files.write_json(
-        directory / MARKER,
-        {"written_by": "latent_audit", "version": __version__, "files": dict(sorted(hashes.items()))},
-    )
+    files.write_json(directory / MARKER, {"written_by": "latent_audit", "version": _VERSION, "files": hashes})
 
 
 def _move(aside: pathlib.Path, path: pathlib.Path) -> None:
