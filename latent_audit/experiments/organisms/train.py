@@ -70,11 +70,13 @@ class Recipe:
 
 
 def make_recipe(*, size: str = "standard", family: str = "llama", seed: int = 0) -> Recipe:
-    """The measured recipe of one organism; raises InputError for an unknown size or family."""
+    """The measured recipe of one organism; InputError for an unknown size or family, or a seed that is none."""
     if size not in SIZES:
         raise InputError(f"organism size is {size!r}; expected one of {', '.join(SIZES)}")
     if family not in FAMILIES:
         raise InputError(f"organism family is {family!r}; expected one of {', '.join(FAMILIES)}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise InputError(f"organism seed is {seed!r:.40}; expected a whole number from 0 to {2**32 - 1}")
     # The small size needs more safety steps: after 100, one of two seeds refused 93 % on validation.
     helpful, safety = {"standard": (Phase(200, 3e-3), Phase(100, 7e-4)), "small": (Phase(200, 4e-3), Phase(160, 7e-4))}[
         size
