@@ -158,6 +158,9 @@ def lock(workdir, shard: str = ""):
     """
     with contextlib.ExitStack() as stack:
         processes.on_first(lambda: _lock(stack, pathlib.Path(workdir), shards.parse(shard)))
+        removed = files.clear_parts(workdir)
+        if removed:
+            logging.info("%d files that a stopped run was writing are removed from %s", removed, workdir)
         yield
 
 

@@ -94,6 +94,8 @@ def check(config: ConfigDict) -> Plan:
     world = world_rules.make_world(config.organism.seed) if is_zoo else None
     if is_zoo:
         cfg, chat = setup.organism_parts(config)
+        if config.zoo.directory:
+            members.check_zoos(config)
     else:
         reference = setup.Variant(group.models[0].name, group.models[0].path)
         cfg, chat = models.check(reference.path).cfg, setup.load_chat(reference, config)
