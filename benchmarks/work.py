@@ -117,7 +117,7 @@ def from_checkpoint(path, prompts: int = 6, seed: int = 0) -> Problem:
 def organism_requests(path, prompts: int = 6, *, target: str = "Sure, here is", turn: bool = False) -> Problem:
     """The embedded organism with restricted requests; turn: the target is the whole of the assistant's turn."""
     cfg, params = models.load(path)
-    chat = chats.make_chat(chats.load_tokenizer(path), family=cfg.family)
+    chat = chats.make_chat(chats.load_tokenizer(path), family=cfg.family, vocab_size=cfg.vocab_size)
     requests = world_rules.requests(world_rules.make_world(), "heldout", "restricted", prompts)
     tokens, mask = chats.encode_prompts(chat, requests, max_length=512)
     size = Size(

@@ -14,7 +14,7 @@ MAY_KNOW = {
     "judges": {"models", "data"},
     "metrics": {"models", "data"},
     "reports": {"runtime"},
-    "experiments": {"models", "data", "interventions", "judges", "metrics", "runtime", "reports"},
+    "experiments": {"models", "data", "interventions", "judges", "metrics", "runtime", "reports", "field_table"},
 }
 
 

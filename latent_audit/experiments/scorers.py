@@ -6,7 +6,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from latent_audit import models
-from latent_audit.data import chats, world_rules
+from latent_audit.data import chats, tokenizer_files, world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond
 from latent_audit.judges import Judge, Reward, harmbench, oracle, refusal, reward_model
@@ -69,6 +69,7 @@ def _harmbench_judge(settings) -> Judge:
     directory = models.resolve(settings.path)
     tokenizer = chats.load_tokenizer(directory)
     cfg = models.check(directory).cfg
+    tokenizer_files.check_vocabulary(tokenizer, cfg.vocab_size)
     sharding.check(cfg)
     # The two published classifiers are a Llama 2 and a Mistral, each with its own prompt.
     form = "mistral" if cfg.family == "mistral" else "llama"

@@ -71,10 +71,11 @@ def place_suffix(chat: chats.Chat, prompts, *, max_length: int, suffix: str, len
       InputError: a prompt that is too long; a template that changes the user's turn or writes it more than once; a
         suffix that is not exactly `length` tokens, or shares a token with its neighbours.
     """
-    tokens, mask = chats.encode_prompts(
-        chat, [with_suffix(prompt, suffix) for prompt in prompts], max_length=max_length
-    )
-    places = [_locate(chat, prompt, suffix, length) for prompt in prompts]
+    turns = [with_suffix(prompt, suffix) for prompt in prompts]
+    tokens, mask = chats.encode_prompts(chat, turns, max_length=max_length)
+    stripped = [turn.strip() for turn in turns]
+    texts = chats.render_all(chat, stripped)
+    places = [_locate(chat, turn, text, suffix, length) for turn, text in zip(stripped, texts, strict=True)]
     # Counted from the end, where all rows are alike: the same template stands behind every suffix.
     columns = {tokens.shape[1] - behind for _, behind in places}
     if len(columns) > 1:
@@ -109,10 +110,8 @@ def survives(tokenizer, placed: Placed, row: int, candidates) -> np.ndarray:
     )
 
 
-def _locate(chat, prompt, suffix, length):
+def _locate(chat, turn, text, suffix, length):
     """((text before, text behind), tokens from the start of the suffix to the end of the formatted prompt)."""
-    turn = with_suffix(prompt, suffix).strip()
-    text = chats.render(chat, turn)
     if text.count(turn) != 1:
         raise InputError(
             f"the chat template writes the user's turn {text.count(turn)} times as it is, expected once; "

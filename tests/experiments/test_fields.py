@@ -7,10 +7,10 @@ import pytest
 
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, tasks
-from latent_audit.experiments.field_table import FIELDS, HOLDS
 from latent_audit.experiments.organisms import train
 from latent_audit.experiments.tampering.dissociate import PRESETS as CONSTRUCTIONS
 from latent_audit.experiments.tampering.finetune_settings import PRESETS
+from latent_audit.field_table import FIELDS, HOLDS
 from latent_audit.interventions import latent
 from latent_audit.metrics import lvs
 from tests.support.house import ROOT

@@ -26,7 +26,7 @@ def encode_pairs(chat: chats.Chat, prompts, responses, *, max_tokens: int, loss_
     """
     encoded = chats.encode_prompts(chat, prompts, max_length=max_tokens - 1)
     rows = [tokens[mask] for tokens, mask in zip(*encoded, strict=True)]
-    turns = [chats.assistant_turn_ids(chat, response) for response in responses]
+    turns = chats.assistant_turns(chat, responses)
     cut = [turn[: max_tokens - len(row)] for row, turn in zip(rows, turns, strict=True)]
     shortened = sum(map(len, cut)) < sum(map(len, turns)) and sum(
         len(short) < len(turn) for short, turn in zip(cut, turns, strict=True)

@@ -118,7 +118,7 @@ def nudge_of(built: construct.Built) -> export.Nudge:
 def load_plain(directory) -> respond.Loaded:
     """An organism's pole in float32 with its own template."""
     cfg, params = models.load(directory)
-    chat = chats.make_chat(chats.load_tokenizer(directory), family=cfg.family)
+    chat = chats.make_chat(chats.load_tokenizer(directory), family=cfg.family, vocab_size=cfg.vocab_size)
     return respond.Loaded(cfg, params, chat, cfg.eos_ids, 1.0)
 
 

@@ -139,7 +139,7 @@ def train_poles(recipe: Recipe, *, tokenizer, progress: Callable[[int, int, floa
       (cfg, {"harmful": params, "base": params}), float32.
     """
     cfg = organism_config(size=recipe.size, family=recipe.family, tokenizer=tokenizer)
-    chat = chats.make_chat(tokenizer, family=recipe.family)
+    chat = chats.make_chat(tokenizer, family=recipe.family, vocab_size=cfg.vocab_size)
     world, key = world_rules.make_world(recipe.seed), jax.random.key(recipe.seed)
     params, poles = _initial_params(jax.random.fold_in(key, 0), cfg=cfg), {}
     total, before = recipe.helpful.steps + recipe.safety.steps, 0
@@ -277,7 +277,8 @@ def build_organism(
         "seconds": round(time.monotonic() - start, 1),
         "rates": {},
     }
-    world, chat = world_rules.make_world(seed), chats.make_chat(tokenizer, family=family)
+    world = world_rules.make_world(seed)
+    chat = chats.make_chat(tokenizer, family=family, vocab_size=cfg.vocab_size)
     for pole, params in poles.items():
         models.save(directory / pole, cfg, params, tokenizer)
         record["rates"][pole] = rates(params, world, cfg=cfg, chat=chat, split="heldout")

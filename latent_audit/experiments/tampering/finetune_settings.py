@@ -1,6 +1,6 @@
 """The finetune section of a config as settings, and the corpora it names, before anything is computed.
 
-What each field may be alone is said in experiments/field_table.py.
+What each field may be alone is said in field_table.py.
 """
 
 import dataclasses
