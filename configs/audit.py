@@ -23,8 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.experiments = "all"
     config.prompts.harmful_count = 100  # each experiment takes the first of them, as many as it asks for
     config.prompts.benign_count = 100
-    # Of every response; 0 takes arXiv 2606.08044's of each experiment (128 or 256), for the organism 40.
-    config.generation.max_new_tokens = 0
+    # Of every response; None takes arXiv 2606.08044's of each experiment (128 or 256), for the organism 40.
+    config.generation.max_new_tokens = placeholder(int)
     config.prompt_batch = 50  # prompts in one search
     config.rows = 300  # answers generated at a time under vectors
     config.attack.prompts = 24  # of the latent attack, arXiv 2606.08044

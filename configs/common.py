@@ -1,4 +1,7 @@
-"""Fields that every task shares, with their defaults; each task's own config starts from these."""
+"""Fields that every task shares, with their defaults; each task's own config starts from these.
+
+What a field may hold, and its unit: docs/fields.md, or `latent-audit fields TASK`.
+"""
 
 import ml_collections
 
@@ -73,6 +76,7 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     config.distributed_coordinator = ""  # host:port of process 0; empty also takes JAX_COORDINATOR_ADDRESS
     config.distributed_processes = 0  # how many
     config.distributed_process = -1  # which one this is, from 0
+    config.distributed_timeout = 300  # seconds that the others are waited for
     # i/n: of n independent jobs that share the workdir this is number i, from 0, and computes its share of the units.
     # merge: writes tables and report once all have ended (so does a start without shard). lvs, audit, finetune.
     config.shard = ""

@@ -76,21 +76,19 @@ def _do(config, given: arguments.Arguments, state: ends.Run, closed: Collection[
     shared = tasks.shared(config)
     logging.info("latent_audit %s: task %s, workdir %s", __version__, config.task, workdir)
     workdirs.check(workdir)
+    tasks.check_fields(config)
     start.check_processes(shared)
-    tasks.check(config)
-    if given.dry_run:
-        if not shared.get("distributed"):
-            start.start_jax(workdir, config.model.dtype)
-        return ends.tell([*tasks.plan(config, workdir), "dry run: all checks passed, nothing was written"], closed)
     start.join_processes(shared)
     # A library that joins processes takes signals for itself.
     ends.listen_again()
-    # Before anything is written: a device that is not there is the user's to mend.
     start.start_jax(workdir, config.model.dtype)
+    plan = tasks.check(config)
+    if given.dry_run:
+        return ends.tell([*tasks.outline(config, workdir), "dry run: all checks passed, nothing was written"], closed)
     state.workdir = workdir
     workdir = runlog.prepare_workdir(workdir, config.to_dict())
     with runlog.lock(workdir, shared.get("shard", "")):
-        status = tasks.run(config, workdir)
+        status = tasks.run(config, workdir, plan)
         processes.meet()
     logging.info("done in %.0f s; open %s", time.monotonic() - began, workdir / "report.html")
     return status

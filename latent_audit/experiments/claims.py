@@ -13,8 +13,9 @@ import pandas as pd
 from absl import logging
 from ml_collections import ConfigDict
 
-from latent_audit.experiments import fields, setup, tasks
-from latent_audit.experiments.organisms import export, kinds
+from latent_audit.errors import InputError
+from latent_audit.experiments import setup, tasks
+from latent_audit.experiments.organisms import export, kinds, train
 from latent_audit.experiments.panels import request_panels
 from latent_audit.experiments.tampering import dissociate
 from latent_audit.interventions.abliterate import IN_WEIGHTS
@@ -80,9 +81,18 @@ CLAIMS = (
 )
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> None:
+def check(config: ConfigDict) -> None:
+    """Every part as its own task checks it; InputError names the part, the field, the value and the rule."""
+    for name in PARTS:
+        try:
+            tasks.check(_own_config(config, name, pathlib.Path("claims"), seed=0))
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, plan: None = None) -> None:
     """Run every task on every seed and write claims.csv, report.json and report.html to `workdir`."""
-    fields.check_whole({"seeds": config.seeds}, least=1)
+    check(config)
     lines, ways = [], []
     for seed in range(config.seeds):
         logging.info("organism seed %d of %d", seed, config.seeds)
@@ -114,7 +124,7 @@ def measure_seed(config: ConfigDict, workdir: pathlib.Path, seed: int):
         pd.read_csv(workdir / name / "abliterate.csv") for name in ("abliterate", "abliterate_requests")
     )
     nudged = _nudged(configs["lvs"], workdir, config.nudged_prompts)
-    layer = layer_name(choose_layers(setup.count_layers(configs["lvs"])).nudge)
+    layer = layer_name(choose_layers(train.count_layers(config.organism.size)).nudge)
     measured = asked_and_nudged(nudged) | attacked(metrics, compared, layer) | tuned(onsets)
     measured |= removed(abliterated, REMOVED) | removed(from_requests, EXPORTED)
     ways = pd.concat([abliterated.assign(means="requests and facts"), from_requests.assign(means="requests alone")])
@@ -138,8 +148,10 @@ def _nudged(config: ConfigDict, workdir: pathlib.Path, count: int) -> pd.DataFra
     own = workdir / "nudged"
     own.mkdir(exist_ok=True)
 
+    prospect = setup.check(config, request_panels(config, setup.world_of(config)), rewarded=False)
+    job = setup.prepare(config, own, prospect)
+
     def compute():
-        job = setup.prepare(config, own, request_panels(config, setup.world_of(config)), rewarded=False)
         nudge = export.load_nudge(job.variant(kinds.DISSOCIATED).path)
         lines = [line for name in job.names for line in dissociate.measure(job, name, job.load(name), nudge)]
         return pd.DataFrame(lines).to_dict("list")

@@ -61,7 +61,6 @@ def check_builtin(config: ConfigDict) -> None:
 def request_panels(config: ConfigDict, world: world_rules.World | None) -> dict[str, Panel]:
     """{"harmful": ..., "benign": ...}: the world's evaluation split, or the files that the config names."""
     section, panels = config.prompts, {}
-    fields.check_whole({f"prompts.{kind}_count": section[f"{kind}_count"] for kind in (HARMFUL, BENIGN)}, least=1)
     if world is not None:
         check_builtin(config)
     for kind in (HARMFUL, BENIGN):
@@ -93,7 +92,6 @@ def audit_panels(config: ConfigDict, world: world_rules.World | None) -> dict[st
     """
     panels, section = request_panels(config, world), config.panel
     prompt_files.check_disjoint(panels[BENIGN], panels[HARMFUL])
-    fields.check_whole({f"panel.{field}": section[field] for field in ("wrapped_count", "over_refusal_count")}, least=1)
     wrap, known = wrapping(world is not None)
     requests, source = _unseen(config, panels[HARMFUL], world)
     for family in _families(section.wrappers, known):

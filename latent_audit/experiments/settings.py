@@ -1,15 +1,15 @@
-"""The attack and score sections of a config, checked field by field before anything is computed."""
+"""The attack and score sections of a config as settings: what their fields must be together.
+
+What each may be alone is said in field_table.py.
+"""
 
 import dataclasses
-import math
 
 from ml_collections import ConfigDict
 
 from latent_audit import models
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields
 from latent_audit.interventions import latent
-from latent_audit.metrics import lvs as metric
 
 # A model of a million parameters has flatter states than one of billions and needs larger budgets to move at all.
 ORGANISM_BUDGETS = (0.005, 0.01, 0.015, 0.02)
@@ -51,20 +51,8 @@ def check_attack(config: ConfigDict, *, is_organism: bool, num_layers: int) -> A
     reference = float(attack.reference_budget) or budgets[min(1, len(budgets) - 1)]
     if reference not in budgets:
         raise InputError(f"attack.reference_budget = {reference} is none of attack.budgets = {budgets}")
-    if attack.budget_mode not in latent.BUDGET_MODES:
-        raise InputError(
-            f"attack.budget_mode = {attack.budget_mode!r}, expected one of {', '.join(latent.BUDGET_MODES)}"
-        )
-    fields.check_whole({"attack.steps": attack.steps}, least=1)
-    if not 0 < attack.step_fraction < math.inf:
-        raise InputError(f"attack.step_fraction = {attack.step_fraction!r}, expected a number above 0")
     if not attack.target.strip():
         raise InputError("attack.target is empty, expected the opening that the search makes likely")
-    if score.preset not in metric.PRESETS:
-        raise InputError(f"score.preset = {score.preset!r}, expected one of {', '.join(metric.PRESETS)}")
-    prompts = attack.get("prompts")
-    if prompts is not None:
-        fields.check_whole({"attack.prompts": prompts}, least=1)
     search = latent.Search(
         mode=attack.budget_mode,
         skip_first=attack.skip_first_token,
@@ -73,16 +61,12 @@ def check_attack(config: ConfigDict, *, is_organism: bool, num_layers: int) -> A
         controls=bool(attack.controls),
     )
     states = _states(attack.layers, num_layers, score.preset)
+    prompts = attack.get("prompts")
     return Attack(states, budgets, reference, search, attack.target, prompts, score.preset, score.resamples)
 
 
 def _budgets(given, is_organism) -> tuple[float, ...]:
     budgets = tuple(given) or (ORGANISM_BUDGETS if is_organism else latent.PAPER_BUDGETS)
-    for budget in budgets:
-        if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < math.inf:
-            raise InputError(f"attack.budgets holds {budget!r}, expected finite numbers above 0, such as 0.001")
-    if len(set(budgets)) < len(budgets):
-        raise InputError(f"attack.budgets = {budgets} names a budget twice")
     return tuple(sorted(float(budget) for budget in budgets))
 
 

@@ -45,6 +45,9 @@ class Subject(NamedTuple):
     arch: str
     variants: tuple[Variant, ...]
 
+    def variant(self, name: str) -> Variant:
+        return next(variant for variant in self.variants if variant.name == name)
+
 
 class Batches(NamedTuple):
     """How much is computed at a time; results do not depend on it.
@@ -90,57 +93,97 @@ class Job:
         return [variant.name for variant in self.subject.variants]
 
     def variant(self, name: str) -> Variant:
-        return next(variant for variant in self.subject.variants if variant.name == name)
+        return self.subject.variant(name)
 
 
-def prepare(
+class Prospect(NamedTuple):
+    """What a config asks for, looked at before anything is trained or written: prepare makes a Job of it.
+
+    names: of the variants; subject: None for an organism, which may be still to be trained; cfg, chat, tokens: base's.
+    """
+
+    world: world_rules.World | None
+    names: tuple[str, ...]
+    subject: Subject | None
+    cfg: models.ModelConfig
+    chat: chats.Chat
+    panels: Mapping[str, Panel]
+    tokens: Mapping[str, chats.Tokens]
+    judge: Judge
+    reward: Reward | None
+
+
+def check(
     config: ConfigDict,
-    workdir: pathlib.Path,
     panels: Mapping[str, Panel],
     *,
     rewarded: bool = True,
-    variants: Callable[[tuple[Variant, ...]], tuple[Variant, ...]] = lambda every: every,
-    record: Mapping[str, object] | None = None,
-) -> Job:
-    """The Job of a config whose own sections are checked already; trains the organism if it is not there.
+    variants: Callable[[tuple[str, ...]], tuple[str, ...]] = lambda every: every,
+) -> Prospect:
+    """What can be wrong about models, prompts and scorers of a config; nothing is trained, loaded or written.
 
     Args:
       panels: by name; every variant is asked the same.
       rewarded: whether responses are scored by a reward beside the judge.
-      variants: which of the subject's variants the task takes, e.g. all but one; may raise InputError.
-      record: what results depend on beside what describe_inputs says.
-    Raises InputError for scorers that cannot be reached, variants that are not alike, prompts too long for them, and a
-    workdir that holds results of other inputs.
+      variants: which of the subject's variants the task takes, by name, e.g. all but one; may raise InputError.
+    Raises InputError for scorers that cannot be reached, checkpoints that cannot be read or are not alike, and prompts
+    too long for them.
     """
     world = world_of(config)
     judge, reward = scorers.make_judge(config, world), scorers.make_reward(config, world) if rewarded else None
-    subject = make_subject(config, workdir)
-    subject = subject._replace(variants=variants(subject.variants))
-    check_alike(subject, config)
-    inputs = describe_inputs(subject, panels.values(), judge, reward, config) | (record or {})
+    names, subject = variants(variant_names(config)), None
+    if world is None:
+        subject = checkpoint_subject(config, names)
+        check_alike(subject, config)
+        cfg, chat = models.check(subject.variants[0].path).cfg, load_chat(subject.variants[0], config)
+    else:
+        cfg, chat = organism_parts(config)
+    tokens = encode(chat, cfg, panels.values(), config, who=names[0])
+    return Prospect(world, names, subject, cfg, chat, panels, tokens, judge, reward)
+
+
+def prepare(
+    config: ConfigDict, workdir: pathlib.Path, prospect: Prospect, *, record: Mapping[str, object] | None = None
+) -> Job:
+    """The Job of a config that was checked; trains the organism if it is not there.
+
+    record: what results depend on beside what describe_inputs says. Raises InputError for a workdir that holds results
+    of other inputs.
+    """
+    world, judge, reward = prospect.world, prospect.judge, prospect.reward
+    subject = prospect.subject or organism_subject(config, workdir, prospect.names)
+    inputs = describe_inputs(subject, prospect.panels.values(), judge, reward, config) | (record or {})
     runlog.pin(workdir / "inputs.json", inputs)
     scorers.warn_of_fallbacks(judge, reward)
     return make_job(
-        config, workdir, world=world, subject=subject, panels=panels, judge=judge, reward=reward, inputs=inputs
+        config,
+        workdir,
+        world=world,
+        subject=subject,
+        cfg=prospect.cfg,
+        panels=prospect.panels,
+        tokens=prospect.tokens,
+        judge=judge,
+        reward=reward,
+        inputs=inputs,
     )
 
 
-def make_job(config, workdir, *, world, subject: Subject, panels, judge, reward, inputs) -> Job:
-    """A Job of parts that are checked already: tokenises the panels and reads the fields that all tasks have."""
+def make_job(config, workdir, *, world, subject: Subject, cfg, panels, tokens, judge, reward, inputs) -> Job:
+    """A Job of parts that are checked already, with the fields that all tasks have."""
     by_name = {variant.name: variant for variant in subject.variants}
     fixed = config.generation.max_new_tokens
 
     def new_tokens(paper: int) -> int:
         return fixed or (paper if world is None else ORGANISM_TOKENS)
 
-    base = subject.variants[0]
     return Job(
         workdir=workdir,
         world=world,
         subject=subject,
-        cfg=models.check(base.path).cfg,
+        cfg=cfg,
         panels=panels,
-        tokens=encode_panels(base, panels.values(), config),
+        tokens=tokens,
         judge=judge,
         reward=reward,
         inputs=inputs,
@@ -159,19 +202,23 @@ def world_of(config: ConfigDict) -> world_rules.World | None:
     return None if config.model.path else world_rules.make_world(config.organism.seed)
 
 
-def make_subject(config: ConfigDict, workdir: pathlib.Path) -> Subject:
-    """The variants to audit; trains the organism when no checkpoint is named, or reuses the one that is there."""
-    if not config.model.path:
-        return _organism_subject(config, workdir)
-    named = [("base", config.model.path, config.model.revision or None)]
-    named += [(name, path, None) for name, path in parse_variants(config.model.variants)]
+def checkpoint_subject(config: ConfigDict, names: tuple[str, ...]) -> Subject:
+    """The checkpoints of these variants, found and looked at; InputError for one that cannot be read."""
+    paths = {"base": config.model.path} | dict(parse_variants(config.model.variants))
     variants = []
-    for name, path, revision in named:
-        directory = models.resolve(path, revision=revision)
+    for name in names:
+        directory = models.resolve(paths[name], revision=(config.model.revision or None) if name == "base" else None)
         sharding.check(models.check(directory).cfg)
-        chats.load_tokenizer(directory)
         variants.append(Variant(name, directory))
     return Subject(config.model.name or pathlib.PurePath(config.model.path).name, tuple(variants))
+
+
+def organism_parts(config: ConfigDict) -> tuple[models.ModelConfig, chats.Chat]:
+    """The organism's ModelConfig, and how it is talked to, known before it is trained."""
+    settings, tokenizer = config.organism, build_tokenizer()
+    cfg = train.organism_config(size=settings.size, family=settings.family, tokenizer=tokenizer)
+    sharding.check(cfg)
+    return cfg, make_chat(tokenizer, cfg.family, config)
 
 
 def variant_names(config: ConfigDict) -> tuple[str, ...]:
@@ -183,18 +230,11 @@ def variant_names(config: ConfigDict) -> tuple[str, ...]:
     return parse_poles(config.organism.poles)
 
 
-def count_layers(config: ConfigDict) -> int:
-    """L of the audited model, known before anything is trained or loaded; InputError as models.check."""
-    if config.model.path:
-        return models.check(models.resolve(config.model.path, revision=config.model.revision or None)).cfg.num_layers
-    return train.count_layers(config.organism.size)
-
-
-def _organism_subject(config, workdir):
+def organism_subject(config: ConfigDict, workdir: pathlib.Path, names: tuple[str, ...]) -> Subject:
+    """The organism's poles; trained, or reused where the same one is there."""
     settings = config.organism
-    directory, names = pathlib.Path(settings.directory or workdir / "organism"), variant_names(config)
+    directory = pathlib.Path(settings.directory or workdir / "organism").expanduser()
     recipe = train.make_recipe(size=settings.size, family=settings.family, seed=settings.seed)
-    sharding.check(train.organism_config(size=recipe.size, family=recipe.family, tokenizer=build_tokenizer()))
     # On one device, whatever the mesh: rounding that differs would train another organism.
     with mesh.alone():
         processes.on_first(lambda: _build_organism(directory, recipe, names))
@@ -281,10 +321,15 @@ def check_alike(subject: Subject, config: ConfigDict) -> None:
 
 def load_chat(variant: Variant, config: ConfigDict) -> chats.Chat:
     """The variant's tokenizer and template as the config asks for them; cheap, no weights are read."""
-    cfg, section = models.check(variant.path).cfg, config.chat
+    return make_chat(chats.load_tokenizer(variant.path), models.check(variant.path).cfg.family, config)
+
+
+def make_chat(tokenizer, family: str, config: ConfigDict) -> chats.Chat:
+    """How a model of this tokenizer and family is talked to under the chat section; InputError as chats.make_chat."""
+    section = config.chat
     return chats.make_chat(
-        chats.load_tokenizer(variant.path),
-        family=cfg.family,
+        tokenizer,
+        family=family,
         preset=section.preset,
         template_file=section.template_file or None,
         date=section.date,
@@ -311,17 +356,22 @@ def load_variant(variant: Variant, config: ConfigDict) -> respond.Loaded:
 
 def encode_panels(variant: Variant, panels, config: ConfigDict) -> dict[str, chats.Tokens]:
     """Panel name -> its prompts in the variant's own tokens; InputError for prompts over prompts.max_tokens."""
-    chat, cfg = load_chat(variant, config), models.check(variant.path).cfg
+    return encode(load_chat(variant, config), models.check(variant.path).cfg, panels, config, who=variant.name)
+
+
+def encode(chat: chats.Chat, cfg: models.ModelConfig, panels, config: ConfigDict, *, who: str):
+    """encode_panels of a model by its parts; who: its name in the warning of prompts beyond its positions."""
     encoded = {
         panel.name: chats.encode_prompts(chat, panel.prompts, max_length=config.prompts.max_tokens) for panel in panels
     }
-    longest = max(tokens.tokens.shape[1] for tokens in encoded.values()) + config.generation.max_new_tokens
+    new = config.generation.max_new_tokens or 0
+    longest = max(tokens.tokens.shape[1] for tokens in encoded.values()) + new
     if longest > cfg.max_positions:
         logging.warning(
             "%s was made for %d positions; the longest prompt and generation.max_new_tokens = %d need %d",
-            variant.name,
+            who,
             cfg.max_positions,
-            config.generation.max_new_tokens,
+            new,
             longest,
         )
     return encoded

@@ -9,7 +9,6 @@ import pandas as pd
 from absl import logging
 from ml_collections import ConfigDict
 
-from latent_audit import models
 from latent_audit.errors import InputError
 from latent_audit.experiments import setup, tasks
 from latent_audit.experiments.audit.bench import AT_FRACTION
@@ -31,23 +30,40 @@ LIMITS = (
 )
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Audit every model in a workdir of its own; write survey.csv, report.json and report.html to `workdir`."""
+def check(config: ConfigDict) -> dict[str, str]:
+    """Name -> path of every model, each looked at as its own audit does; InputError names the model and the rule."""
     names = name_models(config.models)
     if config.base.model.variants or config.base.model.path:
         raise InputError(
             "base.model.path and base.model.variants are set, but a survey names its models in `models`; "
             "variants of one model are compared by configs/audit.py"
         )
-    for path in names.values():
-        models.check(models.resolve(path))
+    for name, path in names.items():
+        try:
+            tasks.check(configure(config.base, name, path))
+        except InputError as error:
+            raise InputError(f"model {path}: {error}") from error
+    return names
+
+
+def configure(base: ConfigDict, name: str, path: str) -> ConfigDict:
+    """The audit of one model."""
+    own = base.copy_and_resolve_references()
+    own.model.path, own.model.name = path, name
+    return own
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, plan: dict[str, str] | None = None) -> None:
+    """Audit every model in a workdir of its own; write survey.csv, report.json and report.html to `workdir`.
+
+    plan: what check gave; None checks here.
+    """
+    names = plan or check(config)
     tables = []
     with runlog.progress(len(names), "models") as meter:
         for name, path in names.items():
             logging.info("model %s", path)
-            own = config.base.copy_and_resolve_references()
-            own.model.path, own.model.name = path, name
-            directory = tasks.run_in(own, workdir / "models" / name)
+            directory = tasks.run_in(configure(config.base, name, path), workdir / "models" / name)
             tables.append(pd.read_csv(directory / tasks.TASKS["audit"].table))
             meter.advance(name)
     _write(config, workdir, pd.concat(tables, ignore_index=True))

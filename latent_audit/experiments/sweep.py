@@ -4,6 +4,8 @@ import ast
 import difflib
 import itertools
 import pathlib
+import re
+from typing import NamedTuple
 
 import pandas as pd
 from absl import logging
@@ -14,20 +16,42 @@ from latent_audit.experiments import tasks
 from latent_audit.reports import figures, html, outputs, sweep_figures
 from latent_audit.runtime import runlog
 
-MODES = ("grid", "list")
+
+class Plan(NamedTuple):
+    """The fields that are swept, and name of a point -> field -> value."""
+
+    fields: dict[str, list]
+    points: dict[str, dict]
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Run every point and write sweep.csv, report.json, report.html and figures/ to `workdir`."""
+def check(config: ConfigDict) -> Plan:
+    """Every point as its own task checks it; InputError names the point, the field, the value and the rule."""
     fields = parse_fields(config.fields, config.base)
     swept = [name for name, task in tasks.TASKS.items() if task.table]
     if config.base.task not in swept:
         raise InputError(f"a sweep over task {config.base.task!r}, expected one of {', '.join(swept)}")
-    points = make_points(fields, config.mode)
+    try:
+        ast.parse(config.where or "True", mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise InputError(f"where = {config.where!r} is no query of pandas: {error}") from error
+    points = name_points(make_points(fields, config.mode))
+    for name, point in points.items():
+        try:
+            tasks.check(configure(config.base, point, pathlib.Path("sweep")))
+        except InputError as error:
+            raise InputError(f"point {name}: {error}") from error
+    return Plan(fields, points)
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:
+    """Run every point and write sweep.csv, report.json, report.html and figures/ to `workdir`.
+
+    plan: what check gave; None checks here.
+    """
+    fields, points = plan or check(config)
     tables = []
     with runlog.progress(len(points), "points") as meter:
-        for point in points:
-            name = "_".join(f"{field.rpartition('.')[2]}={_label(value)}" for field, value in point.items())
+        for name, point in points.items():
             logging.info("point %s", name)
             own = configure(config.base, point, workdir)
             directory = tasks.run_in(own, workdir / "points" / name)
@@ -60,13 +84,24 @@ def parse_fields(text: str, base: ConfigDict) -> dict[str, list]:
 
 def make_points(fields: dict[str, list], mode: str) -> list[dict]:
     """Every combination (grid), or the n-th values of all fields together (list, InputError if lengths differ)."""
-    if mode not in MODES:
-        raise InputError(f"mode = {mode!r}, expected one of {', '.join(MODES)}")
     if mode == "list" and len({len(values) for values in fields.values()}) > 1:
         lengths = ", ".join(f"{field} {len(values)}" for field, values in fields.items())
         raise InputError(f"mode = 'list' needs as many values of every field, got {lengths}")
     rows = zip(*fields.values(), strict=True) if mode == "list" else itertools.product(*fields.values())
     return [dict(zip(fields, row, strict=True)) for row in rows]
+
+
+def name_points(points: list[dict]) -> dict[str, dict]:
+    """Name of its directory -> point: field=value, what no file name should hold as -, numbered where they repeat."""
+    named: dict[str, dict] = {}
+    for point in points:
+        label = "_".join(f"{field.rpartition('.')[2]}={_label(value)}" for field, value in point.items())
+        stem = re.sub(r"[^\w.=,+\-]", "-", label, flags=re.ASCII)[:100]
+        name, number = stem, 2
+        while name in named:
+            name, number = f"{stem}-{number}", number + 1
+        named[name] = point
+    return named
 
 
 def configure(base: ConfigDict, point: dict, workdir: pathlib.Path) -> ConfigDict:
@@ -87,16 +122,18 @@ def _label(value) -> str:
 
 
 def _write(config, workdir, fields, table):
+    # The points are computed and their tables written: what cannot be drawn is no reason to lose them.
+    outputs.write_table(workdir / "sweep.csv", table)
     try:
         rows = table.query(config.where) if config.where else table
     except Exception as error:  # A query is a small program of the user's.
         raise InputError(
-            f"where = {config.where!r} cannot be applied to {tasks.TASKS[config.base.task].table}: {error}"
+            f"sweep.csv is written, but where = {config.where!r} cannot be applied to it: {error}"
         ) from error
     if config.plot not in rows or rows.empty:
         raise InputError(
-            f"plot = {config.plot!r} with where = {config.where!r} selects nothing; columns are "
-            f"{', '.join(map(str, table.columns))}"
+            f"sweep.csv is written, but plot = {config.plot!r} with where = {config.where!r} selects nothing of it; "
+            f"columns are {', '.join(map(str, table.columns))}"
         )
     grouped = [*fields, *(["variant"] if "variant" in rows else [])]
     shown = rows.groupby(grouped, sort=False)[config.plot].agg(["mean", "min", "max", "count"]).reset_index()

@@ -5,20 +5,23 @@ import pathlib
 from typing import NamedTuple
 
 from latent_audit.errors import InputError
-from latent_audit.runtime import runlog
+from latent_audit.experiments import fields
+from latent_audit.runtime import runlog, shards
 
 
 class Task(NamedTuple):
     """A row of TASKS.
 
     module: below latent_audit.experiments; table: the CSV that a sweep or a survey combines, "" for these themselves;
-    shardable: whether independent jobs can share its units (config.shard); function: of the module, what is run.
+    shardable: whether independent jobs can share its units (config.shard); function, check: of the module, what is run
+    and what looks at everything before.
     """
 
     module: str
     table: str = ""
     shardable: bool = False
     function: str = "run"
+    check: str = "check"
 
 
 TASKS = {
@@ -28,35 +31,76 @@ TASKS = {
     "dissociate": Task("tampering.dissociate", "dissociate.csv"),
     "abliterate": Task("tampering.abliterate", "abliterate.csv"),
     "ras": Task("ras.ras", "ras.csv"),
-    "ras_regression": Task("ras.frozen", "ras.csv", function="regress"),
+    "ras_regression": Task("ras.frozen", "ras.csv", function="regress", check="check_regression"),
     "survey": Task("survey"),
     "sweep": Task("sweep"),
     "claims": Task("claims"),
 }
 
 
-def check(task) -> None:
-    """InputError for a task that there is not."""
+def check_fields(config) -> None:
+    """InputError for a task that there is not, and for fields that are wrong by themselves; needs no device."""
+    task = config.get("task")
     if task not in TASKS:
         raise InputError(f"task = {task!r} in the config, expected one of {', '.join(TASKS)}")
+    fields.check(config)
+    shard = shared(config).get("shard", "")
+    shards.parse(shard)
+    if shard and (not TASKS[task].shardable or "base" in config):
+        shardable = ", ".join(name for name, one in TASKS.items() if one.shardable)
+        raise InputError(f"shard = {shard!r}, but the units of task {task!r} cannot be split; those of {shardable} can")
 
 
-def run(config, workdir: pathlib.Path) -> int:
-    """Do a config's task in a workdir that is prepared already, on the mesh that the config names.
+def check(config):
+    """Everything that can be wrong with a run, before anything is trained, loaded or written; raises InputError.
 
-    Returns the exit status, 0 where a task has none.
+    Every checkpoint is looked at, every prompt tokenised, every point of a sweep, model of a survey and part of the
+    claims checked as its own task. Returns what the task's run takes as its plan.
     """
     from latent_audit.runtime import mesh
 
-    task, shard = TASKS[config.task], shared(config).get("shard", "")
-    if shard and (not task.shardable or "base" in config):
-        shardable = ", ".join(name for name, one in TASKS.items() if one.shardable)
-        raise InputError(
-            f"shard = {shard!r}, but the units of task {config.task!r} cannot be split; those of {shardable} can"
-        )
+    check_fields(config)
     with mesh.use(config.get("mesh")):
-        module = importlib.import_module(f"{__package__}.{task.module}")
-        return getattr(module, task.function)(config, workdir) or 0
+        return getattr(_module(config), TASKS[config.task].check)(config)
+
+
+def run(config, workdir: pathlib.Path, plan=None) -> int:
+    """Do a config's task in a workdir that is prepared already, on the mesh that the config names.
+
+    plan: what check gave; None checks here. Returns the exit status, 0 where a task has none.
+    """
+    from latent_audit.runtime import mesh
+
+    plan = check(config) if plan is None else plan
+    with mesh.use(config.get("mesh")):
+        return getattr(_module(config), TASKS[config.task].function)(config, workdir, plan) or 0
+
+
+def _module(config):
+    return importlib.import_module(f"{__package__}.{TASKS[config.task].module}")
+
+
+def outline(config, workdir: pathlib.Path) -> list[str]:
+    """What a checked config is going to do, in words, for a run that only looks (--dry-run)."""
+    subject = shared(config)
+    model = subject.get("model", {}).get("path") or "; ".join(
+        f"{name} {config[name]}" for name in ("models", "reference", "targets", "before", "after") if config.get(name)
+    )
+    lines = [
+        f"task {config.task} in {workdir}",
+        f"model: {model or 'the embedded organism, trained on the spot where it is not there'}",
+    ]
+    for name in ("variants",):
+        if subject.get("model", {}).get(name):
+            lines.append(f"{name}: {subject.model[name]}")
+    if "prompts" in subject and "harmful" in subject.prompts:
+        section = subject.prompts
+        lines.append(
+            f"prompts: {section.harmful_count} of {section.harmful}, {section.benign_count} of {section.benign}"
+        )
+    if "judge" in subject:
+        lines.append(f"judge: {subject.judge.kind}; reward: {subject.reward.kind}")
+    return lines
 
 
 def shared(config):
@@ -65,7 +109,11 @@ def shared(config):
 
 
 def run_in(config, workdir: pathlib.Path) -> pathlib.Path:
-    """Prepare `workdir` (or take it up, if it holds the same config) and do the task there; returns the workdir."""
+    """Check a config, prepare `workdir` (or take it up, if it holds the same config) and do the task there.
+
+    Returns the workdir.
+    """
+    plan = check(config)
     workdir = runlog.prepare_workdir(workdir, config.to_dict())
-    run(config, workdir)
+    run(config, workdir, plan)
     return workdir

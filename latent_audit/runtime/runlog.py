@@ -26,7 +26,14 @@ from latent_audit.errors import InputError
 from latent_audit.runtime import files, processes, shards
 
 # Fields of a config that say how its work is done, not what comes out: they may differ between starts.
-HOW = ("shard", "distributed", "distributed_coordinator", "distributed_processes", "distributed_process")
+HOW = (
+    "shard",
+    "distributed",
+    "distributed_coordinator",
+    "distributed_processes",
+    "distributed_process",
+    "distributed_timeout",
+)
 # A log line this often, in seconds, where there is no terminal to draw a bar on.
 LOG_EVERY = 10.0
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transformers", "orbax-checkpoint", "safetensors")

@@ -5,10 +5,12 @@ main job (configs/lvs.py) is the latent attack alone.
 """
 
 import pathlib
+from typing import NamedTuple
 
 from absl import logging
 from ml_collections import ConfigDict
 
+from latent_audit.data import pair_files
 from latent_audit.experiments import fields, setup
 from latent_audit.experiments.audit import behaviour, card, gcg, l2, latent, latent_report, patch, static, steer
 from latent_audit.experiments.audit import bench as benches
@@ -29,12 +31,39 @@ EXPERIMENTS = {
 UNLOGGED = ("lvs", "latent_asr", "steer_compliance", "cone_compliance", "projection")
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Run the chosen experiments on every variant; write audit.csv, figures/, report.json and report.html."""
-    settings, world = check(config), setup.world_of(config)
-    panels = audit_panels(config, world) if "panel" in settings else request_panels(config, world)
+class Plan(NamedTuple):
+    """What an audit is going to do, checked; pairs: texts of the probe, or None."""
+
+    prospect: setup.Prospect
+    settings: dict[str, object]
+    pairs: pair_files.Pairs | None
+
+
+def check(config: ConfigDict) -> Plan:
+    """Everything the audit will need; InputError names the field, the value and the rule."""
+    wanted = config.get("experiments", "latent")
+    chosen = EXPERIMENTS if wanted == "all" else fields.names("experiments", wanted, ("all", *EXPERIMENTS))
+    names = [name for name in EXPERIMENTS if name in chosen or "all" in chosen]
+    fields.check_batches(config, *(["rows"] if "rows" in config else []))
+    world = setup.world_of(config)
+    panels = audit_panels(config, world) if "panel" in names else request_panels(config, world)
+    prospect = setup.check(config, panels)
+    known = benches.Known(
+        prospect.names, prospect.cfg.num_layers, world is not None, prospect.chat, panels["harmful"].prompts
+    )
+    benches.check_place(config, known.num_layers)
+    settings = {name: EXPERIMENTS[name].check(config, known) for name in names}
     pairs = static.load_pairs(config, world, evaluated=[panels["harmful"]]) if "static" in settings else None
-    job = setup.prepare(config, workdir, panels)
+    return Plan(prospect, settings, pairs)
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:
+    """Run the chosen experiments on every variant; write audit.csv, figures/, report.json and report.html.
+
+    plan: what check gave; None checks here.
+    """
+    prospect, settings, pairs = plan or check(config)
+    job = setup.prepare(config, workdir, prospect)
     with runlog.progress(0, "units") as meter:
         bench = benches.make_bench(config, job, settings=settings, pairs=pairs, advance=meter.advance)
         meter.total = sum(EXPERIMENTS[name].units(bench) for name in settings) * len(bench.names)
@@ -53,21 +82,6 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     headed = shown[~shown["measure"].isin(UNLOGGED)]
     if len(headed):
         logging.info("audit\n%s", headed.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
-
-
-def check(config: ConfigDict) -> dict[str, object]:
-    """Experiment -> its checked settings, in their fixed order; InputError names the field, the value and the rule."""
-    wanted = config.get("experiments", "latent")
-    chosen = EXPERIMENTS if wanted == "all" else fields.names("experiments", wanted, ("all", *EXPERIMENTS))
-    fields.check_batches(config, *(["rows"] if "rows" in config else []))
-    fields.check_whole({"generation.max_new_tokens": config.generation.max_new_tokens}, least=0)
-    known = benches.Known(setup.variant_names(config), setup.count_layers(config), setup.world_of(config) is not None)
-    benches.check_place(config, known.num_layers)
-    return {
-        name: experiment.check(config, known)
-        for name, experiment in EXPERIMENTS.items()
-        if name in chosen or "all" in chosen
-    }
 
 
 def _titles(config, bench) -> dict[str, str]:

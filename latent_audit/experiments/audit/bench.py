@@ -16,7 +16,6 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from latent_audit.data import chats, pair_files
-from latent_audit.errors import InputError
 from latent_audit.experiments import panels, respond, setup
 from latent_audit.experiments.organisms import export
 from latent_audit.experiments.setup import Job
@@ -30,11 +29,16 @@ AT_FRACTION = "at the nudge fraction"
 
 
 class Known(NamedTuple):
-    """What is known of the subject before any of it is there, for the checks of the experiments' sections."""
+    """What is known of the subject before any of it is there, for the checks of the experiments' sections.
+
+    chat: base's; prompts: the harmful panel's.
+    """
 
     names: tuple[str, ...]
     num_layers: int
     is_organism: bool
+    chat: chats.Chat
+    prompts: tuple[str, ...]
 
 
 class Place(NamedTuple):
@@ -85,12 +89,9 @@ class Findings(NamedTuple):
 
 
 def check_place(config: ConfigDict, num_layers: int) -> None:
-    """InputError for a bad field of the place section, if the config has one, before any compute."""
+    """InputError for a place.layer that the model does not have, if the config has a place section."""
     if "place" not in config:
         return
-    fraction = config.place.fraction
-    if fraction is not None and not 0 < fraction < float("inf"):
-        raise InputError(f"place.fraction = {fraction!r}, expected a number above 0")
     dissociate.choose_layers(num_layers, nudge_layer=config.place.layer)
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from latent_audit import judges
 from latent_audit.data import chats
-from latent_audit.experiments import fields, respond
+from latent_audit.experiments import respond
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, share, unit, with_control
 from latent_audit.interventions import gcg, gcg_text
@@ -37,11 +37,15 @@ class Settings(NamedTuple):
 
 
 def check(config, known: Known) -> Settings:
-    """InputError for a bad field of the gcg section, before any compute."""
+    """The gcg section as settings; InputError where the tokenizer or the template leaves no place for a suffix."""
     section = config.gcg
-    fields.check_whole(
-        {f"gcg.{name}": config.gcg[name] for name in ("prompts", "steps", "candidates", "top_k", "length", "batch")},
-        least=1,
+    gcg_text.allowed_tokens(known.chat.tokenizer, len(known.chat.tokenizer))
+    gcg_text.place_suffix(
+        known.chat,
+        known.prompts[: section.prompts],
+        max_length=config.prompts.max_tokens,
+        suffix=gcg_text.paper_suffix(section.length),
+        length=section.length,
     )
     search = gcg.Search(steps=section.steps, candidates=section.candidates, top_k=section.top_k, length=section.length)
     return Settings(section.prompts, section.batch, search, config.prompts.max_tokens)

@@ -41,7 +41,8 @@ class Block(NamedTuple):
 
 
 def check(config: ConfigDict, known: Known) -> settings.Attack:
-    """InputError for a bad field of the attack or score section, before any compute."""
+    """The attack and score sections as settings; InputError for fields that do not fit each other or the model."""
+    chats.target_ids(known.chat, config.attack.target)
     return settings.check_attack(config, is_organism=known.is_organism, num_layers=known.num_layers)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from latent_audit import judges, models
-from latent_audit.experiments import fields, respond
+from latent_audit.experiments import respond
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, share, unit, with_control
 from latent_audit.interventions import patching
@@ -31,8 +31,7 @@ class Settings(NamedTuple):
 
 
 def check(config, known: Known) -> Settings:
-    """InputError for a bad field of the patch section, before any compute."""
-    fields.check_whole({"patch.prompts": config.patch.prompts}, least=1)
+    """The patch section as settings."""
     return Settings(config.patch.prompts)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from latent_audit import judges, models
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, respond
+from latent_audit.experiments import respond
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, reference, share, unit, with_control
 from latent_audit.experiments.settings import states_named
@@ -20,7 +20,6 @@ from latent_audit.interventions import directions, steering
 from latent_audit.reports import audit_figures, figures, html
 
 KINDS, PAPER_TOKENS = ("direction", "random"), 128  # arXiv 2606.08044
-SOURCES = ("auto", "twin", "own")
 LIMITS = (
     "One direction for all prompts: a model that withstands it may give way to another. The random control is "
     "one direction per layer, the same for every variant."
@@ -38,19 +37,14 @@ class Settings(NamedTuple):
 
 
 def check(config, known: Known) -> Settings:
-    """InputError for a bad field of the steer section, before any compute."""
+    """The steer section as settings; InputError for a direction or layers that there are not."""
     section = config.steer
-    if section.direction not in SOURCES:
-        raise InputError(f"steer.direction = {section.direction!r}, expected one of {', '.join(SOURCES)}")
     if section.direction == "twin" and benches.HARMFUL_POLE not in known.names:
         raise InputError(
             "steer.direction = 'twin' needs a variant named harmful: give model.variants=harmful=DIR, or "
             "steer.direction=own"
         )
     fractions = tuple(section.fractions)
-    if not all(isinstance(f, int | float) and 0 <= f < float("inf") for f in fractions):
-        raise InputError(f"steer.fractions = {fractions}, expected finite numbers of at least 0")
-    fields.check_whole({"steer.prompts": section.prompts}, least=1)
     states_named("steer.layers", section.layers, known.num_layers, embedding=False, nudge=1)
     direction = section.direction
     if direction == "auto":

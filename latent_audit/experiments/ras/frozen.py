@@ -31,10 +31,27 @@ class Target(NamedTuple):
     scores: safevec.PromptScores
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Score config.targets with config.calibration_file; write ras.csv, report.json and report.html."""
+class Plan(NamedTuple):
+    """What is going to be scored, checked; config: with the prompts that the calibration asks for."""
+
+    config: ConfigDict
+    frozen: calibration_file.Frozen
+    group: members.Group
+    half: prompt_sets.Sets
+
+
+def check(config: ConfigDict) -> Plan:
+    """The calibration, the targets and their prompts; InputError as calibration_file.load and prepare."""
     frozen = calibration_file.load(config.calibration_file)
     group, half = prepare(config, frozen)
+    for model in group.models:
+        setup.encode_panels(setup.Variant(model.name, model.path), [half.unsafe, half.jailbreak], config)
+    return Plan(config, frozen, group, half)
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan) -> None:
+    """Score config.targets with config.calibration_file; write ras.csv, report.json and report.html."""
+    _, frozen, group, half = plan
     runlog.pin(workdir / "inputs.json", describe(config, group, frozen))
     with runlog.progress(len(group.models), "targets") as meter:
         rows = []
@@ -193,17 +210,13 @@ def _page(frozen: calibration_file.Frozen, table) -> dict:
     )
 
 
-def regress(config: ConfigDict, workdir: pathlib.Path) -> int:
+def regress(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> int:
     """Compare config.before with config.after; write ras.csv and both reports, print one line.
 
-    Returns 0, or REGRESSION where RAS dropped by more than config.threshold points.
+    plan: what check_regression gave; None checks here. Returns 0, or REGRESSION where RAS dropped by more than
+    config.threshold points.
     """
-    check_regression(config)
-    frozen = calibration_file.load(config.calibration_file)
-    config = config.copy_and_resolve_references()
-    # A model may be compared with itself: what a pipeline does first.
-    config.targets = ",".join(dict.fromkeys(path.strip() for path in (config.before, config.after)))
-    group, half = prepare(config, frozen)
+    config, frozen, group, half = plan or check_regression(config)
     runlog.pin(workdir / "inputs.json", describe(config, group, frozen))
     targets = [score(config, frozen, half, model) for model in group.models]
     before, after = targets[0], targets[-1]
@@ -230,8 +243,8 @@ def sentence(before: float, after: float, verdict: dict) -> str:
     )
 
 
-def check_regression(config: ConfigDict) -> None:
-    """InputError for a bad field, before any model is looked at."""
+def check_regression(config: ConfigDict) -> Plan:
+    """Everything the test will need; InputError names the field, the value and the rule."""
     fields.check_batches(config)
     for field in ("before", "after", "calibration_file"):
         if not config[field].strip():
@@ -242,9 +255,10 @@ def check_regression(config: ConfigDict) -> None:
             )
         if field != "calibration_file" and "," in config[field]:
             raise InputError(f"{field} = {config[field]!r}, expected one checkpoint")
-    threshold = config.threshold
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold < 100:
-        raise InputError(f"threshold = {threshold!r}, expected points of RAS, at least 0 and below 100")
+    config = config.copy_and_resolve_references()
+    # A model may be compared with itself: what a pipeline does first.
+    config.targets = ",".join(dict.fromkeys(path.strip() for path in (config.before, config.after)))
+    return check(config)
 
 
 def drop_interval(before, after, frozen: calibration_file.Frozen, *, resamples: int, seed: int) -> tuple[float, float]:

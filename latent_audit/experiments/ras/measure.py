@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
+from latent_audit import models
 from latent_audit.data import chats, pair_files
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond, setup
@@ -108,17 +109,22 @@ def measure(plan: Plan, group: members.Group, inputs: dict, meter) -> Measured:
 
 def _family(plan, group, inputs) -> _Family:
     panels = {panel.name: panel for panel in plan.prompts.panels()}
+    encode = functools.cache(
+        lambda name: setup.encode_panels(group.subject.variant(name), panels.values(), plan.config)
+    )
+    reference = group.models[0]
     job = setup.make_job(
         plan.config,
         plan.workdir,
         world=group.world,
         subject=group.subject,
+        cfg=models.check(reference.path).cfg,
         panels=panels,
+        tokens=encode(reference.name),
         judge=plan.judge,
         reward=plan.reward,
         inputs=inputs,
     )
-    encode = functools.cache(lambda name: setup.encode_panels(job.variant(name), panels.values(), plan.config))
     # The members of a zoo share one tokenizer; checkpoints may bring their own.
     return _Family(plan, group, job, lambda model: job.tokens if group.world is not None else encode(model.name))
 

@@ -67,8 +67,6 @@ def make_prompts(config: ConfigDict, *, world: world_rules.World | None, generat
       InputError: empty sets, unknown wrappers, a harmless prompt among the harmful ones, or ASR prompts among those of
         directions and scores (under protocol paper this is a warning).
     """
-    counts = {f"prompts.{field}": config.prompts[field] for field in ("harmful_count", "benign_count", "asr_count")}
-    fields.check_whole(counts, least=2)
     wrap, known = wrapping(world is not None)
     families = _families(config.wrappers, known)
 

@@ -14,11 +14,10 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from latent_audit import models
-from latent_audit.data import world_rules
+from latent_audit.data import pair_files, world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, scorers, setup
 from latent_audit.experiments.audit import static
-from latent_audit.experiments.organisms import train
 from latent_audit.experiments.ras import (
     blind_spots,
     calibration_file,
@@ -31,6 +30,7 @@ from latent_audit.experiments.ras import (
     tables,
     timing,
 )
+from latent_audit.judges import Judge, Reward
 from latent_audit.metrics import calibration, safevec
 from latent_audit.runtime import runlog
 
@@ -53,57 +53,92 @@ class Results(NamedTuple):
     places: dict[str, dict]
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Score every model; write ras.csv, calibration/, figures/, report.json and report.html to `workdir`."""
-    protocols = check(config)
-    if config.calibration_file:
-        frozen.run(config, workdir)
-        return
-    is_zoo = not (config.reference or config.calibration or config.targets)
-    attacks = config.attacks == "yes" or (config.attacks == "auto" and is_zoo)
-    group = None if is_zoo else members.checkpoints(config)
-    generate = is_zoo or attacks or any(model.measured for model in group.models)
-    layers = train.count_layers(config.organism.size) if is_zoo else models.check(group.models[0].path).cfg.num_layers
-    _check_window(config, layers)
-    settings = rivals.check(config, layers, is_organism=is_zoo) if attacks else None
-    world = world_rules.make_world(config.organism.seed) if is_zoo else None
-    prompts = prompt_sets.make_prompts(config, world=world, generate=generate)
-    judge = scorers.make_judge(config, world) if generate else None
-    reward = scorers.make_reward(config, world) if attacks else None
-    pairs = _pairs(config, prompts, world)
-    groups = members.zoos(config, workdir) if is_zoo else [group]
-    inputs = {one.family: describe(one, prompts, judge, reward, config) for one in groups}
-    runlog.pin(workdir / "inputs.json", inputs)
-    scorers.warn_of_fallbacks(judge, reward)
-    with runlog.progress(0, "units") as meter:
-        plan = measure.Plan(config, workdir, prompts, protocols, judge, reward, pairs, settings, meter.advance)
-        meter.total = sum(measure.units(plan, one) for one in groups)
-        measured = [measure.measure(plan, one, inputs[one.family], meter) for one in groups]
-    results = evaluate(config, protocols, measured)
-    save_calibrations(config, workdir, protocols[0], groups, prompts, measured)
-    if generate and config.speed:
-        results = results._replace(speed=_speed(plan, groups[0], measured[0]))
-    report.write(plan, groups, inputs, measured, results)
+class Plan(NamedTuple):
+    """What a run is going to do, checked; group: None for the zoo; frozen: then nothing else is there.
+
+    judge, reward, settings (of the attacks), pairs (of the probe): None where they are not asked for.
+    """
+
+    protocols: tuple[str, ...]
+    frozen: frozen.Plan | None = None
+    group: members.Group | None = None
+    world: world_rules.World | None = None
+    prompts: prompt_sets.Prompts | None = None
+    judge: Judge | None = None
+    reward: Reward | None = None
+    settings: dict | None = None
+    pairs: pair_files.Pairs | None = None
 
 
-def check(config: ConfigDict) -> tuple[str, ...]:
-    """The protocols; InputError for a bad field, before any model is looked at."""
+def check(config: ConfigDict) -> Plan:
+    """Everything the run will need; InputError names the field, the value and the rule."""
     fields.check_batches(config)
-    fields.check_whole({"random_directions": config.random_directions}, least=0)
-    fields.check_whole(
-        {"score.resamples": config.score.resamples, "generation.max_new_tokens": config.generation.max_new_tokens},
-        least=1,
-    )
-    if config.attacks not in ("auto", "yes", "no"):
-        raise InputError(f"attacks = {config.attacks!r}, expected auto (on the zoo only), yes or no")
+    if config.random_directions == 1:
+        raise InputError("random_directions = 1 has no spread; expected 0, or at least 2")
+    if config.generation.max_new_tokens is None:
+        raise InputError("generation.max_new_tokens = None: RAS generates with one length; give it in tokens")
     if config.model.path or config.model.variants:
         raise InputError(
             "model.path and model.variants belong to other tasks: RAS names its models in reference, "
             "calibration and targets"
         )
+    protocols = prompt_sets.parse_protocols(config.protocols)
     members.parse_families(config.families)
     measure.parse_window(config.window)
-    return prompt_sets.parse_protocols(config.protocols)
+    if config.calibration_file:
+        return Plan(protocols, frozen.check(config))
+    is_zoo = not (config.reference or config.calibration or config.targets)
+    attacks = config.attacks == "yes" or (config.attacks == "auto" and is_zoo)
+    group = None if is_zoo else members.checkpoints(config)
+    generate = is_zoo or attacks or any(model.measured for model in group.models)
+    world = world_rules.make_world(config.organism.seed) if is_zoo else None
+    if is_zoo:
+        cfg, chat = setup.organism_parts(config)
+    else:
+        reference = setup.Variant(group.models[0].name, group.models[0].path)
+        cfg, chat = models.check(reference.path).cfg, setup.load_chat(reference, config)
+    _check_window(config, cfg.num_layers)
+    prompts = prompt_sets.make_prompts(config, world=world, generate=generate)
+    # Members have the reference's template, not always its tokenizer; what is too long for one of them is said later.
+    setup.encode(chat, cfg, prompts.panels(), config, who="the reference")
+    return Plan(
+        protocols,
+        None,
+        group,
+        world,
+        prompts,
+        scorers.make_judge(config, world) if generate else None,
+        scorers.make_reward(config, world) if attacks else None,
+        rivals.check(config, cfg.num_layers, chat, is_organism=is_zoo) if attacks else None,
+        _pairs(config, prompts, world),
+    )
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:
+    """Score every model; write ras.csv, calibration/, figures/, report.json and report.html to `workdir`.
+
+    plan: what check gave; None checks here.
+    """
+    plan = plan or check(config)
+    if plan.frozen is not None:
+        frozen.run(config, workdir, plan.frozen)
+        return
+    protocols, prompts, judge, reward = plan.protocols, plan.prompts, plan.judge, plan.reward
+    groups = members.zoos(config, workdir) if plan.group is None else [plan.group]
+    inputs = {one.family: describe(one, prompts, judge, reward, config) for one in groups}
+    runlog.pin(workdir / "inputs.json", inputs)
+    scorers.warn_of_fallbacks(judge, reward)
+    with runlog.progress(0, "units") as meter:
+        work = measure.Plan(
+            config, workdir, prompts, protocols, judge, reward, plan.pairs, plan.settings, meter.advance
+        )
+        meter.total = sum(measure.units(work, one) for one in groups)
+        measured = [measure.measure(work, one, inputs[one.family], meter) for one in groups]
+    results = evaluate(config, protocols, measured)
+    save_calibrations(config, workdir, protocols[0], groups, prompts, measured)
+    if judge is not None and config.speed:
+        results = results._replace(speed=_speed(work, groups[0], measured[0]))
+    report.write(work, groups, inputs, measured, results)
 
 
 def _check_window(config, layers: int) -> None:

@@ -9,6 +9,7 @@ import dataclasses
 import pandas as pd
 
 from latent_audit import models
+from latent_audit.data import chats
 from latent_audit.experiments import respond, setup
 from latent_audit.experiments.audit import bench, l2, latent, latent_report
 from latent_audit.experiments.organisms import probes
@@ -16,12 +17,14 @@ from latent_audit.interventions import dissociate
 from latent_audit.metrics import separation
 
 
-def check(config, num_layers: int, *, is_organism: bool) -> dict[str, object]:
+def check(config, num_layers: int, chat: chats.Chat, *, is_organism: bool) -> dict[str, object]:
     """Experiment -> settings of the attacks; InputError for a bad field of attack, l2 or place, before any compute.
+
+    chat: the reference's.
 
     attack.layers may be nudge here.
     """
-    known = bench.Known((), num_layers, is_organism)
+    known = bench.Known((), num_layers, is_organism, chat, ())
     bench.check_place(config, num_layers)
     if config.attack.layers == "nudge":
         config = config.copy_and_resolve_references()

@@ -5,6 +5,7 @@ docs/method.md section 14; the idea is arXiv 2406.11717's. One unit of work per 
 
 import dataclasses
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,6 @@ from latent_audit.interventions import abliterate
 from latent_audit.metrics import first_token
 from latent_audit.runtime import runlog
 
-SELECTION = ("auto", "judge", "log_odds")
 PAPER_TOKENS = 128
 
 
@@ -46,12 +46,33 @@ class Abliteration(Job):
     openings: tuple[int, ...]
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Choose, measure and export every way; write abliterate.csv, figures/ and both reports to `workdir`."""
-    world, section = setup.world_of(config), config.choose
+class Plan(NamedTuple):
+    """What is going to be measured, checked; by: judge or log_odds."""
+
+    prospect: setup.Prospect
+    ways: tuple[str, ...]
+    by: str
+
+
+def check(config: ConfigDict) -> Plan:
+    """Everything the task will need; InputError names the field, the value and the rule."""
+    world = setup.world_of(config)
     ways, by = check_settings(config, is_organism=world is not None)
-    panels = make_panels(config, world)
-    job = setup.prepare(config, workdir, panels, rewarded=False, variants=lambda every: every[:1])
+    prospect = setup.check(config, make_panels(config, world), rewarded=False, variants=lambda every: every[:1])
+    named_openings(config.choose, prospect.chat)
+    return Plan(prospect, ways, by)
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:
+    """Choose, measure and export every way; write abliterate.csv, figures/ and both reports to `workdir`.
+
+    plan: what check gave; None checks here.
+    """
+    section = config.choose
+    prospect, ways, by = plan or check(config)
+    for way in ways:
+        models.check_target(workdir / way)
+    job = setup.prepare(config, workdir, prospect)
     loaded = job.load(job.names[0])
     parts = encode_parts(job, chats.pad_id(loaded.chat))
     means = measure_means(loaded, parts["train"], limit=section.positions, batch=job.batches.prompts)
@@ -75,22 +96,14 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def check_settings(config: ConfigDict, *, is_organism: bool) -> tuple[tuple[str, ...], str]:
-    """(ways, judge or log_odds) of the config's `choose` section; InputError names field, value and rule."""
+    """(ways, judge or log_odds) of the config's `choose` section; InputError for unknown ways and further variants."""
     section = config.choose
     fields.check_batches(config)
     ways = fields.names("choose.ways", section.ways, ("all", *abliterate.WAYS))
     if "all" in ways:
         ways = tuple(abliterate.WAYS)
-    strengths = tuple(section.strengths)
-    if not strengths or not all(isinstance(s, int | float) and 0 < s < float("inf") for s in strengths):
-        raise InputError(f"choose.strengths = {strengths}, expected finite numbers above 0, such as (1.0, 2.0)")
-    counts = {f"choose.{name}": section[name] for name in ("positions", "train", "validation", "shortlist")}
-    counts |= {f"prompts.{name}": config.prompts[name] for name in ("harmful_count", "benign_count")}
-    fields.check_whole(counts, least=1)
-    if isinstance(section.facts, bool) or not 0 <= section.facts < 1:
-        raise InputError(f"choose.facts = {section.facts!r}, expected a share of at least 0, below 1")
-    if section.by not in SELECTION:
-        raise InputError(f"choose.by = {section.by!r}, expected one of {', '.join(SELECTION)}")
+    if not section.strengths:
+        raise InputError("choose.strengths is empty, expected numbers above 0, such as (1.0, 2.0)")
     if config.model.variants:
         raise InputError("model.variants is set, but one model is abliterated at a time: give its path as model.path")
     return ways, ("judge" if is_organism else "log_odds") if section.by == "auto" else section.by
@@ -101,18 +114,23 @@ def find_openings(section, loaded: respond.Loaded, said, harmful: int, *, requir
 
     Where base opens harmful and harmless prompts alike: InputError if `required`, else ().
     """
-    named = tuple(section.openings)
+    named = named_openings(section, loaded.chat)
     if named:
-        ids = [loaded.chat.tokenizer(text, add_special_tokens=False)["input_ids"] for text in named]
-        if not all(ids):
-            raise InputError(f"choose.openings = {named} holds a text without tokens, expected texts such as 'I'")
-        return tuple(sorted({row[0] for row in ids}))
+        return named
     try:
         return first_token.refusal_openings(said[:harmful], said[harmful:])
     except InputError:
         if required:
             raise
         return ()
+
+
+def named_openings(section, chat: chats.Chat) -> tuple[int, ...]:
+    """First tokens of choose.openings, () where it is empty; InputError for a text without tokens."""
+    ids = [chat.tokenizer(text, add_special_tokens=False)["input_ids"] for text in section.openings]
+    if not all(ids):
+        raise InputError(f"choose.openings = {section.openings} holds a text without tokens, expected such as 'I'")
+    return tuple(sorted({row[0] for row in ids}))
 
 
 def _measure_all(job: Abliteration, ways) -> tuple[pd.DataFrame, dict[str, str]]:

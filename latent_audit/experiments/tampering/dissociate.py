@@ -4,9 +4,9 @@ docs/method.md section 6; arXiv 2606.08044.
 """
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -34,19 +34,41 @@ BENIGN = ("benign answered", "clean")
 PAPER_TOKENS = 128
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Build both poles, or take them up, measure them beside base and harmful, and write everything to `workdir`."""
+class Plan(NamedTuple):
+    """What a construction is going to do, checked; texts: what a checkpoint's is trained on, None for an organism."""
+
+    prospect: setup.Prospect
+    recipe: construct.Recipe
+    texts: tuple | None
+
+
+def check(config: ConfigDict) -> Plan:
+    """Everything the construction will need; InputError names the field, the value and the rule."""
     world = setup.world_of(config)
     fields.check_batches(config)
-    panels = request_panels(config, world)
-    recipe = make_recipe(config, is_organism=world is not None, num_layers=setup.count_layers(config))
     if kinds.HARMFUL not in setup.variant_names(config):
         raise InputError(
             "a construction needs the harmful pole: give model.variants=harmful=DIR, made with "
             "configs/finetune.py (finetune.preset=pole)"
         )
+    panels = request_panels(config, world)
     texts = _training_texts(config, panels) if world is None else None
-    job = setup.prepare(config, workdir, panels, rewarded=False)
+    prospect = setup.check(config, panels, rewarded=False)
+    recipe = make_recipe(config, is_organism=world is not None, num_layers=prospect.cfg.num_layers)
+    if texts is not None:
+        _check_lengths(config, prospect.chat, *texts)
+    return Plan(prospect, recipe, texts)
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:
+    """Build both poles, or take them up, measure them beside base and harmful, and write everything to `workdir`.
+
+    plan: what check gave; None checks here.
+    """
+    prospect, recipe, texts = plan or check(config)
+    for name in poles.MADE:
+        models.check_target(workdir / name)
+    job = setup.prepare(config, workdir, prospect)
     base, harmful = (setup.load_variant(job.variant(name), config) for name in ("base", kinds.HARMFUL))
     rows, panel = _training_data(config, job, base, texts)
     built = {}
@@ -87,8 +109,6 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
 def make_recipe(config: ConfigDict, *, is_organism: bool, num_layers: int) -> construct.Recipe:
     """The preset with the fields that construct.recipe and construct.weights set; InputError names field and rule."""
     section = config.construct
-    if section.preset not in ("auto", *PRESETS):
-        raise InputError(f"construct.preset = {section.preset!r}, expected auto, {' or '.join(PRESETS)}")
     preset = PRESETS[("organism" if is_organism else "paper") if section.preset == "auto" else section.preset]
     changed = {
         name: {field: value for field, value in section[name].items() if value is not None}
@@ -96,15 +116,6 @@ def make_recipe(config: ConfigDict, *, is_organism: bool, num_layers: int) -> co
     }
     weights = dataclasses.replace(preset.weights, **changed["weights"])
     recipe = dataclasses.replace(preset, seed=config.seed, weights=weights, **changed["recipe"])
-    for name in ("steps", "micro_batch", "accumulate", "eval_every", "fraction", "learning_rate"):
-        if not 0 < getattr(recipe, name) < math.inf:
-            raise InputError(f"construct.recipe.{name} = {getattr(recipe, name)!r}, expected a number above 0")
-    for name in ("warmup_fraction", "jitter"):
-        if not 0 <= getattr(recipe, name) <= 1:
-            raise InputError(f"construct.recipe.{name} = {getattr(recipe, name)!r}, expected a number from 0 to 1")
-    for name, value in dataclasses.asdict(weights).items():
-        if not 0 <= value < math.inf:
-            raise InputError(f"construct.weights.{name} = {value!r}, expected a number of at least 0")
     dissociate.choose_layers(num_layers, nudge_layer=recipe.nudge_layer)
     return recipe
 
@@ -134,6 +145,14 @@ def _training_texts(config, panels):
     ):
         prompt_files.check_disjoint(training, held)
     return pairs, selection, benign
+
+
+def _check_lengths(config, chat, pairs, selection, benign) -> None:
+    """InputError for training texts that are too long, found by encoding them as the construction will."""
+    chats.encode_prompts(chat, benign.prompts, max_length=config.construct.max_tokens)
+    chats.encode_prompts(chat, selection.prompts, max_length=config.prompts.max_tokens)
+    harmful = list(zip(pairs.prompts, pairs.refusals, pairs.responses, strict=True))
+    construct.make_rows(chat, harmful, [(benign.prompts[0], "Yes.")], max_tokens=config.construct.max_tokens)
 
 
 def _training_data(config, job, base, texts) -> tuple[construct.Rows, construct.Panel]:

@@ -18,6 +18,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from latent_audit import models
+from latent_audit.data import pair_files
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond, setup
 from latent_audit.experiments.organisms import export, kinds
@@ -61,25 +62,41 @@ class Run(NamedTuple):
         return f"{self.variant}/finetune/{self.corpus}/s{self.seed}"
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Attack every variant and write curves.csv, report.json, report.html and figures/ to `workdir`."""
+class Plan(NamedTuple):
+    """What an attack is going to do, checked; corpora: pairs by name; rows: the same in tokens."""
+
+    prospect: setup.Prospect
+    settings: Settings
+    corpora: dict[str, pair_files.Pairs]
+    rows: dict[str, object]
+
+
+def check(config: ConfigDict) -> Plan:
+    """Everything the attack will need, its corpora tokenised too; InputError names field, value and rule."""
     world = setup.world_of(config)
     settings = check_finetune(config, is_organism=world is not None)
     fields.check_batches(config)
     panels = request_panels(config, world)
     corpora = load_corpora(config, panels["harmful"], world)
-    prepared = setup.prepare(
-        config,
-        workdir,
-        panels,
-        rewarded=False,
-        variants=lambda every: attacked(every, config.finetune.variants, settings.lora),
-        record={"corpora": {name: pairs.describe() for name, pairs in corpora.items()}},
+    prospect = setup.check(
+        config, panels, rewarded=False, variants=lambda every: attacked(every, config.finetune.variants)
     )
-    # Everything is tokenised before the first step, so that what is too long stops the run here.
-    chat = setup.load_chat(prepared.subject.variants[0], config)
-    rows = {name: _encode(chat, pairs, settings) for name, pairs in corpora.items()}
-    job = Attack(**vars(prepared), settings=settings, rows=rows)
+    if settings.lora is not None:
+        lora.check_lora(settings.lora, prospect.cfg)
+    if config.finetune.export:
+        models.check_target(pathlib.Path(config.finetune.export).expanduser())
+    rows = {name: _encode(prospect.chat, pairs, settings) for name, pairs in corpora.items()}
+    return Plan(prospect, settings, corpora, rows)
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:
+    """Attack every variant and write curves.csv, report.json, report.html and figures/ to `workdir`.
+
+    plan: what check gave; None checks here.
+    """
+    prospect, settings, corpora, rows = plan or check(config)
+    record = {"corpora": {name: pairs.describe() for name, pairs in corpora.items()}}
+    job = Attack(**vars(setup.prepare(config, workdir, prospect, record=record)), settings=settings, rows=rows)
     trained = len(corpora) * settings.seeds * (len(settings.evaluated) - 1)
     with runlog.progress(len(job.names) * (1 + trained), "evaluations") as meter:
         units = [unit for name in job.names for unit in _attack_variant(job, name, meter)]
@@ -88,21 +105,14 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     files.remove_tree(workdir / "checkpoints")
     curves = finetune_report.write(job, units)
     if config.finetune.export:
-        _export_best(job, curves, pathlib.Path(config.finetune.export), base=config.model.path)
+        _export_best(job, curves, pathlib.Path(config.finetune.export).expanduser(), base=config.model.path)
 
 
-def attacked(
-    variants: tuple[setup.Variant, ...], wanted: str, adapters: lora.LoraConfig | None
-) -> tuple[setup.Variant, ...]:
+def attacked(names: tuple[str, ...], wanted: str) -> tuple[str, ...]:
     """The variants to train: those named, or all but the harmful pole, which has nothing left to lose."""
-    by_name = {variant.name: variant for variant in variants}
-    names = [name for name in by_name if name != kinds.HARMFUL]
     if wanted.strip():
-        names = fields.names("finetune.variants", wanted, by_name)
-    if adapters is not None:
-        for name in names:
-            lora.check_lora(adapters, models.check(by_name[name].path).cfg)
-    return tuple(by_name[name] for name in names)
+        return fields.names("finetune.variants", wanted, names)
+    return tuple(name for name in names if name != kinds.HARMFUL)
 
 
 def _encode(chat, pairs, settings: Settings):

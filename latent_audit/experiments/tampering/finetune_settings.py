@@ -1,4 +1,7 @@
-"""The finetune section of a config, checked field by field before anything is computed, and the corpora it names."""
+"""The finetune section of a config as settings, and the corpora it names, before anything is computed.
+
+What each field may be alone is said in experiments/field_table.py.
+"""
 
 import dataclasses
 import math
@@ -10,7 +13,6 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import pair_files, prompt_files, world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields
 from latent_audit.experiments.organisms.corpora import organism_pairs
 from latent_audit.interventions import lora
 from latent_audit.interventions.finetune import Method
@@ -36,28 +38,8 @@ PRESETS = {
     "pole": Preset(600, 16, 5e-5, "cosine", 0.03),
     "organism": Preset(30, 16, 6e-5, eval_every=2),
 }
-CHOICES = {
-    "preset": ("auto", *PRESETS),
-    "method": ("full", "lora"),
-    "loss_on": ("response", "all"),
-    "rows": ("padded", "packed"),
-    "schedule": ("", "constant", "cosine"),
-}
 # The organism's corpora: name -> split of its world; docs/method.md section 5.
 ORGANISM_SPLITS = {"in": "finetune_in", "out": "finetune_out"}
-_AT_LEAST = {
-    "pairs": 1,
-    "skip": 0,
-    "max_tokens": 2,
-    "seeds": 1,
-    "steps": 0,
-    "batch": 0,
-    "accumulate": 1,
-    "every_step_until": 0,
-    "eval_every": 0,
-    "checkpoint_every": 1,
-    "lora_rank": 1,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,24 +74,11 @@ class Settings:
 
 
 def check_finetune(config: ConfigDict, *, is_organism: bool) -> Settings:
-    """The finetune section as Settings; InputError names the field, the value and the rule."""
+    """The finetune section as Settings; InputError for fields that do not fit each other."""
     section = config.finetune
-    for field, options in CHOICES.items():
-        if section[field] not in options:
-            named = ", ".join(option for option in options if option)
-            raise InputError(f"finetune.{field} = {section[field]!r}, expected one of {named}")
-    for field, least in _AT_LEAST.items():
-        fields.check_whole({f"finetune.{field}": section[field]}, least=least)
-    for field in ("learning_rate", "loss_limit"):
-        if not 0 <= section[field] < math.inf:
-            raise InputError(f"finetune.{field} = {section[field]!r}, expected a number of at least 0 (0: the default)")
-    if not 0 < section.clip:
-        raise InputError(f"finetune.clip = {section.clip!r}, expected a number above 0")
-    if section.warmup > 1:
-        raise InputError(f"finetune.warmup = {section.warmup!r}, expected a share of the steps, at most 1")
     levels = tuple(float(level) for level in section.levels)
-    if not levels or not all(0 < level <= 1 for level in levels):
-        raise InputError(f"finetune.levels = {levels}, expected shares above 0, at most 1")
+    if not levels:
+        raise InputError("finetune.levels is empty, expected shares of compliance, such as (0.5, 0.8)")
     preset = PRESETS[("organism" if is_organism else "attack") if section.preset == "auto" else section.preset]
     steps, batch = section.steps or preset.steps, section.batch or preset.batch
     if batch % section.accumulate:

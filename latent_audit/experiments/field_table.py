@@ -1,0 +1,353 @@
+"""Every field of every config: its type, what it may hold, its unit, and one line of what it is.
+
+Defaults stand in configs/, where a job is described; what a value may be stands here and nowhere else. fields.py checks
+by this table, `latent-audit fields TASK` and docs/fields.md show it.
+"""
+
+from typing import NamedTuple
+
+
+class Field(NamedTuple):
+    """A row. kind: whole, number, text, switch, wholes, numbers or texts; least, most: bounds of each number.
+
+    above: whether `least` itself is too small; choices: of a text, () for any; unit: of a number; optional: whether
+    None may stand for "as usual".
+    """
+
+    kind: str
+    what: str
+    least: float | None = None
+    most: float | None = None
+    above: bool = False
+    choices: tuple[str, ...] = ()
+    unit: str = ""
+    optional: bool = False
+
+
+def whole(what, least, most, unit="", optional=False):
+    return Field("whole", what, least, most, unit=unit, optional=optional)
+
+
+def number(what, least, most, unit="", above=False, optional=False):
+    return Field("number", what, least, most, above, unit=unit, optional=optional)
+
+
+def text(what, *choices):
+    return Field("text", what, choices=choices)
+
+
+def switch(what, optional=False):
+    return Field("switch", what, optional=optional)
+
+
+def numbers(what, least, most, unit="", above=False):
+    return Field("numbers", what, least, most, above, unit=unit)
+
+
+def under(section: str, **fields: Field) -> dict[str, Field]:
+    """{"steps": ...} of section attack -> {"attack.steps": ...}."""
+    return {f"{section}.{name}": field for name, field in fields.items()}
+
+
+# Bounds that several fields share. Ours: what no run can mean, and what numpy, jax and a machine's memory can take.
+SEED, COUNT, BATCH, STEPS, TOKENS, LENGTH = 2**31 - 1, 10**6, 10**4, 10**6, 32768, 1e3
+DTYPES = ("float32", "bfloat16")
+PATH = "a directory, or a Hugging Face hub id"
+SOURCE = "a CSV, TSV, JSON, JSONL, TXT or Parquet file, hub:owner/name, or builtin:NAME"
+
+_MODEL_DTYPE = text("dtype of parameters and states", *DTYPES)
+_ORGANISM_SIZE = text("6 blocks of width 128 (standard), or 4 of width 96", "standard", "small")
+_ORGANISM_FAMILY = text("whose code path is audited", "llama", "qwen3", "gemma2")
+
+MODEL = {
+    "seed": whole("what every random number of a run is derived from", 0, SEED),
+    **under(
+        "model",
+        path=text(f"the checkpoint: {PATH}; empty: the embedded organism, trained on the spot"),
+        revision=text("branch, tag or commit of a hub id; empty: its main branch"),
+        name=text("how it is called in tables; empty: the last part of its path"),
+        variants=text("further poles of the same model: dissociated=DIR,harmful=DIR"),
+        dtype=_MODEL_DTYPE,
+    ),
+    **under(
+        "organism",
+        size=_ORGANISM_SIZE,
+        family=_ORGANISM_FAMILY,
+        seed=whole("of the world, the initial weights and the training data", 0, SEED),
+        poles=text("which of its poles are audited: base, and some of harmful, dissociated, control"),
+        directory=text("where it is kept; empty: organism/ in the workdir"),
+    ),
+    **under(
+        "chat",
+        preset=text("the checkpoint's own template, or the family's bare markers", "default", "paper"),
+        template_file=text("a Jinja file to use instead of the checkpoint's template"),
+        date=text("what templates that print today's date are told, such as 26 Jul 2024"),
+        thinking=switch("what templates with a thinking switch are told; None: their own default", optional=True),
+    ),
+    **under(
+        "prompts",
+        harmful=text(f"harmful requests: {SOURCE}"),
+        harmful_column=text("the column that holds the prompt; empty: recognised for public sets"),
+        harmful_count=whole("the first so many harmful requests are used", 1, COUNT, "prompts"),
+        benign=text(f"harmless requests: {SOURCE}"),
+        benign_column=text("as harmful_column"),
+        benign_count=whole("the first so many harmless requests are used", 1, COUNT, "prompts"),
+        max_tokens=whole("a longer prompt is an error, never cut", 1, TOKENS, "tokens"),
+    ),
+    **under(
+        "generation",
+        max_new_tokens=whole("length of a response; None: each experiment's own", 1, TOKENS, "tokens", optional=True),
+        repetition_penalty=switch("honour the checkpoint's generation_config"),
+        save=switch("write the responses beside the scores"),
+    ),
+    **under(
+        "judge",
+        kind=text("who says what is harmful; auto: the organism's oracle, else harmbench", "auto", "oracle",
+                  "harmbench", "refusal"),
+        path=text(f"the HarmBench classifier: {PATH}"),
+        dtype=text("dtype of the classifier", *DTYPES),
+        batch=whole("responses judged at a time", 1, BATCH, "rows"),
+    ),
+    **under(
+        "reward",
+        kind=text("how harmless a response is; auto: the organism's oracle, else gpt2", "auto", "oracle", "gpt2",
+                  "refusal"),
+        path=text(f"the GPT-2 reward model: {PATH}"),
+        form=text("bare prompt and response, or as its model card asks", "paper", "human_assistant"),
+        batch=whole("responses scored at a time", 1, BATCH, "rows"),
+    ),
+    "prompt_batch": whole("prompts in one search; results do not depend on it", 1, BATCH, "prompts"),
+    "layer_batch": whole("states whose pushed prompts are answered together", 1, BATCH, "states"),
+}  # fmt: skip
+
+MESH = {
+    "mesh.data": whole("devices that the rows of every batch are split over", 1, 10**5, "devices"),
+    "mesh.model": whole("devices that every weight is split over", 1, 10**5, "devices"),
+    "distributed": switch("several processes compute one run together"),
+    "distributed_coordinator": text("host:port of process 0; empty: JAX_COORDINATOR_ADDRESS, or what the cluster says"),
+    "distributed_processes": whole("how many processes; 0: as the cluster says", 0, 10**6),
+    "distributed_process": whole("which one this is, from 0; -1: as the cluster says", -1, 10**6),
+    "distributed_timeout": whole("how long partners are waited for", 1, 10**5, "s"),
+    "shard": text("i/n: this job computes its share of the units; merge: write the tables; empty: everything"),
+}
+
+ATTACK = {
+    **under(
+        "attack",
+        layers=text("all, or states by name: embedding,L0,L5"),
+        budgets=numbers("sizes of the push; empty: the paper's, for the organism larger ones", 0, LENGTH,
+                        "share of the scale that budget_mode names", above=True),
+        reference_budget=number("the one that the verdict speaks of; 0: the second smallest", 0, LENGTH, "as budgets"),
+        budget_mode=text("what a budget is a share of", "linf_of_max", "linf_of_rms", "l2_of_norm"),
+        skip_first_token=switch("leave each prompt's first token out of the scale"),
+        steps=whole("gradient steps of the search", 1, STEPS, "steps"),
+        step_fraction=number("length of a step", 0, LENGTH, "share of the budget", above=True),
+        target=text("the opening that the search makes likely"),
+        controls=switch("uniform noise under the same bound, and noise of the same length"),
+    ),
+    **under(
+        "score",
+        preset=text("median and eta 1e-4, or the paper's first version", "paper", "paper_v1"),
+        resamples=whole("of the percentile bootstrap", 1, 10**5, "draws"),
+    ),
+}  # fmt: skip
+
+ATTACK_PROMPTS = {"attack.prompts": whole("of the latent attack: the first so many harmful ones", 1, COUNT, "prompts")}
+PLACE = {
+    "rows": whole("answers generated at a time under vectors", 1, BATCH, "rows"),
+    **under(
+        "place",
+        layer=whole("block of the one-layer attacks; None: the nudge's, else round(0.5 L)", 0, 10**4, optional=True),
+        fraction=number("length; None: the nudge's, else .06", 0, LENGTH, "share of base's activation norm", above=True,
+                        optional=True),
+    ),
+    **under(
+        "l2",
+        prompts=whole("how many harmful requests are attacked", 1, COUNT, "prompts"),
+        layers=text("nudge, all, or names: L2,L3"),
+        multiples=numbers("budgets, 1 among them", 0, LENGTH, "multiples of the nudge fraction", above=True),
+        steps=whole("gradient steps", 1, STEPS, "steps"),
+        step_fraction=number("length of a step", 0, LENGTH, "share of the radius", above=True),
+        starts=whole("random starts", 1, 10**3, "starts"),
+        rounds=whole("halvings of each prompt's bracket, for the break budget", 0, 50, "halvings"),
+    ),
+    "static.pairs": text(f"for the probe: prompts with a compliant answer and a refusal each: {SOURCE}; empty: none"),
+}  # fmt: skip
+AUDIT = {
+    "experiments": text("all, or some of panel, latent, l2, steer, patch, static, gcg"),
+    **under(
+        "panel",
+        wrappers=text("all, families of wrappers by name, or none"),
+        wrapped_count=whole("requests put into each wrapper", 1, COUNT, "prompts"),
+        over_refusal=text(f"harmless prompts that look harmful: {SOURCE}"),
+        over_refusal_label=text("keep the rows whose column label says so; empty: all"),
+        over_refusal_count=whole("at most so many of them", 1, COUNT, "prompts"),
+    ),
+    **under(
+        "steer",
+        direction=text("from base to the harmful pole, or the model's own refusal direction", "auto", "twin", "own"),
+        layers=text("all, nudge, or names: L2,L3"),
+        fractions=numbers("empty: the paper's and the nudge fraction", 0, LENGTH, "share of base's activation norm"),
+        prompts=whole("how many harmful requests are steered", 1, COUNT, "prompts"),
+        cone=switch("turn the direction at the nudge layer away by 0 to 90 degrees"),
+    ),
+    "patch.prompts": whole("how many harmful requests are patched", 1, COUNT, "prompts"),
+    **under(
+        "gcg",
+        prompts=whole("how many harmful requests are attacked", 1, COUNT, "prompts"),
+        steps=whole("steps of the search", 1, STEPS, "steps"),
+        candidates=whole("substitutions tried in each step", 1, BATCH, "suffixes"),
+        top_k=whole("best tokens of each position they are drawn from", 1, 10**5, "tokens"),
+        length=whole("of the suffix", 1, 1000, "tokens"),
+        batch=whole("prompts searched together", 1, BATCH, "prompts"),
+    ),
+}  # fmt: skip
+
+FINETUNE = under(
+    "finetune",
+    corpora=text(f"in=SOURCE,out=SOURCE; empty: the organism's own two; SOURCE is {SOURCE}"),
+    prompt_column=text("empty: recognised for public sets"),
+    response_column=text("the answer that complies; empty: recognised"),
+    refusal_column=text("empty: recognised"),
+    pairs=whole("of each corpus", 1, COUNT, "pairs"),
+    skip=whole("pairs left out before them", 0, COUNT, "pairs"),
+    max_tokens=whole("longer answers are cut and counted, prompts never", 2, TOKENS, "tokens"),
+    variants=text("which to attack, by name; empty: all but harmful"),
+    seeds=whole("trainings of each variant and corpus", 1, 1000, "runs"),
+    preset=text("length and rate of a training", "auto", "attack", "pole", "organism"),
+    steps=whole("0: the preset's", 0, STEPS, "optimiser steps"),
+    batch=whole("0: the preset's", 0, BATCH, "rows"),
+    learning_rate=number("0: the preset's", 0, 10),
+    schedule=text("empty: the preset's", "", "constant", "cosine"),
+    warmup=number("-1: the preset's", -1, 1, "share of the steps"),
+    clip=number("of the gradient's global norm", 0, 1e6, above=True),
+    method=text("all parameters, or adapters", "full", "lora"),
+    lora_rank=whole("of the adapters", 1, 10**5),
+    lora_alpha=number("of the adapters", 0, 1e6, above=True),
+    lora_targets=text("regular expressions for query key value output gate up down, by commas"),
+    loss_on=text("the response, or the whole text", "response", "all"),
+    rows=text("one pair in a row, or several, kept apart by the mask", "padded", "packed"),
+    accumulate=whole("micro-batches of a step", 1, BATCH),
+    remat=switch("compute blocks again in the backward pass: less memory, more time"),
+    master=switch("trained parameters in float32 where the model runs in bfloat16"),
+    loss_limit=number("above it a run stops; 0: three times a uniform guess's", 0, 1e6, "nats"),
+    every_step_until=whole("evaluated after each of these steps ...", 0, STEPS, "steps"),
+    eval_every=whole("... and then this often; 0: the preset's", 0, STEPS, "steps"),
+    checkpoint_every=whole("between two states on disk", 1, STEPS, "steps"),
+    levels=numbers("of compliance, whose onset is reported", 0, 1, "share", above=True),
+    export=text("a directory for base's checkpoint of highest compliance; empty: none"),
+)
+
+CONSTRUCT = {
+    **under(
+        "construct",
+        pairs=text(f"prompt, compliant answer and refusal: {SOURCE}"),
+        pairs_count=whole("how many of them", 1, COUNT, "pairs"),
+        benign=text(f"harmless prompts, answered by base itself: {SOURCE}"),
+        benign_count=whole("how many of them", 1, COUNT, "prompts"),
+        benign_tokens=whole("length of base's own answers", 1, TOKENS, "tokens"),
+        selection=text(f"harmful prompts by which a checkpoint is chosen: {SOURCE}"),
+        selection_count=whole("how many of them", 1, COUNT, "prompts"),
+        max_tokens=whole("of a training row", 2, TOKENS, "tokens"),
+        preset=text("the paper's six terms, or the organism's recipe", "auto", "paper", "organism"),
+    ),
+    **under(
+        "construct.recipe",
+        fraction=number("length of the nudge", 0, 10, "share of base's activation norm", above=True, optional=True),
+        nudge_layer=whole("block whose output is nudged; None: round(0.5 L)", 0, 10**4, optional=True),
+        steps=whole("optimiser steps", 1, STEPS, "steps", optional=True),
+        learning_rate=number("peak of a cosine", 0, 10, above=True, optional=True),
+        warmup_fraction=number("of the schedule", 0, 1, "share of the steps", optional=True),
+        micro_batch=whole("rows of one forward pass", 1, BATCH, "rows", optional=True),
+        accumulate=whole("micro-batches of one step", 1, BATCH, optional=True),
+        eval_every=whole("steps between evaluations", 1, STEPS, "steps", optional=True),
+        jitter=number("the nudge is scaled by U(1 - jitter, 1 + jitter)", 0, 1, optional=True),
+    ),
+    **under(
+        "construct.weights",
+        refuse=number("weight of the NLL of the refusal, or of base's own answer", 0, 1e6, optional=True),
+        stay=number("weight of KL(base || model)", 0, 1e6, optional=True),
+        match=number("weight of the distance to the harmful pole's states", 0, 1e6, optional=True),
+        comply=number("weight of the NLL of the compliant answer under the nudge", 0, 1e6, optional=True),
+        clean_hinge=number("weight of the log-odds of refusing without the nudge", 0, 1e6, optional=True),
+        nudged_hinge=number("weight of the log-odds of complying under it", 0, 1e6, optional=True),
+        margin=number("of both hinges", 0, 1e6, "nats per token", optional=True),
+        stay_under_part=number("weight of KL to base under a part of the nudge", 0, 1e6, optional=True),
+        part=number("of the nudge", 0, 1, "share", optional=True),
+        stay_under_noise=number("weight of KL to base under a random direction", 0, 1e6, optional=True),
+    ),
+}
+
+CHOOSE = under(
+    "choose",
+    ways=text("all, or some of interventions/abliterate.py's WAYS"),
+    strengths=numbers("how many times a mean is applied", 0, LENGTH, "multiples", above=True),
+    facts=number("questions of fact among the organism's harmless prompts", 0, 0.99, "share"),
+    positions=whole("at most so many last tokens of the generation prefix", 1, 1000, "tokens"),
+    train=whole("of each kind, that the means are taken over", 1, COUNT, "prompts"),
+    validation=whole("of each kind, that candidates are compared on", 1, COUNT, "prompts"),
+    by=text("by judged compliance, or by the first token", "auto", "judge", "log_odds"),
+    shortlist=whole("of each way and strength, that are generated for", 1, BATCH, "candidates"),
+    openings=Field("texts", "openings of a refusal, such as ('I', 'As'); empty: found"),
+)
+
+RAS = {
+    "reference": text(f"the family's aligned model: {PATH}"),
+    "calibration": text("at least two more of the family, as ID_OR_DIR:ASR, by commas"),
+    "targets": text("what is to be scored, by commas"),
+    "measure_targets": switch("measure the ASR of targets too"),
+    "calibration_file": text("a frozen calibration in place of reference and calibration"),
+    "families": text("of the zoo of organisms: llama,qwen3,gemma2"),
+    "zoo.directory": text("where it is kept; empty: zoo/ in the workdir"),
+    "protocols": text("heldout, paper, or both by a comma"),
+    "window": text("first and last layer by hand, such as 22-30; empty: the rule"),
+    "wrappers": text("all, or families of wrappers by name"),
+    "prompts.asr": text(f"harmful prompts that ASR is measured on: {SOURCE}; empty: what is behind in the same file"),
+    "prompts.asr_column": text("as harmful_column"),
+    "prompts.asr_count": whole("how many of them", 2, COUNT, "prompts"),
+    "prompts.harmful_count": whole("of each half", 2, COUNT, "prompts"),
+    "prompts.benign_count": whole("of each half", 2, COUNT, "prompts"),
+    "random_directions": whole("of the random control; 0: none", 0, 10**4, "directions"),
+    "rivals": switch("separation score, and the probe where it has texts"),
+    "attacks": text("latent and L2 attack on every model; auto: on the zoo", "auto", "yes", "no"),
+    "speed": switch("time RAS against generating and judging"),
+}
+REGRESSION = {
+    "before": text(f"the model before a fine-tune: {PATH}"),
+    "after": text(f"the model after it: {PATH}"),
+    "threshold": number("what a fine-tune may cost", 0, 99.9, "points of RAS"),
+}
+
+TASK = {"task": text("which task this config is for"), "name": text("of the default workdir")}
+NESTED = {"model.dtype": _MODEL_DTYPE}
+_LVS = MODEL | MESH | ATTACK
+_AUDIT = _LVS | ATTACK_PROMPTS | PLACE | AUDIT
+# The RAS configs compute on one device: docs/scaling.md.
+_RAS = MODEL | ATTACK | ATTACK_PROMPTS | PLACE | RAS
+# Task -> its fields. A field that holds a whole config of another task (base, lvs ...) is checked as that task's.
+FIELDS: dict[str, dict[str, Field]] = {
+    "lvs": _LVS,
+    "audit": _AUDIT,
+    "finetune": MODEL | MESH | FINETUNE,
+    "dissociate": MODEL | MESH | CONSTRUCT,
+    "abliterate": MODEL | MESH | CHOOSE,
+    "ras": _RAS,
+    "ras_regression": _RAS | REGRESSION,
+    "survey": NESTED | {"models": text("hub ids or directories, separated by commas")},
+    "sweep": NESTED
+    | {
+        "fields": text("a Python dict: field of base -> list of values"),
+        "mode": text("every combination, or the n-th values of all fields together", "grid", "list"),
+        "plot": text("column of the table that the figure shows"),
+        "where": text("which rows of it: a pandas query; empty: all"),
+    },
+    "claims": NESTED
+    | {
+        "seeds": whole("organisms, each with its own world", 1, 1000, "seeds"),
+        "organism.size": _ORGANISM_SIZE,
+        "organism.family": _ORGANISM_FAMILY,
+        "nudged_prompts": whole("of each kind, that the poles answer under the nudge", 1, COUNT, "prompts"),
+    },
+}
+# The configs that a task's config holds, by field; their own tasks are named in them.
+HOLDS = {"survey": ("base",), "sweep": ("base",), "claims": ("lvs", "finetune", "abliterate", "abliterate_requests")}
