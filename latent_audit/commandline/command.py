@@ -26,7 +26,7 @@ def run(argv: Sequence[str], state: ends.Run, closed: Collection[int] = ()) -> i
     if given.help and not words and given.config is None:
         return ends.tell(pages.usage(), closed)
     word = words[0] if words and given.config is None else ""
-    if word in pages.COMMANDS:
+    if word in arguments.COMMANDS:
         return _answer(word, given, closed)
     if given.config is None and not words:
         raise InputError("give a task, such as `lvs` or --config=configs/lvs.py; `latent-audit ls` lists them")
@@ -43,7 +43,7 @@ def run(argv: Sequence[str], state: ends.Run, closed: Collection[int] = ()) -> i
 
 
 def _answer(word: str, given: arguments.Arguments, closed: Collection[int]) -> int:
-    """One of pages.COMMANDS: what is asked for goes to stdout."""
+    """One of arguments.COMMANDS: what is asked for goes to stdout."""
     rest = given.words[1:]
     if given.help or word == "help":
         return ends.tell(pages.usage(), closed)

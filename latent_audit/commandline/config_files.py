@@ -12,31 +12,44 @@ import pathlib
 import re
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict
-from ml_collections.config_flags import tuple_parser
 
 from latent_audit import user_files
+from latent_audit.commandline.arguments import COMMANDS
 from latent_audit.errors import InputError
-from latent_audit.runtime import ends
 
 # The longest of ours has 8 kB.
 MOST_BYTES = 2**20
 # What makes a config apart from the fields that all configs start from.
 _NO_TASKS = ("__init__", "common")
-_PARSERS: dict[type, tuple[flags.ArgumentParser, str]] = {
-    int: (flags.IntegerParser(), "a whole number"),
-    float: (flags.FloatParser(), "a number"),
-    bool: (flags.BooleanParser(), "true or false"),
-    tuple: (tuple_parser.TupleParser(), "values in brackets, such as (0.01, 0.02)"),
+
+
+def _values(text: str) -> tuple:
+    """ "(0.1, 0.2)" -> (0.1, 0.2); one value alone, or a word, is a tuple of one."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        if text.strip()[:1] in ("(", "[", "{", "'", '"'):
+            raise
+        value = text
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+# Type of a field -> how its text is read, and what is expected of it.
+_READERS: dict[type, tuple[Callable[[str], Any], str]] = {
+    int: (flags.IntegerParser().parse, "a whole number"),
+    float: (flags.FloatParser().parse, "a number"),
+    bool: (flags.BooleanParser().parse, "true or false"),
+    tuple: (_values, "values in brackets, such as (0.01, 0.02)"),
 }
 
 
 class Loaded(NamedTuple):
-    """What a config file gave. task: how it was named, "sweep:lvs" or a path; config: its fields; text: its docstring."""
+    """What a config file gave. task: its name as typed, "sweep:lvs" or a path; config; text: the file's docstring."""
 
     task: str
     config: ConfigDict
@@ -108,7 +121,7 @@ def _find(named: str) -> tuple[pathlib.Path, str | None]:
             _check_swept(argument)
         return directory() / f"{word}.py", argument if colon else None
     if "/" not in word and not named.endswith(".py") and ".py:" not in named and not pathlib.Path(word).is_file():
-        raise InputError(f"no task {word!r}; {nearest(word, tasks(), 'latent-audit ls')}")
+        raise InputError(f"no task {word!r}; {nearest(word, [*tasks(), *COMMANDS], 'latent-audit ls')}")
     head, found, argument = named.rpartition(".py:")
     file = f"{head}.py" if found else named
     path = user_files.path_of("--config", file)
@@ -144,7 +157,7 @@ def _guarded(path: pathlib.Path):  # type: ignore[no-untyped-def]
     """Whatever a config file raises is the user's to mend: an InputError with its line."""
     try:
         yield
-    except (InputError, KeyboardInterrupt, ends.Terminated):
+    except (InputError, KeyboardInterrupt):
         raise
     except BaseException as error:
         line, trace = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None, error.__traceback__
@@ -180,7 +193,7 @@ def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 
 def set_fields(config: ConfigDict, given: Mapping[str, str | bool]) -> None:
-    """Set fields by their dotted names, in place; InputError for a field that is not there or a text of another type."""
+    """Set fields by their dotted names, in place; InputError for one that is not there or a text of another type."""
     known = leaves(config)
     for field, text in given.items():
         if field == "task":
@@ -208,12 +221,11 @@ def _set(config: ConfigDict, field: str, text: str | bool) -> None:
     kind = section.get_type(name)
     if isinstance(text, bool) and kind is not bool:
         raise InputError(f"config.{field} has no value, expected --config.{field}=VALUE")
-    parser, expected = _PARSERS.get(kind, (flags.ArgumentParser(), "text"))
+    reader, expected = _READERS.get(kind, (str, "text"))
     try:
-        value = text if isinstance(text, bool) or kind is str else parser.parse(text)
-        section[name] = value
+        section[name] = text if isinstance(text, bool) else reader(text)
     except (TypeError, ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise InputError(f"config.{field} = {text[:200]!r}, expected {expected}") from error  # type: ignore[index]
+        raise InputError(f"config.{field} = {str(text)[:200]!r}, expected {expected}") from error
 
 
 # Where a model named on the command line goes, by task; a task of one model has it in model.path.

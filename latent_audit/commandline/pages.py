@@ -5,16 +5,15 @@ import textwrap
 from latent_audit import __version__
 from latent_audit.commandline import config_files
 
-COMMANDS = ("ls", "fields", "doctor", "help")
 _USAGE = """\
 latent_audit {version}: audit an open-weight language model from the inside.
 
 usage:
-  latent-audit TASK [MODEL] [--config.FIELD=VALUE ...] [--workdir=DIR] [--dry-run]
-  latent-audit ls                      tasks, a line each
+  latent-audit TASK [MODEL] [--config.FIELD=VALUE] [--workdir=DIR] [--dry-run]
+  latent-audit ls                      the tasks, a line each
   latent-audit TASK --help             what a task does, costs and writes
-  latent-audit fields TASK [PATTERN]   its fields with their defaults and bounds
-  latent-audit doctor                  what this machine has, and what is missing
+  latent-audit fields TASK [PATTERN]   its fields, their defaults and bounds
+  latent-audit doctor                  what this machine has and lacks
   latent-audit --version
 
 TASK is a name of `latent-audit ls` or a config file of your own (my_lvs.py).
@@ -25,8 +24,8 @@ default runs/TASK-MODEL; the same command goes on where a stopped one was.
 
 examples:
   latent-audit lvs
-  latent-audit lvs meta-llama/Llama-3.1-8B-Instruct --config.model.dtype=bfloat16
-  latent-audit audit DIR --config.judge.kind=refusal --config.reward.kind=refusal
+  latent-audit lvs DIR_OR_HUB_ID --config.model.dtype=bfloat16
+  latent-audit l2 DIR --config.judge.kind=refusal --config.reward.kind=refusal
   latent-audit sweep:lvs DIR --config.fields="{{'attack.steps': [5, 10]}}"
   latent-audit fields lvs attack
 
@@ -57,8 +56,7 @@ def of_task(task: str, text: str) -> list[str]:
         "",
         *_fold(text),
         "",
-        f"`latent-audit fields {task} [PATTERN]` lists its fields; --dry-run says what would be",
-        "done.",
+        f"`latent-audit fields {task} [PATTERN]` lists its fields.",
     ]
 
 

@@ -11,14 +11,12 @@ import errno
 import os
 import pathlib
 import re
-import select
 import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterable
-from typing import Any, NoReturn
 
 from latent_audit.errors import InputError
 from latent_audit.text import printable
@@ -29,31 +27,26 @@ WORDS = {
     signal.SIGTERM: "terminated",
     signal.SIGHUP: "terminated (its terminal was closed)",
 }
-# Ours, seconds: how long an interrupted run may take to close its files. A computation in C++ does not hear of it.
-GRACE = 5.0
+# Ours, seconds: how long the last line may take, where nobody reads what is written.
+LAST_LINE = 2.0
 # In a workdir before any work: not counted as something kept.
 _BARE = re.compile(r"config\.json|versions\.json|fault\.txt|compiled|\..*")
 # What XLA says where a device has no memory left, and the loader of a library where the process may have no more.
 _NO_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory|cannot allocate memory|bad_alloc", re.I)
+_OURS = ("", "latent_audit", "configs")
 _PACKAGE = pathlib.Path(__file__).parents[1]
-
-
-class Terminated(BaseException):
-    """SIGTERM or SIGHUP came: as KeyboardInterrupt, nothing that catches errors catches it."""
 
 
 @dataclasses.dataclass
 class Run:
     """What an end has to say about its run, filled in as it becomes known.
 
-    command: what goes on with it; workdir: where it writes, None before that is known; signals: those that came;
-    ending: whether its end is being told; saying: held by the one of two threads that tells it.
+    command: what goes on with it; workdir: where it writes, None before that is known; saying: held by the one of two
+    threads that tells how it ended.
     """
 
     command: str = ""
     workdir: pathlib.Path | None = None
-    signals: list[int] = dataclasses.field(default_factory=list)
-    ending: bool = False
     saying: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
 
@@ -80,55 +73,53 @@ def open_streams() -> set[int]:
 
 
 def listen(run: Run) -> None:
-    """From now on a signal ends the run: at once where Python runs, within GRACE where it does not, or by a second one.
+    """From now on a signal ends the process at once, with its line and status, wherever the program is.
 
-    A signal that is ignored already, as those of nohup, stays so.
+    No exception is raised where the program stands: jax calls Python from C++ in places that end the process with an
+    abort, or forget what was raised. Nothing has to be closed, since files are written aside and renamed, as for a
+    process that is killed. A signal that is ignored already, as those of nohup, stays so.
     """
-
-    def end(number: int, frame: object) -> None:
-        run.signals.append(number)
-        if len(run.signals) == 1 and not run.ending:
-            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
-
-    def swallowed(problem: Any) -> None:
-        # The exception came up in a callback that cannot hand it on, such as one of jax's caches.
-        if issubclass(problem.exc_type, KeyboardInterrupt | Terminated) and run.signals:
-            _leave(run, run.signals[0])
-        sys.__unraisablehook__(problem)
-
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     for number in STATUS:
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, end)
+            signal.signal(number, _no_exception)
+    # The number of a signal comes through here even while the main thread is in C++.
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    sys.unraisablehook = swallowed
     threading.Thread(target=_watch, args=(reading, run), daemon=True).start()
 
 
 def listen_again() -> None:
     """Take the signals back from a library that took them, where `listen` had them."""
     for number in STATUS:
-        handler = signal.getsignal(number)
-        if callable(handler):
-            signal.signal(number, handler)
+        if signal.getsignal(number) is _no_exception:
+            signal.signal(number, _no_exception)
+
+
+def _no_exception(number: int, frame: object) -> None:
+    """The thread that watches ends the process."""
 
 
 def _watch(reading: int, run: Run) -> None:
     number = 0
     while number not in STATUS:
         number = os.read(reading, 1)[0]
-    select.select([reading], [], [], GRACE)
-    _leave(run, number)
+    status, word = STATUS[signal.Signals(number)], WORDS[signal.Signals(number)]
 
+    def say() -> None:
+        # From under a progress bar to a line of its own.
+        start = b"\n" if os.isatty(2) else b""
+        with contextlib.suppress(OSError):
+            os.write(2, start + f"{word}. {kept(run)}\n".encode(errors="backslashreplace"))
 
-def _leave(run: Run, number: int) -> NoReturn:
     if run.saying.acquire(blocking=False):
-        with contextlib.suppress(OSError, ValueError):
-            print(f"{WORDS[signal.Signals(number)]}. {kept(run)}", file=sys.stderr, flush=True)
+        # In a thread of its own: a terminal that has stopped takes no line.
+        speaker = threading.Thread(target=say, daemon=True)
+        speaker.start()
+        speaker.join(LAST_LINE)
     else:
-        time.sleep(GRACE)
-    os._exit(STATUS[signal.Signals(number)])
+        time.sleep(LAST_LINE)
+    os._exit(status)
 
 
 def kept(run: Run) -> str:
@@ -137,20 +128,23 @@ def kept(run: Run) -> str:
     if run.workdir is None or not run.workdir.is_dir():
         return f"Nothing was written. Start it again with: {again}"
     where = printable(str(run.workdir))
-    units = sum(1 for _ in run.workdir.rglob("units/**/*.json"))
+    units, more = 0, False
+    # The program may be at work in it.
+    with contextlib.suppress(OSError):
+        more = any(not _BARE.fullmatch(path.name) for path in run.workdir.iterdir())
+        units = sum(1 for _ in run.workdir.rglob("units/**/*.json"))
     if units:
         return f"{units} finished unit{'s are' if units > 1 else ' is'} kept in {where}. Go on with: {again}"
-    if any(not _BARE.fullmatch(path.name) for path in run.workdir.iterdir()):
+    if more:
         return f"What is finished is kept in {where}. Go on with: {again}"
     return f"No unit of work was finished. Start it again with: {again}"
 
 
 def explain(error: BaseException, run: Run) -> int:
     """Print what ended the run in one line and return the exit status."""
-    run.ending = True
     if not run.saying.acquire(blocking=False):
         # The thread that watches tells it, and ends the process.
-        time.sleep(2 * GRACE)
+        time.sleep(2 * LAST_LINE)
     status, line = _describe(error, run)
     with contextlib.suppress(OSError, ValueError):
         print(line, file=sys.stderr, flush=True)
@@ -159,10 +153,8 @@ def explain(error: BaseException, run: Run) -> int:
 
 def _describe(error: BaseException, run: Run) -> tuple[int, str]:
     """(exit status, line) of what ended the run."""
-    # A library may have turned the interrupt into an error of its own.
-    number = run.signals[0] if run.signals else signal.SIGINT if isinstance(error, KeyboardInterrupt) else 0
-    if number:
-        return STATUS[signal.Signals(number)], f"{WORDS[signal.Signals(number)]}. {kept(run)}"
+    if isinstance(error, KeyboardInterrupt):
+        return STATUS[signal.SIGINT], f"{WORDS[signal.SIGINT]}. {kept(run)}"
     if isinstance(error, InputError):
         return 2, f"error: {error}"
     text = printable(" ".join(str(error).split()), most=300)
@@ -175,7 +167,7 @@ def _describe(error: BaseException, run: Run) -> tuple[int, str]:
         # Disk full, read-only: finished units are safe, since files are renamed only when whole.
         where = printable(str(error.filename)) if error.filename else "no file named"
         return 1, f"error: {error.strerror or text} ({where}). Once this is mended: {kept(run)}"
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in ("latent_audit", "configs"):
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in _OURS:
         return 1, f"error: the package {error.name!r} is missing; `pip install latent_audit` brings all it needs"
     if _is_lost(error):
         from latent_audit.runtime import processes
@@ -232,7 +224,7 @@ def tell(lines: Iterable[str], closed: Iterable[int] = ()) -> int:
 def close(status: int) -> int:
     """The last thing of a process: flush its streams and stop listening; returns the exit status."""
     for number in STATUS:
-        if callable(signal.getsignal(number)):
+        if signal.getsignal(number) is _no_exception:
             signal.signal(number, signal.SIG_DFL)
     for number, stream in ((2, sys.stderr), (1, sys.stdout)):
         try:

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from absl import logging
+from absl import flags, logging
 
 from latent_audit.errors import InputError
 from latent_audit.runtime import processes, rendezvous
@@ -17,6 +17,8 @@ from latent_audit.runtime import processes, rendezvous
 
 def start_logging() -> None:
     """Log lines of this project with their time, and only warnings of noisy libraries."""
+    # absl's own flags are not used here: without this it warns that they have not been read.
+    flags.FLAGS.mark_as_parsed()
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     # A line that cannot be written, as to a full disk or a closed terminal, is no fault of the run.
@@ -70,9 +72,10 @@ def start_jax(workdir: pathlib.Path, dtype: str) -> None:
     try:
         devices = jax.devices()
     except Exception as error:  # jax says it by a RuntimeError or, for a plugin that is not installed, an assertion.
+        said = " ".join(str(error).split())
         raise InputError(
             f"JAX_PLATFORMS = {os.environ.get('JAX_PLATFORMS', '')!r}: jax finds no such device"
-            f"{f' ({error})' if str(error) else ''}. Set it to one that is there, or unset it"
+            f"{f' ({said})' if said else ''}. Set it to one that is there, or unset it"
         ) from error
     logging.info(
         "jax %s on %d %s device(s): %s", jax.__version__, len(devices), devices[0].platform, devices[0].device_kind
