@@ -48,12 +48,8 @@ def _last_part(model: str) -> str:
 
 def check(workdir: pathlib.Path) -> None:
     """InputError for a workdir that is a file, cannot be written, or lies inside of a checkpoint."""
-    try:
-        nearest = next(place for place in (workdir, *workdir.absolute().parents) if os.path.lexists(place))
-        is_directory = nearest.is_dir()
-    except (OSError, ValueError) as error:
-        raise InputError(f"--workdir={workdir} cannot be used: {getattr(error, 'strerror', None) or error}") from error
-    if not is_directory:
+    nearest = next(place for place in (workdir.absolute(), *workdir.absolute().parents) if _is_there(place))
+    if not nearest.is_dir():
         raise InputError(f"--workdir={workdir} cannot be written: {nearest} is no directory. Give another one")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(
@@ -65,6 +61,17 @@ def check(workdir: pathlib.Path) -> None:
                 f"--workdir={workdir} lies inside of the checkpoint {place}, whose files would change with it. Give "
                 "a directory outside of it"
             )
+
+
+def _is_there(place: pathlib.Path) -> bool:
+    try:
+        os.lstat(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"--workdir={place} cannot be used: {reason}. Give another one") from error
+    return True
 
 
 def _is_checkpoint(place: pathlib.Path) -> bool:
