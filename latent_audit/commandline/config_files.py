@@ -133,12 +133,12 @@ def _find(named: str) -> tuple[pathlib.Path, str | None]:
 def _check_swept(base: str) -> None:
     from configs import sweep
 
-    swept = [name for name in tasks() if name != "sweep" and _task_of(name) in sweep.PLOTS]
+    swept = [name for name in tasks() if name != "sweep" and task_of(name) in sweep.PLOTS]
     if base not in swept:
         raise InputError(f"sweep:{base}: no task that can be swept; {nearest(base, swept)}")
 
 
-def _task_of(name: str) -> str | None:
+def task_of(name: str) -> str | None:
     """The task that a config file sets, without running it: its own name, or that of the audit it is a part of."""
     text = (directory() / f"{name}.py").read_text(encoding="utf-8")
     named = re.search(r'(?:base_config\(|config\.task = )"(\w+)"', text)
@@ -146,10 +146,10 @@ def _task_of(name: str) -> str | None:
 
 
 def nearest(word: str, known: list[str], ask: str = "") -> str:
-    """What to say of a word that is not among `known`: the nearest one, or all; ask: a command that lists them."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    """What to say of a word that is not among `known`: the nearest two, or all; ask: a command that lists them."""
+    near = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
     listed = f"`{ask}` lists them" if ask else f"expected one of {', '.join(known)}"
-    return f"did you mean {near[0]!r}? {listed}" if near else listed
+    return f"did you mean {' or '.join(map(repr, near))}? {listed}" if near else listed
 
 
 @contextlib.contextmanager

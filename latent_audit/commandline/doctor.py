@@ -39,11 +39,11 @@ class Line(NamedTuple):
 
 
 class Device(NamedTuple):
-    """Devices of one kind; bytes: of each, 0 where it shares the host's."""
+    """Devices of one kind; number: how many; bytes: of each, 0 where it shares the host's."""
 
     platform: str
     kind: str
-    count: int
+    number: int
     bytes: int
 
 
@@ -149,7 +149,7 @@ def devices(there: Device, memory: int) -> list[Line]:
         Line(
             "ok",
             "devices",
-            f"{there.count} {there.platform} ({there.kind}), {own}{memory / 2**30:.1f} GiB of host memory",
+            f"{there.number} {there.platform} ({there.kind}), {own}{memory / 2**30:.1f} GiB of host memory",
         )
     ]
     fits = sizes(each)
@@ -163,8 +163,8 @@ def devices(there: Device, memory: int) -> list[Line]:
             f"{RULE})",
         )
     )
-    if there.count > 1 and there.bytes:
-        whole = sizes(each * there.count)
+    if there.number > 1 and there.bytes:
+        whole = sizes(each * there.number)
         lines.append(
             Line(
                 "ok",
@@ -187,7 +187,7 @@ def sizes(memory: float) -> dict[str, float]:
 def choose(there: Device) -> list[str]:
     """The flags that suit the devices: bfloat16 on accelerators, weights cut over all of them."""
     dtype = "float32" if there.platform == "cpu" else "bfloat16"
-    cut = [f"--config.mesh.model={there.count}"] if there.count > 1 and there.platform != "cpu" else []
+    cut = [f"--config.mesh.model={there.number}"] if there.number > 1 and there.platform != "cpu" else []
     return [f"--config.model.dtype={dtype}", *cut]
 
 

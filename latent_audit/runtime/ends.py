@@ -226,11 +226,11 @@ def close(status: int) -> int:
     for number in STATUS:
         if signal.getsignal(number) is _no_exception:
             signal.signal(number, signal.SIG_DFL)
-    for number, stream in ((2, sys.stderr), (1, sys.stdout)):
+    for descriptor, stream in ((2, sys.stderr), (1, sys.stdout)):
         try:
             stream.flush()
         except (OSError, ValueError):
-            _silence(number)
+            _silence(descriptor)
     return status
 
 

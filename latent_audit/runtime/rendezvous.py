@@ -14,7 +14,6 @@ import selectors
 import socket
 import threading
 import time
-import urllib.parse
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -30,6 +29,7 @@ RESOLVE = 10.0
 # Ours: how long a connection may be silent, and how many that say nothing of ours are held open at a time.
 SILENT = 10.0
 MOST_STRANGERS = 64
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/@?#\[\]]+):([0-9]{1,5})")
 _HELLO = re.compile(rb"latent_audit (\d{1,6}) of (\d{1,6})")
 
 
@@ -43,17 +43,13 @@ class Address(NamedTuple):
 
 def parse(text: str) -> Address:
     """ "host:port" -> Address; InputError for anything else, without looking the host up."""
-    try:
-        parts = urllib.parse.urlsplit(f"//{text}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if not host or not port or parts.path or parts.query or parts.fragment or "@" in text or text != text.strip():
+    found = _ADDRESS.fullmatch(text)
+    if found is None or not 1 <= int(found[2]) <= 65535:
         raise InputError(
             f"distributed_coordinator = {text!r}, expected host:port of process 0 with a port from 1 to 65535, such as "
             "10.0.0.1:8476"
         )
-    return Address(text, host, port)
+    return Address(text, found[1].strip("[]"), int(found[2]))
 
 
 def check(*, coordinator: str, processes: int, process: int, timeout: float) -> Address | None:
