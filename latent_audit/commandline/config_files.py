@@ -93,7 +93,7 @@ def _docstring(text: str) -> str:
 
 
 def load(named: str) -> Loaded:
-    """The config of a task ("lvs", "sweep:lvs") or of a config file ("my.py", "my.py:ARGUMENT").
+    """The config of a task ("lvs", "sweep:lvs") or of a config file (its path, PATH:ARGUMENT).
 
     Raises InputError that says where for a file that cannot be read or run, and for what is no config.
     """

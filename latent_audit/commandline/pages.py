@@ -16,7 +16,7 @@ usage:
   latent-audit doctor                  what this machine has and lacks
   latent-audit --version
 
-TASK is a name of `latent-audit ls` or a config file of your own (my_lvs.py).
+TASK is a name of `latent-audit ls` or the path of a config file of your own.
 MODEL is a checkpoint directory or a hub id; without one the embedded model
 organism is trained and audited. Everything is written to the workdir, by
 default runs/TASK-MODEL; the same command goes on where a stopped one was.
