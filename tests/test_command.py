@@ -78,8 +78,8 @@ def test_a_model_goes_where_the_task_has_it(task):
         (["lvs", "--workdir=~nosuchuser/x"], "give the whole path"),
         (["lvs", "--wrkdir=x"], "did you mean --workdir"),
         (["lvs", "--dry-run=1"], "takes no value"),
-        (["lvs", "--config.seed=1", "--config.seed=1"], "--config.seed is given twice"),
-        (["lvs", "--workdir=a", "--workdir=a"], "--workdir is given twice"),
+        (["lvs", "--workdir=a", "--workdir=b"], "--workdir is given twice"),
+        (["--config=lvs", "--config=l2"], "--config is given twice"),
         (["lvs", "--config.task=ras"], "config.task cannot be set"),
         (["lvs", "--config.modle.path=x"], "did you mean config.model.path"),
         (["lvs", "--config.steps=3"], "did you mean config.attack.steps"),
@@ -248,7 +248,13 @@ def test_words_that_are_no_flags_keep_their_order():
         ["a", "--workdir", "w", "b", "--config.x=1=2", "--noconfig.y", "-config.z", "--", "--dry-run"]
     )
     assert given.words == ("a", "b", "--dry-run") and given.workdir == "w" and not given.dry_run
-    assert given.fields == {"x": "1=2", "y": False, "z": True}
+    assert given.fields == {"x": "1=2", "y": False, "z": True} and not given.repeated
+
+
+def test_of_a_field_given_again_the_last_counts_and_it_is_said():
+    given = arguments.read(["lvs", "--config.a=1", "--config.b=1", "--config.a=2", "--config.b=1"])
+    assert given.fields == {"a": "2", "b": "1"}
+    assert given.repeated == ("config.a is given twice: the last, '2', counts, not '1'",)
 
 
 @pytest.mark.parametrize("limit, fits", [(-1, True), (2**40, True), (2**30, False), (0, False)])

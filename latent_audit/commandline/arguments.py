@@ -16,11 +16,13 @@ _FIELD = re.compile(r"--?(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 
 class Arguments(NamedTuple):
     """What was typed. words: all that are no flags, in their order; fields: config field -> its text, in their order;
-    True and False where it was given as --config.FIELD and --noconfig.FIELD. None and "" differ: not given, and empty.
+    True and False where it was given as --config.FIELD and --noconfig.FIELD; of one given again the last counts, and
+    `repeated` says so in words. None and "" differ: not given, and empty.
     """
 
     words: tuple[str, ...] = ()
     fields: dict[str, str | bool] = {}
+    repeated: tuple[str, ...] = ()
     config: str | None = None
     workdir: str | None = None
     dry_run: bool = False
@@ -29,10 +31,11 @@ class Arguments(NamedTuple):
 
 
 def read(argv: Sequence[str]) -> Arguments:
-    """argv without the program's name -> Arguments; InputError for an unknown flag, or one that is given twice."""
+    """argv without the program's name -> Arguments; InputError for an unknown flag, or one of FLAGS given twice."""
     found: dict[str, str | bool] = {}
     words: list[str] = []
     fields: dict[str, str | bool] = {}
+    repeated: list[str] = []
     rest = list(argv)
     while rest:
         word = user_files.check_text("the command line", rest.pop(0))
@@ -42,22 +45,22 @@ def read(argv: Sequence[str]) -> Arguments:
         if not word.startswith("-") or word == "-":
             words.append(word)
         elif field := _FIELD.fullmatch(word):
-            _put(fields, field[2], _field_value(word, field), "--config.")
+            before, value = fields.pop(field[2], None), _field_value(word, field)
+            fields[field[2]] = value
+            if before not in (None, value):
+                repeated.append(f"config.{field[2]} is given twice: the last, {value!r}, counts, not {before!r}")
         else:
-            name, equals, value = word.partition("=")
+            name, equals, text = word.partition("=")
             name = "--help" if name == "-h" else "--" + name.lstrip("-")
-            _put(found, name, _flag_value(name, value if equals else None, rest), "")
+            if name in found:
+                raise InputError(f"{name} is given twice, the second time as {word!r}; leave one out")
+            found[name] = _flag_value(name, text if equals else None, rest)
     return Arguments(
         tuple(words),
         fields,
+        tuple(repeated),
         **{name.lstrip("-").replace("-", "_"): value for name, value in found.items()},  # type: ignore[arg-type]
     )
-
-
-def _put(into: dict[str, str | bool], name: str, value: str | bool, prefix: str) -> None:
-    if name in into:
-        raise InputError(f"{prefix}{name} is given twice: {into[name]!r} and {value!r}; leave one out")
-    into[name] = value
 
 
 def _field_value(word: str, field: re.Match[str]) -> str | bool:

@@ -22,6 +22,8 @@ def run(argv: Sequence[str], state: ends.Run, closed: Collection[int] = ()) -> i
     given = arguments.read(argv)
     if given.version:
         return ends.tell([f"latent_audit {__version__}"], closed)
+    for line in given.repeated:
+        logging.warning("%s", line)
     words = given.words
     if given.help and not words and given.config is None:
         return ends.tell(pages.usage(), closed)

@@ -127,6 +127,8 @@ def _find(named: str) -> tuple[pathlib.Path, str | None]:
     path = user_files.path_of("--config", file)
     if not path.exists() and path.stem in tasks():
         raise InputError(f"--config={file}: no such file here; as a task of this program it is called {path.stem}")
+    if found and path.is_file() and path.resolve() == directory() / "sweep.py":
+        _check_swept(argument)
     return path, argument if found else None
 
 

@@ -157,7 +157,7 @@ def _describe(error: BaseException, run: Run) -> tuple[int, str]:
         return STATUS[signal.SIGINT], f"{WORDS[signal.SIGINT]}. {kept(run)}"
     if isinstance(error, InputError):
         return 2, f"error: {error}"
-    text = printable(" ".join(str(error).split()), most=300)
+    text = printable(" ".join(str(error).split()), most=300).rstrip(".")
     if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
         return 1, (
             f"error: no memory left ({text or type(error).__name__}). Lower config.prompt_batch, config.layer_batch or "
