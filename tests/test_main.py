@@ -139,7 +139,7 @@ def test_what_is_kept_is_what_is_there(tmp_path):
     run = ends.Run("latent-audit lvs", tmp_path / "w")
     assert ends.kept(ends.Run("c")) == "Nothing was written. Start it again with: c"
     assert ends.kept(run).startswith("Nothing was written.")
-    for name in ("compiled/x", "config.json", ".lock"):
+    for name in ("compiled/x", "config.json", "inputs.json", ".lock"):
         (tmp_path / "w" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "w" / name).touch()
     assert ends.kept(run) == "No unit of work was finished. Start it again with: latent-audit lvs"

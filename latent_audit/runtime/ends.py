@@ -30,7 +30,7 @@ WORDS = {
 # Ours, seconds: how long the last line may take, where nobody reads what is written.
 LAST_LINE = 2.0
 # In a workdir before any work: not counted as something kept.
-_BARE = re.compile(r"config\.json|versions\.json|fault\.txt|compiled|\..*")
+_BARE = re.compile(r"(config|versions|inputs)\.json|fault\.txt|compiled|units|\..*")
 # What XLA says where a device has no memory left, and the loader of a library where the process may have no more.
 _NO_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory|cannot allocate memory|bad_alloc", re.I)
 _OURS = ("", "latent_audit", "configs")
