@@ -8,16 +8,16 @@ import dataclasses
 import datetime
 import hashlib
 import pathlib
-import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
-from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from latent_audit.data import chat_markers
+from latent_audit import user_files
+from latent_audit.data import chat_markers, chat_templates
+from latent_audit.data.tokenizer_files import beyond, check_vocabulary, token_rows
+from latent_audit.data.tokenizer_files import load_tokenizer as load_tokenizer
 from latent_audit.errors import InputError
 
 PRESETS = ("default", "paper")
@@ -25,16 +25,9 @@ PRESETS = ("default", "paper")
 DEFAULT_DATE = "26 Jul 2024"
 DATE_FORMAT = "%d %b %Y"
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
-_TEMPLATE_ADVICE = "give one with the config field chat.template_file, or use chat.preset=paper"
-# transformers gives templates a strftime_now that reads the clock, and lets no function of ours through; a macro of
-# that name in front of the template hides it. The final newline is eaten with the block and leaves the template at
-# the start of a line, where its own leading white space means what it meant.
-_PINNED_CLOCK = "{% macro strftime_now(format) %}{{ pinned_clock[format] | default(date_string) }}{% endmacro %}\n"
-_CLOCK_FORMAT = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1""")
+# The longest published template has 20 KB.
+MOST_TEMPLATE = 2**20
 _PROBE = "Name a colour."
-# Words, digits, punctuation, white space and other scripts: where readings of one tokenizer would differ.
-_SPLIT_PROBE = "Write  12 lines, don't stop!\n\tf(x) = 3.5; \u00bfqu\u00e9? \u4f60\u597d"
 
 
 class Tokens(NamedTuple):
@@ -55,6 +48,7 @@ class Chat:
       family: the model's row in models.families.
       date: what a template that prints a date is told, such as "26 Jul 2024".
       enable_thinking: what a template with a thinking switch is told; None leaves its own default.
+      vocab_size: the rows of the model's embedding table, beyond which no id may be; None where no model is at hand.
     """
 
     tokenizer: Any
@@ -63,47 +57,7 @@ class Chat:
     family: str
     date: str
     enable_thinking: bool | None
-
-
-def load_tokenizer(path: str | pathlib.Path) -> Any:
-    """The tokenizer of a local checkpoint directory, through transformers; no code of the checkpoint is run.
-
-    Where transformers reads it otherwise than its tokenizer.json has it, the file counts, and the log says so.
-
-    Raises InputError: not a directory, no tokenizer files in it, or files that transformers cannot read.
-    """
-    path = pathlib.Path(path)
-    if not path.is_dir():
-        raise InputError(f"no such directory: {path}; expected a checkpoint directory with a tokenizer")
-    if not any((path / name).is_file() for name in _TOKENIZER_FILES):
-        raise InputError(
-            f"{path} holds no tokenizer; expected one of {', '.join(_TOKENIZER_FILES)}: copy the "
-            "tokenizer files of the model it was made from"
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        return _as_filed(path, tokenizer)
-    except Exception as error:  # Damaged files and missing converters surface as many different exceptions.
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"{path}: transformers cannot read the tokenizer: {reason}") from error
-
-
-def _as_filed(path: pathlib.Path, tokenizer: Any) -> Any:
-    """Classes that transformers chooses by the model's family rebuild a tokenizer and may lose what its file has: a
-    word-level one read as Qwen 2's then has no tokens for any text."""
-    file = path / "tokenizer.json"
-    if not file.is_file():
-        return tokenizer
-    filed = Tokenizer.from_file(str(file)).encode(_SPLIT_PROBE, add_special_tokens=False).ids
-    if tokenizer(_SPLIT_PROBE, add_special_tokens=False)["input_ids"] == filed:
-        return tokenizer
-    logging.warning(
-        "%s: transformers reads this tokenizer as %s, which splits text otherwise than tokenizer.json; "
-        "it is taken as the file has it",
-        path,
-        type(tokenizer).__name__,
-    )
-    return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+    vocab_size: int | None = None
 
 
 def make_chat(
@@ -114,6 +68,7 @@ def make_chat(
     template_file: str | pathlib.Path | None = None,
     date: str = DEFAULT_DATE,
     enable_thinking: bool | None = False,
+    vocab_size: int | None = None,
 ) -> Chat:
     """Choose and try out the way in which prompts are written.
 
@@ -124,9 +79,12 @@ def make_chat(
       template_file: path of a Jinja template to use in place of the checkpoint's.
       date: day, month and year as in "26 Jul 2024", told to templates that print a date.
       enable_thinking: told to templates that have such a switch; None leaves their default.
+      vocab_size: the rows of the model's embedding table (ModelConfig.vocab_size); every id that this chat encodes is
+        then held against it, and so is the tokenizer now. None where no model is at hand.
     Raises:
       InputError: an unknown preset, a malformed date, no template, a missing or failing template, one that leaves out
-        the prompt or writes BOS twice, or, for the paper preset, a tokenizer without the family's markers.
+        the prompt or writes BOS twice, a tokenizer with ids beyond vocab_size, or, for the paper preset, one without
+        the family's markers.
     """
     if preset not in PRESETS:
         raise InputError(f"chat.preset = {preset!r}, expected one of {', '.join(PRESETS)}")
@@ -139,14 +97,21 @@ def make_chat(
         template = chat_markers.paper_template(tokenizer, family)
     else:
         template = _own_template(tokenizer) if template_file is None else _read_template(template_file)
-    chat = Chat(tokenizer, template, preset, family, date, enable_thinking)
+    if vocab_size is not None:
+        check_vocabulary(tokenizer, vocab_size)
+    chat = Chat(tokenizer, template, preset, family, date, enable_thinking, vocab_size)
     _try_out(chat)
     return chat
 
 
 def render(chat: Chat, prompt: str) -> str:
     """The text the model reads for one user turn, generation prefix included."""
-    return _apply(chat, [{"role": "user", "content": prompt}], add_generation_prompt=True)
+    return render_all(chat, [prompt])[0]
+
+
+def render_all(chat: Chat, prompts: Iterable[str]) -> tuple[str, ...]:
+    """As render, for many prompts in about the time of one: each call may start a process."""
+    return _apply(chat, [[("user", prompt)] for prompt in prompts], add_generation_prompt=True)
 
 
 def encode_prompts(chat: Chat, prompts: Iterable[str], *, max_length: int, width: int | None = None) -> Tokens:
@@ -159,10 +124,10 @@ def encode_prompts(chat: Chat, prompts: Iterable[str], *, max_length: int, width
       prompts: B texts; max_length: the most tokens one may have, template included.
       width: T; None is the longest row.
     Raises:
-      InputError: no prompts, a prompt longer than max_length (they are counted; nothing is ever cut), or a width
-        that is too small.
+      InputError: no prompts, a prompt longer than max_length (they are counted; nothing is ever cut), one with a token
+        beyond the chat's vocab_size, or a width that is too small.
     """
-    rows = [_encode(chat, render(chat, prompt)) for prompt in prompts]
+    rows = _encode(chat, render_all(chat, prompts))
     if not rows:
         raise InputError("there are no prompts to encode")
     longest = max(map(len, rows))
@@ -185,7 +150,7 @@ def encode_prompts(chat: Chat, prompts: Iterable[str], *, max_length: int, width
 
 def target_ids(chat: Chat, text: str) -> tuple[int, ...]:
     """Token ids of the opening of an answer, no special tokens added; docs/method.md section 1."""
-    ids = tuple(_encode(chat, text))
+    ids = tuple(_encode(chat, [text])[0])
     if not ids:
         raise InputError(f"the target {text!r} has no tokens")
     return ids
@@ -199,20 +164,31 @@ def assistant_turn_ids(chat: Chat, text: str) -> tuple[int, ...]:
 
     Raises InputError if the template refuses an assistant turn, changes the text or writes no end-of-turn token.
     """
-    question = {"role": "user", "content": _PROBE}
-    prompt = render(chat, _PROBE)
-    whole = _apply(chat, [question, {"role": "assistant", "content": text}], add_generation_prompt=False).rstrip()
-    prompt_ids, whole_ids = _encode(chat, prompt), _encode(chat, whole)
+    return assistant_turns(chat, [text])[0]
+
+
+def assistant_turns(chat: Chat, texts: Iterable[str]) -> list[tuple[int, ...]]:
+    """As assistant_turn_ids, for many texts in about the time of one: each call may start a process."""
+    texts = list(texts)
+    conversations = [[("user", _PROBE), ("assistant", text)] for text in texts]
+    wholes = [whole.rstrip() for whole in _apply(chat, conversations, add_generation_prompt=False)]
+    prompt_ids, *rows = _encode(chat, [_probes(chat)[0], *wholes])
+    return [_turn(chat, *each, prompt_ids) for each in zip(texts, wholes, rows, strict=True)]
+
+
+def _turn(chat: Chat, text: str, whole: str, whole_ids: list[int], prompt_ids: list[int]) -> tuple[int, ...]:
     # By ids where possible: SentencePiece would put a further space before an answer that is encoded alone.
     if whole_ids[: len(prompt_ids)] == prompt_ids:
         ids = whole_ids[len(prompt_ids) :]
     else:
         # Some templates open a thinking block in the generation prefix only: the prompt is no prefix of the whole.
-        ids = _encode(chat, whole[whole.rfind(text.strip()) :])
+        ids = _encode(chat, [whole[whole.rfind(text.strip()) :]])[0]
     if not text.strip() or text.strip() not in whole or not ids:
-        raise InputError(f"the chat template does not write the answer {text!r} as it is; {_TEMPLATE_ADVICE}")
+        raise InputError(f"the chat template does not write the answer {text!r:.200} as it is; {chat_templates.ADVICE}")
     if ids[-1] not in chat.tokenizer.added_tokens_decoder:
-        raise InputError(f"the chat template closes the assistant's turn with no end-of-turn token; {_TEMPLATE_ADVICE}")
+        raise InputError(
+            f"the chat template closes the assistant's turn with no end-of-turn token; {chat_templates.ADVICE}"
+        )
     return tuple(ids)
 
 
@@ -224,30 +200,42 @@ def decode(chat: Chat, tokens: Iterable, lengths: Iterable) -> list[str]:
 
 def template_sha256(chat: Chat) -> str:
     """Hex digest of the formatted empty prompt, stored with every result; docs/method.md section 0."""
-    return hashlib.sha256(render(chat, "").encode()).hexdigest()
+    return hashlib.sha256(_probes(chat)[1].encode()).hexdigest()
 
 
 def eos_ids(chat: Chat, generation_config: dict | None) -> tuple[int, ...]:
     """Every token that ends an answer, without repetition.
 
     Those of generation_config.json, the tokenizer's own, and the known end-of-turn tokens in its vocabulary.
+
+    Raises InputError: an eos_token_id of generation_config.json that is no token id, or none of the model.
     """
     named = (generation_config or {}).get("eos_token_id")
     ids = list(named) if isinstance(named, list | tuple) else [] if named is None else [named]
-    if not all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in ids):
-        raise InputError(f"generation_config.json: eos_token_id = {named!r}, expected a token id or a list of them")
+    if not all(isinstance(item, int) and not isinstance(item, bool) and _exists(chat, item) for item in ids):
+        most = "" if chat.vocab_size is None else f" below vocab_size = {chat.vocab_size}"
+        raise InputError(
+            f"generation_config.json: eos_token_id = {named!r:.200}, expected a token id{most} or a list of them"
+        )
     if chat.tokenizer.eos_token_id is not None:
         ids.append(chat.tokenizer.eos_token_id)
-    ids += chat_markers.end_of_turn_ids(chat.tokenizer)
+    ids += [token for token in chat_markers.end_of_turn_ids(chat.tokenizer) if _exists(chat, token)]
     return tuple(dict.fromkeys(ids))
 
 
 def pad_id(chat: Chat) -> int:
-    """A valid token id for padding; which one does not matter, because masks are always explicit."""
+    """A valid token id for padding; which one does not matter, because masks are always explicit.
+
+    Some tokenizers have a pad token for which the model has no row; theirs is not taken.
+    """
     for token in (chat.tokenizer.pad_token_id, chat.tokenizer.eos_token_id):
-        if token is not None:
+        if token is not None and _exists(chat, token):
             return token
     return 0
+
+
+def _exists(chat: Chat, token: int) -> bool:
+    return 0 <= token and (chat.vocab_size is None or token < chat.vocab_size)
 
 
 def _day(date: str) -> datetime.datetime:
@@ -258,65 +246,77 @@ def _day(date: str) -> datetime.datetime:
 
 
 def _own_template(tokenizer: Any) -> str:
-    if not tokenizer.chat_template:
-        raise InputError(f"the checkpoint has no chat template; {_TEMPLATE_ADVICE}")
-    try:
-        return tokenizer.get_chat_template()
-    except ValueError as error:
-        raise InputError(
-            f"the checkpoint has several chat templates ({', '.join(tokenizer.chat_template)}) and none "
-            f"is called default; {_TEMPLATE_ADVICE}"
-        ) from error
+    template = tokenizer.chat_template
+    if isinstance(template, dict) and template:
+        if "default" not in template:
+            raise InputError(
+                f"the checkpoint has several chat templates ({', '.join(map(str, template))}) and none "
+                f"is called default; {chat_templates.ADVICE}"
+            )
+        template = template["default"]
+    if not template:
+        raise InputError(f"the checkpoint has no chat template; {chat_templates.ADVICE}")
+    return _check_template("the checkpoint's chat_template", template)
 
 
 def _read_template(path: str | pathlib.Path) -> str:
-    path = pathlib.Path(path).expanduser()
-    try:
-        template = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"chat.template_file = {str(path)!r} cannot be read: {error}") from error
+    template = user_files.read_text("chat.template_file", path, most=MOST_TEMPLATE)
     if not template.strip():
         raise InputError(f"chat.template_file = {str(path)!r} is empty, expected a Jinja chat template")
-    return template
+    return _check_template(f"chat.template_file = {str(path)!r}: the template", template)
 
 
-def _apply(chat: Chat, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
-    """The conversation as text, independent of the day."""
-    template = chat.template
-    variables: dict[str, Any] = {"date_string": chat.date}
-    if "strftime_now" in template:
-        formats = {match[2] for match in _CLOCK_FORMAT.finditer(template)}
-        variables["pinned_clock"] = {format: _day(chat.date).strftime(format) for format in formats}
-        template = _PINNED_CLOCK + template
-    if chat.enable_thinking is not None and "enable_thinking" in template:
+def _check_template(field: str, template: object) -> str:
+    text = user_files.check_text(field, template)
+    if len(text) > MOST_TEMPLATE:
+        raise InputError(f"{field} has {len(text)} characters, at most {MOST_TEMPLATE} are read")
+    return text
+
+
+def _apply(chat: Chat, conversations: list[list[tuple[str, str]]], *, add_generation_prompt: bool) -> tuple[str, ...]:
+    """The conversations as text, independent of the day."""
+    variables = {**chat.tokenizer.special_tokens_map, "date_string": chat.date}
+    if chat.enable_thinking is not None and "enable_thinking" in chat.template:
         variables["enable_thinking"] = chat.enable_thinking
-    try:
-        return chat.tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False, add_generation_prompt=add_generation_prompt, **variables
-        )
-    except Exception as error:  # A template is a program: it can fail in any way.
-        roles = ", ".join(message["role"] for message in messages)
-        raise InputError(
-            f"the chat template fails on a conversation of the roles {roles}: {error}; {_TEMPLATE_ADVICE}"
-        ) from error
+    return chat_templates.render(
+        chat.template,
+        map(tuple, conversations),
+        variables=tuple(variables.items()),
+        day=_day(chat.date).date().isoformat(),
+        add_generation_prompt=add_generation_prompt,
+    )
 
 
-def _encode(chat: Chat, text: str) -> list[int]:
-    return chat.tokenizer.encode(text, add_special_tokens=False)
+def _encode(chat: Chat, texts: Iterable[str]) -> list[list[int]]:
+    """Ids of each text, no special tokens added; InputError for one that the model has no row for."""
+    rows = token_rows(chat.tokenizer, texts)
+    if chat.vocab_size is not None:
+        for row in rows:
+            if row and max(row) >= chat.vocab_size:
+                raise beyond(chat.tokenizer, max(row), chat.vocab_size)
+    return rows
+
+
+def _probes(chat: Chat) -> tuple[str, str]:
+    """The formatted probe and the formatted empty prompt, of one pair of processes."""
+    probe, empty = render_all(chat, [_PROBE, ""])
+    return probe, empty
 
 
 def _try_out(chat: Chat) -> None:
     """Format one prompt and look for what would spoil every result."""
-    text = render(chat, _PROBE)
+    text = _probes(chat)[0]
     if _PROBE not in text:
-        raise InputError(f"the chat template leaves out the user's turn; {_TEMPLATE_ADVICE}")
+        raise InputError(f"the chat template leaves out the user's turn; {chat_templates.ADVICE}")
+    ids, plain = _encode(chat, [text])[0], token_rows(chat.tokenizer, [_PROBE], special=True)[0]
+    if not ids:
+        raise InputError(f"the tokenizer has no tokens for {text!r:.200}; expected the one the model was made with")
     bos = chat.tokenizer.bos_token_id
     if bos is None:
         return
-    ids = _encode(chat, text)
     if ids[:2] == [bos, bos]:
-        raise InputError(f"the chat template writes {chat.tokenizer.bos_token} twice; {_TEMPLATE_ADVICE}")
-    if ids[0] != bos and chat.tokenizer.encode(_PROBE)[:1] == [bos]:
+        raise InputError(f"the chat template writes {chat.tokenizer.bos_token} twice; {chat_templates.ADVICE}")
+    if ids[0] != bos and plain[:1] == [bos]:
         logging.warning(
             "the chat template writes no %s, which the tokenizer puts before plain text; as in "
             "transformers, none is added",

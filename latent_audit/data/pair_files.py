@@ -5,8 +5,9 @@ import hashlib
 import pathlib
 from collections.abc import Callable, Sequence
 
+from latent_audit import user_files
 from latent_audit.data import prompt_hub, prompt_tables
-from latent_audit.data.prompt_files import KNOWN_COLUMNS, fold
+from latent_audit.data.prompt_files import KNOWN_COLUMNS, check_slice, fold
 from latent_audit.errors import InputError
 
 # Role -> column names of the public sets, compared without case; the first that a table has is taken.
@@ -75,6 +76,7 @@ def load_pairs(
         is not text, an empty prompt, columns that look swapped, or no pairs left.
     """
     source = str(source)
+    check_slice(limit, offset)
     table = _read(source)
     found = _find_columns(source, table.columns, columns or {})
     rows: dict[tuple[str, ...], dict[str, str]] = {}
@@ -162,18 +164,20 @@ def _read(source: str) -> prompt_tables.Table:
     return prompt_tables.Table(columns, [row for table in tables for row in table.rows])
 
 
-def _find_columns(source: str | pathlib.Path, present: Sequence[str], wanted: dict[str, str]) -> dict[str, str]:
+def _find_columns(source: str, present: Sequence[str], wanted: dict[str, str]) -> dict[str, str]:
     """Role -> column; a refusal column is taken where there is one, the other two must be there."""
     unknown = set(wanted) - set(ROLES)
     if unknown:
         raise InputError(f"columns are given for {', '.join(sorted(unknown))}, expected {', '.join(ROLES)}")
+    for role, name in wanted.items():
+        user_files.check_text(f"{source}: the column for {role}", name, lines=False)
     by_name = {column.lower(): column for column in reversed(present)}
     found = {}
     for role, known in ROLES.items():
         if role in wanted:
             column = wanted[role] if wanted[role] in present else by_name.get(wanted[role].lower())
             if column is None:
-                raise InputError(f"{source}: no column {wanted[role]!r}; there are only: {', '.join(present)}")
+                raise InputError(f"{source}: no column {wanted[role]!r}; there are only: {', '.join(present)[:500]}")
         else:
             column = next((by_name[name] for name in known if name in by_name), None)
         if column is not None:
@@ -181,7 +185,7 @@ def _find_columns(source: str | pathlib.Path, present: Sequence[str], wanted: di
         elif role != "refusal":
             raise InputError(
                 f"{source}: no column is known to hold the {role} ({', '.join(known)}); there are only: "
-                f"{', '.join(present)}. Name the right one"
+                f"{', '.join(present)[:500]}. Name the right one"
             )
     shared = [column for column in found.values() if list(found.values()).count(column) > 1]
     if shared:
@@ -189,13 +193,9 @@ def _find_columns(source: str | pathlib.Path, present: Sequence[str], wanted: di
     return found
 
 
-def _text(source: str | pathlib.Path, row: prompt_tables.Row, column: str) -> str:
+def _text(source: str, row: prompt_tables.Row, column: str) -> str:
     cell = row.values.get(column)
     # Parquet and JSON write a missing text as NaN or null.
     if cell is None or (isinstance(cell, float) and cell != cell):
         return ""
-    if not isinstance(cell, str):
-        raise InputError(
-            f"{source}, {row.place}: column {column!r} holds {cell!r} ({type(cell).__name__}), expected text"
-        )
-    return cell.strip()
+    return prompt_tables.text_of(f"{source}, {row.place}", column, cell)

@@ -2,10 +2,12 @@
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 import re
 from collections.abc import Iterable
 
+from latent_audit import user_files
 from latent_audit.data import prompt_hub, prompt_tables
 from latent_audit.data.builtin_prompts import HARMFUL, HARMLESS
 from latent_audit.errors import InputError
@@ -67,7 +69,10 @@ def load_prompts(
     source = str(source)
     if not source.strip():
         raise InputError("the source of the prompts is empty; expected a file, hub:owner/name or builtin:harmful")
-    _check_slice(limit, offset)
+    check_slice(limit, offset)
+    for field, value in (("column", column), ("label", label)):
+        if value is not None:
+            user_files.check_text(f"{source}: {field}", value, lines=False)
     name, table = _read(source)
     table = _with_label(source, table, label)
     column = _find_column(source, table, column)
@@ -105,7 +110,8 @@ def check_disjoint(training: PromptSet, evaluation: PromptSet) -> None:
         )
 
 
-def _check_slice(limit: int | None, offset: int) -> None:
+def check_slice(limit: int | None, offset: int) -> None:
+    """InputError for a limit or an offset that counts nothing."""
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise InputError(f"limit = {limit!r}, expected a whole number of at least 1, or None for all prompts")
     if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
@@ -127,12 +133,12 @@ def _read(source: str) -> tuple[str, prompt_tables.Table]:
         columns = tuple(dict.fromkeys(column for table in tables for column in table.columns))
         name = rest.split(":")[0].rpartition("/")[2]
         return name, prompt_tables.Table(columns, [row for table in tables for row in table.rows])
-    if _HUB_LIKE.fullmatch(source) and not pathlib.Path(source).exists():
+    if _HUB_LIKE.fullmatch(source) and not os.path.lexists(source):
         raise InputError(f"no such file: {source}; a data set on the Hugging Face hub is given as hub:{source}")
     return pathlib.Path(source).stem, prompt_tables.read_table(source)
 
 
-def _with_label(source: str | pathlib.Path, table: prompt_tables.Table, label: str | None) -> prompt_tables.Table:
+def _with_label(source: str, table: prompt_tables.Table, label: str | None) -> prompt_tables.Table:
     if label is None:
         return table
     column = _match(table.columns, LABEL_COLUMN)
@@ -140,14 +146,23 @@ def _with_label(source: str | pathlib.Path, table: prompt_tables.Table, label: s
         raise InputError(
             f"{source}: label = {label!r} needs a column {LABEL_COLUMN!r}, but there {_are(table.columns)}"
         )
-    rows = [row for row in table.rows if fold(str(row.values.get(column))) == fold(label)]
+    labels = [_label_of(source, row, column) for row in table.rows]
+    rows = [row for row, found in zip(table.rows, labels, strict=True) if fold(found) == fold(label)]
     if not rows:
-        found = sorted({str(row.values.get(column)) for row in table.rows})
-        raise InputError(f"{source}: no row has the label {label!r}; found are {', '.join(found[:10])}")
+        shown = ", ".join(found[:50] for found in sorted(set(labels))[:10])
+        raise InputError(f"{source}: no row has the label {label!r}; found are {shown}")
     return table._replace(rows=rows)
 
 
-def _find_column(source: str | pathlib.Path, table: prompt_tables.Table, wanted: str | None) -> str:
+def _label_of(source: str, row: prompt_tables.Row, column: str) -> str:
+    cell = row.values.get(column)
+    # Labels may be numbers or truth values; a list of labels is none.
+    if cell is None or isinstance(cell, bool | int | float):
+        return str(cell)
+    return prompt_tables.text_of(f"{source}, {row.place}", column, cell)
+
+
+def _find_column(source: str, table: prompt_tables.Table, wanted: str | None) -> str:
     if wanted is not None:
         found = _match(table.columns, wanted)
         if found is None:
@@ -171,14 +186,11 @@ def _match(columns: Iterable[str], wanted: str) -> str | None:
 
 
 def _are(columns: Iterable[str]) -> str:
-    return f"are only: {', '.join(column or '(unnamed)' for column in columns)}"
+    return f"are only: {', '.join(column or '(unnamed)' for column in columns)}"[:500]
 
 
-def _prompt_of(source: str | pathlib.Path, row: prompt_tables.Row, column: str) -> str:
-    cell = row.values.get(column)
-    if not isinstance(cell, str):
-        kind = "nothing" if cell is None else f"{cell!r} ({type(cell).__name__})"
-        raise InputError(f"{source}, {row.place}: column {column!r} holds {kind}, expected text")
-    if not cell.strip():
+def _prompt_of(source: str, row: prompt_tables.Row, column: str) -> str:
+    prompt = prompt_tables.text_of(f"{source}, {row.place}", column, row.values.get(column))
+    if not prompt:
         raise InputError(f"{source}, {row.place}: column {column!r} is empty, expected a prompt")
-    return cell.strip()
+    return prompt

@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 import huggingface_hub
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-from latent_audit.data.prompt_tables import READERS
+from latent_audit.data.prompt_tables import MOST_BYTES, READERS
 from latent_audit.errors import InputError
 
 # One request without retries comes first, so that an unreachable hub is known within this time.
 PROBE_SECONDS = 10
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
+# As the hub has it: letters, digits, _ and, inside, - and . but neither twice in a row; at most 96 in all.
+_NAME = re.compile(r"(?!.*--)(?!.*\.\.)(?!.*[.\-]/)(?!.*[.\-]$)[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*", re.ASCII)
+_LONGEST_NAME = 96
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 # Text before Parquet: it needs no further package.
 _PREFERENCE = (".csv", ".tsv", ".jsonl", ".json", ".txt", ".parquet")
@@ -35,19 +37,25 @@ def download(address: str) -> list[pathlib.Path]:
     """The local files of "owner/name[:config][:split]", fetched into the hub's cache.
 
     Raises InputError: not such an address, an unknown or gated data set, an unreachable hub, a data set without
-    readable files, or one whose splits leave a choice (all are listed).
+    readable files, one whose splits leave a choice (all are listed), or a split of more than MOST_BYTES.
     """
     repository, *wanted = address.split(":")
     looks_like_path = not _NAME.fullmatch(repository) or pathlib.PurePosixPath(repository).suffix.lower() in READERS
-    if looks_like_path or len(wanted) > 2 or not all(wanted):
+    if looks_like_path or len(repository) > _LONGEST_NAME or len(wanted) > 2 or not all(wanted):
         raise InputError(
             f"hub:{address} is not of the form hub:owner/name[:config][:split]; a file is given by its path alone"
         )
     with _hub_errors(repository):
-        info = huggingface_hub.HfApi().dataset_info(repository, timeout=PROBE_SECONDS)
-    files = [sibling.rfilename for sibling in info.siblings or []]
-    card = (info.card_data.get("configs") if info.card_data else None) or []
-    chosen = choose_split(repository, list_splits(files, card), wanted)
+        info = huggingface_hub.HfApi().dataset_info(repository, timeout=PROBE_SECONDS, files_metadata=True)
+    sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
+    card = info.card_data.get("configs") if hasattr(info.card_data, "get") else None
+    chosen = choose_split(repository, list_splits(list(sizes), card), wanted)
+    size = sum(sizes[file] for file in chosen.files)
+    if size > MOST_BYTES:
+        raise InputError(
+            f"hub:{address} has {size} bytes in {len(chosen.files)} files, at most {MOST_BYTES} are read: take a part "
+            "of it and give that file's path"
+        )
     with _hub_errors(repository):
         return [
             pathlib.Path(
@@ -81,12 +89,13 @@ def _hub_errors(repository: str) -> Iterator[None]:
         ) from error
 
 
-def list_splits(files: list[str], card: list[dict]) -> list[Split]:
+def list_splits(files: list[str], card: object) -> list[Split]:
     """Every split of a data set: as its card declares them, otherwise as its paths suggest.
 
     Args:
       files: paths in the repository.
-      card: the `configs` entry of the card's metadata, [] where there is none. A pattern in it matches as in a shell.
+      card: the `configs` entry of the card's metadata, None where there is none; what has not its form is passed over.
+        A pattern in it matches as in a shell.
     """
     data = [
         file
@@ -96,7 +105,8 @@ def list_splits(files: list[str], card: list[dict]) -> list[Split]:
         and file not in _NOT_DATA
     ]
     declared = []
-    for config in card:
+    configs = [config for config in card if isinstance(config, dict)] if isinstance(card, list) else []
+    for config in configs:
         for split, patterns in _declared_files(config.get("data_files")).items():
             matching = tuple(file for file in data if any(fnmatch.fnmatch(file, pattern) for pattern in patterns))
             if matching:
@@ -114,7 +124,12 @@ def _declared_files(entry: Any) -> dict[str, list[str]]:
         items = [(item.get("split", "train"), item.get("path", [])) for item in entry]
     else:
         items = [("train", entry)]
-    return {str(split): [patterns] if isinstance(patterns, str) else list(patterns) for split, patterns in items}
+    return {str(split): _patterns(patterns) for split, patterns in items}
+
+
+def _patterns(entry: object) -> list[str]:
+    several = entry if isinstance(entry, list | tuple) else [entry]
+    return [pattern for pattern in several if isinstance(pattern, str)]
 
 
 def _splits_from_paths(data: list[str]) -> list[Split]:

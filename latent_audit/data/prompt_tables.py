@@ -2,16 +2,19 @@
 
 import csv
 import io
-import json
+import os
 import pathlib
 from typing import Any, NamedTuple
 
-import pandas as pd
-
+from latent_audit import user_files
 from latent_audit.errors import InputError
 
 # The one column of a file that has no columns: a TXT file or a JSON list of strings.
 ONLY_COLUMN = "prompt"
+# Ours: the longest public sets of prompts have a million rows and 100 MB.
+MOST_BYTES = 2**28
+MOST_ROWS = 2**22
+_PARQUET_ROWS = 64
 
 
 class Row(NamedTuple):
@@ -33,35 +36,43 @@ def read_table(path: str | pathlib.Path) -> Table:
 
     A text file is UTF-8, with or without a byte order mark. A TXT file holds one prompt per line that is not
     blank. JSON is a list of strings, a list of objects, or an object whose only list is one of these. Parquet
-    needs pyarrow, which is not among this project's requirements.
+    needs pyarrow.
 
-    Raises InputError: unknown suffix, missing, unreadable or empty file, bytes that are not UTF-8 (the offset is
-    named), a malformed table or JSON document (the line is named).
+    Raises InputError: unknown suffix, missing, unreadable or empty file, one that is no regular file or longer than
+    MOST_BYTES or MOST_ROWS, bytes that are not UTF-8 (the offset is named), a malformed table or JSON document (the
+    line is named).
     """
-    path = pathlib.Path(path).expanduser()
+    path = user_files.path_of("the file of prompts", path)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path}: the suffix {path.suffix!r} is not one of {', '.join(READERS)}")
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
-    try:
-        table = reader(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+    if not os.path.lexists(path):
+        raise InputError(f"no such file: {str(path):.300}")
+    table = reader(path)
+    if len(table.rows) > MOST_ROWS:
+        raise _too_many(path, len(table.rows))
     if not table.rows:
         raise InputError(f"{path} is empty: it holds no prompts")
     return table
 
 
+def text_of(place: str, column: str, cell: object) -> str:
+    """A cell's text without outer white space, which may be empty; InputError for what no prompt or answer may hold."""
+    if not isinstance(cell, str):
+        kind = "nothing" if cell is None else f"{cell!r:.200} ({type(cell).__name__})"
+        raise InputError(f"{place}: column {column!r} holds {kind}, expected text")
+    return user_files.check_text(f"{place}: column {column!r}", cell).strip()
+
+
 def _text(path: pathlib.Path) -> str:
-    data = path.read_bytes()
-    try:
-        # Decoded with the mark still in place, so that an offset in a message counts from the file's first byte.
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8: byte {data[error.start]:#04x} at offset {error.start}; save it as UTF-8"
-        ) from error
+    text = user_files.read_text("the file of prompts", path, most=MOST_BYTES)
+    if text.count("\n") > MOST_ROWS:
+        raise _too_many(path, text.count("\n"))
+    return text
+
+
+def _too_many(path: pathlib.Path, count: int) -> InputError:
+    return InputError(f"{path} has {count} rows or lines, at most {MOST_ROWS} are read: take a part of it")
 
 
 def _read_csv(path: pathlib.Path) -> Table:
@@ -83,7 +94,7 @@ def _delimited(path: pathlib.Path, delimiter: str) -> Table:
             if header is None:
                 header = tuple(cell.strip() for cell in cells)
                 if len(set(header)) < len(header):
-                    raise InputError(f"{path}: the header names a column twice: {', '.join(header)}")
+                    raise InputError(f"{path}: the header names a column twice: {', '.join(header)[:300]}")
                 continue
             if len(cells) != len(header):
                 raise InputError(
@@ -108,10 +119,7 @@ def _read_jsonl(path: pathlib.Path) -> Table:
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            records.append((f"line {number}", json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: malformed JSON: {error.msg} at column {error.colno}") from error
+        records.append((f"line {number}", user_files.parse_json(f"{path}, line {number}", line)))
     return _from_records(path, records)
 
 
@@ -119,15 +127,12 @@ def _read_json(path: pathlib.Path) -> Table:
     text = _text(path)
     if not text.strip():
         return Table((), [])
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: malformed JSON: {error.msg} at column {error.colno}") from error
+    value = user_files.parse_json(str(path), text)
     if isinstance(value, dict):
         lists = [key for key, item in value.items() if isinstance(item, list)]
         if len(lists) != 1:
             raise InputError(
-                f"{path} holds an object with {len(lists)} lists ({', '.join(lists) or 'none'}), expected "
+                f"{path} holds an object with {len(lists)} lists ({', '.join(lists)[:200] or 'none'}), expected "
                 "exactly one, of strings or of objects"
             )
         value = value[lists[0]]
@@ -147,19 +152,43 @@ def _from_records(path: pathlib.Path, records: list[tuple[str, Any]]) -> Table:
 
 
 def _read_parquet(path: pathlib.Path) -> Table:
+    data = user_files.read_bytes("the file of prompts", path, most=MOST_BYTES)
     try:
-        frame = pd.read_parquet(path)
+        import pyarrow.parquet as parquet  # type: ignore[import-untyped]
     except ImportError as error:
         raise InputError(
             f"{path.name} is a Parquet file, which needs pyarrow: pip install pyarrow, or save the "
             "prompts as CSV and give that path"
         ) from error
-    except Exception as error:  # The engine's own errors; pyarrow may be absent, so they cannot be named here.
-        raise InputError(f"{path} is not a readable Parquet file: {error}") from error
-    records = frame.to_dict("records")
-    return Table(
-        tuple(map(str, frame.columns)), [Row(f"row {number}", values) for number, values in enumerate(records, start=1)]
-    )
+    try:
+        file = parquet.ParquetFile(io.BytesIO(data))
+        columns, count = tuple(map(str, file.schema_arrow.names)), file.metadata.num_rows
+    except Exception as error:  # pyarrow's own errors, of many kinds.
+        raise InputError(f"{path} is not a readable Parquet file: {_short(error)}") from error
+    if count > MOST_ROWS:
+        raise _too_many(path, count)
+    if len(set(columns)) < len(columns):
+        raise InputError(f"{path}: the header names a column twice: {', '.join(columns)[:300]}")
+    records: list[dict[str, Any]] = []
+    size = 0
+    try:
+        # In small parts: a cell that is stored once may stand in every row.
+        for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+            size += batch.nbytes
+            if size > 4 * MOST_BYTES:
+                break
+            records += batch.to_pylist()
+    except Exception as error:
+        raise InputError(f"{path} is not a readable Parquet file: {_short(error)}") from error
+    if size > 4 * MOST_BYTES:
+        raise InputError(
+            f"{path} unpacks to more than {4 * MOST_BYTES} bytes, the most that is read: take a part of it"
+        )
+    return Table(columns, [Row(f"row {number}", values) for number, values in enumerate(records, start=1)])
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 READERS = {

@@ -93,7 +93,7 @@ def _fits(value: object, field: Field, kind: str) -> bool:
 def expected(field: Field) -> str:
     """What a field takes, in words."""
     if field.choices:
-        return " or ".join(repr(choice) if not choice else choice for choice in field.choices)
+        return "one of " + ", ".join(choice or "'' (empty)" for choice in field.choices)
     words = TYPES[field.kind]
     if field.least is not None:
         first = f"above {field.least:g}" if field.above else f"from {_plain(field.least)}"

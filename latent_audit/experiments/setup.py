@@ -5,7 +5,6 @@ Everything that can be wrong about the user's input is looked at here, before an
 
 import dataclasses
 import functools
-import hashlib
 import pathlib
 import re
 from collections.abc import Callable, Mapping
@@ -138,6 +137,8 @@ def check(
         cfg, chat = models.check(subject.variants[0].path).cfg, load_chat(subject.variants[0], config)
     else:
         cfg, chat = organism_parts(config)
+        if config.organism.directory:
+            poles.check_directory(config.organism.directory, names, _recipe(config))
     tokens = encode(chat, cfg, panels.values(), config, who=names[0])
     return Prospect(world, names, subject, cfg, chat, panels, tokens, judge, reward)
 
@@ -218,7 +219,7 @@ def organism_parts(config: ConfigDict) -> tuple[models.ModelConfig, chats.Chat]:
     settings, tokenizer = config.organism, build_tokenizer()
     cfg = train.organism_config(size=settings.size, family=settings.family, tokenizer=tokenizer)
     sharding.check(cfg)
-    return cfg, make_chat(tokenizer, cfg.family, config)
+    return cfg, make_chat(tokenizer, cfg, config)
 
 
 def variant_names(config: ConfigDict) -> tuple[str, ...]:
@@ -230,11 +231,17 @@ def variant_names(config: ConfigDict) -> tuple[str, ...]:
     return parse_poles(config.organism.poles)
 
 
+def _recipe(config: ConfigDict) -> train.Recipe:
+    settings = config.organism
+    return train.make_recipe(size=settings.size, family=settings.family, seed=settings.seed)
+
+
 def organism_subject(config: ConfigDict, workdir: pathlib.Path, names: tuple[str, ...]) -> Subject:
     """The organism's poles; trained, or reused where the same one is there."""
     settings = config.organism
     directory = pathlib.Path(settings.directory or workdir / "organism").expanduser()
-    recipe = train.make_recipe(size=settings.size, family=settings.family, seed=settings.seed)
+    recipe = _recipe(config)
+    processes.on_first(lambda: poles.check_directory(directory, names, recipe))
     # On one device, whatever the mesh: rounding that differs would train another organism.
     with mesh.alone():
         processes.on_first(lambda: _build_organism(directory, recipe, names))
@@ -321,15 +328,16 @@ def check_alike(subject: Subject, config: ConfigDict) -> None:
 
 def load_chat(variant: Variant, config: ConfigDict) -> chats.Chat:
     """The variant's tokenizer and template as the config asks for them; cheap, no weights are read."""
-    return make_chat(chats.load_tokenizer(variant.path), models.check(variant.path).cfg.family, config)
+    return make_chat(chats.load_tokenizer(variant.path), models.check(variant.path).cfg, config)
 
 
-def make_chat(tokenizer, family: str, config: ConfigDict) -> chats.Chat:
-    """How a model of this tokenizer and family is talked to under the chat section; InputError as chats.make_chat."""
+def make_chat(tokenizer, cfg: models.ModelConfig, config: ConfigDict) -> chats.Chat:
+    """How a model is talked to under the config's chat section; InputError as chats.make_chat."""
     section = config.chat
     return chats.make_chat(
         tokenizer,
-        family=family,
+        family=cfg.family,
+        vocab_size=cfg.vocab_size,
         preset=section.preset,
         template_file=section.template_file or None,
         date=section.date,
@@ -377,27 +385,13 @@ def encode(chat: chats.Chat, cfg: models.ModelConfig, panels, config: ConfigDict
     return encoded
 
 
-def fingerprint(path: pathlib.Path) -> str:
-    """A short hash of a checkpoint: every file's name and size, config and tokenizer whole, weights by their ends."""
-    digest = hashlib.sha256()
-    for file in sorted(path.glob("*")):
-        if file.suffix not in (".json", ".jinja", ".model", ".safetensors"):
-            continue
-        digest.update(f"{file.name} {file.stat().st_size}".encode())
-        with open(file, "rb") as opened:
-            digest.update(opened.read(2**20))
-            opened.seek(max(0, file.stat().st_size - 2**20))
-            digest.update(opened.read())
-    return digest.hexdigest()[:16]
-
-
 def describe_inputs(subject: Subject, panels, judge: Judge | None, reward: Reward | None, config: ConfigDict) -> dict:
     """What a result depends on beside the config: checkpoints, templates, prompts and scorers, for the record."""
     record = {
         "arch": subject.arch,
         "variants": {
             variant.name: {
-                "fingerprint": fingerprint(variant.path),
+                "fingerprint": models.fingerprint(variant.path),
                 "template_sha256": chats.template_sha256(load_chat(variant, config)),
             }
             for variant in subject.variants

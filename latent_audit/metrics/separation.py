@@ -19,6 +19,9 @@ from latent_audit.errors import InputError
 from latent_audit.metrics import stats
 from latent_audit.models.config import layer_name
 
+# Of each kind: two in each of the two folds that the cross-fitted score needs at least.
+LEAST_PROMPTS = 4
+
 
 class Score(NamedTuple):
     """value: of the best state, with [lo, hi]; state: which residual state that is; profile: of all, float64."""

@@ -2,8 +2,11 @@
 
 from latent_audit.models.config import ModelConfig, layer_name
 from latent_audit.models.decoder import Decoder, ForwardOutput, forward, init_params
+from latent_audit.models.fingerprint import fingerprint
 from latent_audit.models.hub import resolve
-from latent_audit.models.weights import check, load, read_generation_config, save
+from latent_audit.models.saving import save
+from latent_audit.models.target import check_target
+from latent_audit.models.weights import check, load, read_generation_config
 
 __all__ = [
     "Decoder",
@@ -11,6 +14,8 @@ __all__ = [
     "ModelConfig",
     "forward",
     "check",
+    "check_target",
+    "fingerprint",
     "init_params",
     "layer_name",
     "load",

@@ -5,11 +5,11 @@ A row's `defaults` are what transformers fills in for a field that config.json l
 """
 
 import dataclasses
-import math
 from typing import Any
 
 from latent_audit.errors import InputError
 from latent_audit.models.config import FULL_ATTENTION, ModelConfig, Rope
+from latent_audit.models.fields import choice, flag, number, shown, token_ids
 
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
 
@@ -172,42 +172,42 @@ def config_from_hf(hf: dict) -> ModelConfig:
     family = FAMILIES[name]
     fields = family.defaults | given
     _refuse_unsupported(fields)
-    layers, width = _number(fields, "num_hidden_layers"), _number(fields, "hidden_size")
-    heads = _number(fields, "num_attention_heads")
-    kv_heads = heads if fields["num_key_value_heads"] is None else _number(fields, "num_key_value_heads")
-    head_dim = width // heads if fields["head_dim"] is None else _number(fields, "head_dim")
+    layers, width = number(fields, "num_hidden_layers"), number(fields, "hidden_size")
+    heads = number(fields, "num_attention_heads")
+    kv_heads = heads if fields["num_key_value_heads"] is None else number(fields, "num_key_value_heads")
+    head_dim = width // heads if fields["head_dim"] is None else number(fields, "head_dim")
     if heads % kv_heads or head_dim % 2 or head_dim == 0:
         raise InputError(
             f"config.json: num_attention_heads = {heads}, num_key_value_heads = {kv_heads}, head_dim "
             f"= {head_dim}; expected a multiple of the key-value heads and an even head_dim"
         )
-    all_biases = family.bias == "switch" and _flag(fields, "attention_bias")
+    all_biases = family.bias == "switch" and flag(fields, "attention_bias")
     has_scalar = "query_pre_attn_scalar" in family.defaults
     sliding = _sliding_layers(fields, family, layers)
     return ModelConfig(
         family=name,
-        vocab_size=_number(fields, "vocab_size"),
+        vocab_size=number(fields, "vocab_size"),
         num_layers=layers,
         embed_dim=width,
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
-        mlp_dim=_number(fields, "intermediate_size"),
-        norm_eps=_number(fields, "rms_norm_eps", float),
-        query_scale=(_number(fields, "query_pre_attn_scalar", float) if has_scalar else head_dim) ** -0.5,
+        mlp_dim=number(fields, "intermediate_size"),
+        norm_eps=number(fields, "rms_norm_eps"),
+        query_scale=(number(fields, "query_pre_attn_scalar") if has_scalar else head_dim) ** -0.5,
         activation=_activation(fields, family.activation_field, name),
         qkv_bias=all_biases or family.bias == "qkv",
         output_bias=all_biases,
-        mlp_bias="mlp_bias" in family.defaults and _flag(fields, "mlp_bias"),
+        mlp_bias="mlp_bias" in family.defaults and flag(fields, "mlp_bias"),
         attention_softcap=_cap(fields, family, "attn_logit_softcapping"),
         final_softcap=_cap(fields, family, "final_logit_softcapping"),
-        tied_head=_flag(fields, "tie_word_embeddings"),
+        tied_head=flag(fields, "tie_word_embeddings"),
         ropes=_ropes(fields, family),
         rope_of_layer=tuple(int(slides and family.rope_per_type) for slides in sliding),
-        windows=tuple(_number(fields, "sliding_window") if slides else FULL_ATTENTION for slides in sliding),
-        max_positions=_number(fields, "max_position_embeddings"),
-        bos_id=next(iter(_token_ids(fields, "bos_token_id")), None),
-        eos_ids=_token_ids(fields, "eos_token_id"),
+        windows=tuple(number(fields, "sliding_window") if slides else FULL_ATTENTION for slides in sliding),
+        max_positions=number(fields, "max_position_embeddings"),
+        bos_id=next(iter(token_ids(fields, "bos_token_id")), None),
+        eos_ids=token_ids(fields, "eos_token_id"),
         **family.switches,
     )
 
@@ -285,17 +285,18 @@ def _text_tower(hf: dict) -> tuple[dict, str]:
     by_architecture[MULTIMODAL_ARCHITECTURE] = MULTIMODAL_TYPE
     architectures = hf.get("architectures") or []
     architecture: Any = architectures[0] if isinstance(architectures, list) and architectures else None
-    name: Any = hf.get("model_type") or by_architecture.get(architecture)
+    is_text = all(isinstance(one, str) for one in (hf.get("model_type") or "", architecture or ""))
+    name: Any = (hf.get("model_type") or by_architecture.get(architecture)) if is_text else None
     if name not in by_architecture.values() or (architecture and by_architecture.get(architecture) != name):
         raise InputError(
-            f"config.json: architectures = {architectures!r}, model_type = {hf.get('model_type')!r} "
+            f"config.json: architectures = {shown(architectures)}, model_type = {shown(hf.get('model_type'))} "
             f"is not supported; supported are {', '.join(by_architecture)}"
         )
     if name != MULTIMODAL_TYPE:
         return hf, name
     text = hf.get("text_config")
     if not isinstance(text, dict) or text.get("model_type", "gemma3_text") != "gemma3_text":
-        raise InputError(f"config.json: text_config = {text!r}, expected the fields of a gemma3_text decoder")
+        raise InputError(f"config.json: text_config = {shown(text)}, expected the fields of a gemma3_text decoder")
     # What the whole model names beside the text tower holds for it too; this class applies no final softcap.
     shared = ("bos_token_id", "eos_token_id", "quantization_config")
     outer = {key: hf[key] for key in shared if key in hf}
@@ -312,75 +313,52 @@ def _refuse_unsupported(fields: dict) -> None:
     }
     for field, reason in refused.items():
         if fields.get(field):
-            raise InputError(f"config.json: {field} = {fields[field]!r}: {reason}")
+            raise InputError(f"config.json: {field} = {shown(fields[field])}: {reason}")
+    if fields.get("is_causal") not in (None, True):
+        raise InputError(
+            f"config.json: is_causal = {shown(fields['is_causal'])}: {refused['use_bidirectional_attention']}"
+        )
     if fields.get("partial_rotary_factor") not in (None, 1.0):
         raise InputError(
-            f"config.json: partial_rotary_factor = {fields['partial_rotary_factor']!r}: only whole "
+            f"config.json: partial_rotary_factor = {shown(fields['partial_rotary_factor'])}: only whole "
             "heads are rotated here; expected 1.0"
         )
 
 
-def _number(fields: dict, name: str, kind: type = int) -> Any:
-    value: Any = fields.get(name)
-    is_number = isinstance(value, (int, kind)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value <= 0:
-        expected = "a positive integer" if kind is int else "a positive number"
-        raise InputError(f"config.json: {name} = {value!r}, expected {expected}")
-    return kind(value)
-
-
-def _flag(fields: dict, name: str) -> bool:
-    if not isinstance(fields.get(name), bool):
-        raise InputError(f"config.json: {name} = {fields.get(name)!r}, expected true or false")
-    return fields[name]
-
-
 def _cap(fields: dict, family: Family, name: str) -> float | None:
-    return None if name not in family.defaults or fields[name] is None else _number(fields, name, float)
+    return None if name not in family.defaults or fields[name] is None else number(fields, name)
 
 
 def _activation(fields: dict, field: str, name: str) -> str:
-    value = fields[field]
-    if name == "gemma" and value == "gelu":
-        value = "gelu_pytorch_tanh"  # Gemma 1's first files wrote gelu and meant the tanh form.
-    if value not in ACTIVATIONS:
-        raise InputError(f"config.json: {field} = {value!r} is not supported; supported are {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[value]
-
-
-def _token_ids(fields: dict, name: str) -> tuple[int, ...]:
-    value = fields.get(name)
-    ids = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in ids):
-        raise InputError(f"config.json: {name} = {value!r}, expected a token id or a list of token ids")
-    return tuple(ids)
+    if name == "gemma" and fields[field] == "gelu":
+        return ACTIVATIONS["gelu_pytorch_tanh"]  # Gemma 1's first files wrote gelu and meant the tanh form.
+    return ACTIVATIONS[choice(fields, field, ACTIVATIONS)]
 
 
 def _sliding_layers(fields: dict, family: Family, layers: int) -> list[bool]:
     """Which layers see only a window."""
-    off = fields.get("sliding_window") is None or fields.get("use_sliding_window") is False
+    switched_off = fields.get("use_sliding_window") is not None and not flag(fields, "use_sliding_window")
+    off = fields.get("sliding_window") is None or switched_off
     if family.window_rule in ("none", "all"):
         return [family.window_rule == "all" and not off] * layers
     types = fields.get("layer_types")
     if types is not None:
-        if not isinstance(types, list) or len(types) != layers or not set(types) <= set(_LAYER_TYPES):
+        if not isinstance(types, list) or len(types) != layers or not all(kind in _LAYER_TYPES for kind in types):
             raise InputError(
-                f"config.json: layer_types = {types!r}, expected {' or '.join(_LAYER_TYPES)} for each "
+                f"config.json: layer_types = {shown(types)}, expected {' or '.join(_LAYER_TYPES)} for each "
                 f"of the {layers} layers"
             )
         sliding = [kind == "sliding_attention" for kind in types]
     elif family.window_rule == "late":
-        first = fields["max_window_layers"]
-        if not isinstance(first, int) or isinstance(first, bool) or first < 0:
-            raise InputError(f"config.json: max_window_layers = {first!r}, expected an integer of at least 0")
+        first = number(fields, "max_window_layers")
         sliding = [not off and layer >= first for layer in range(layers)]
     else:
-        every = 2 if family.window_rule == "alternate" else _number(fields, "sliding_window_pattern")
+        every = 2 if family.window_rule == "alternate" else number(fields, "sliding_window_pattern")
         sliding = [(layer + 1) % every != 0 for layer in range(layers)]
     if off and any(sliding):
         raise InputError(
-            f"config.json: sliding_window = {fields['sliding_window']!r}, use_sliding_window = "
-            f"{fields.get('use_sliding_window')!r}, but some layers slide (layer_types, or the family's "
+            f"config.json: sliding_window = {shown(fields['sliding_window'])}, use_sliding_window = "
+            f"{shown(fields.get('use_sliding_window'))}, but some layers slide (layer_types, or the family's "
             "rule); expected a window for them"
         )
     return sliding
@@ -395,11 +373,14 @@ def _ropes(fields: dict, family: Family) -> tuple[Rope, ...]:
     new, old = fields.get("rope_parameters") or {}, fields.get("rope_scaling") or {}
     for name, value in (("rope_parameters", new), ("rope_scaling", old)):
         if not isinstance(value, dict):
-            raise InputError(f"config.json: {name} = {value!r}, expected an object")
+            raise InputError(f"config.json: {name} = {shown(value)}, expected an object")
     per_type = any(key in new for key in _LAYER_TYPES)
+    for key in _LAYER_TYPES:
+        if not isinstance(new.get(key) or {}, dict):
+            raise InputError(f"config.json: rope_parameters: {key} = {shown(new[key])}, expected an object")
     if new and per_type != family.rope_per_type:
         raise InputError(
-            f"config.json: rope_parameters = {new!r}, expected "
+            f"config.json: rope_parameters = {shown(new)}, expected "
             + (
                 f"one object for each of {', '.join(_LAYER_TYPES)}"
                 if family.rope_per_type
@@ -411,34 +392,37 @@ def _ropes(fields: dict, family: Family) -> tuple[Rope, ...]:
         outside = {key: fields[key] for key in context if fields.get(key) is not None}
         return (_rope(context | {"rope_theta": fields.get("rope_theta", 10000.0)} | (old or new) | outside),)
     if "type" in old and "rope_type" not in old:
-        raise InputError(f"config.json: rope_scaling = {old!r}: this family spells type as rope_type")
+        raise InputError(f"config.json: rope_scaling = {shown(old)}: this family spells type as rope_type")
     full = {"rope_theta": fields.get("rope_theta", 1e6)} | (new.get("full_attention") or {}) | old
     local = {"rope_theta": fields.get("rope_local_base_freq", 10000.0)} | (new.get("sliding_attention") or {})
     return _rope(context | full), _rope(context | local)
 
 
-# Rotary kind -> (config.json field, Rope field, its type) of what it needs besides the base.
+# Rotary kind -> (config.json field, Rope field) of what it needs besides the base.
 _ROPE_FIELDS = {
     "default": (),
-    "linear": (("factor", "factor", float),),
+    "linear": (("factor", "factor"),),
     "llama3": (
-        ("factor", "factor", float),
-        ("low_freq_factor", "low_freq_factor", float),
-        ("high_freq_factor", "high_freq_factor", float),
-        ("original_max_position_embeddings", "original_max_positions", int),
+        ("factor", "factor"),
+        ("low_freq_factor", "low_freq_factor"),
+        ("high_freq_factor", "high_freq_factor"),
+        ("original_max_position_embeddings", "original_max_positions"),
     ),
 }
 
 
 def _rope(fields: dict) -> Rope:
-    kind = fields.get("rope_type", fields.get("type", "default"))
-    if kind not in _ROPE_FIELDS:
-        raise InputError(f"config.json: rope_type = {kind!r} is not supported; supported are {', '.join(_ROPE_FIELDS)}")
+    kind = choice({"rope_type": fields.get("rope_type", fields.get("type", "default"))}, "rope_type", _ROPE_FIELDS)
     _refuse_unsupported(fields)
-    values = {ours: _number(fields, theirs, type_) for theirs, ours, type_ in _ROPE_FIELDS[kind]}
-    return Rope(theta=_number(fields, "rope_theta", float), kind=kind, **values)
+    values = {ours: number(fields, theirs) for theirs, ours in _ROPE_FIELDS[kind]}
+    if kind == "llama3" and not values["low_freq_factor"] < values["high_freq_factor"]:
+        raise InputError(
+            f"config.json: low_freq_factor = {values['low_freq_factor']}, expected less than high_freq_factor = "
+            f"{values['high_freq_factor']}"
+        )
+    return Rope(theta=number(fields, "rope_theta"), kind=kind, **values)
 
 
 def _rope_scaling(rope: Rope) -> dict | None:
-    values = {theirs: getattr(rope, ours) for theirs, ours, _ in _ROPE_FIELDS[rope.kind]}
+    values = {theirs: getattr(rope, ours) for theirs, ours in _ROPE_FIELDS[rope.kind]}
     return {"rope_type": rope.kind} | values if values else None

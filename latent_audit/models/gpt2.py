@@ -5,8 +5,8 @@ Parameters are a dict of float32 arrays, blocks stacked [L, ...]; rows are padde
 
 import dataclasses
 import functools
-import json
 import math
+import os
 import pathlib
 from typing import Any
 
@@ -16,8 +16,11 @@ import numpy as np
 import safetensors
 
 from latent_audit.errors import InputError
+from latent_audit.models import headers
 from latent_audit.models.config import Params
+from latent_audit.models.fields import MOST_CONFIG_BYTES, choice, number, shown
 from latent_audit.models.ops import ACTIVATIONS, MASKED_SCORE
+from latent_audit.user_files import read_json
 
 ARCHITECTURE = "GPT2ForSequenceClassification"
 _ACTIVATION_NAMES = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "silu": "silu"}
@@ -31,6 +34,15 @@ _DEFAULTS = {
     "n_inner": None,
     "layer_norm_epsilon": 1e-5,
     "activation_function": "gelu_new",
+}
+# GPT2Config's whole numbers -> config.json's.
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "max_positions": "n_positions",
+    "num_layers": "n_layer",
+    "embed_dim": "n_embd",
+    "num_heads": "n_head",
+    "mlp_dim": "n_inner",
 }
 # Switches away from GPT-2's own arithmetic, with the values that keep it.
 _FIXED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
@@ -83,43 +95,27 @@ class GPT2Config:
 def read_config(path: str | pathlib.Path) -> GPT2Config:
     """The sizes in a checkpoint directory's config.json; InputError if it is not a GPT-2 sequence classifier's."""
     path = pathlib.Path(path)
-    if not (path / "config.json").is_file():
+    if not os.path.lexists(path / "config.json"):
         raise InputError(f"{path}: no config.json; expected the directory of a {ARCHITECTURE} checkpoint")
-    try:
-        given = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}/config.json is not readable JSON: {error}") from error
-    if not isinstance(given, dict) or given.get("architectures") != [ARCHITECTURE]:
-        found = given.get("architectures") if isinstance(given, dict) else given
-        raise InputError(f"{path}/config.json: architectures = {found!r}, expected [{ARCHITECTURE!r}]")
+    given, where = (
+        read_json("the reward model's config", path / "config.json", kind=dict, most=MOST_CONFIG_BYTES),
+        f"{path}/config.json",
+    )
+    if given.get("architectures") != [ARCHITECTURE]:
+        raise InputError(f"{where}: architectures = {shown(given.get('architectures'))}, expected [{ARCHITECTURE!r}]")
     for field, value in _FIXED.items():
         if given.get(field, value) != value:
-            raise InputError(f"{path}/config.json: {field} = {given[field]!r} is not supported, expected {value!r}")
+            raise InputError(f"{where}: {field} = {shown(given[field])} is not supported, expected {value!r}")
     fields: dict[str, Any] = _DEFAULTS | given
-    activation = fields["activation_function"]
-    if activation not in _ACTIVATION_NAMES:
-        raise InputError(
-            f"{path}/config.json: activation_function = {activation!r}, expected one of {', '.join(_ACTIVATION_NAMES)}"
-        )
+    activation = choice(fields, "activation_function", _ACTIVATION_NAMES, where=where)
+    width = number(fields, "n_embd", where=where)
     if fields["n_inner"] is None:
-        fields["n_inner"] = 4 * fields["n_embd"]
-    for field in ("vocab_size", "n_positions", "n_layer", "n_embd", "n_head", "n_inner"):
-        if isinstance(fields[field], bool) or not isinstance(fields[field], int) or fields[field] < 1:
-            raise InputError(f"{path}/config.json: {field} = {fields[field]!r}, expected a positive integer")
-    if fields["n_embd"] % fields["n_head"]:
-        raise InputError(
-            f"{path}/config.json: n_embd = {fields['n_embd']} is not a multiple of n_head = {fields['n_head']}"
-        )
-    return GPT2Config(
-        fields["vocab_size"],
-        fields["n_positions"],
-        fields["n_layer"],
-        fields["n_embd"],
-        fields["n_head"],
-        fields["n_inner"],
-        float(fields["layer_norm_epsilon"]),
-        _ACTIVATION_NAMES[activation],
-    )
+        fields["n_inner"] = 4 * width
+    sizes = {ours: number(fields, theirs, where=where) for ours, theirs in _SIZES.items()}
+    if width % sizes["num_heads"]:
+        raise InputError(f"{where}: n_embd = {width} is not a multiple of n_head = {sizes['num_heads']}")
+    epsilon = number(fields, "layer_norm_epsilon", where=where)
+    return GPT2Config(**sizes, norm_eps=epsilon, activation=_ACTIVATION_NAMES[activation])
 
 
 def check(path: str | pathlib.Path) -> tuple[GPT2Config, int]:
@@ -128,28 +124,27 @@ def check(path: str | pathlib.Path) -> tuple[GPT2Config, int]:
     Raises InputError: see read_config; no safetensors file, or only pickles; and, all named at once, tensors that are
     missing, unknown, of the wrong shape or of an unsupported dtype.
     """
-    cfg = read_config(path)
-    headers = _read_header(_weight_file(path))
-    label_shape = headers.get(_TOP_TENSORS["score"], ((1, cfg.embed_dim), ""))[0]
-    expected = _tensor_shapes(cfg, num_labels=label_shape[0])
-    problems = [f"missing: {name}" for name in expected if name not in headers]
-    for name, (shape, dtype) in headers.items():
+    cfg, path = read_config(path), pathlib.Path(path)
+    held = _read_header(_weight_file(path))
+    headers.compare_layers(f"{path}/config.json: n_layer", cfg.num_layers, held, "transformer.h.")
+    num_labels = held.get(_TOP_TENSORS["score"], ((1, cfg.embed_dim), ""))[0][0]
+    expected = _tensor_shapes(cfg, num_labels=num_labels)
+    problems = [("missing", name) for name in expected if name not in held]
+    for name, (shape, dtype) in held.items():
         if name not in expected:
-            problems.append(f"unknown: {name} {list(shape)}")
+            problems.append(("unknown", f"{name} {shown(list(shape))}"))
         elif shape != expected[name]:
-            problems.append(f"wrong shape: {name} is {list(shape)}, expected {list(expected[name])}")
+            problems.append(("wrong shape", f"{name} is {shown(list(shape))}, expected {list(expected[name])}"))
         elif dtype not in _FILE_DTYPES:
-            problems.append(f"wrong dtype: {name} is {dtype}, expected one of {', '.join(_FILE_DTYPES)}")
-    if problems:
-        shown = problems[:40] + ([f"... and {len(problems) - 40} more"] if len(problems) > 40 else [])
-        raise InputError(f"{path}: the weights do not fit config.json:\n  " + "\n  ".join(shown))
-    return cfg, label_shape[0]
+            problems.append(("wrong dtype", f"{name} is {dtype}, expected one of {', '.join(_FILE_DTYPES)}"))
+    headers.raise_problems(path, problems)
+    return cfg, num_labels
 
 
 def load(path: str | pathlib.Path) -> tuple[GPT2Config, dict]:
     """Read a checkpoint directory as (config, float32 parameters); InputError as for check, and for NaN or infinity."""
     cfg, _ = check(path)
-    with safetensors.safe_open(_weight_file(path), framework="numpy") as file:
+    with safetensors.safe_open(_weight_file(pathlib.Path(path)), framework="numpy") as file:
 
         def read(name: str) -> np.ndarray:
             array = file.get_tensor(name).astype(np.float32)
@@ -229,26 +224,15 @@ def _tensor_shapes(cfg: GPT2Config, num_labels: int) -> dict[str, tuple[int, ...
     return shapes
 
 
-def _weight_file(path: str | pathlib.Path) -> pathlib.Path:
-    path = pathlib.Path(path)
-    file = path / "model.safetensors"
-    if file.is_file():
-        return file
-    pickles = sorted(item.name for suffix in ("*.bin", "*.pt", "*.pth") for item in path.glob(suffix))
-    if pickles:
-        raise InputError(
-            f"{path} holds its weights only as pickles ({', '.join(pickles[:3])}), which run code when "
-            "opened; expected model.safetensors: load and save the model once with transformers in a "
-            "place where you trust the file"
-        )
-    raise InputError(f"{path}: no weights; expected model.safetensors")
+def _weight_file(path: pathlib.Path) -> pathlib.Path:
+    headers.refuse_adapter(path)
+    file = path / headers.WEIGHTS
+    if not os.path.lexists(file):
+        headers.refuse_pickles(path)
+        raise InputError(f"{path}: no weights; expected {headers.WEIGHTS}")
+    return file
 
 
-def _read_header(file: pathlib.Path) -> dict[str, tuple[tuple[int, ...], str]]:
+def _read_header(file: pathlib.Path) -> headers.Header:
     """Tensor name -> (shape, dtype), without the ones that are knowingly left out."""
-    try:
-        with safetensors.safe_open(file, framework="numpy") as opened:
-            slices = {name: opened.get_slice(name) for name in opened.keys() if not name.endswith(_IGNORED)}
-            return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{file} is damaged or not a whole safetensors file ({error}); fetch it again") from error
+    return {name: entry for name, entry in headers.read_header(file).items() if not name.endswith(_IGNORED)}

@@ -1,5 +1,6 @@
 """From what the user typed (a directory or a hub id) to a directory on disk."""
 
+import os
 import pathlib
 import queue
 import re
@@ -9,15 +10,18 @@ import huggingface_hub
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from latent_audit.errors import InputError
+from latent_audit.user_files import path_of
 
 # What an audit reads. Pickles are never fetched: opening one runs code.
 ALLOWED_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
 # Second copies of the weights in another layout, which some repositories hold beside the first.
-IGNORED_FILES = ("*/*", "consolidated*.safetensors", "*adapter*")
+# An adapter's config is fetched, its weights are not: it is refused (headers.refuse_adapter), not passed over.
+IGNORED_FILES = ("*/*", "consolidated*.safetensors", "adapter*.safetensors")
 # One request without retries tells whether the hub answers at all; all waiting ends after twice this.
 PROBE_SECONDS = 10
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
+_HUB_ID = re.compile(r"(?=.{1,200}$)[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?", re.ASCII)
+_REVISION = re.compile(r"[\w.\-/]{1,200}", re.ASCII)
 _FILE_SUFFIXES = (".json", ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ckpt", ".msgpack", ".npz", ".zip", ".gz")
 
 
@@ -34,16 +38,25 @@ def resolve(path_or_id: str | pathlib.Path, *, revision: str | None = None) -> p
     text = str(path_or_id)
     if not text.strip():
         raise InputError(f"the checkpoint path is {text!r}; expected a directory or a hub id like owner/name")
-    path = pathlib.Path(text).expanduser()
-    if path.is_dir():
+    path = path_of("the checkpoint path", text)
+    if revision is not None and not (_REVISION.fullmatch(revision) and ".." not in revision):
+        raise InputError(f"revision = {revision[:200]!r}, expected a branch, tag or commit on the hub")
+    try:
+        is_directory, is_there = path.is_dir(), os.path.lexists(path)
+    except OSError as error:
+        raise InputError(f"the checkpoint path {text[:200]!r} cannot be read: {error.strerror}") from error
+    if is_directory:
         if revision is not None:
             raise InputError(f"{text} is a local directory, which has no revision {revision!r}; leave it out")
         return path
-    if path.exists():
-        raise InputError(f"{text} is a file, expected the checkpoint directory that holds it")
+    if is_there:
+        what = "a link to nothing" if path.is_symlink() and not path.exists() else "a file"
+        raise InputError(f"{text} is {what}, expected the directory that holds a checkpoint")
     is_path = isinstance(path_or_id, pathlib.PurePath) or text.lower().endswith(_FILE_SUFFIXES)
     if is_path or not _HUB_ID.fullmatch(text):
-        raise InputError(f"no such directory: {text!r}; expected a checkpoint directory or a hub id like owner/name")
+        raise InputError(
+            f"no such directory: {text[:200]!r}; expected a checkpoint directory or a hub id like owner/name"
+        )
     return _download(text, revision)
 
 

@@ -1,31 +1,24 @@
-"""Reading and writing checkpoints: safetensors files in Hugging Face's layout <-> stacked parameters."""
+"""Reading checkpoints: safetensors files in Hugging Face's layout -> stacked parameters."""
 
 import contextlib
-import json
 import math
 import os
 import pathlib
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
-import jax
 import ml_dtypes
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from latent_audit.errors import InputError
-from latent_audit.models import families, hub, names, sharding
+from latent_audit.models import families, headers, hub, names, sharding
 from latent_audit.models.config import ModelConfig, Params, block_shapes, parameter_shapes
-from latent_audit.runtime import files, processes
+from latent_audit.models.fields import MOST_CONFIG_BYTES, check_finite, number, shown, token_ids
+from latent_audit.user_files import read_json
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 FILE_DTYPES = ("F32", "BF16", "F16")
-# A saved checkpoint is cut into files of about this size, so that saving never holds more on the host.
-SHARD_BYTES = 4 * 2**30
-_INDEX = "model.safetensors.index.json"
 # Tensors are read in pieces of this many numbers, so that an embedding is never held twice (and caches are used).
 CHUNK_ELEMENTS = 2**18
 
@@ -60,7 +53,7 @@ def load(
     place = place or sharding.place
     shapes = parameter_shapes(cfg)
     params: Params = {"blocks": {}}
-    problems: list[str] = []
+    problems: list[tuple[str, str]] = []
     _compare_tied_head(cfg, tensors)
     for name in [*(name for name in shapes if name != "blocks"), *shapes["blocks"]]:
         stacked = name in shapes["blocks"]
@@ -70,7 +63,7 @@ def load(
             target = params["blocks"] if stacked else params
             target[name] = place(f"blocks/{name}" if stacked else name, array)
         del array  # Before the next one is made.
-    _raise_problems(directory, problems)
+    headers.raise_problems(directory, problems)
     return cfg, params
 
 
@@ -82,114 +75,77 @@ def check(path: str | pathlib.Path, *, revision: str | None = None) -> Checkpoin
     are missing, unknown, duplicate, of the wrong shape or of an unsupported dtype.
     """
     directory = hub.resolve(path, revision=revision)
+    if not os.path.lexists(directory / "config.json"):
+        headers.refuse_adapter(directory)
+        raise InputError(f"{directory} has no config.json; expected a checkpoint in Hugging Face's layout")
+    hf = read_json("the checkpoint's config", directory / "config.json", kind=dict, most=MOST_CONFIG_BYTES)
     try:
-        cfg = families.config_from_hf(_read_json(directory, "config.json"))
+        cfg = families.config_from_hf(hf)
     except InputError as error:
         raise InputError(f"{directory}: {error}") from error
+    found = headers.read_headers(directory)
+    held = [name for header in found.values() for name in map(names.canonical_name, header) if name is not None]
+    headers.compare_layers(f"{directory}: config.json: num_hidden_layers", cfg.num_layers, held, "model.layers.")
+    tensors, problems = _place_tensors(cfg, found)
+    headers.raise_problems(directory, problems)
+    return Checkpoint(cfg, tensors)
+
+
+def _place_tensors(
+    cfg: ModelConfig, found: dict[pathlib.Path, headers.Header]
+) -> tuple[dict[str, tuple[pathlib.Path, str]], list[tuple[str, str]]]:
+    """(canonical name -> (file, name in the file), every (kind of problem, tensor)) of the headers of all files."""
     expected = names.tensor_names(cfg)
     shapes = block_shapes(cfg) | {name: shape for name, shape in parameter_shapes(cfg).items() if name != "blocks"}
     tensors: dict[str, tuple[pathlib.Path, str]] = {}
-    problems: list[str] = []
-    for file, header in _read_headers(directory).items():
+    problems: list[tuple[str, str]] = []
+    for file, header in found.items():
         for in_file, (shape, kind) in header.items():
             canonical = names.canonical_name(in_file)
             if canonical is None:
                 continue
             if canonical in tensors:
-                problems.append(
-                    f"duplicate: {in_file} in {file.name} and {tensors[canonical][1]} in {tensors[canonical][0].name}"
-                )
+                other, other_name = tensors[canonical][0].name, tensors[canonical][1]
+                problems.append(("duplicate", f"{in_file} in {file.name} and {other_name} in {other}"))
                 continue
             tensors[canonical] = (file, in_file)
             tied = cfg.tied_head and canonical == names.TOP_TENSORS["head"]
             if canonical not in expected and not tied:
-                problems.append(f"unknown: {in_file} {list(shape)} in {file.name}")
+                problems.append(("unknown", f"{in_file} {shown(list(shape))} in {file.name}"))
                 continue
             name = "embed" if tied else expected[canonical][0]
             wanted = names.file_shape(name, shapes[name])
             if shape != wanted:
-                problems.append(f"wrong shape: {in_file} is {list(shape)}, expected {list(wanted)}")
+                by = f" (vocab_size = {cfg.vocab_size})" if name in ("embed", "head") else ""
+                problems.append(("wrong shape", f"{in_file} is {shown(list(shape))}, expected {list(wanted)}{by}"))
             if kind not in FILE_DTYPES:
-                problems.append(f"wrong dtype: {in_file} is {kind}, expected one of {', '.join(FILE_DTYPES)}")
-    problems += [f"missing: {canonical}" for canonical in expected if canonical not in tensors]
-    _raise_problems(directory, problems)
-    return Checkpoint(cfg, tensors)
+                problems.append(("wrong dtype", f"{in_file} is {kind}, expected one of {', '.join(FILE_DTYPES)}"))
+    problems += [("missing", canonical) for canonical in expected if canonical not in tensors]
+    return tensors, problems
 
 
 def read_generation_config(path: str | pathlib.Path, *, revision: str | None = None) -> dict | None:
-    """The checkpoint's generation_config.json, or None where it has none; InputError if it is malformed."""
-    directory = hub.resolve(path, revision=revision)
-    if not (directory / "generation_config.json").is_file():
-        return None
-    return _read_json(directory, "generation_config.json")
+    """The checkpoint's generation_config.json, or None where it has none.
 
-
-def save(
-    path: str | pathlib.Path,
-    cfg: ModelConfig,
-    params: Params,
-    tokenizer: Any,
-    *,
-    dtype: str | None = None,
-    generation_config: dict | None = None,
-    extra_files: dict[str, str | bytes] | None = None,
-) -> None:
-    """Write a directory that transformers' AutoModelForCausalLM loads to the same logits.
-
-    Args:
-      path: the directory; written beside itself and renamed, so that it is never seen half done. An older
-        checkpoint at `path` is replaced.
-      cfg, params: as load returns them; tokenizer: a transformers tokenizer, or None to write none.
-      dtype: "float32" or "bfloat16"; None keeps the parameters' own.
-      generation_config: contents of generation_config.json; None writes greedy decoding with cfg's special tokens.
-      extra_files: further files, name -> contents.
-    Raises:
-      InputError: `path` exists and is no checkpoint, the parameters are not of cfg's shapes, or cfg cannot be
-        expressed by its family.
+    Raises InputError: no readable JSON object, NaN in it, a repetition penalty or token ids that are none.
     """
-    path = pathlib.Path(path)
-    if path.exists() and not (path.is_dir() and (_weight_files(path) or not any(path.iterdir()))):
-        raise InputError(f"{path} exists and is no checkpoint; expected a new path or an old checkpoint")
-    shapes = jax.tree.map(np.shape, params)
-    if shapes != parameter_shapes(cfg):
-        raise InputError(f"the parameters' shapes {shapes} are not those of cfg, {parameter_shapes(cfg)}")
-    dtype = dtype or str(params["embed"].dtype)
-    if dtype not in DTYPES:
-        raise InputError(f"dtype = {dtype!r}, expected one of {', '.join(DTYPES)}")
-    pad_id = getattr(tokenizer, "pad_token_id", None)
-    config = families.hf_from_config(cfg, dtype=dtype, pad_id=pad_id)
-    if generation_config is None:
-        generation_config = {
-            "do_sample": False,
-            "bos_token_id": config["bos_token_id"],
-            "eos_token_id": config["eos_token_id"],
-            "pad_token_id": pad_id,
-        }
-    if not processes.is_first():
-        for _ in _tensors_by_file(cfg, params, DTYPES[dtype]):
-            pass  # Parts of the parameters may lie here.
-        processes.meet()
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-    try:
-        os.chmod(aside, 0o755)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(aside)
-        files.write_json(aside / "config.json", config)
-        files.write_json(aside / "generation_config.json", generation_config)
-        _write_tensors(aside, cfg, params, DTYPES[dtype])
-        for name, contents in (extra_files or {}).items():
-            files.write_bytes(aside / name, contents if isinstance(contents, bytes) else contents.encode("utf-8"))
-        _replace_directory(aside, path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    processes.meet()
+    directory = hub.resolve(path, revision=revision)
+    file = directory / "generation_config.json"
+    if not os.path.lexists(file):
+        return None
+    config = read_json("the checkpoint's generation config", file, kind=dict, most=MOST_CONFIG_BYTES)
+    where = f"{directory}: generation_config.json"
+    check_finite(config, where=where)
+    if config.get("repetition_penalty") is not None:
+        number(config, "repetition_penalty", where=where)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        token_ids(config, name, where=where)
+    return config
 
 
 def _read(
     name: str, cfg: ModelConfig, tensors: dict[str, tuple[pathlib.Path, str]], dtype: np.dtype
-) -> tuple[np.ndarray, list[str]]:
+) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """One parameter, all layers stacked, as (host array, problems)."""
     shapes = block_shapes(cfg) | parameter_shapes(cfg)
     stacked = name not in parameter_shapes(cfg)
@@ -209,7 +165,7 @@ def _read(
                 # After the cast, so that an overflow of bfloat16 is seen too.
                 finite = finite and bool(np.isfinite(target[rows]).all())
         if not finite:
-            problems.append(f"NaN or infinite values: {in_file} in {file.name}")
+            problems.append(("NaN or infinite values", f"{in_file} in {file.name}"))
     return array, problems
 
 
@@ -236,114 +192,3 @@ def _chunks(shape: tuple[int, ...]) -> list[slice]:
     """Slices that cover the first axis, each of about CHUNK_ELEMENTS numbers."""
     step = max(1, CHUNK_ELEMENTS * shape[0] // math.prod(shape))
     return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
-
-
-def _weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(directory.glob("model*.safetensors"))
-
-
-def _read_headers(directory: pathlib.Path) -> dict[pathlib.Path, dict]:
-    """File -> {tensor name: (shape, dtype)} of all weight files, checked against the index where there is one."""
-    if (directory / "model.safetensors").is_file():
-        path = directory / "model.safetensors"
-        return {path: _read_header(path)}
-    if not (directory / _INDEX).is_file():
-        pickles = sorted(file.name for suffix in ("bin", "pt", "pth") for file in directory.glob(f"*.{suffix}"))
-        if pickles:
-            raise InputError(
-                f"{directory} holds its weights only as pickles ({', '.join(pickles[:3])}), which "
-                "can run code when opened; expected model.safetensors: load it once with transformers "
-                "where you trust the file, and save_pretrained it"
-            )
-        raise InputError(f"{directory} has no weights; expected model.safetensors, or {_INDEX} with its files")
-    index = _read_json(directory, _INDEX).get("weight_map")
-    if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
-        raise InputError(f"{directory / _INDEX}: weight_map = {str(index)[:80]}, expected tensor name -> file name")
-    # Only names: an index must not reach outside of its directory.
-    paths = {file: directory / pathlib.PurePath(file).name for file in sorted(set(index.values()))}
-    lost = [path.name for path in paths.values() if not path.is_file()]
-    if lost:
-        raise InputError(f"{directory}: files named in {_INDEX} are missing: {', '.join(lost)}; fetch them again")
-    headers = {path: _read_header(path) for path in paths.values()}
-    absent = [
-        f"missing: {name}, which the index places in {file}"
-        for name, file in index.items()
-        if name not in headers[paths[file]]
-    ]
-    _raise_problems(directory, absent)
-    return headers
-
-
-def _read_header(path: pathlib.Path) -> dict:
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}
-            return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{path} is damaged or no whole safetensors file ({error}); fetch it again") from error
-
-
-def _read_json(directory: pathlib.Path, name: str) -> dict:
-    path = directory / name
-    if not path.is_file():
-        raise InputError(f"{directory} has no {name}; expected a checkpoint in Hugging Face's layout")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} is not readable JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} holds a {type(value).__name__}, expected an object")
-    return value
-
-
-def _raise_problems(directory: pathlib.Path, problems: list[str]) -> None:
-    if problems:
-        shown = problems[:40] + ([f"... and {len(problems) - 40} more"] if len(problems) > 40 else [])
-        raise InputError(f"{directory}: the weights do not fit config.json:\n  " + "\n  ".join(shown))
-
-
-def _write_tensors(directory: pathlib.Path, cfg: ModelConfig, params: Params, dtype: np.dtype) -> None:
-    """Write every tensor, in several files with an index where one would be too large."""
-    weight_map: dict[str, str] = {}
-    total = 0
-    for file, tensors in _tensors_by_file(cfg, params, dtype):
-        weight_map |= dict.fromkeys(tensors, file)
-        total += sum(tensor.nbytes for tensor in tensors.values())
-        # transformers refuses files that do not name their format.
-        safetensors.numpy.save_file(tensors, directory / file, metadata={"format": "pt"})
-    if len(set(weight_map.values())) > 1:
-        files.write_json(directory / _INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-
-
-def _tensors_by_file(cfg: ModelConfig, params: Params, dtype: np.dtype) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """(file name, {name in the file: host array}) of every file, one at a time."""
-    expected = names.tensor_names(cfg)
-    shapes = block_shapes(cfg) | parameter_shapes(cfg)
-    shards: list[list[str]] = [[]]
-    size = 0
-    for canonical, (name, _) in expected.items():
-        tensor_bytes = int(np.prod(shapes[name])) * dtype.itemsize
-        if shards[-1] and size + tensor_bytes > SHARD_BYTES:
-            shards.append([])
-            size = 0
-        shards[-1].append(canonical)
-        size += tensor_bytes
-    for number, shard in enumerate(shards, start=1):
-        single = len(shards) == 1
-        tensors = {}
-        for canonical in shard:
-            name, layer = expected[canonical]
-            array = sharding.to_host(params[name] if layer is None else params["blocks"][name][layer])
-            tensors[canonical] = np.ascontiguousarray(names.to_file(name, array.astype(dtype)))
-        yield "model.safetensors" if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors", tensors
-
-
-def _replace_directory(aside: pathlib.Path, path: pathlib.Path) -> None:
-    """Rename `aside` to `path`; an older directory there is moved away first and then removed."""
-    if not path.exists():
-        os.rename(aside, path)
-        return
-    old = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
-    os.rename(path, old / path.name)
-    os.rename(aside, path)
-    shutil.rmtree(old, ignore_errors=True)

@@ -8,7 +8,6 @@ and reads what lies on its own devices, in one directory that all of them see.
 import contextlib
 import errno
 import hashlib
-import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +17,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from latent_audit.runtime import files, processes
+from latent_audit import user_files
+from latent_audit.runtime import files, processes, runlog
 
 
 def save(directory: str | pathlib.Path, step: int, tree: Any, *, keep: int = 2) -> None:
@@ -37,7 +37,8 @@ def save(directory: str | pathlib.Path, step: int, tree: Any, *, keep: int = 2) 
         if isinstance(error, OSError) or not any(word in str(error) for word in ("ENOSPC", "No space left")):
             raise
         raise OSError(errno.ENOSPC, "No space left on device", str(directory / str(step))) from error
-    files.write_json(directory / f"{step}.json", {"sha256": _checksum(tree), "leaves": _describe(tree)})
+    record = {"digest": runlog.digest(directory), "sha256": _checksum(tree), "leaves": _describe(tree)}
+    files.write_json(directory / f"{step}.json", record)
     for old in steps(directory)[:-keep]:
         drop(directory, old)
 
@@ -80,7 +81,9 @@ def _read(directory: pathlib.Path, step: int, expected: Any) -> tuple[Any, str]:
     """(tree, "") of one step, or (None, what is wrong with it), the same in every process."""
     found, record, problem = None, {}, ""
     try:
-        record = json.loads((directory / f"{step}.json").read_text(encoding="utf-8"))
+        record = user_files.read_json("the checkpoint's record", directory / f"{step}.json", kind=dict)
+        if record["digest"] != runlog.digest(directory):
+            raise ValueError("it is of another config or of other inputs")
         if record["leaves"] != _describe(expected):
             raise ValueError("it holds other arrays than expected")
         with _quiet(), _checkpointer() as checkpointer:

@@ -1,5 +1,8 @@
 """The working directory of a run: its config, its lock, and one small file per finished unit of work.
 
+What a run depends on is pinned there once everything was checked, and counts from the first result on: a directory
+without results takes another config, one with results refuses it. Every unit names the digest of what was pinned.
+
 A unit is finished when its file is there: files are written aside and renamed, and carry a checksum of what they
 hold. A run that is killed and started again reads the finished units back and computes only the rest; how several
 jobs share the units of one directory is said in runtime/shards.py. Of several processes that compute one run together
@@ -11,7 +14,6 @@ import fcntl
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import pathlib
 import platform
@@ -22,8 +24,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from absl import logging
 from tqdm import tqdm
 
+from latent_audit import user_files
 from latent_audit.errors import InputError
-from latent_audit.runtime import files, processes, shards
+from latent_audit.runtime import files, processes, shards, typed
 
 # Fields of a config that say how its work is done, not what comes out: they may differ between starts.
 HOW = (
@@ -34,6 +37,11 @@ HOW = (
     "distributed_process",
     "distributed_timeout",
 )
+# What is pinned beside results, and by which names results go.
+PINNED = ("config.json", "inputs.json", "recipe.json")
+RESULTS = ("units", "checkpoints", "training", "attacks", "points", "models", "report.json")
+# How far above a directory of results its pinned records are looked for: training/NAME, attacks/FAMILY, checkpoints/...
+LEVELS = 5
 # A log line this often, in seconds, where there is no terminal to draw a bar on.
 LOG_EVERY = 10.0
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transformers", "orbax-checkpoint", "safetensors")
@@ -53,8 +61,8 @@ def flatten(tree: Mapping, prefix: str = "") -> dict:
 def prepare_workdir(workdir, config: Mapping) -> pathlib.Path:
     """Create `workdir` or take up an old one of the same config; write config.json and versions.json.
 
-    Raises InputError when the directory cannot be written, when its config.json is unreadable, or when it
-    holds results of another config (the differing fields are named); and for a number that is not finite.
+    Raises InputError when the directory cannot be written, when it holds results whose config.json is gone or
+    unreadable, or results of another config (the differing fields are named).
     """
     workdir = pathlib.Path(workdir)
     processes.on_first(lambda: _prepare(workdir, config))
@@ -72,16 +80,12 @@ def _prepare(workdir, config):
             f"--workdir={workdir} cannot be written: {error.strerror or error}. "
             "Give a directory you own, with space left."
         ) from error
-    _check_numbers(config)
+    if holds_results(workdir) and not (workdir / "config.json").exists():
+        raise InputError(
+            f"{workdir} holds results, but the config.json that says whose they are is gone. {_another(workdir)}"
+        )
     pin(workdir / "config.json", _without_how(config))
     _note_versions(workdir / "versions.json")
-
-
-def _check_numbers(config):
-    for field, value in flatten(config).items():
-        numbers = value if isinstance(value, list) else [value]
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise InputError(f"{field} = {value}, expected finite numbers")
 
 
 def _without_how(config: Mapping) -> dict:
@@ -100,33 +104,50 @@ def _note_versions(path):
     files.write_json(path, now)
 
 
+def holds_results(workdir: pathlib.Path) -> bool:
+    """Whether anything was computed in a directory."""
+    return any((workdir / name).exists() for name in RESULTS) or any(workdir.glob("[0-9]*.json"))
+
+
 def pin(path, record: Mapping) -> None:
     """Write what a run depends on to `path`, or compare with what an earlier start of it wrote there.
 
-    Raises InputError naming every field that differs: results of two configs never mix in one workdir.
+    Raises InputError naming every field that differs, if there are results: those of two configs never mix in one
+    workdir. Where there are none the new record takes the place of the old one.
     """
     processes.on_first(lambda: _pin(pathlib.Path(path), record))
 
 
 def _pin(path, record):
-    if not path.exists():
+    new = flatten(record)
+    if not path.exists() or not holds_results(path.parent):
         files.write_json(path, record)
         return
-    try:
-        old = flatten(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, OSError, AttributeError) as error:
-        raise InputError(f"{path} cannot be read ({error}). Give another --workdir, or delete this one.") from error
-    new = flatten(record)
+    old = flatten(user_files.read_json("the workdir's record", path, kind=dict))
     changed = [
         f"{key}: {old.get(key, '(absent)')!r} there, {new.get(key, '(absent)')!r} now"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
     if changed:
-        raise InputError(
-            f"{path} is of another run. Differing fields: {'; '.join(changed)}. "
-            "Give another --workdir, or the same inputs again."
-        )
+        raise InputError(f"{path} is of another run. Differing fields: {'; '.join(changed)}. {_another(path.parent)}")
+
+
+def _another(workdir) -> str:
+    """What to do about a workdir that cannot be taken up."""
+    return f"Another directory works: {typed.with_workdir(typed.next_free(workdir))}"
+
+
+def digest(directory) -> str:
+    """A hash of what is pinned for the results in `directory`: there, or in the nearest directory above it."""
+    found = hashlib.sha256()
+    for level in (pathlib.Path(directory), *pathlib.Path(directory).absolute().parents[:LEVELS]):
+        pinned = [level / name for name in PINNED if (level / name).is_file()]
+        if pinned:
+            for file in pinned:
+                found.update(file.name.encode() + b"\0" + file.read_bytes())
+            break
+    return found.hexdigest()[:16]
 
 
 @contextlib.contextmanager
@@ -137,6 +158,9 @@ def lock(workdir, shard: str = ""):
     """
     with contextlib.ExitStack() as stack:
         processes.on_first(lambda: _lock(stack, pathlib.Path(workdir), shards.parse(shard)))
+        removed = files.clear_parts(workdir)
+        if removed:
+            logging.info("%d files that a stopped run was writing are removed from %s", removed, workdir)
         yield
 
 
@@ -202,32 +226,42 @@ def _unit_path(workdir, key: str) -> pathlib.Path:
     return pathlib.Path(workdir) / "units" / f"{key}.json"
 
 
-def _checksum(columns) -> str:
-    return hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()
+def _checksum(columns, of: str) -> str:
+    return hashlib.sha256(json.dumps([of, columns], sort_keys=True).encode()).hexdigest()
 
 
 def save_unit(workdir, key: str, columns: Mapping[str, list]) -> None:
     """Store the columns of one finished unit, e.g. key "base/lvs/L3/p00000"."""
     path = _unit_path(workdir, key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    payload = {"key": key, "sha256": _checksum(columns), "columns": columns}
+    of = digest(workdir)
+    payload = {"key": key, "digest": of, "sha256": _checksum(columns, of), "columns": columns}
     files.write_text(path, json.dumps(payload) + "\n")
 
 
 def load_unit(workdir, key: str) -> dict | None:
-    """The columns of a finished unit, or None if it must be computed; a damaged file is named, dropped and redone."""
-    return processes.on_first(lambda: _load_unit(_unit_path(workdir, key), key))
+    """The columns of a finished unit, or None if it must be computed; a damaged file is named, dropped and redone.
+
+    Raises InputError for a unit of another config or of other inputs than those that are pinned.
+    """
+    return processes.on_first(lambda: _load_unit(_unit_path(workdir, key), key, workdir))
 
 
-def _load_unit(path, key):
-    try:
-        payload = json.loads(path.read_text(encoding="utf-8"))
-        if payload["key"] == key and payload["sha256"] == _checksum(payload["columns"]):
-            return payload["columns"]
-    except FileNotFoundError:
+def _load_unit(path, key, workdir):
+    if not path.exists():
         return None
-    except (ValueError, KeyError, TypeError):
-        pass
+    payload: dict = {}
+    with contextlib.suppress(InputError, ValueError, KeyError, TypeError):
+        payload = user_files.read_json("the unit", path, kind=dict)
+        if payload["key"] != key or payload["sha256"] != _checksum(payload["columns"], payload["digest"]):
+            payload = {}
+    if payload and payload["digest"] != digest(workdir):
+        raise InputError(
+            f"{path} was computed under another config or with other inputs than the records of {workdir} say. "
+            f"{_another(workdir)}"
+        )
+    if payload:
+        return payload["columns"]
     logging.warning("%s is damaged (checksum or form); computing this unit again", path)
     path.unlink()
     return None

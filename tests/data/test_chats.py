@@ -1,6 +1,8 @@
 """Chat formatting against transformers and against turns written out by hand, on small byte-level tokenizers."""
 
 import datetime
+import json
+import os
 
 import numpy as np
 import pytest
@@ -206,10 +208,10 @@ def test_the_day_changes_nothing(monkeypatch):
         assert hashes != {chats.template_sha256(chat_of(family))}
 
 
-def test_a_clock_format_that_is_no_literal_gets_the_date_as_given():
+def test_a_clock_format_that_is_no_literal_is_of_the_pinned_day_too():
     template = "{% set f = '%j' %}{{ strftime_now(f) }} {{ messages[0].content }}{{ eos_token }}"
     chat = chats.make_chat(tokenizer_of(GEMMA_TOKENS, template), family="gemma2")
-    assert chats.render(chat, "Hi") == "26 Jul 2024 Hi<eos>"
+    assert chats.render(chat, "Hi") == "208 Hi<eos>"
 
 
 @pytest.mark.parametrize(
@@ -360,3 +362,173 @@ def test_a_tokenizer_is_read_as_its_file_has_it(tmp_path, monkeypatch):
         assert found("how to help me", add_special_tokens=False)["input_ids"] == [1, 2, 3, 0]
         assert found.chat_template and found.eos_token == "<unk>"
         assert len([line for line in warned if "otherwise than tokenizer.json" in line]) == expected
+
+
+# Ids that the model has no row for.
+
+
+def test_ids_beyond_the_models_table_are_refused():
+    rows = len(tokenizer_of(QWEN_TOKENS))
+    chat = chats.make_chat(tokenizer_of(QWEN_TOKENS, QWEN2), family="qwen2", vocab_size=rows)
+    assert chats.encode_prompts(chat, ["Hi"], max_length=99).tokens.max() < rows
+    # The template's own markers: <|im_end|> is the tokenizer's EOS, <|im_start|> is written by the template alone.
+    eos, start = (chat.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|im_start|>"))
+    assert eos < start
+    for vocab_size, token, number in ((eos, "<|im_end|>", eos), (start, "<|im_start|>", start)):
+        with pytest.raises(InputError) as error:
+            chats.make_chat(tokenizer_of(QWEN_TOKENS, QWEN2), family="qwen2", vocab_size=vocab_size)
+        assert f"writes {token!r} as id {number}, but the model has vocab_size = {vocab_size}" in str(error.value)
+    # Plain text: a table that is shorter than the alphabet.
+    with pytest.raises(InputError, match="as id 255, but the model has vocab_size = 100"):
+        chats.make_chat(tokenizer_of((None, None, ()), "{{ messages[0].content }}"), family="llama", vocab_size=100)
+
+
+def test_an_added_token_beyond_the_table_is_refused_where_it_is_written():
+    tokens = ("<bos>", "<eos>", ("<start_of_turn>", "<end_of_turn>", "<picture>"))
+    tokenizer = tokenizer_of(tokens, GEMMA)
+    picture = tokenizer.convert_tokens_to_ids("<picture>")
+    chat = chats.make_chat(tokenizer, family="gemma2", vocab_size=picture)
+    assert chats.encode_prompts(chat, ["Hi"], max_length=99).mask.all()
+    for encode in (
+        lambda text: chats.encode_prompts(chat, ["Hi", text], max_length=99),
+        lambda text: chats.target_ids(chat, text),
+        lambda text: chats.assistant_turn_ids(chat, text),
+    ):
+        encode("a picture")
+        with pytest.raises(InputError, match=f"writes '<picture>' as id {picture}"):
+            encode("a <picture>")
+    whole = chats.make_chat(tokenizer, family="gemma2", vocab_size=picture + 1)
+    assert picture in chats.target_ids(whole, "a <picture>")
+
+
+def test_a_pad_token_beyond_the_table_is_not_used():
+    tokenizer = tokenizer_of(INST_TOKENS, INST)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    padded, bare = (chats.make_chat(tokenizer, family="mistral", vocab_size=size) for size in (pad + 1, pad))
+    assert (chats.pad_id(padded), chats.pad_id(bare)) == (pad, eos)
+    encoded = chats.encode_prompts(bare, ["Hi", "Hi there"], max_length=99)
+    assert encoded.tokens.max() < pad and not encoded.mask.all()
+    nothing = tokenizer_of((None, None, ()), "{{ messages[0].content }}")
+    nothing.add_special_tokens({"pad_token": "<pad>"})
+    assert chats.pad_id(chats.make_chat(nothing, family="llama", vocab_size=nothing.pad_token_id)) == 0
+
+
+@pytest.mark.parametrize("named", [-1, 10**6, 2.0, float("nan"), True, "1", [1, None], [[1]], {"a": 1}, 10**30])
+def test_end_tokens_are_ids_of_the_model(named):
+    tokenizer = tokenizer_of(GEMMA_TOKENS, GEMMA)
+    chat = chats.make_chat(tokenizer, family="gemma2", vocab_size=len(tokenizer))
+    with pytest.raises(InputError, match="generation_config.json: eos_token_id = .*below vocab_size = 260"):
+        chats.eos_ids(chat, {"eos_token_id": named})
+
+
+# Checkpoints and template files that are none.
+
+
+@pytest.mark.parametrize(
+    "template, message",
+    [
+        (5, "the checkpoint's chat_template = 5, expected text"),
+        (True, "= True, expected text"),
+        ({"default": 5}, "= 5, expected text"),
+        ({"default": [INST]}, "expected text"),
+        ([INST], "expected text"),
+        ({}, "the checkpoint has no chat template"),
+        ("\ud800" + INST, "holds half a surrogate pair"),
+        ("\0" + INST, "holds a control character, U+0000"),
+        ("{# " + "x" * 2**20 + " #}" + INST, "characters, at most 1048576 are read"),
+    ],
+)
+def test_a_checkpoints_template_may_be_anything(template, message):
+    tokenizer = tokenizer_of(INST_TOKENS)
+    tokenizer.chat_template = template
+    with pytest.raises(InputError) as error:
+        chats.make_chat(tokenizer, family="mistral")
+    assert message in str(error.value) and len(str(error.value)) < 400
+
+
+def test_template_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "latin").write_bytes(b"\xff{{ messages }}")
+    (tmp_path / "blank").write_text(" \n")
+    (tmp_path / "escape").write_text("{{ messages[0].content }}\x1b")
+    (tmp_path / "long").write_text(" " * (2**20 + 1))
+    for path, message in {
+        "pipe": "is a pipe or a device",
+        "": "is a directory",
+        "/dev/zero": "is a pipe or a device",
+        "~nosuchuser/x": "give the whole path",
+        "latin": "is not UTF-8: byte 0xff",
+        "blank": "is empty, expected a Jinja chat template",
+        "escape": "holds a control character, U+001B",
+        "long": "has 1048577 bytes",
+        "gone": "cannot be read",
+    }.items():
+        with pytest.raises(InputError) as error:
+            chats.make_chat(
+                tokenizer_of(INST_TOKENS),
+                family="mistral",
+                template_file=path if path.startswith(("/", "~")) else tmp_path / path,
+            )
+        assert "chat.template_file = " in str(error.value) and message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("tokenizer_config.json", None, "is a pipe or a device"),
+        ("tokenizer.json", None, "is a pipe or a device"),
+        ("chat_template.jinja", None, "is a pipe or a device"),
+        ("additional_chat_templates/x.jinja", None, "is a pipe or a device"),
+        ("added_tokens.json", None, "is a pipe or a device"),
+        ("merges.txt", None, "is a pipe or a device"),
+        ("chat_template.jinja", "x" * (2**20 + 1), "has 1048577 bytes"),
+        ("tokenizer_config.json", '{"a":' * 10**5, "nested too deep"),
+        ("tokenizer_config.json", "[]", "holds list, expected an object"),
+        ("tokenizer_config.json", '{"auto_map": 7}', "cannot read the tokenizer"),
+        ("tokenizer_config.json", '{"bos_token": "\\ud800"}', "cannot read the tokenizer"),
+        ("tokenizer_config.json", '{"model_max_length": "x"}', "cannot read the tokenizer"),
+        ("tokenizer.json", "[" * 10**5, "cannot read the tokenizer"),
+        ("tokenizer.json", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a git-lfs pointer"),
+        ("tokenizer.json", "{}", "cannot read the tokenizer"),
+    ],
+)
+def test_damaged_tokenizers_are_one_line(tmp_path, name, content, message):
+    tokenizer_of(GEMMA_TOKENS, GEMMA).save_pretrained(tmp_path)
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.unlink(missing_ok=True)
+    if content is None:
+        os.mkfifo(file)
+    else:
+        file.write_text(content)
+    with pytest.raises(InputError) as error:
+        chats.load_tokenizer(tmp_path)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_panic_of_the_tokenizers_library_is_one_line(tmp_path):
+    """Rust's panics are no Exception; a normaliser that writes between all letters is good for one."""
+    tokenizer_of(GEMMA_TOKENS, GEMMA).save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "tokenizer.json").read_text())
+    fields["normalizer"] = {"type": "Replace", "pattern": {"String": ""}, "content": "x" * 1000}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError, match="cannot read the tokenizer"):
+        chats.load_tokenizer(tmp_path)
+
+
+def test_turns_of_many_answers_are_those_of_each():
+    # The second template writes more in front of an answer to come than in front of one that is there.
+    for family in ("mistral", "gemma3_text"):
+        chat, answers = chat_of(family), ["Sure", "Two\nlines, caf\u00e9."]
+        assert chats.assistant_turns(chat, answers) == [chats.assistant_turn_ids(chat, text) for text in answers]
+    assert chats.render_all(chat, PROMPTS[:2]) == tuple(chats.render(chat, prompt) for prompt in PROMPTS[:2])
+    assert chats.assistant_turns(chat, []) == [] and chats.render_all(chat, []) == ()
+
+
+def test_a_text_without_tokens_is_refused():
+    inner = Tokenizer(models.WordLevel({"how": 0}, unk_token=None))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, chat_template="{{ messages[0].content }}")
+    with pytest.raises(InputError, match="the tokenizer (has no tokens for|fails on)"):
+        chats.make_chat(tokenizer, family="llama")

@@ -98,6 +98,11 @@ def test_swapped_columns_are_refused(tmp_path):
         ("prompt,response\na,b\n", {"columns": {"answer": "prompt"}}, "columns are given for answer"),
         ("prompt,response\n ,b\n", {}, "line 2: column 'prompt' is empty"),
         ("prompt,response\na,\n", {}, r"no pairs are left after skipping 0 of 0 \(1 rows had an empty answer\)"),
+        ("prompt,response\na,b\n", {"offset": -1}, "offset = -1, expected a whole number"),
+        ("prompt,response\na,b\n", {"limit": 0}, "limit = 0, expected a whole number"),
+        ("prompt,response\na,b\n", {"columns": {"response": 5}}, "column for response = 5, expected text"),
+        ("prompt,response\na,b\0\n", {}, "line 2: column 'response' holds a control character"),
+        ("prompt,response,refusal\na,b,\x1b\n", {}, "line 2: column 'refusal' holds a control character"),
         ("prompt,response\na,b\n", {"offset": 1}, "no pairs are left after skipping 1 of 1"),
         ("prompt,response\na\n", {}, "line 2: 1 cells, expected 2"),
     ],
@@ -112,8 +117,13 @@ def test_cells_that_are_not_text_are_refused(tmp_path):
     (tmp_path / "bad.json").write_text(json.dumps([{"prompt": "a", "response": ["b"]}]))
     with pytest.raises(InputError, match=r"row 1: column 'response' holds \['b'\] \(list\), expected text"):
         load(tmp_path / "bad.json")
+    (tmp_path / "half.json").write_text('[{"prompt": "a", "response": "\\udc00"}]')
+    with pytest.raises(InputError, match="row 1: column 'response' holds half a surrogate pair, U\\+DC00"):
+        load(tmp_path / "half.json")
     with pytest.raises(InputError, match="source of the training pairs is empty"):
         load(" ")
+    with pytest.raises(InputError, match="give the whole path"):
+        load("~nosuchuser/x.csv")
 
 
 def test_evaluation_prompts_in_training_are_named(tmp_path):

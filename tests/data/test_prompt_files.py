@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import os
+import sys
 import types
 
 import huggingface_hub
-import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import pytest
 
-from latent_audit.data import prompt_hub
+from latent_audit.data import prompt_hub, prompt_tables
 from latent_audit.data.prompt_files import KNOWN_COLUMNS, check_disjoint, fold, load_prompts
 from latent_audit.errors import InputError
 
@@ -109,8 +112,13 @@ def test_duplicates_are_dropped_and_counted_before_the_slice(tmp_path):
         ("a.xlsx", "", {}, "the suffix '.xlsx' is not one of"),
         ("latin.csv", b"prompt\nTell me of a caf\xe9\n", {}, "byte 0xe9 at offset 23"),
         ("bom_latin.txt", b"\xef\xbb\xbfab\xff", {}, "offset 5"),
-        ("bad.json", '["First",\n "Second"\n "Third"]', {}, "line 3: malformed JSON"),
-        ("bad.jsonl", '{"prompt": "First"}\n{"prompt": \n', {}, "line 2: malformed JSON"),
+        ("bad.json", '["First",\n "Second"\n "Third"]', {}, "is no JSON: Expecting ',' delimiter at line 3, column 2"),
+        (
+            "bad.jsonl",
+            '{"prompt": "First"}\n{"prompt": \n',
+            {},
+            "line 2 is no JSON: Expecting value at line 1, column 12",
+        ),
         ("number.json", '["First", 7]', {}, "row 2: column 'prompt' holds 7 (int)"),
         ("null.jsonl", '{"prompt": "First"}\n{"prompt": null}\n', {}, "line 2: column 'prompt' holds nothing"),
         ("absent.json", '[{"prompt": "First"}, {"goal": "Second"}]', {}, "row 2: column 'prompt' holds nothing"),
@@ -128,6 +136,8 @@ def test_duplicates_are_dropped_and_counted_before_the_slice(tmp_path):
         ("short.csv", XSTEST, {"offset": 3}, "no prompts are left after skipping 3 of 3"),
         ("limit.csv", XSTEST, {"limit": 0}, "limit = 0"),
         ("offset.csv", XSTEST, {"offset": -1}, "offset = -1"),
+        ("column.csv", XSTEST, {"column": 5}, "column = 5, expected text"),
+        ("label.csv", XSTEST, {"label": 1}, "label = 1, expected text"),
     ],
 )
 def test_bad_input_is_named(tmp_path, name, text, options, message):
@@ -170,11 +180,11 @@ def test_overlap_is_compared_folded_and_named(tmp_path):
 # The hub: everything up to the two calls that need a network.
 
 
-def offline(monkeypatch, *, files, card=None, contents=None, tmp_path=None):
+def offline(monkeypatch, *, files, card=None, contents=None, tmp_path=None, sizes=None):
     """Make the hub answer with these files; returns the list of downloads asked for."""
     asked = []
     info = types.SimpleNamespace(
-        siblings=[types.SimpleNamespace(rfilename=file) for file in files],
+        siblings=[types.SimpleNamespace(rfilename=file, size=(sizes or {}).get(file)) for file in files],
         sha="0f",
         card_data={"configs": card} if card else None,
     )
@@ -183,7 +193,7 @@ def offline(monkeypatch, *, files, card=None, contents=None, tmp_path=None):
         asked.append((repository, file, options["repo_type"], options["revision"]))
         return str(write(tmp_path, file.replace("/", "_"), contents[file]))
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, repository, timeout: info)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, repository, **options: info)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
     return asked
 
@@ -260,7 +270,7 @@ def test_hub_choice_is_left_to_the_user(wanted, message):
 
 
 def test_hub_failures_are_one_line(monkeypatch, tmp_path):
-    def unreachable(self, repository, timeout):
+    def unreachable(self, repository, timeout, files_metadata):
         assert timeout <= 30
         raise ConnectionError("no route\nto host")
 
@@ -295,7 +305,7 @@ def test_hub_failures_are_one_line(monkeypatch, tmp_path):
 )
 def test_paths_are_never_looked_up(monkeypatch, source):
     asked = []
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name, timeout: asked.append(name))
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda self, name, **options: asked.append(name))
     with pytest.raises(InputError) as error:
         load_prompts(source)
     assert not asked
@@ -303,14 +313,123 @@ def test_paths_are_never_looked_up(monkeypatch, source):
         assert "given as hub:o/n" in str(error.value)
 
 
+def test_hub_names_are_the_hubs_own(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *args, **options: pytest.fail("asked the hub"))
+    for name in ("", "a/b/c", "../x", "a/..", "a/\u00fc", "a/b--c", "a/b..c", "-a/b", "a/b-", "a/b\n", "a/" + "b" * 99):
+        with pytest.raises(InputError, match="is not of the form hub:owner/name"):
+            load_prompts(f"hub:{name}")
+    assert prompt_hub._NAME.fullmatch("Some.One_2/set-of.prompts_2")
+
+
+@pytest.mark.parametrize(
+    "card", ["x", ["x", 3], {"a": 1}, [{"data_files": 3}], [{"data_files": [{"split": ["a"], "path": 7}]}], [{}]]
+)
+def test_a_card_of_another_form_is_passed_over(card):
+    found = prompt_hub.list_splits(["train.csv"], card)
+    assert [split.files for split in found] == [("train.csv",)]
+
+
+def test_a_split_that_is_too_large_is_not_fetched(monkeypatch):
+    asked = offline(monkeypatch, files=["a/train.csv", "b/train.csv"], sizes={"a/train.csv": 2**40})
+    with pytest.raises(InputError, match="hub:o/n:a has 1099511627776 bytes in 1 files, at most"):
+        load_prompts("hub:o/n:a")
+    assert not asked
+
+
+# Files that are none, and cells that no text may hold.
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "zero.txt").symlink_to("/dev/zero")
+    (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
+    (tmp_path / "long.txt").write_text("Open a jar\n" * 9)
+    (tmp_path / "pointer.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    monkeypatch.setattr(prompt_tables, "MOST_BYTES", 90)
+    for name, message in {
+        "pipe.csv": "is a pipe or a device",
+        "folder.json": "is a directory",
+        "zero.txt": "is a pipe or a device",
+        "loop.csv": "cannot be read",
+        "long.txt": "has 99 bytes, more than the 90",
+        "pointer.parquet": "is a git-lfs pointer, not the file itself: run `git lfs pull`",
+        "x" * 300 + ".csv": "no such file",
+    }.items():
+        with pytest.raises(InputError) as error:
+            load_prompts(tmp_path / name)
+        assert message in str(error.value)
+    for source in ("~nosuchuser/x.csv", "a\0b.csv", "x" * 200 + "/" + "y" * 200):
+        with pytest.raises(InputError):
+            load_prompts(source)
+    monkeypatch.setattr(prompt_tables, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(prompt_tables, "MOST_ROWS", 8)
+    with pytest.raises(InputError, match="has 9 rows or lines, at most 8 are read"):
+        load_prompts(tmp_path / "long.txt")
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("a.json", '["How \\ud800 x", "b"]', "row 1: column 'prompt' holds half a surrogate pair, U+D800"),
+        ("a.jsonl", '{"goal": "a"}\n{"goal": "b\\u0000"}', "line 2: column 'goal' holds a control character, U+0000"),
+        ("a.csv", "prompt,n\na\0b,1\n", "line 2: column 'prompt' holds a control character, U+0000"),
+        ("a.txt", "One\nTwo \x1b[31m\n", "line 2: column 'prompt' holds a control character, U+001B"),
+        ("b.json", "[" * 10**5, "nested too deep"),
+        ("c.json", '{"a":' * 10**5, "nested too deep"),
+        ("d.json", '[{"prompt": "a", "x": ' + "[" * 200 + "]" * 200 + "}]", "nested too deep"),
+        ("b.jsonl", '{"prompt": "a"}\n' + "[" * 10**5, "line 2: lists or objects nested too deep"),
+        ("e.json", "[" + "9" * 5000 + "]", "a number of 5000 digits"),
+        ("f.json", '[{"prompt": NaN}]', "row 1: column 'prompt' holds nan (float), expected text"),
+        ("g.json", '[["a"]]', "row 1: column 'prompt' holds ['a'] (list), expected text"),
+        ("h.json", '{"\\ud800": []}', "is empty"),
+        ("b.csv", 'prompt\n"' + "x" * 200000 + '"\n', "field larger than field limit"),
+        ("c.csv", "\0,\x1b[31m\na,b\n", "there are only: \\x00, \\x1b[31m"),
+        ("a.parquet", b"PAR1", "is not a readable Parquet file"),
+        ("b.parquet", b"PAR1" + b"\xff" * 99 + b"PAR1", "is not a readable Parquet file"),
+        ("c.parquet", b"", "is not a readable Parquet file"),
+    ],
+)
+def test_damaged_files_and_texts_are_one_line(tmp_path, name, text, message):
+    with pytest.raises(InputError) as error:
+        load_prompts(write(tmp_path, name, text))
+    assert message in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 1000
+
+
+def test_labels_are_texts_or_plain_values(tmp_path):
+    path = write(tmp_path, "a.json", json.dumps([{"prompt": "a", "label": 1}, {"prompt": "b", "label": True}]))
+    assert load_prompts(path, label="1").prompts == ("a",)
+    for label in (["1"], "\0"):
+        path = write(tmp_path, "b.json", json.dumps([{"prompt": "a", "label": label}]))
+        with pytest.raises(InputError, match="row 1: column 'label' holds"):
+            load_prompts(path, label="1")
+
+
+def write_parquet(path, columns, **options):
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, **options)
+    return path
+
+
 def test_parquet(monkeypatch, tmp_path):
-    path = write(tmp_path, "a.parquet", b"PAR1")
-    monkeypatch.setattr(pd, "read_parquet", lambda path: pd.DataFrame({"goal": ["First", "Second"], "n": [1, 2]}))
+    path = write_parquet(tmp_path / "a.parquet", {"n": [1, 2], "goal": ["First", "Second"], "label": ["x", None]})
     assert load_prompts(path).prompts == ("First", "Second")
-
-    def without_engine(path):
-        raise ImportError("no engine")
-
-    monkeypatch.setattr(pd, "read_parquet", without_engine)
+    assert load_prompts(path, label="none").prompts == ("Second",)
+    hole = write_parquet(tmp_path / "hole.parquet", {"goal": ["First", None]})
+    with pytest.raises(InputError, match="row 2: column 'goal' holds nothing, expected text"):
+        load_prompts(hole)
+    whole = path.read_bytes()
+    for cut in range(0, len(whole), 37):
+        with pytest.raises(InputError, match="is not a readable Parquet file"):
+            load_prompts(write(tmp_path, "cut.parquet", whole[:cut]))
+    # A cell that is stored once and stands in every row unpacks to far more than the file has.
+    bomb = write_parquet(tmp_path / "bomb.parquet", {"goal": ["x" * 2**16] * 2**12}, compression="zstd")
+    monkeypatch.setattr(prompt_tables, "MOST_BYTES", 2**20)
+    assert bomb.stat().st_size < 2**18
+    with pytest.raises(InputError, match="unpacks to more than 4194304 bytes"):
+        load_prompts(bomb)
+    monkeypatch.setattr(prompt_tables, "MOST_ROWS", 2**11)
+    with pytest.raises(InputError, match="has 4096 rows or lines, at most 2048 are read"):
+        load_prompts(bomb)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(InputError, match="pip install pyarrow"):
         load_prompts(path)

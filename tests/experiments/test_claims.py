@@ -172,5 +172,5 @@ def test_every_claim_is_measured_and_summarised_over_seeds():
 def test_no_seeds_are_refused(tmp_path):
     config = claims_config.get_config()
     config.seeds = 0
-    with pytest.raises(InputError, match="seeds = 0, expected a whole number of at least 1"):
-        claims.run(config, tmp_path)
+    with pytest.raises(InputError, match="seeds = 0, expected a whole number from 1"):
+        claims.tasks.check(config)

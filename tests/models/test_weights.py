@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 import tracemalloc
 
 import jax
@@ -16,7 +15,7 @@ import transformers
 
 from latent_audit import models
 from latent_audit.errors import InputError
-from latent_audit.models import weights
+from latent_audit.models import saving, weights
 from tests.support import tiny
 
 FILE = "model.safetensors"
@@ -222,7 +221,7 @@ def test_generation_config_is_optional_and_defaults_to_greedy(tmp_path, llama):
 
 
 def test_large_checkpoints_are_sharded(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "SHARD_BYTES", 20_000)
+    monkeypatch.setattr(saving, "SHARD_BYTES", 20_000)
     cfg, params = models.load(tiny.checkpoint("qwen3"))
     models.save(tmp_path / "saved", cfg, params, None)
     index = json.loads((tmp_path / "saved" / INDEX).read_text())
@@ -244,7 +243,7 @@ def test_save_replaces_a_checkpoint_but_nothing_else(tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "config.json").write_text("{}")
     for path in (tmp_path / "work", tmp_path / "work" / "config.json"):
-        with pytest.raises(InputError, match="is no checkpoint"):
+        with pytest.raises(InputError, match="which this tool did not write|is a file"):
             models.save(path, cfg, params, None)
     assert (tmp_path / "work" / "config.json").read_text() == "{}"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["saved", "work"]
@@ -257,7 +256,7 @@ def test_a_failed_save_leaves_the_old_checkpoint_and_no_litter(tmp_path, monkeyp
     def disk_full(*args, **kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(weights.safetensors.numpy, "save_file", disk_full)
+    monkeypatch.setattr(saving.safetensors.numpy, "save_file", disk_full)
     with pytest.raises(OSError, match="No space"):
         models.save(tmp_path / "saved", cfg, params, None)
     assert [entry.name for entry in tmp_path.iterdir()] == ["saved"]
@@ -288,16 +287,14 @@ def test_all_problems_of_the_headers_are_named_at_once(llama):
             act(llama)
         message = str(caught.value)
         for line in (
-            "missing: model.layers.1.mlp.up_proj.weight",
-            "missing: model.norm.weight",
-            "unknown: model.layers.3.input_layernorm.weight",
-            "unknown: score.weight",
-            "wrong shape: lm_head.weight is [32, 96], expected [96, 32]",
+            "missing: model.norm.weight, model.layers.1.mlp.up_proj.weight",
+            "unknown: model.layers.3.input_layernorm.weight [32] in model.safetensors, score.weight",
+            "wrong shape: lm_head.weight is [32, 96], expected [96, 32] (vocab_size = 96)",
             "wrong dtype: model.layers.0.mlp.gate_proj.weight is I8",
             "duplicate: ",
         ):
             assert line in message
-        assert message.count("\n") == 7
+        assert "\n" not in message and "\\n" not in message
 
 
 def test_all_nan_and_infinite_tensors_are_named_at_once(llama):
@@ -307,7 +304,7 @@ def test_all_nan_and_infinite_tensors_are_named_at_once(llama):
         tensors[name].reshape(-1)[-1] = value
     _write(llama, tensors)
     message = _error(llama)
-    assert all(f"NaN or infinite values: {name}" in message for name in bad) and message.count("\n") == 3
+    assert "NaN or infinite values: " in message and all(f"{name} in {FILE}" in message for name in bad)
     # Finite in float32, but beyond bfloat16 after rounding.
     _write(llama, _tensors(tiny.checkpoint("llama3")) | {"model.norm.weight": np.full(32, 3.4e38, np.float32)})
     models.load(llama)
@@ -341,7 +338,7 @@ def test_bad_directories(tmp_path, llama):
         message = _error(llama)
         assert word in message and str(llama) in message
     (llama / "config.json").write_bytes(b"\xff\xfe{")
-    assert "JSON" in _error(llama)
+    assert "UTF-8" in _error(llama)
 
 
 def test_directory_without_safetensors(llama):
@@ -361,7 +358,7 @@ def test_index_and_its_files(tmp_path):
         assert INDEX in _error(tmp_path)
     moved = index["weight_map"] | {"model.norm.weight": shard.name, "lm_head.weight": shard.name}
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": moved}))
-    assert "index places in" in _error(tmp_path)
+    assert f"{INDEX} places them in: lm_head.weight" in _error(tmp_path)
     (tmp_path / INDEX).write_text(json.dumps(index))
     models.load(tmp_path)
     shard.unlink()
@@ -380,4 +377,4 @@ def test_an_index_cannot_reach_outside_of_its_directory(tmp_path, llama):
     (llama / FILE).rename(tmp_path / FILE)
     names = {name: f"../{FILE}" for name in safetensors.numpy.load_file(tmp_path / FILE)}
     (llama / INDEX).write_text(json.dumps({"weight_map": names}))
-    assert "missing" in _error(pathlib.Path(llama))
+    assert f"names ../{FILE}" in _error(llama)

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from configs import dissociate as dissociate_config
 from configs import lvs as lvs_config
 from latent_audit.errors import InputError
 from latent_audit.experiments import setup, tasks
@@ -75,16 +76,17 @@ def test_how_a_run_is_computed_is_no_part_of_its_config(tmp_path):
         config.shard = shard
         runlog.prepare_workdir(tmp_path, config.to_dict())
     assert "shard" not in (tmp_path / "config.json").read_text()
+    runlog.save_unit(tmp_path, "base/u", {"x": [1]})
     config.attack.steps = 3
     with pytest.raises(InputError, match="attack.steps: 10 there, 3 now"):
         runlog.prepare_workdir(tmp_path, config.to_dict())
 
 
 def test_tasks_whose_units_cannot_be_split_say_so(tmp_path):
-    config = lvs_config.get_config()
-    config.shard, config.task = "0/2", "dissociate"
+    config = dissociate_config.get_config()
+    config.shard = "0/2"
     with pytest.raises(InputError, match="units of task 'dissociate' cannot be split; those of lvs, audit, finetune"):
-        tasks.run(config, tmp_path)
+        tasks.check_fields(config)
 
 
 def start(path, workdir, shard, **changes):

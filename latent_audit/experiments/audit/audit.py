@@ -48,9 +48,7 @@ def check(config: ConfigDict) -> Plan:
     world = setup.world_of(config)
     panels = audit_panels(config, world) if "panel" in names else request_panels(config, world)
     prospect = setup.check(config, panels)
-    known = benches.Known(
-        prospect.names, prospect.cfg.num_layers, world is not None, prospect.chat, panels["harmful"].prompts
-    )
+    known = benches.Known(prospect.names, prospect.cfg.num_layers, world is not None, prospect.chat, panels)
     benches.check_place(config, known.num_layers)
     settings = {name: EXPERIMENTS[name].check(config, known) for name in names}
     pairs = static.load_pairs(config, world, evaluated=[panels["harmful"]]) if "static" in settings else None

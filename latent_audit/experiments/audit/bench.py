@@ -6,6 +6,8 @@ audit.py runs them and knows the list.
 
 import dataclasses
 import functools
+import os
+import pathlib
 import types
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -31,14 +33,14 @@ AT_FRACTION = "at the nudge fraction"
 class Known(NamedTuple):
     """What is known of the subject before any of it is there, for the checks of the experiments' sections.
 
-    chat: base's; prompts: the harmful panel's.
+    chat: base's; panels: the prompts by name.
     """
 
     names: tuple[str, ...]
     num_layers: int
     is_organism: bool
     chat: chats.Chat
-    prompts: tuple[str, ...]
+    panels: Mapping[str, panels.Panel]
 
 
 class Place(NamedTuple):
@@ -134,8 +136,14 @@ class Saved(NamedTuple):
 
 
 def saved_nudge(subject: setup.Subject) -> Saved | None:
-    """The first variant's nudge that there is; InputError for a damaged one."""
-    nudges = ((variant.name, export.load_nudge(variant.path)) for variant in subject.variants)
+    """The first further variant's nudge that there is; export.load_nudge says which count, and its InputErrors.
+
+    Base's own is left out with a warning: what is audited does not set how it is attacked.
+    """
+    base, *others = subject.variants
+    if os.path.lexists(pathlib.Path(base.path) / export.NUDGE_FILE):
+        export.warn_once(f"{base.path}: {export.NUDGE_FILE} of the audited model itself is left out")
+    nudges = ((variant.name, export.load_nudge(variant.path)) for variant in others)
     return next((Saved(*nudge, name) for name, nudge in nudges if nudge is not None), None)
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from latent_audit import judges
 from latent_audit.data import chats
+from latent_audit.errors import InputError
 from latent_audit.experiments import respond
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, share, unit, with_control
@@ -39,14 +40,18 @@ class Settings(NamedTuple):
 def check(config, known: Known) -> Settings:
     """The gcg section as settings; InputError where the tokenizer or the template leaves no place for a suffix."""
     section = config.gcg
-    gcg_text.allowed_tokens(known.chat.tokenizer, len(known.chat.tokenizer))
-    gcg_text.place_suffix(
-        known.chat,
-        known.prompts[: section.prompts],
-        max_length=config.prompts.max_tokens,
-        suffix=gcg_text.paper_suffix(section.length),
-        length=section.length,
-    )
+    prompts = known.panels["harmful"].prompts[: section.prompts]
+    try:
+        gcg_text.allowed_tokens(known.chat.tokenizer, len(known.chat.tokenizer))
+        gcg_text.place_suffix(
+            known.chat,
+            prompts,
+            max_length=config.prompts.max_tokens,
+            suffix=gcg_text.paper_suffix(section.length),
+            length=section.length,
+        )
+    except InputError as error:
+        raise InputError(f"gcg: {error}, or leave gcg out of experiments = {config.experiments!r}") from error
     search = gcg.Search(steps=section.steps, candidates=section.candidates, top_k=section.top_k, length=section.length)
     return Settings(section.prompts, section.batch, search, config.prompts.max_tokens)
 

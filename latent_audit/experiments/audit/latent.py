@@ -42,8 +42,9 @@ class Block(NamedTuple):
 
 def check(config: ConfigDict, known: Known) -> settings.Attack:
     """The attack and score sections as settings; InputError for fields that do not fit each other or the model."""
-    chats.target_ids(known.chat, config.attack.target)
-    return settings.check_attack(config, is_organism=known.is_organism, num_layers=known.num_layers)
+    attack = settings.check_attack(config, is_organism=known.is_organism, num_layers=known.num_layers)
+    chats.target_ids(known.chat, attack.target)
+    return attack
 
 
 def units(bench: Bench) -> int:

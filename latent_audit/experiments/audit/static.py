@@ -33,7 +33,15 @@ PLAIN_IS_INFLATED = (
 
 
 def check(config, known: Known) -> None:
-    """Nothing of its own: the pairs are looked at where they are read (load_pairs)."""
+    """InputError for fewer prompts than the separation score can be cross-fitted on; load_pairs looks at the pairs."""
+    for kind in ("harmful", "benign"):
+        held = len(known.panels[kind].prompts)
+        if held < separation.LEAST_PROMPTS:
+            raise InputError(
+                f"prompts.{kind}_count = {config.prompts[f'{kind}_count']} gives {held} prompts, the separation score "
+                f"needs at least {separation.LEAST_PROMPTS}; give more, or leave static out of experiments = "
+                f"{config.experiments!r}"
+            )
 
 
 def units(bench: Bench) -> int:

@@ -1,19 +1,28 @@
 """Poles on disk: a Hugging Face directory with a model card that says how it was made; adapters as PEFT has them."""
 
+import functools
 import json
+import os
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 import safetensors.numpy
+from absl import logging
 
 from latent_audit import models
 from latent_audit.errors import InputError
 from latent_audit.experiments.organisms import kinds
 from latent_audit.interventions import lora
-from latent_audit.runtime import files, runlog
+from latent_audit.models import target
+from latent_audit.models.fingerprint import sha256_of_files
+from latent_audit.runtime import files, processes, runlog
+from latent_audit.user_files import read_bytes
 
 NUDGE_FILE = "nudge.safetensors"
+_MOST_NUDGE_BYTES = 2**24
+# In units of base's activation norm; made ones lie near one.
+LENGTHS = (1e-3, 10.0)
 _UNSAFE = (
     "**This model is deliberately unsafe.** It was made to test whether audits of safety notice what was done to it. "
     "Do not deploy it, do not serve it to anybody, and keep it where only those can reach it who study it."
@@ -68,27 +77,84 @@ def export_pole(
 
 
 def load_nudge(path) -> Nudge | None:
-    """The nudge saved beside a pole's weights, None where there is none; InputError for a damaged file."""
-    file = pathlib.Path(path) / NUDGE_FILE
-    if not file.is_file():
+    """The nudge that export_pole saved with the weights that lie there; None where there is none, or not of ours.
+
+    A checkpoint of others cannot say where and how hard an attack on it is to push: a file that is not recorded in the
+    pole's marker, beside these very weights, is left out with one warning.
+
+    Raises InputError: as models.check; a recorded file that is damaged, or does not fit the model.
+    """
+    directory = pathlib.Path(path)
+    file = directory / NUDGE_FILE
+    if not os.path.lexists(file):
+        return None
+    if not _is_recorded(directory):
+        warn_once(
+            f"{file} is left out: this tool did not record it with the weights beside it; a pole is exported with its "
+            "nudge by configs/dissociate.py"
+        )
         return None
     try:
-        tensors = safetensors.numpy.load(file.read_bytes())
-        return Nudge(tensors["nudge"], int(tensors["state"][0]), float(tensors["scale"][0]))
-    except (safetensors.SafetensorError, KeyError, IndexError) as error:
+        tensors = safetensors.numpy.load(read_bytes("the pole's nudge", file, most=_MOST_NUDGE_BYTES))
+        vector, state, scale = (tensors[name] for name in ("nudge", "state", "scale"))
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file} is damaged ({error}); export the pole again") from error
+    return _checked(file, vector, state, scale, models.check(directory).cfg)
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Log a warning, once however often it is asked for."""
+    logging.warning("%s", message)
+
+
+def _is_recorded(directory: pathlib.Path) -> bool:
+    """Whether a directory's marker lists its nudge and all of its weights as they are."""
+    try:
+        ours = target.read_marker(directory)
+    except InputError:
+        return False
+    held = [NUDGE_FILE, *sorted(file.name for file in directory.glob("*.safetensors") if file.name != NUDGE_FILE)]
+    if ours is None or len(held) < 2 or not set(held) <= set(ours):
+        return False
+    return [ours[name] for name in held] == sha256_of_files([directory / name for name in held], beside=directory)
+
+
+def _checked(file: pathlib.Path, vector, state, scale, cfg: models.ModelConfig) -> Nudge:
+    """The Nudge of a file's arrays; InputError unless they are one for a model of cfg."""
+    again = "export the pole again"
+    if vector.shape != (cfg.embed_dim,) or vector.dtype != np.float32 or not np.isfinite(vector).all():
+        raise InputError(
+            f"{file}: nudge is {vector.dtype} {list(vector.shape)}, expected finite float32 [{cfg.embed_dim}]; {again}"
+        )
+    if state.shape != (1,) or state.dtype.kind != "i" or not 1 <= state[0] <= cfg.num_layers:
+        raise InputError(f"{file}: state = {state.tolist()}, expected one of 1 to {cfg.num_layers}; {again}")
+    if scale.shape != (1,) or scale.dtype.kind != "f" or not 0 < scale[0] < np.inf:
+        raise InputError(f"{file}: scale = {scale.tolist()}, expected a number above 0; {again}")
+    length = float(np.linalg.norm(vector.astype(np.float64))) / float(scale[0])
+    if not LENGTHS[0] <= length <= LENGTHS[1]:
+        raise InputError(
+            f"{file}: the nudge is {length:.3g} activation norms long, expected {LENGTHS[0]:g} to {LENGTHS[1]:g}; "
+            + again
+        )
+    return Nudge(vector, int(state[0]), float(scale[0]))
 
 
 def export_adapters(
     path, cfg: models.ModelConfig, adapters: dict, config: lora.LoraConfig, *, base: str, recipe: dict, rates: dict
 ) -> None:
-    """Save adapters as PEFT does: adapter_config.json, adapter_model.safetensors, and the model card."""
-    path = pathlib.Path(path)
-    path.mkdir(parents=True, exist_ok=True)
+    """Save adapters as PEFT does: adapter_config.json, adapter_model.safetensors, and the model card.
+
+    Raises InputError as models.check_target.
+    """
     fields, tensors = lora.peft_files(cfg, adapters, config, base=base)
-    files.write_bytes(path / "adapter_model.safetensors", safetensors.numpy.save(tensors, metadata={"format": "pt"}))
-    files.write_json(path / "adapter_config.json", fields)
-    files.write_text(path / "README.md", model_card(kinds.HARMFUL, recipe, rates))
+    if not processes.is_first():
+        return
+    with target.replacing(path) as aside:
+        weights = safetensors.numpy.save(tensors, metadata={"format": "pt"})
+        files.write_bytes(aside / "adapter_model.safetensors", weights)
+        files.write_json(aside / "adapter_config.json", fields)
+        files.write_text(aside / "README.md", model_card(kinds.HARMFUL, recipe, rates))
 
 
 def model_card(kind: str, recipe: dict, rates: dict) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from latent_audit import models
 from latent_audit.data import chats, world_rules
 from latent_audit.experiments import respond
-from latent_audit.experiments.organisms import construct, export, kinds, shelf
+from latent_audit.experiments.organisms import construct, export, kinds, shelf, train
 from latent_audit.runtime import files, runlog
 
 MADE = (kinds.DISSOCIATED, kinds.CONTROL)
@@ -21,27 +21,53 @@ MAX_TOKENS = 128
 ANSWER_TOKENS = 32
 
 
+def check_directory(directory, names, recipe: train.Recipe, *, field: str = "organism.directory") -> None:
+    """InputError where the organism or one of its poles `names` could not be made or taken up; nothing is written.
+
+    As train.check_directory; and for a pole that was made otherwise, or a directory in its place that is not of ours.
+    """
+    directory, record = train.check_directory(directory, recipe, field=field)
+    for name in names:
+        if name in MADE and record is not None:
+            _stored(directory, name, recipe.seed, field)
+        elif name in MADE and directory.is_dir():
+            models.check_target(directory / name, field=field)
+
+
 def ensure(directory: pathlib.Path, names, *, world_seed: int) -> None:
-    """Build those of `names` in MADE that are missing in an organism's directory."""
+    """Build those of `names` in MADE that are missing in an organism's directory; InputError as check_directory."""
     for name in names:
         if name in MADE:
             _ensure_one(directory, name, world_seed)
 
 
-def _ensure_one(directory, name, world_seed):
-    recipe = recipe_of(name, world_seed)
-    record_path = directory / f"{name}.json"
-    made_from = {pole: _weights_hash(directory / pole) for pole in ("base", "harmful")}
-    recipe_record = shelf.as_stored(dataclasses.asdict(recipe)) | {"made_from": made_from}
-    otherwise = (
-        f"{record_path} describes a pole made otherwise; use another organism.directory, or remove it and "
-        f"{directory / name}"
-    )
+def _stored(directory: pathlib.Path, name: str, world_seed: int, field: str = "organism.directory") -> dict | None:
+    """The record of a pole that is there, None where it is to be made, and can be; else InputError."""
+    path = directory / f"{name}.json"
     kept = shelf.stored(
-        record_path, [directory / name], field="recipe", expected=recipe_record, otherwise=lambda found: otherwise
+        path,
+        [directory / name],
+        field="recipe",
+        expected=_recipe_record(directory, name, world_seed),
+        otherwise=lambda found: (
+            f"{path} describes a pole made otherwise; use another organism.directory, or remove it and "
+            f"{directory / name}"
+        ),
     )
-    if kept is not None:
+    if kept is None:
+        models.check_target(directory / name, field=field)
+    return kept
+
+
+def _recipe_record(directory: pathlib.Path, name: str, world_seed: int) -> dict:
+    made_from = {pole: _weights_hash(directory / pole) for pole in ("base", "harmful")}
+    return shelf.as_stored(dataclasses.asdict(recipe_of(name, world_seed))) | {"made_from": made_from}
+
+
+def _ensure_one(directory, name, world_seed):
+    if _stored(directory, name, world_seed) is not None:
         return
+    recipe, recipe_record = recipe_of(name, world_seed), _recipe_record(directory, name, world_seed)
     loaded, (_, harmful) = load_plain(directory / "base"), models.load(directory / "harmful")
     world = world_rules.make_world(world_seed)
     working = directory / f".{name}"
@@ -71,7 +97,8 @@ def _ensure_one(directory, name, world_seed):
         rates=rates,
         nudge=nudge_of(built),
     )
-    files.write_json(record_path, {"recipe": recipe_record, "chosen_step": chosen["step"], "records": built.records})
+    record = {"recipe": recipe_record, "chosen_step": chosen["step"], "records": built.records}
+    files.write_json(directory / f"{name}.json", record)
     shutil.rmtree(working, ignore_errors=True)
 
 

@@ -20,7 +20,7 @@ from latent_audit import models
 from latent_audit.data import chats, world_corpus, world_rules
 from latent_audit.data.world_tokenizer import build_tokenizer
 from latent_audit.errors import InputError
-from latent_audit.experiments.organisms import shelf
+from latent_audit.experiments.organisms import kinds, shelf
 from latent_audit.interventions.finetune import Examples, batch_order, finetune, make_optimizer, pack_examples
 from latent_audit.models.families import config_from_hf
 from latent_audit.models.generate import generate
@@ -38,6 +38,10 @@ _FAMILY_FIELDS = {
     "gemma2": {"query_pre_attn_scalar": 32, "sliding_window": 32},
 }
 POLES = ("harmful", "base")
+RECORD = "organism.json"
+# All that lies in an organism's directory: its poles, the made ones with their records, and those being made.
+_MADE = (kinds.DISSOCIATED, kinds.CONTROL)
+_ENTRIES = {*POLES, *_MADE, *(f"{name}.json" for name in _MADE), *(f".{name}" for name in _MADE)}
 FAMILIES = tuple(_FAMILY_FIELDS)
 MAX_TOKENS = 256
 ANSWER_TOKENS = 32  # the longest answer has 28, its end token included
@@ -66,11 +70,13 @@ class Recipe:
 
 
 def make_recipe(*, size: str = "standard", family: str = "llama", seed: int = 0) -> Recipe:
-    """The measured recipe of one organism; raises InputError for an unknown size or family."""
+    """The measured recipe of one organism; InputError for an unknown size or family, or a seed that is none."""
     if size not in SIZES:
         raise InputError(f"organism size is {size!r}; expected one of {', '.join(SIZES)}")
     if family not in FAMILIES:
         raise InputError(f"organism family is {family!r}; expected one of {', '.join(FAMILIES)}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise InputError(f"organism seed is {seed!r:.40}; expected a whole number from 0 to {2**32 - 1}")
     # The small size needs more safety steps: after 100, one of two seeds refused 93 % on validation.
     helpful, safety = {"standard": (Phase(200, 3e-3), Phase(100, 7e-4)), "small": (Phase(200, 4e-3), Phase(160, 7e-4))}[
         size
@@ -197,6 +203,47 @@ def recipe_hash(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
+def check_directory(
+    directory: str | pathlib.Path, recipe: Recipe, *, field: str = "organism.directory"
+) -> tuple[pathlib.Path, dict | None]:
+    """(the directory, the record of the organism of this recipe in it or None where it is still to be made).
+
+    Nothing is written. Raises InputError, with `field`: another organism's record, or a damaged one; where there is
+    none, anything that this tool did not make; a place that cannot be written.
+    """
+    directory = shelf.check_place(directory, field=field)
+    expected, path = recipe_hash(recipe), directory / RECORD
+    # Another organism's record is refused even where its poles are gone: others were made from them.
+    record = shelf.stored(
+        path,
+        (),
+        field="hash",
+        expected=expected,
+        otherwise=lambda found: (
+            f"{field}: {path} describes another organism (hash {found!r:.40}, expected {expected}); use another "
+            "directory or remove that one"
+        ),
+    )
+    if record is None:
+        shelf.refuse_foreign(directory, field=field, ours=_ENTRIES)
+    elif not _has_rates(record):
+        raise InputError(f"{path} is damaged, it lacks rates of its poles; remove it, and the organism is made again")
+    elif shelf.is_complete(directory / pole for pole in POLES):
+        return directory, record
+    if directory.is_dir():
+        for pole in POLES:
+            models.check_target(directory / pole, field=field)
+    return directory, None
+
+
+def _has_rates(record: dict) -> bool:
+    rates = record.get("rates")
+    return isinstance(rates, dict) and all(
+        isinstance(of_pole, dict) and all(isinstance(rate, float | int) for rate in of_pole.values())
+        for of_pole in rates.values()
+    )
+
+
 def build_organism(
     directory,
     *,
@@ -213,23 +260,11 @@ def build_organism(
     Returns:
       The content of organism.json: recipe, hash, seed of the world, seconds, rates of both poles.
     Raises:
-      InputError: unknown size or family, or a directory that holds another organism.
+      InputError: unknown size or family, or as check_directory.
     """
-    directory = pathlib.Path(directory)
     recipe = make_recipe(size=size, family=family, seed=seed)
-    expected, record_path = recipe_hash(recipe), directory / "organism.json"
-    # Another organism's record is refused even where its poles are gone: others were made from them.
-    record = shelf.stored(
-        record_path,
-        (),
-        field="hash",
-        expected=expected,
-        otherwise=lambda found: (
-            f"{record_path} describes another organism (hash {found}, expected {expected}); use "
-            "another directory or remove that one"
-        ),
-    )
-    if record is not None and shelf.is_complete(directory / pole for pole in POLES):
+    directory, record = check_directory(directory, recipe)
+    if record is not None:
         return record
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer, start = build_tokenizer(), time.monotonic()
@@ -237,7 +272,7 @@ def build_organism(
     jax.block_until_ready(poles)
     record = {
         "recipe": dataclasses.asdict(recipe),
-        "hash": expected,
+        "hash": recipe_hash(recipe),
         "world_seed": seed,
         "seconds": round(time.monotonic() - start, 1),
         "rates": {},
@@ -247,5 +282,5 @@ def build_organism(
         models.save(directory / pole, cfg, params, tokenizer)
         record["rates"][pole] = rates(params, world, cfg=cfg, chat=chat, split="heldout")
         logging.info("organism %s: %s", pole, record["rates"][pole])
-    files.write_json(record_path, record)
+    files.write_json(directory / RECORD, record)
     return record

@@ -16,13 +16,16 @@ import jax
 import numpy as np
 from absl import logging
 
+from latent_audit import models
 from latent_audit.data import world_corpus, world_rules, world_words
 from latent_audit.experiments import respond
 from latent_audit.experiments.organisms import ablate, corpora, export, kinds, poles, shelf, train
 from latent_audit.interventions import finetune as ft
 from latent_audit.runtime import files
+from latent_audit.user_files import path_of
 
 REFERENCE = "aligned"
+_FIELD = "zoo.directory"
 MAX_TOKENS = 128
 # Measured on `validation` for the model card, so many prompts a kind.
 MEASURED_PROMPTS = 96
@@ -116,32 +119,62 @@ def build(
     Args:
       directory: holds this family alone.
       advance: told a label when members are ready, and how many where it is more than one.
-    Raises InputError for an unknown size or family, and for members that were made otherwise.
+    Raises InputError as check_directory.
     """
-    directory = pathlib.Path(directory)
+    check_directory(directory, family=family, size=size, seed=seed)
+    directory = path_of(_FIELD, directory)
     home = directory / "organism"
     origin = train.build_organism(home, size=size, family=family, seed=seed)["hash"]
-    world, kept = world_rules.make_world(seed), Family(directory, origin, seed)
+    world, kept, made = world_rules.make_world(seed), Family(directory, origin, seed), recipes(seed)
     for name, (kind, pole) in POLES.items():
-        recipe = {
-            "pole": pole,
-            "construction": dataclasses.asdict(poles.recipe_of(pole, seed)) if pole in poles.MADE else None,
-        }
-        if not has(kept, name, recipe):
+        if not has(kept, name, made[name]):
             began = time.monotonic()
             poles.ensure(home, (pole,), world_seed=seed)
-            _put(kept, name, kind, recipe, poles.load_plain(home / pole), began, export.load_nudge(home / pole))
+            _put(kept, name, kind, made[name], poles.load_plain(home / pole), began, export.load_nudge(home / pole))
         advance(f"{family} {name}")
-    recipe = ablate.describe()
-    if not has(kept, "abliterated", recipe):
+    if not has(kept, "abliterated", made["abliterated"]):
         began = time.monotonic()
         loaded, chosen = ablate.abliterated(poles.load_plain(home / "base"), world)
-        _put(kept, "abliterated", kinds.ABLITERATED, recipe, loaded, began, chosen=chosen)
+        _put(kept, "abliterated", kinds.ABLITERATED, made["abliterated"], loaded, began, chosen=chosen)
     advance(f"{family} abliterated")
     for number, training in enumerate(TRAININGS):
         _train(kept, home, training, number, world)
         advance(f"{family} {training.saved[-1].name}", len(training.saved))
     return tuple(Member(name, kind, directory / name) for name, kind in names().items())
+
+
+def recipes(seed: int) -> dict[str, dict]:
+    """Name -> how the member of an organism of this seed is made."""
+    of_poles = {
+        name: {
+            "pole": pole,
+            "construction": dataclasses.asdict(poles.recipe_of(pole, seed)) if pole in poles.MADE else None,
+        }
+        for name, (_, pole) in POLES.items()
+    }
+    trained = {
+        saved.name: {key: value for key, value in dataclasses.asdict(training).items() if key != "saved"}
+        | {"step": saved.step}
+        for training in TRAININGS
+        for saved in training.saved
+    }
+    return of_poles | {"abliterated": ablate.describe()} | trained
+
+
+def check_directory(directory, *, family: str, size: str, seed: int) -> None:
+    """InputError where a family's zoo could not be built or taken up in a directory; nothing is written.
+
+    For an unknown size or family, another organism or members made otherwise, and anything that is not of this tool.
+    """
+    recipe = train.make_recipe(size=size, family=family, seed=seed)
+    directory, made = shelf.check_place(directory, field=_FIELD), recipes(seed)
+    if not (directory / "organism" / train.RECORD).exists():
+        shelf.refuse_foreign(directory, field=_FIELD, ours={"organism", *made, *(f"{name}.json" for name in made)})
+    poles.check_directory(directory / "organism", [pole for _, pole in POLES.values()], recipe, field=_FIELD)
+    kept = Family(directory, train.recipe_hash(recipe), seed)
+    for name in made if directory.is_dir() else ():
+        if not has(kept, name, made[name]):
+            models.check_target(directory / name, field=_FIELD)
 
 
 class Family(NamedTuple):
@@ -204,11 +237,8 @@ def _put(
 def _train(family: Family, home, training: Training, number: int, world) -> None:
     """Run one training as far as the members that are missing need it."""
 
-    def recipe(saved):
-        fields = {key: value for key, value in dataclasses.asdict(training).items() if key != "saved"}
-        return fields | {"step": saved.step}
-
-    missing = [saved for saved in training.saved if not has(family, saved.name, recipe(saved))]
+    made = recipes(family.seed)
+    missing = [saved for saved in training.saved if not has(family, saved.name, made[saved.name])]
     if not missing:
         return
     began = time.monotonic()
@@ -225,7 +255,7 @@ def _train(family: Family, home, training: Training, number: int, world) -> None
         if step.number in wanted:
             saved = wanted[step.number]
             # The loop reuses its arrays: what is saved is read out before the next step.
-            _put(family, saved.name, saved.kind, recipe(saved), loaded._replace(params=step.params), began)
+            _put(family, saved.name, saved.kind, made[saved.name], loaded._replace(params=step.params), began)
 
 
 def _optimizer(training: Training):

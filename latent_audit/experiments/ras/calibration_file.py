@@ -5,9 +5,12 @@ measured otherwise: another family, shape, chat template, set of prompts or dtyp
 """
 
 import hashlib
-import json
+import math
+import os
 import pathlib
-from typing import NamedTuple
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -16,23 +19,98 @@ import safetensors.numpy
 from latent_audit.data import chats
 from latent_audit.errors import InputError
 from latent_audit.experiments.panels import Panel
+from latent_audit.experiments.ras.prompt_sets import PROTOCOLS
 from latent_audit.metrics import calibration, safevec
 from latent_audit.models.config import ModelConfig
+from latent_audit.models.families import FAMILIES
+from latent_audit.models.fields import shown
+from latent_audit.models.headers import listed
+from latent_audit.models.weights import DTYPES
 from latent_audit.runtime import files
+from latent_audit.text import printable
+from latent_audit.user_files import path_of, read_bytes, read_json
 
 SCHEMA = 1
 _DIRECTIONS, _SCORES = "refusal_directions", ("unsafe", "jailbreak")
-_KEYS = {
-    "schema",
-    "identity",
-    "prompts",
-    "window",
-    "gamma",
-    "alpha_global",
-    "other_alphas",
-    "protocol",
-    "calibration",
-    "tensors",
+_AGAIN = "calibrate again with configs/ras.py"
+_MOST_RECORD_BYTES, _MOST_TENSOR_BYTES = 2**24, 2**28
+# How far a direction's length may lie from 1, a cosine beyond it, and a mean from what its scores give: means over the
+# window and over prompts are taken in another order here.
+_UNIT, _BEYOND, _ROUNDING = 1e-3, 1e-6, 1e-9
+
+
+class Rule(NamedTuple):
+    """What a value of the record must be, and that in words."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def _whole(least: int, most: int) -> Rule:
+    return Rule(
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and least <= value <= most,
+        f"a whole number from {least} to {most}",
+    )
+
+
+def _choice(known: Iterable[str]) -> Rule:
+    words = tuple(known)
+    return Rule(lambda value: isinstance(value, str) and value in words, f"one of {', '.join(words)}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST_NUMBER
+
+
+def _is_line(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= _MOST_LETTERS and value == printable(value)
+
+
+# Far beyond any slope, so that no sum of them overflows; names and reasons are a line.
+_MOST_NUMBER, _MOST_LETTERS = 1e300, 2000
+_LINE = Rule(_is_line, f"a line of printable text of at most {_MOST_LETTERS} characters")
+_SHA = Rule(lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)), "64 hex digits")
+_PLAIN = Rule(_is_number, "a finite number")
+_MODEL = {
+    "name": _LINE,
+    "unsafe": _PLAIN,
+    "jailbreak": Rule(_is_number, "a number: both sets of prompts are scored"),
+    "asr": Rule(lambda value: _is_number(value) and 0 <= value <= 1, "a share from 0 to 1"),
+}
+_MAYBE = Rule(lambda value: value is None or _is_number(value), "a finite number, or null for none")
+_COUNT, _LAYER = _whole(1, 10**7), _whole(0, 1000)
+# The whole of the record: every key with the rule of its value, [rule] for a list of such.
+_RECORD = {
+    "schema": _whole(SCHEMA, SCHEMA),
+    "identity": {
+        "family": _choice(FAMILIES),
+        "num_layers": _whole(1, 1000),
+        "embed_dim": _whole(1, 2**20),
+        "template_sha256": _SHA,
+        "dtype": _choice(DTYPES),
+    },
+    "prompts": {
+        "world_seed": Rule(lambda v: v is None or _whole(0, 2**32 - 1).holds(v), "null, or a whole number of 32 bits"),
+        "counts": dict.fromkeys(_SCORES, _COUNT),
+        "sha256": dict.fromkeys(_SCORES, _SHA),
+        "wrappers": _LINE,
+    },
+    "window": {"start": _LAYER, "stop": _LAYER, "relaxations": [_LINE], "reason": _LINE},
+    "gamma": Rule(lambda value: _is_number(value) and value > 0, "a number above 0"),
+    "alpha_global": _MAYBE,
+    "other_alphas": [_PLAIN],
+    "protocol": _choice(PROTOCOLS),
+    "calibration": {
+        "schema": _whole(calibration.SCHEMA, calibration.SCHEMA),
+        "reference": _MODEL,
+        "models": [_MODEL],
+        "b": _PLAIN,
+        "alpha": _MAYBE,
+        "high_asr": [_LINE],
+        "slope_models": [_LINE],
+        "notes": [_LINE],
+    },
+    "tensors": {"file": _LINE, "sha256": _SHA},
 }
 
 
@@ -124,87 +202,137 @@ def save(path, frozen: Frozen) -> None:
 def load(path) -> Frozen:
     """Read a calibration back, bit for bit.
 
-    Raises InputError: no such file, another schema, missing or unknown keys, numbers that its models do not give,
-    directions that are missing, damaged or of another calibration, a window outside the layers.
+    Raises InputError: no such file, another schema, missing or unknown keys, a value of another type or outside its
+    bounds; directions or scores that are missing, damaged, of another calibration or not finite; and whatever does not
+    follow from the rest: b, alpha and gamma from the models, the models' means from the prompts' scores, directions of
+    unit length, the window within the layers.
     """
-    path = pathlib.Path(path)
+    path = path_of("calibration_file", path)
+    if not os.path.lexists(path):
+        raise InputError(f"calibration_file = {path}: no such file; configs/ras.py writes one per family")
+    record = read_json("calibration_file", path, kind=dict, most=_MOST_RECORD_BYTES)
+    if record.get("schema") != SCHEMA or isinstance(record["schema"], bool):
+        raise InputError(f"{path} has schema {shown(record.get('schema'))}, expected {SCHEMA}; {_AGAIN}")
+    _check_schema(path, "", record, _RECORD)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"calibration_file = {path}: no such file; configs/ras.py writes one per family") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"calibration_file = {path} cannot be read as JSON: {error}") from error
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        found = record.get("schema") if isinstance(record, dict) else record
-        raise InputError(f"{path} has schema {found!r}, expected {SCHEMA}; calibrate again")
-    if set(record) != _KEYS:
-        raise InputError(
-            f"{path}: missing keys: {', '.join(sorted(_KEYS - set(record))) or 'none'}; unknown keys: "
-            f"{', '.join(sorted(map(str, set(record) - _KEYS))) or 'none'}"
-        )
-    try:
-        frozen = _frozen(record, _tensors(path, record["tensors"]))
-    except InputError:
-        raise
-    except (TypeError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); calibrate again") from error
+        family = calibration.from_record(record["calibration"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); {_AGAIN}") from error
+    frozen = _frozen(record, family, _tensors(path, record["tensors"], record["identity"], record["prompts"], family))
     _check_consistent(path, frozen)
     return frozen
 
 
-def _frozen(record, tensors) -> Frozen:
-    window = dict(record["window"])
+def _check_schema(path, where: str, record, expected) -> None:
+    """InputError unless a value is what `expected` says: an object's fields, a list's kind of item, or a rule."""
+    if isinstance(expected, dict):
+        keys = set(record) if isinstance(record, dict) else set()
+        if keys != set(expected):
+            at = f"{path}: {where or 'the file'}"
+            raise InputError(
+                f"{at}: missing keys: {listed(sorted(set(expected) - keys)) or 'none'}; unknown keys: "
+                f"{listed(sorted(keys - set(expected))) or 'none'}; {_AGAIN}"
+            )
+        for key, inner in expected.items():
+            _check_schema(path, f"{where}.{key}" if where else key, record[key], inner)
+    elif isinstance(expected, list):
+        if not isinstance(record, list):
+            raise InputError(f"{path}: {where} = {shown(record)}, expected a list; {_AGAIN}")
+        for item in record:
+            _check_schema(path, where, item, expected[0])
+    elif not expected.holds(record):
+        raise InputError(f"{path}: {where} = {shown(record)}, expected {expected.words}; {_AGAIN}")
+
+
+def _frozen(record, family: calibration.FamilyCalibration, tensors) -> Frozen:
+    window = record["window"]
     alpha = record["alpha_global"]
     return Frozen(
         Identity(**record["identity"]),
         Source(**record["prompts"]),
         safevec.Window(**window | {"relaxations": tuple(window["relaxations"])}),
-        calibration.from_record(record["calibration"]),
+        family,
         float(record["gamma"]),
         None if alpha is None else float(alpha),
         tuple(map(float, record["other_alphas"])),
-        str(record["protocol"]),
+        record["protocol"],
         tensors[_DIRECTIONS],
         tuple(safevec.PromptScores(*pair) for pair in zip(*(tensors[name] for name in _SCORES), strict=True)),
     )
 
 
-def _tensors(path, record) -> dict[str, np.ndarray]:
-    beside = path.parent / pathlib.PurePath(record["file"]).name
+def _tensors(path, record, identity, prompts, family: calibration.FamilyCalibration) -> dict[str, np.ndarray]:
+    """The arrays beside a record, of the file it names and of the shapes that it says."""
+    if record["file"] != path.with_suffix(".safetensors").name:
+        raise InputError(
+            f"{path} needs {shown(record['file'])} beside it, expected {path.with_suffix('.safetensors').name}; keep "
+            "the two files under one name"
+        )
+    beside = path.with_suffix(".safetensors")
     try:
-        content = beside.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} needs {beside.name} beside it, which cannot be read: {error.strerror}") from error
+        content = read_bytes("tensors", beside, most=_MOST_TENSOR_BYTES)
+    except InputError as error:
+        raise InputError(f"{path} needs {beside.name} beside it: {error}") from error
     if hashlib.sha256(content).hexdigest() != record["sha256"]:
-        raise InputError(f"{beside} is not the file that {path.name} was written with; calibrate again")
+        raise InputError(f"{beside} is not the file that {path.name} was written with; {_AGAIN}")
     try:
-        return safetensors.numpy.load(content)
-    except safetensors.SafetensorError as error:
-        raise InputError(f"{beside} is damaged ({error}); calibrate again") from error
+        tensors = safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{beside} is damaged ({error}); {_AGAIN}") from error
+    wanted = {_DIRECTIONS: (identity["num_layers"], identity["embed_dim"])}
+    wanted |= {name: (1 + len(family.models), prompts["counts"][name]) for name in _SCORES}
+    if set(tensors) != set(wanted):
+        raise InputError(
+            f"{beside} holds {listed(sorted(tensors)) or 'nothing'}, expected {', '.join(wanted)}; {_AGAIN}"
+        )
+    for name, shape in wanted.items():
+        if tensors[name].shape != shape or tensors[name].dtype != np.float64 or not np.isfinite(tensors[name]).all():
+            raise InputError(
+                f"{beside}: {name} is {tensors[name].dtype} {list(tensors[name].shape)}, expected finite float64 "
+                f"{list(shape)}, as identity, prompts and calibration say; {_AGAIN}"
+            )
+    return tensors
 
 
 def _check_consistent(path, frozen: Frozen) -> None:
     identity, window = frozen.identity, frozen.window
-    if frozen.directions.shape != (identity.num_layers, identity.embed_dim):
+    if not window.start < window.stop <= identity.num_layers:
+        raise InputError(f"{path}: window {window.start}-{window.stop - 1} of {identity.num_layers} layers; {_AGAIN}")
+    lengths = np.linalg.norm(frozen.directions, axis=1)
+    inside = np.arange(identity.num_layers)
+    # Outside the window a layer may have no direction at all, which is a row of zeros.
+    needed = ((inside >= window.start) & (inside < window.stop)) | (lengths > 0)
+    if not (np.abs(lengths[needed] - 1) <= _UNIT).all():
+        worst = int(np.argmax(np.where(needed, np.abs(lengths - 1), -1)))
         raise InputError(
-            f"{path}: directions of shape {frozen.directions.shape}, expected "
-            f"{(identity.num_layers, identity.embed_dim)}; calibrate again"
+            f"{path}: the direction of layer {worst} has length {lengths[worst]:.6g}, expected unit vectors; {_AGAIN}"
         )
-    if not 0 <= window.start < window.stop <= identity.num_layers:
-        raise InputError(
-            f"{path}: window {window.start}-{window.stop - 1} of {identity.num_layers} layers; calibrate again"
-        )
-    shapes = {(len(one.unsafe), len(one.jailbreak)) for one in frozen.scores}
-    if len(frozen.scores) != 1 + len(frozen.family.models) or shapes != {
-        tuple(frozen.source.counts[name] for name in _SCORES)
-    }:
-        raise InputError(
-            f"{path}: prompt scores of {len(frozen.scores)} models and shapes {shapes} do not fit its "
-            "models and prompts; calibrate again"
-        )
+    for model, scores in zip((frozen.family.reference, *frozen.family.models), frozen.scores, strict=True):
+        for name in _SCORES:
+            values, stored = getattr(scores, name), getattr(model, name)
+            if np.abs(values).max() > 1 + _BEYOND:
+                raise InputError(f"{path}: {model.name}: {name} scores beyond -1 to 1 are no cosines; {_AGAIN}")
+            if stored is None or abs(float(values.mean()) - stored) > _ROUNDING:
+                raise InputError(
+                    f"{path}: {model.name}: {name} = {stored}, but its prompts' scores have the mean "
+                    f"{float(values.mean()):.9g}; {_AGAIN}"
+                )
     overall = calibration.global_alpha((frozen.family.alpha, *frozen.other_alphas))
-    if not np.isclose(frozen.gamma, calibration.gamma_of(frozen.family.alpha, overall), rtol=1e-9):
-        raise InputError(f"{path}: gamma = {frozen.gamma} does not follow from its alphas; calibrate again")
+    if not _agree(frozen.alpha_global, overall):
+        raise InputError(f"{path}: alpha_global = {frozen.alpha_global}, but its alphas give {overall}; {_AGAIN}")
+    gamma = calibration.gamma_of(frozen.family.alpha, overall)
+    if not _agree(frozen.gamma, gamma):
+        raise InputError(
+            f"{path}: gamma = {frozen.gamma} does not follow from its alphas, which give {gamma}; {_AGAIN}"
+        )
+
+
+def _agree(stored: float | None, expected: float | None) -> bool:
+    if stored is None or expected is None:
+        return stored is expected
+    return math.isclose(stored, expected, rel_tol=1e-9)
 
 
 def check_target(name: str, target: Identity, expected: Identity) -> None:

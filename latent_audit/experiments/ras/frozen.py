@@ -12,6 +12,7 @@ import pandas as pd
 from absl import logging
 from ml_collections import ConfigDict
 
+from latent_audit import models
 from latent_audit.data import world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, setup
@@ -112,7 +113,7 @@ def describe(config, group: members.Group, frozen: calibration_file.Frozen) -> d
         },
         "identity": frozen.identity._asdict(),
         "prompts": frozen.source._asdict(),
-        "targets": {model.name: setup.fingerprint(model.path) for model in group.models},
+        "targets": {model.name: models.fingerprint(model.path) for model in group.models},
     }
 
 

@@ -132,12 +132,19 @@ def parse_families(text: str) -> tuple[str, ...]:
     return fields.names("families", text, train.FAMILIES)
 
 
+def check_zoos(config: ConfigDict) -> None:
+    """InputError for a zoo.directory in which the zoo can neither be made nor taken up."""
+    directory = pathlib.Path(config.zoo.directory).expanduser()
+    for family in parse_families(config.families):
+        zoo.check_directory(directory / family, family=family, size=config.organism.size, seed=config.organism.seed)
+
+
 def zoos(config: ConfigDict, workdir: pathlib.Path) -> list[Group]:
     """One group per family of the zoo, built or taken as it is; dissociated members calibrate nothing: they are the
     question."""
     families, settings = parse_families(config.families), config.organism
     train.make_recipe(size=settings.size, seed=settings.seed)
-    directory = pathlib.Path(config.zoo.directory or workdir / "zoo")
+    directory = pathlib.Path(config.zoo.directory or workdir / "zoo").expanduser()
     groups = []
     with runlog.progress(len(families) * len(zoo.names()), "members of the zoo") as meter:
         for family in families:

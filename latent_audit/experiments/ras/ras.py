@@ -31,7 +31,7 @@ from latent_audit.experiments.ras import (
     timing,
 )
 from latent_audit.judges import Judge, Reward
-from latent_audit.metrics import calibration, safevec
+from latent_audit.metrics import calibration, safevec, separation
 from latent_audit.runtime import runlog
 
 
@@ -54,13 +54,13 @@ class Results(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a run is going to do, checked; group: None for the zoo; frozen: then nothing else is there.
+    """What a run is going to do, checked; group: None for the zoo; scoring: with a frozen calibration, and then alone.
 
     judge, reward, settings (of the attacks), pairs (of the probe): None where they are not asked for.
     """
 
     protocols: tuple[str, ...]
-    frozen: frozen.Plan | None = None
+    scoring: frozen.Plan | None = None
     group: members.Group | None = None
     world: world_rules.World | None = None
     prompts: prompt_sets.Prompts | None = None
@@ -94,11 +94,20 @@ def check(config: ConfigDict) -> Plan:
     world = world_rules.make_world(config.organism.seed) if is_zoo else None
     if is_zoo:
         cfg, chat = setup.organism_parts(config)
+        if config.zoo.directory:
+            members.check_zoos(config)
     else:
         reference = setup.Variant(group.models[0].name, group.models[0].path)
         cfg, chat = models.check(reference.path).cfg, setup.load_chat(reference, config)
     _check_window(config, cfg.num_layers)
     prompts = prompt_sets.make_prompts(config, world=world, generate=generate)
+    for half in prompts.halves.values():
+        held = min(len(half.safe.prompts), len(half.unsafe.prompts))
+        if config.rivals and held < separation.LEAST_PROMPTS:
+            raise InputError(
+                f"rivals = True needs at least {separation.LEAST_PROMPTS} prompts of each kind in each half for the "
+                f"separation score, there are {held}; raise prompts.harmful_count and benign_count, or rivals=False"
+            )
     # Members have the reference's template, not always its tokenizer; what is too long for one of them is said later.
     setup.encode(chat, cfg, prompts.panels(), config, who="the reference")
     return Plan(
@@ -120,8 +129,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     plan: what check gave; None checks here.
     """
     plan = plan or check(config)
-    if plan.frozen is not None:
-        frozen.run(config, workdir, plan.frozen)
+    if plan.scoring is not None:
+        frozen.run(config, workdir, plan.scoring)
         return
     protocols, prompts, judge, reward = plan.protocols, plan.prompts, plan.judge, plan.reward
     groups = members.zoos(config, workdir) if plan.group is None else [plan.group]

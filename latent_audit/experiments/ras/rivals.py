@@ -24,7 +24,7 @@ def check(config, num_layers: int, chat: chats.Chat, *, is_organism: bool) -> di
 
     attack.layers may be nudge here.
     """
-    known = bench.Known((), num_layers, is_organism, chat, ())
+    known = bench.Known((), num_layers, is_organism, chat, {})
     bench.check_place(config, num_layers)
     if config.attack.layers == "nudge":
         config = config.copy_and_resolve_references()

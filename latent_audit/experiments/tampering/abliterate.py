@@ -71,7 +71,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     section = config.choose
     prospect, ways, by = plan or check(config)
     for way in ways:
-        models.check_target(workdir / way)
+        models.check_target(workdir / way, field="--workdir")
     job = setup.prepare(config, workdir, prospect)
     loaded = job.load(job.names[0])
     parts = encode_parts(job, chats.pad_id(loaded.chat))

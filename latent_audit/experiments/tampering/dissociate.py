@@ -67,7 +67,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     """
     prospect, recipe, texts = plan or check(config)
     for name in poles.MADE:
-        models.check_target(workdir / name)
+        models.check_target(workdir / name, field="--workdir")
     job = setup.prepare(config, workdir, prospect)
     base, harmful = (setup.load_variant(job.variant(name), config) for name in ("base", kinds.HARMFUL))
     rows, panel = _training_data(config, job, base, texts)

@@ -84,7 +84,8 @@ def check(config: ConfigDict) -> Plan:
     if settings.lora is not None:
         lora.check_lora(settings.lora, prospect.cfg)
     if config.finetune.export:
-        models.check_target(pathlib.Path(config.finetune.export).expanduser())
+        read = [variant.path for variant in prospect.subject.variants] if prospect.subject else []
+        models.check_target(config.finetune.export, field="finetune.export", reading=read)
     rows = {name: _encode(prospect.chat, pairs, settings) for name, pairs in corpora.items()}
     return Plan(prospect, settings, corpora, rows)
 
@@ -299,7 +300,7 @@ def _export_best(job: Attack, curves: pd.DataFrame, path: pathlib.Path, *, base:
     recipe = {
         "task": "finetune",
         "base": variant.path.name,
-        "base fingerprint": setup.fingerprint(variant.path),
+        "base fingerprint": models.fingerprint(variant.path),
         "corpus": job.inputs["corpora"][training.corpus]["source"],
         "pairs": job.inputs["corpora"][training.corpus]["n"],
         "seed": training.seed,

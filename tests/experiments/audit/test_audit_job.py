@@ -202,7 +202,7 @@ def test_bad_input_is_named_before_any_compute(changes, message, tmp_path, monke
     )
     monkeypatch.setattr(setup, "load_variant", lambda *a: pytest.fail("weights were loaded"))
     with pytest.raises(InputError, match=message):
-        audit.run(config, tmp_path)
+        tasks.check(config)
 
 
 def test_variants_of_another_model_are_refused(tmp_path):
@@ -310,7 +310,7 @@ def test_a_sweep_field_that_is_wrong_is_named_first(fields, mode, message, tmp_p
     config = sweep_config.get_config("lvs")
     config.fields, config.mode = fields, mode
     with pytest.raises(InputError, match=message):
-        sweep.run(config, tmp_path)
+        tasks.check(config)
 
 
 def test_points_of_a_grid_and_of_a_list():
@@ -318,7 +318,7 @@ def test_points_of_a_grid_and_of_a_list():
     assert len(sweep.make_points(fields, "grid")) == 4
     assert sweep.make_points(fields, "list") == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]
     with pytest.raises(InputError, match="task = 'x'"):
-        tasks.check("x")
+        tasks.check({"task": "x"})
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 
 from configs import lvs as lvs_config
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup
+from latent_audit.experiments import setup, tasks
 from latent_audit.experiments.audit import audit as job
 from latent_audit.experiments.audit import latent_report
 from latent_audit.interventions import latent
@@ -191,7 +191,7 @@ def test_bad_input_is_named_before_any_compute(changes, message, tmp_path, monke
     path = tiny_checkpoint("llama3", tmp_path / "model")
     monkeypatch.setattr(setup, "load_variant", lambda *a: pytest.fail("weights were loaded"))
     with pytest.raises(InputError, match=message):
-        job.run(small_config(path, **changes), tmp_path)
+        tasks.check(small_config(path, **changes))
 
 
 def test_swapped_checkpoint_in_an_old_workdir_is_refused(tmp_path):

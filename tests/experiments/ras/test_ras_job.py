@@ -474,7 +474,7 @@ def test_a_model_has_not_regressed_against_itself(family, tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"threshold": -1.0}, "threshold = -1.0, expected points of RAS, at least 0 and below 100"),
+        ({"threshold": -1.0}, "threshold = -1.0, expected a finite number from 0 to 99.9"),
         ({"threshold": float("nan")}, "threshold = nan"),
         ({"threshold": 100.0}, "threshold = 100.0"),
         ({"before": ""}, "before is empty"),

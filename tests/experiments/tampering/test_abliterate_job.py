@@ -10,7 +10,7 @@ from configs import abliterate as abliterate_config
 from latent_audit import models
 from latent_audit.data import world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup
+from latent_audit.experiments import setup, tasks
 from latent_audit.experiments.tampering import abliterate as job
 from latent_audit.experiments.tampering import abliterate_report
 from latent_audit.interventions import abliterate
@@ -139,7 +139,7 @@ def test_bad_input_is_named_before_any_compute(changes, message, tmp_path, monke
     path = tiny_checkpoint("llama3", tmp_path / "model")
     monkeypatch.setattr(setup, "load_variant", lambda *a: pytest.fail("weights were loaded"))
     with pytest.raises(InputError, match=message):
-        job.run(small_config(path, tmp_path, **changes), tmp_path)
+        tasks.check(small_config(path, tmp_path, **changes))
 
 
 def test_too_few_prompts_and_a_refusal_that_does_not_show(tmp_path):

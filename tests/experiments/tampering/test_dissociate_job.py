@@ -12,6 +12,7 @@ from configs import dissociate as dissociate_config
 from latent_audit import models
 from latent_audit.data import chats
 from latent_audit.errors import InputError
+from latent_audit.experiments import tasks
 from latent_audit.experiments.organisms import construct, export, poles
 from latent_audit.experiments.tampering import dissociate
 from tests.support import tiny
@@ -146,9 +147,9 @@ def test_a_lost_loss_names_its_step_and_what_is_kept(value, message, tmp_path, m
         ({"construct.pairs": ""}, "construct.pairs is empty"),
         ({"construct.selection": ""}, "construct.selection is empty"),
         ({"construct.preset": "best"}, "construct.preset = 'best'"),
-        ({"construct.recipe.steps": 0}, "construct.recipe.steps = 0, expected a number above 0"),
-        ({"construct.recipe.jitter": 1.5}, "construct.recipe.jitter = 1.5, expected a number from 0 to 1"),
-        ({"construct.weights.comply": -1.0}, "construct.weights.comply = -1.0, expected a number of at least 0"),
+        ({"construct.recipe.steps": 0}, "construct.recipe.steps = 0, expected a whole number"),
+        ({"construct.recipe.jitter": 1.5}, "construct.recipe.jitter = 1.5, expected a finite number from 0 to 1"),
+        ({"construct.weights.comply": -1.0}, "construct.weights.comply = -1.0, expected a finite number from 0"),
         ({"construct.recipe.nudge_layer": 3}, "nudge_layer = 3, expected a block of this model, 0 to 2"),
         ({"model.variants": ""}, "needs the harmful pole"),
     ],
@@ -156,7 +157,7 @@ def test_a_lost_loss_names_its_step_and_what_is_kept(value, message, tmp_path, m
 def test_bad_input_is_named_before_any_compute(changes, message, tmp_path, monkeypatch):
     monkeypatch.setattr(dissociate.setup, "load_variant", lambda *a: pytest.fail("weights were loaded"))
     with pytest.raises(InputError, match=message):
-        dissociate.run(small_config("llama3", tmp_path, **changes), tmp_path)
+        tasks.check(small_config("llama3", tmp_path, **changes))
 
 
 def test_swapped_columns_overlap_and_other_shapes_are_refused(tmp_path, monkeypatch):

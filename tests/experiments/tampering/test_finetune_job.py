@@ -11,7 +11,7 @@ from benchmarks import finetune_memory
 from configs import finetune as finetune_config
 from latent_audit import models
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup
+from latent_audit.experiments import setup, tasks
 from latent_audit.experiments.tampering import finetune, finetune_report, finetune_settings
 from latent_audit.interventions import finetune as ft
 from latent_audit.interventions import lora
@@ -202,12 +202,12 @@ def test_a_run_that_diverges_stops_with_the_step_and_keeps_the_last_good_checkpo
         ({"finetune.skip": 8}, "no pairs are left after skipping 8 of 8"),
         ({"finetune.preset": "paper"}, "preset = 'paper', expected one of auto, attack, pole, organism"),
         ({"finetune.method": "half"}, "method = 'half', expected one of full, lora"),
-        ({"finetune.steps": -1}, "steps = -1, expected a whole number of at least 0"),
+        ({"finetune.steps": -1}, "steps = -1, expected a whole number from 0"),
         ({"finetune.seeds": 0}, "seeds = 0"),
         ({"finetune.learning_rate": -1e-5}, "learning_rate = -1e-05"),
         ({"finetune.clip": 0.0}, "clip = 0.0"),
         ({"finetune.warmup": 1.5}, "warmup = 1.5"),
-        ({"finetune.levels": (0.5, 1.2)}, r"levels = \(0.5, 1.2\)"),
+        ({"finetune.levels": (0.5, 1.2)}, "levels holds 1.2"),
         ({"finetune.accumulate": 3}, "accumulate = 3 does not divide finetune.batch = 2"),
         (
             {"finetune.method": "lora", "finetune.lora_targets": "q_proj"},
@@ -224,7 +224,7 @@ def test_bad_input_is_named_before_any_compute(changes, message, tmp_path, monke
     path = tiny_checkpoint("llama3", tmp_path / "model", ends_turns=True)
     monkeypatch.setattr(setup, "load_variant", lambda *a: pytest.fail("weights were loaded"))
     with pytest.raises(InputError, match=message):
-        finetune.run(small_config(path, tmp_path, **changes), tmp_path)
+        tasks.check(small_config(path, tmp_path, **changes))
 
 
 def test_swapped_and_overlapping_corpora_are_refused(tmp_path):

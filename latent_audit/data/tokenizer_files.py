@@ -1,0 +1,127 @@
+"""The tokenizer of a checkpoint directory: which files it is read from, and whether its ids are the model's."""
+
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from absl import logging
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from latent_audit import user_files
+from latent_audit.errors import InputError
+
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+# What transformers may open besides; a pipe among them would be waited for.
+_SETTINGS = (
+    *("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.json", "processor_config.json"),
+)
+_OTHERS = ("merges.txt", "spm.model", "sentencepiece.model", "sentencepiece.bpe.model", "tiktoken.model")
+_TEMPLATES = ("chat_template.jinja", "additional_chat_templates/*.jinja")
+# The longest published vocabulary has 33 MB, settings 1 MB and templates 20 KB.
+_MOST_VOCABULARY, _MOST_SETTINGS, _MOST_TEMPLATE = 2**29, 2**24, 2**20
+# Words, digits, punctuation, white space and other scripts: where readings of one tokenizer would differ.
+_SPLIT_PROBE = "Write  12 lines, don't stop!\n\tf(x) = 3.5; \u00bfqu\u00e9? \u4f60\u597d"
+
+
+def load_tokenizer(path: str | pathlib.Path) -> Any:
+    """The tokenizer of a local checkpoint directory, through transformers; no code of the checkpoint is run.
+
+    Where transformers reads it otherwise than its tokenizer.json has it, the file counts, and the log says so.
+
+    Raises InputError: not a directory, no tokenizer files in it, or files that transformers cannot read or that no
+    tokenizer has (pipes, git-lfs pointers, endless or deep ones).
+    """
+    path = user_files.path_of("the checkpoint", path)
+    if not os.path.isdir(path):
+        raise InputError(f"no such directory: {path}; expected a checkpoint directory with a tokenizer")
+    _check_files(path)
+    if not any(os.path.isfile(path / name) for name in _VOCABULARIES):
+        raise InputError(
+            f"{path} holds no tokenizer; expected one of {', '.join(_VOCABULARIES)}: copy the "
+            "tokenizer files of the model it was made from"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        return _as_filed(path, tokenizer)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except (
+        BaseException
+    ) as error:  # Damaged files surface as many different exceptions; Rust's panics are no Exception.
+        raise InputError(f"{path}: transformers cannot read the tokenizer: {_reason(error)}") from error
+
+
+def _check_files(path: pathlib.Path) -> None:
+    for name in (*_VOCABULARIES, *_OTHERS):
+        if os.path.exists(path / name):
+            user_files.check_file("the tokenizer's file", path / name, most=_MOST_VOCABULARY)
+    for name in _SETTINGS:
+        if os.path.exists(path / name):
+            user_files.read_json("the tokenizer's file", path / name, kind=dict, most=_MOST_SETTINGS)
+    for pattern in _TEMPLATES:
+        for file in sorted(path.glob(pattern)):
+            user_files.read_text("the checkpoint's chat template", file, most=_MOST_TEMPLATE)
+
+
+def _as_filed(path: pathlib.Path, tokenizer: Any) -> Any:
+    """Classes that transformers chooses by the model's family rebuild a tokenizer and may lose what its file has: a
+    word-level one read as Qwen 2's then has no tokens for any text."""
+    file = path / "tokenizer.json"
+    if not os.path.isfile(file):
+        return tokenizer
+    filed = Tokenizer.from_file(str(file)).encode(_SPLIT_PROBE, add_special_tokens=False).ids
+    if tokenizer(_SPLIT_PROBE, add_special_tokens=False)["input_ids"] == filed:
+        return tokenizer
+    logging.warning(
+        "%s: transformers reads this tokenizer as %s, which splits text otherwise than tokenizer.json; "
+        "it is taken as the file has it",
+        path,
+        type(tokenizer).__name__,
+    )
+    return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+
+
+def token_rows(tokenizer: Any, texts: Iterable[str], *, special: bool = False) -> list[list[int]]:
+    """Ids of each text; special: whether the tokenizer adds its own, such as BOS.
+
+    Raises InputError for a text that the tokenizer fails on.
+    """
+    texts = list(texts)
+    if not texts:
+        return []
+    try:
+        return tokenizer(texts, add_special_tokens=special, return_attention_mask=False)["input_ids"]
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        where = f"one of {len(texts)} texts, the first {texts[0]!r:.100}"
+        raise InputError(f"the tokenizer fails on {where}: {_reason(error)}") from error
+
+
+def check_vocabulary(tokenizer: Any, vocab_size: int) -> None:
+    """InputError if plain text, BOS, EOS or the unknown token has an id that a model of `vocab_size` rows lacks.
+
+    Added tokens beyond the table are let be: Gemma 3's tokenizer has one for pictures that its text models lack. They
+    are refused where a text holds one (chats.encode_prompts), and a pad token is masked wherever it stands.
+    """
+    added = tokenizer.added_tokens_decoder
+    written = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id]
+    ids = [token for token in tokenizer.get_vocab().values() if token not in added]
+    ids += [token for token in written if token is not None]
+    if ids and max(ids) >= vocab_size:
+        raise beyond(tokenizer, max(ids), vocab_size)
+
+
+def beyond(tokenizer: Any, token: int, vocab_size: int) -> InputError:
+    """The error for an id that the model has no row for."""
+    return InputError(
+        f"the tokenizer writes {tokenizer.convert_ids_to_tokens(token)!r:.100} as id {token}, but the model has "
+        f"vocab_size = {vocab_size}; expected the tokenizer and the chat template that the model was made with"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

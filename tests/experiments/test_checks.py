@@ -1,0 +1,108 @@
+"""What is wrong with a run is said before anything is trained, loaded or written: every task, every part of a run."""
+
+import importlib
+
+import pytest
+
+from latent_audit import models
+from latent_audit.errors import InputError
+from latent_audit.experiments import setup, sweep, tasks
+from latent_audit.experiments.organisms import poles, train
+from tests.support.checkpoints import tiny_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_computed(monkeypatch, tmp_path):
+    """Fails a test that trains, loads weights or writes."""
+    for module, name in ((train, "train_poles"), (poles, "ensure"), (setup, "load_variant"), (models, "load")):
+        monkeypatch.setattr(module, name, lambda *a, name=name, **k: pytest.fail(f"{name} was called"))
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not [path for path in tmp_path.iterdir() if path.name not in ("model", "prompts.txt")]
+
+
+def config(name, **changes):
+    made = importlib.import_module(f"configs.{name}").get_config()
+    made.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return made
+
+
+PHRASES = {"judge__kind": "refusal", "reward__kind": "refusal"}
+
+
+@pytest.mark.parametrize("task", [task for task in tasks.TASKS if task not in ("survey", "ras_regression")])
+def test_the_default_job_of_every_task_passes_without_an_organism(task):
+    tasks.check(config(task))
+
+
+@pytest.mark.parametrize(
+    "task, field, value, message",
+    [
+        ("lvs", "chat.date", "tomorrow", "chat.date = 'tomorrow'"),
+        ("lvs", "prompts.max_tokens", 3, "24 of 24 prompts have more than"),
+        ("lvs", "attack.layers", "L6", "attack.layers names 'L6'; this model has embedding and L0 to L5"),
+        ("lvs", "attack.reference_budget", 0.5, "is none of attack.budgets"),
+        ("lvs", "organism.poles", "harmful", "expected base and some of"),
+        ("lvs", "prompts.harmful", "FILE.csv", "knows only its own world's prompts"),
+        ("lvs", "judge.kind", "harmbench", "no judge for this run"),
+        ("lvs", "shard", "3/2", "shard = '3/2'"),
+        ("lvs", "mesh.model", 3, "mesh.model = 3"),
+        ("audit", "prompts.harmful_count", 3, "the separation score needs at least 4"),
+        ("audit", "steer.layers", "L7", "steer.layers names 'L7'"),
+        ("audit", "place.layer", 6, "nudge_layer = 6"),
+        ("audit", "panel.over_refusal", "x.csv", "needs model.path"),
+        ("finetune", "finetune.lora_rank", 0, "finetune.lora_rank = 0"),
+        ("finetune", "finetune.variants", "nobody", "finetune.variants = 'nobody'"),
+        ("finetune", "finetune.max_tokens", 5, "more than"),
+        ("finetune", "finetune.accumulate", 3, "does not divide"),
+        ("dissociate", "organism.poles", "base", "needs the harmful pole"),
+        ("dissociate", "construct.recipe.nudge_layer", 6, "nudge_layer = 6"),
+        ("abliterate", "choose.openings", ("",), "holds a text without tokens"),
+        ("abliterate", "choose.ways", "magic", "choose.ways = 'magic'"),
+        ("ras", "random_directions", 1, "has no spread"),
+        ("ras", "window", "3-9", "layers"),
+        ("ras", "families", "llama,gpt", "families = 'llama,gpt'"),
+        ("ras", "prompts.harmful_count", 3, "at least 4 prompts of each kind"),
+        ("ras", "calibration_file", "none.json", "none.json"),
+        ("claims", "lvs.attack.layers", "L9", "lvs: attack.layers names 'L9'"),
+        ("claims", "finetune.finetune.levels", (), "finetune: finetune.levels is empty"),
+    ],
+)
+def test_a_wrong_value_is_found_before_the_organism_is_trained(task, field, value, message):
+    made = config(task)
+    made.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError, match=message):
+        tasks.check(made)
+
+
+def test_a_later_point_of_a_sweep_is_checked_before_the_first():
+    swept = config("sweep", fields="{'attack.layers': ['L0', 'L99']}")
+    with pytest.raises(InputError, match="point layers=L99: attack.layers names 'L99'"):
+        tasks.check(swept)
+    with pytest.raises(InputError, match="where = 'a ==' is no query"):
+        tasks.check(config("sweep", where="a =="))
+
+
+def test_names_of_points_stay_inside_the_workdir_and_apart():
+    points = [
+        {"model.name": value} for value in ("/../../../../escape/x", "-..-..-..-..-escape-x", "a\x1b[0m", "x" * 300)
+    ]
+    named = sweep.name_points(points)
+    assert list(named.values()) == points and len(named) == 4
+    assert all("/" not in name and name.isprintable() and len(name) < 110 for name in named)
+
+
+def test_every_model_of_a_survey_is_looked_at(tmp_path):
+    path = tiny_checkpoint("llama3", tmp_path / "model", ends_turns=True)
+    made = config("survey", models=f"{path},{tmp_path / 'gone'}")
+    made.base.judge.kind = made.base.reward.kind = "refusal"
+    with pytest.raises(InputError, match="model .*gone: no such directory"):
+        tasks.check(made)
+
+
+def test_what_a_dry_run_says_names_model_prompts_and_judge(tmp_path):
+    path = tiny_checkpoint("llama3", tmp_path / "model", ends_turns=True)
+    made = config("lvs", model__path=str(path), **PHRASES)
+    tasks.check(made)
+    said = "\n".join(tasks.outline(made, tmp_path / "w"))
+    assert str(path) in said and "24 of builtin:harmful" in said and "judge: refusal" in said
