@@ -5,17 +5,22 @@ writes the working directory (runtime/files.py), and tells the others what it fo
 main shows its first line before that.
 """
 
+import contextlib
 import contextvars
 import json
 import os
 import re
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
 
 import numpy as np
+from absl import logging
 
 from latent_audit.errors import InputError
+from latent_audit.runtime import rendezvous
 
 T = TypeVar("T")
 
@@ -29,33 +34,76 @@ _LEAST_BYTES = 1024
 _solo = contextvars.ContextVar("solo", default=False)
 
 
-def start(*, coordinator: str = "", processes: int = 0, process: int = -1) -> None:
+def start(*, coordinator: str = "", processes: int = 0, process: int = -1, timeout: float = 300) -> None:
     """Join the other processes; before anything is computed.
 
     Args:
       coordinator: "host:port" of the first process, the same for all; empty takes JAX_COORDINATOR_ADDRESS, or what the
         cluster says (Slurm, Open MPI, Kubernetes, Cloud TPU). processes: how many; process: which one this is, from 0;
-        0 and -1 take what the cluster says.
+        0 and -1 take what the cluster says. timeout: seconds that the others are waited for.
     Raises InputError when one of these is missing or wrong, or the others do not come.
     """
+    named = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
+    address = rendezvous.check(coordinator=named, processes=processes, process=process, timeout=timeout)
+    left = timeout
+    if address and processes and process >= 0:
+        began = time.monotonic()
+        rendezvous.meet(address, processes=processes, process=process, timeout=timeout)
+        left = max(10.0, timeout - (time.monotonic() - began))
     import jax
 
     # CPUs have no other way to talk to another process; accelerators bring their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(
-            coordinator_address=coordinator or None,
-            num_processes=processes or None,
-            process_id=None if process < 0 else process,
-            heartbeat_timeout_seconds=HEARTBEAT,
-            shutdown_timeout_seconds=HEARTBEAT,
-        )
-    except (ValueError, TypeError, RuntimeError) as error:
+        with _watched(named or "the coordinator that the cluster names", left, timeout):
+            jax.distributed.initialize(
+                coordinator_address=coordinator or None,
+                num_processes=processes or None,
+                process_id=None if process < 0 else process,
+                # Ours ends first: at its own limit the library ends the process without a word of use.
+                initialization_timeout=int(timeout) + 60,
+                heartbeat_timeout_seconds=HEARTBEAT,
+                shutdown_timeout_seconds=HEARTBEAT,
+            )
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
         raise InputError(
             f"distributed = True with distributed_coordinator = {coordinator!r}, distributed_processes = "
             f"{processes}, distributed_process = {process}: {error}. Expected host:port of the first "
             "process, how many there are and which one this is, unless the cluster says so"
         ) from error
+
+
+@contextlib.contextmanager
+def _watched(where: str, left: float, timeout: float) -> Iterator[None]:
+    """Say every SAY_EVERY seconds that others are waited for, and end this process with status 2 after `left` seconds.
+
+    The library's own wait is in C++: it hears no exception of ours.
+    """
+    done = threading.Event()
+
+    def watch() -> None:
+        deadline = time.monotonic() + left
+        while not done.wait(min(rendezvous.SAY_EVERY, max(0.0, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                print(
+                    f"error: the other processes of this run did not come to {where} within distributed_timeout = "
+                    f"{timeout:g} seconds. Start the same command in all of them",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(2)
+            logging.info(
+                "waiting for the other processes at %s: %.0f of %g seconds left",
+                where,
+                deadline - time.monotonic(),
+                timeout,
+            )
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def count() -> int:

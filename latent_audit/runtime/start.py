@@ -1,6 +1,6 @@
 """What a run needs before its first line of work: logging, the other processes, and jax as this project uses it.
 
-jax is imported where it is used: main shows its first line before that.
+jax is imported where it is used: a run shows its first line before that.
 """
 
 import logging as python_logging
@@ -9,34 +9,49 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from absl import logging
+from absl import flags, logging
 
 from latent_audit.errors import InputError
-from latent_audit.runtime import processes
+from latent_audit.runtime import processes, rendezvous
 
 
 def start_logging() -> None:
     """Log lines of this project with their time, and only warnings of noisy libraries."""
+    # absl's own flags are not used here: without this it warns that they have not been read.
+    flags.FLAGS.mark_as_parsed()
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
+    # A line that cannot be written, as to a full disk or a closed terminal, is no fault of the run.
+    python_logging.raiseExceptions = False
     logging.get_absl_handler().setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     # jax reports every backend it does not find, transformers that torch is absent: neither is news here.
     for noisy in ("jax", "transformers", "httpx"):
         python_logging.getLogger(noisy).setLevel(python_logging.WARNING)
 
 
+def check_processes(fields: Mapping[str, Any]) -> None:
+    """InputError for settings of join_processes that cannot be; nothing is joined."""
+    if fields.get("distributed"):
+        rendezvous.check(**_distributed(fields))
+
+
 def join_processes(fields: Mapping[str, Any]) -> None:
     """Wait for the other processes of this run if it has any; all but the first log only warnings from then on.
 
-    fields: distributed, and what processes.start takes under the names distributed_coordinator, _processes, _process.
+    fields: distributed, and what processes.start takes under the names distributed_coordinator, _processes, _process
+    and _timeout.
     """
     if not fields.get("distributed"):
         return
-    given = {name: fields[f"distributed_{name}"] for name in ("coordinator", "processes", "process")}
-    processes.start(**given)
+    processes.start(**_distributed(fields))
     logging.info("%d processes compute this run; if one stops, the others stop with it", processes.count())
     if not processes.is_first():
         logging.set_verbosity(logging.WARNING)
+
+
+def _distributed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: fields[f"distributed_{name}"] for name in ("coordinator", "processes", "process")}
+    return given | {"timeout": fields.get("distributed_timeout", 300)}
 
 
 def start_jax(workdir: pathlib.Path, dtype: str) -> None:
@@ -57,9 +72,10 @@ def start_jax(workdir: pathlib.Path, dtype: str) -> None:
     try:
         devices = jax.devices()
     except Exception as error:  # jax says it by a RuntimeError or, for a plugin that is not installed, an assertion.
+        said = " ".join(str(error).split())
         raise InputError(
             f"JAX_PLATFORMS = {os.environ.get('JAX_PLATFORMS', '')!r}: jax finds no such device"
-            f"{f' ({error})' if str(error) else ''}. Set it to one that is there, or unset it"
+            f"{f' ({said})' if said else ''}. Set it to one that is there, or unset it"
         ) from error
     logging.info(
         "jax %s on %d %s device(s): %s", jax.__version__, len(devices), devices[0].platform, devices[0].device_kind
