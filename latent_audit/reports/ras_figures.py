@@ -237,6 +237,5 @@ def _kinds(table: pd.DataFrame) -> list[Line2D]:
 
 
 def _finish(figure: Figure, handles: list) -> None:
-    columns = max(2, int(figure.get_figwidth() / 1.5))
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(handles)), frameon=False)
+    figures.add_legend(figure, handles)
     figures.plain_text(figure)

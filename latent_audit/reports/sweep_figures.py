@@ -39,6 +39,6 @@ def by_field(table: pd.DataFrame, *, fields: list[str], measure: str) -> Figure:
         handles = [
             Line2D([], [], color=colour, marker=marker, label=variant) for variant, (colour, marker) in looks.items()
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
+        figures.add_legend(figure, handles)
         figures.plain_text(figure)
     return figure
