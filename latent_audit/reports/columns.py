@@ -113,6 +113,8 @@ def readable(table: pd.DataFrame) -> Readable:
     ends = {name: pair for name in names if (pair := _ends(name)) and set(pair) <= set(names)}
     counts = {name: pair for name, pair in COUNTS.items() if name in names and set(pair) <= set(names)}
     hidden = {end for pair in ends.values() for end in pair} | {count for count, _ in counts.values()}
+    # Where every share is told by its count, the number of prompts is told with it.
+    hidden |= {n for name, (count, n) in counts.items() if not (table[name].notna() & table[count].isna()).any()}
     shown = [name for name in names if name not in hidden]
     legend = {}
     for name in shown:

@@ -102,8 +102,8 @@ def render_report(
 
     `headline`: the answer in one or two sentences; `facts`: what was audited and how (model, judge, prompts,
     budgets ...), shown on the first screen; `warnings`: shown above all numbers, each once; `picture_svg`,
-    `picture_alt`: a small figure beside the facts; `run`: what stands in the box of the run. Raises InputError on an unknown label or on a figure that holds a script or an
-    address.
+    `picture_alt`: a small figure beside the facts; `run`: what stands in the box of the run. Raises InputError on an
+    unknown label or on a figure that holds a script or an address.
     """
     for verdict in verdicts:
         if verdict.label not in LABELS:
