@@ -85,6 +85,8 @@ NAMED_CELLS = {
     "attack": {"pgd": "PGD", "random": "uniform noise", "random_l2": "noise of the same L2 length"},
     "exp": {"clean": "harmful requests, asked", "clean-benign": "harmless requests, asked", "lvs": "latent attack"},
 }
+# The first of these that is there owns columns called lo and hi.
+WITH_BARE_ENDS = ("value", "difference", "share", "mean", "median")
 # A share of prompts -> the column of its count, a whole number as it was counted, and the column of their number.
 COUNTS = {
     "value": ("successes", "n"),
@@ -110,7 +112,10 @@ def readable(table: pd.DataFrame) -> Readable:
     """A table for people: see the module. Columns `NAME_count` are taken for the counts of COUNTS and not shown."""
     names = [str(name) for name in table.columns]
     table = table.set_axis(names, axis="columns")
-    ends = {name: pair for name in names if (pair := _ends(name)) and set(pair) <= set(names)}
+    ends = {name: pair for name in names if set(pair := (f"{name}_lo", f"{name}_hi")) <= set(names)}
+    bare = next((name for name in WITH_BARE_ENDS if name in names and name not in ends), None)
+    if bare and {"lo", "hi"} <= set(names):
+        ends[bare] = ("lo", "hi")
     counts = {name: pair for name, pair in COUNTS.items() if name in names and set(pair) <= set(names)}
     hidden = {end for pair in ends.values() for end in pair} | {count for count, _ in counts.values()}
     # Where every share is told by its count, the number of prompts is told with it.
@@ -162,10 +167,6 @@ def cell(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(cell(item) for item in value)
     return text.printable(str(value))
-
-
-def _ends(name: str) -> tuple[str, str]:
-    return ("lo", "hi") if name == "value" else (f"{name}_lo", f"{name}_hi")
 
 
 def _head(name: str, ends: Mapping) -> str:

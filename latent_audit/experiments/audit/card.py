@@ -154,9 +154,9 @@ def log(bench: Bench, measured: Mapping, found: Mapping[str, Findings]) -> None:
         latent_report.log_table(metrics)
     headed = table[~table["measure"].isin(UNLOGGED)]
     if len(headed):
-        shown = headed[[*LOGGED, "n", "detail"]].assign(
-            variant=headed["variant"].map(lambda name: names.get(name, name))
-        )
+        shown = headed[[*LOGGED, "n", "detail"]]
+        if len(names) == 1:
+            shown = shown.assign(variant=shown["variant"].map(names))
         logging.info("audit\n%s", columns.in_text(shown.dropna(axis="columns", how="all")))
     for name, one in verdicts.judge_variants(bench, table, metrics).items():
         logging.info("%s: %s. %s", names[name], one.label, verdicts.sentence_of(one, under))
