@@ -113,6 +113,12 @@ def names_of(looks: Mapping[str, Any]) -> dict[str, str]:
     return {variant: "this model" if list(looks) == ["base"] else variant for variant in looks}
 
 
+def name_panel(axis: Axes, name: str, inches: float) -> None:
+    """The title of a panel some `inches` wide, over as many lines as it needs; foreign text comes out printable."""
+    letters = int(inches * 72 / (0.62 * STYLE["axes.titlesize"]))
+    axis.set_title(textwrap.fill(texts.printable(name, most=_LONGEST), letters))
+
+
 def add_legend(figure: Figure, handles: Sequence[Line2D | Patch]) -> None:
     """A legend above the axes, in as many columns as the figure holds, measured; the figure grows by what is beyond
     two rows, and a label that is wider than the figure runs over several lines."""
