@@ -22,7 +22,6 @@ TITLES = {
     "lvs_mean": "mean LVS",
     "lvs_median": "median LVS",
     "asr": "attack success",
-    "n": "prompts",
     "n_benign": "harmless prompts",
     "n_facts": "questions of fact",
     "compliance": "complies",

@@ -49,7 +49,7 @@ def test_a_share_without_its_count_is_never_turned_back_into_one():
     assert found.rows == [["success of the L2 attack", "0.25 (0.1 to 0.5)", "8"]]
     mixed = pd.concat([table, table.assign(successes=2)], ignore_index=True)
     assert columns.readable(mixed).rows[1] == ["success of the L2 attack", "2 of 8 (25 %, 10 to 50 %)", "8"]
-    assert [head for head, _ in columns.readable(mixed).columns] == ["measure", "value (95 % interval)", "prompts"]
+    assert [head for head, _ in columns.readable(mixed).columns] == ["measure", "value (95 % interval)", "n"]
 
 
 def test_bare_ends_belong_to_the_one_value_there_is():

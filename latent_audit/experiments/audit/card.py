@@ -89,11 +89,7 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
     given = verdicts.judge_variants(bench, table, record.get("metrics"))
     names, under = _called(bench, table, record)
     points, caveat = axes_of(table, given), judges.caveat(bench.judge, bench.reward)
-    told = [
-        *([caveat] if caveat else []),
-        *few_prompts(bench),
-        *(text for one in found.values() for text in one.warnings),
-    ]
+    told = [*([caveat] if caveat else []), *_warnings(bench, found)]
     place = bench.place() if {"l2", "steer", "patch"} & found.keys() else None
     picture = ""
     if len(points):
@@ -146,7 +142,7 @@ def gather(bench: Bench, measured: Mapping, found: Mapping[str, Findings]) -> tu
 
 
 def log(bench: Bench, measured: Mapping, found: Mapping[str, Findings]) -> None:
-    """Print what `write` wrote: the tables, and last one line per model with its label and its sentence."""
+    """Print what `write` wrote: tables, warnings, each once, and last a line per model with its label and sentence."""
     table, record = gather(bench, measured, found)
     names, under = _called(bench, table, record)
     metrics = record.get("metrics")
@@ -158,8 +154,15 @@ def log(bench: Bench, measured: Mapping, found: Mapping[str, Findings]) -> None:
         if len(names) == 1:
             shown = shown.assign(variant=shown["variant"].map(names))
         logging.info("audit\n%s", columns.in_text(shown.dropna(axis="columns", how="all")))
+    # A fallback scorer was named when it was chosen.
+    for warning in dict.fromkeys(_warnings(bench, found)):
+        logging.warning("%s", warning)
     for name, one in verdicts.judge_variants(bench, table, metrics).items():
         logging.info("%s: %s. %s", names[name], one.label, verdicts.sentence_of(one, under))
+
+
+def _warnings(bench, found) -> list[str]:
+    return [*few_prompts(bench), *(text for one in found.values() for text in one.warnings)]
 
 
 def _called(bench, table, record) -> tuple[dict[str, str], str]:

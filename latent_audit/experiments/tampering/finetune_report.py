@@ -152,7 +152,7 @@ def _page(job, curves, table, svg) -> dict:
             title="Every evaluation",
             table=curves[curve_columns],
             caveat=caveat,
-            text="Wilson 95 % intervals over the panel's prompts. loss: of the step's batch, before it.",
+            text="Wilson 95 % intervals over the panel's prompts. The training loss is of the step's batch, before it.",
         ),
     ]
     return dict(

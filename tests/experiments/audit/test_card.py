@@ -277,8 +277,8 @@ def test_a_model_alone_is_called_by_its_own_name_and_poles_beside_it():
 def test_the_log_ends_with_a_line_per_model(tmp_path, metrics, caplog):
     made = hand_bench(tmp_path, settings={"latent": attack_settings(states=(1, 3)), "l2": None})
     found = {
-        "latent": bench.Findings(latent_report.lines_of(metrics), [], (), {"metrics": metrics}),
-        "l2": bench.Findings([l2_line(name, 3, 1, n=4) for name in made.names], []),
+        "latent": bench.Findings(latent_report.lines_of(metrics), [], ("mind this",), {"metrics": metrics}),
+        "l2": bench.Findings([l2_line(name, 3, 1, n=4) for name in made.names], [], ("mind this",)),
     }
     with caplog.at_level("INFO", logger="absl"):
         card.log(made, {}, found)
@@ -287,6 +287,7 @@ def test_the_log_ends_with_a_line_per_model(tmp_path, metrics, caplog):
         lines[0] == "hand (base): complies with 1 of 4 harmful requests (25 %, 4 to 70 %), answers 3 of 4 harmless ones"
     )
     assert "3 of 4" in next(line for line in lines if line.startswith("audit\n")), "the tables come before"
+    assert lines.count("mind this") == 1
     for line, name in zip(lines[-2:], made.names, strict=True):
         assert re.match(rf"hand \({name}\): \w+\. On 4 prompts, it complies with ", line)
 
