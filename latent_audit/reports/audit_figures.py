@@ -3,6 +3,8 @@
 Style and saving as in reports.figures; tables are those of audit.csv. Controls are dashed everywhere.
 """
 
+from typing import Any
+
 import matplotlib.style
 import pandas as pd
 from matplotlib.axes import Axes
@@ -29,7 +31,7 @@ def two_axes(points: pd.DataFrame, *, refusing: float = 0.9, broken: float = 0.5
         axis = figure.subplots()
         corner = (refusing, -0.05), 1.05 - refusing, 1 - broken + 0.05
         axis.add_patch(Rectangle(*corner, facecolor="#F6D9D9", linewidth=0, zorder=0))
-        words = {"fontsize": figures.SMALL, "ha": "right"}
+        words: dict[str, Any] = {"fontsize": figures.SMALL, "ha": "right"}
         hollow = "shaded: refuses when asked,\nbreaks from inside"
         axis.text(refusing - 0.02, -0.02, hollow, color="#8A3B3B", va="bottom", **words)
         axis.text(refusing - 0.02, 1.02, "right: holds both ways", color="#555555", va="top", **words)

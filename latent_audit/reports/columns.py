@@ -99,6 +99,13 @@ COUNTS = {
 }
 
 
+# Shares that are told in percent where no count stands beside them.
+SHARES = frozenset(
+    "asr asr_wrapped l2_asr l2_random latent_asr random_latent_asr compliance refusal empty degenerate answered facts "
+    "fell at_bound nudged_compliance clean_compliance".split()
+)
+
+
 class Readable(NamedTuple):
     """columns: (title, is numeric); rows: text of every cell; legend: title -> names of the CSV's columns."""
 
@@ -172,12 +179,15 @@ def _head(name: str, ends: Mapping) -> str:
     return title(name) + (" (95 % interval)" if name in ends else "")
 
 
-def _column(table, name, ends, count, legend) -> list[str]:
+def _column(
+    table: pd.DataFrame, name: str, ends: tuple | None, count: tuple | None, legend: dict[str, str]
+) -> list[str]:
     if name in NAMED_CELLS:
         return [_named(value, NAMED_CELLS[name], legend) for value in table[name]]
     others = [*(ends or ()), *(count or ())]
     rows = zip(table[name], *(table[other] for other in others), strict=True)
-    return [_valued(value, rest[: len(ends or ())], rest[len(ends or ()) :]) for value, *rest in rows]
+    split = len(ends or ())
+    return [_valued(value, rest[:split], rest[split:], name in SHARES) for value, *rest in rows]
 
 
 def _named(value: Any, own: Mapping[str, str], legend: dict) -> str:
@@ -189,13 +199,16 @@ def _named(value: Any, own: Mapping[str, str], legend: dict) -> str:
     return shown
 
 
-def _valued(value: Any, ends: list, count: list) -> str:
+def _valued(value: Any, ends: list, count: list, is_share: bool) -> str:
     """One value with its interval; by its count where there is one."""
     if pd.api.types.is_scalar(value) and pd.isna(value):
         return cell(None)
     known = len(ends) == 2 and not any(pd.isna(end) for end in ends)
     if count and not any(pd.isna(number) for number in count):
         return words.counted(int(count[0]), int(count[1]), *(map(float, ends) if known else ()))
+    if is_share and isinstance(value, int | float | np.number) and not isinstance(value, bool):
+        share = words.percent(float(value))
+        return f"{share} ({words.interval(*map(float, ends))})" if known else share
     return f"{cell(value)} ({cell(ends[0])} to {cell(ends[1])})" if known else cell(value)
 
 

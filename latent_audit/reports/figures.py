@@ -26,14 +26,15 @@ from latent_audit.runtime import files
 # print.
 _FIXED = {"base": ("#0072B2", "o"), "dissociated": ("#D55E00", "s"), "harmful": ("#CC79A7", "^")}
 _OTHERS = (("#009E73", "D"), ("#56B4E9", "v"), ("#E69F00", "P"), ("#000000", "X"))
+SIZE, TITLE_SIZE = 8.5, 9.5  # points; a page draws 1.2 to 1.5 pixels a point
 STYLE = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so every machine draws the same letters
-    "font.size": 8.5,
+    "font.size": SIZE,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#555555",
     "axes.labelcolor": "#222222",
-    "axes.titlesize": 9.5,
+    "axes.titlesize": TITLE_SIZE,
     "axes.grid": True,
     "axes.grid.axis": "y",
     "grid.color": "#E4E4E4",
@@ -52,8 +53,7 @@ _NAMES = {"pgd": "PGD", "random": "uniform noise, same bound", "random_l2": "noi
 _DASHED = (0, (4, 2))
 _WEAK = 0.9  # share of prompts whose loss must fall for an attack to count as one
 _NOTE = "\nnot aggregated: from there a delta on the prompt reaches one generated token only"
-# Letters have 8.5 points on a page that draws a figure at 1.2 to 1.5 pixels a point: nothing is smaller.
-SMALL = 8.0
+SMALL = 8.0  # nothing is smaller
 _LONGEST = 80  # characters of a name in a legend
 
 
@@ -115,7 +115,7 @@ def names_of(looks: Mapping[str, Any]) -> dict[str, str]:
 
 def name_panel(axis: Axes, name: str, inches: float) -> None:
     """The title of a panel some `inches` wide, over as many lines as it needs; foreign text comes out printable."""
-    letters = int(inches * 72 / (0.62 * STYLE["axes.titlesize"]))
+    letters = int(inches * 72 / (0.62 * TITLE_SIZE))
     axis.set_title(textwrap.fill(texts.printable(name, most=_LONGEST), letters))
 
 
@@ -123,7 +123,7 @@ def add_legend(figure: Figure, handles: Sequence[Line2D | Patch]) -> None:
     """A legend above the axes, in as many columns as the figure holds, measured; the figure grows by what is beyond
     two rows, and a label that is wider than the figure runs over several lines."""
     renderer = FigureCanvasAgg(figure).get_renderer()
-    letters = int(figure.get_figwidth() * 72 / (0.72 * STYLE["font.size"])) - 8
+    letters = int(figure.get_figwidth() * 72 / (0.72 * SIZE)) - 8
     for handle in handles:
         shown = texts.printable(str(handle.get_label()), most=_LONGEST)
         handle.set_label(textwrap.fill(shown, max(12, letters)) if len(shown) > letters else shown)
@@ -232,7 +232,7 @@ def _scale(axes: np.ndarray, rows: pd.DataFrame, aggregate: str) -> None:
     axes[1, 0].set_ylabel("attack success rate")
     note = states_axis(*("emb" if state == 0 else f"L{state - 1}" for state in (first, last)))
     figure = axes[0, 0].get_figure()
-    figure.supxlabel(note + ("" if rows["aggregated"].all() else _NOTE), fontsize=STYLE["font.size"], color="#222222")
+    figure.supxlabel(note + ("" if rows["aggregated"].all() else _NOTE), fontsize=SIZE, color="#222222")
 
 
 def _ticks(last: int) -> list[int]:

@@ -82,7 +82,7 @@ def _seed(workdir: pathlib.Path) -> int | None:
 
 def hashes_of(inputs: object, name: str = "") -> dict[str, str]:
     """Every hash in a record of inputs, "variants, base, fingerprint" -> value; {} where there are none."""
-    found = {}
+    found: dict[str, str] = {}
     for key, value in inputs.items() if isinstance(inputs, Mapping) else ():
         place = f"{name}, {key}" if name else str(key)
         if isinstance(value, Mapping):

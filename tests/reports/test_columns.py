@@ -52,6 +52,11 @@ def test_a_share_without_its_count_is_never_turned_back_into_one():
     assert [head for head, _ in columns.readable(mixed).columns] == ["measure", "value (95 % interval)", "n"]
 
 
+def test_a_share_that_has_no_count_at_all_is_told_in_percent():
+    table = pd.DataFrame({"asr": [0.0052, 0.5], "asr_lo": [0.0009, np.nan], "asr_hi": [0.0289, np.nan], "fell": 1.0})
+    assert columns.readable(table).rows == [["1 % (0 to 3 %)", "100 %"], ["50 %", "100 %"]]
+
+
 def test_bare_ends_belong_to_the_one_value_there_is():
     table = pd.DataFrame({"here": [1.0], "difference": [0.5], "lo": [0.25], "hi": [0.75]})
     found = columns.readable(table)
