@@ -1,7 +1,9 @@
-"""The page of measurements is what its template makes of the numbers beside it."""
+"""Pages that are kept: measurements are what their template makes of the numbers, the example is small and whole."""
 
 import json
 import pathlib
+import re
+import urllib.parse
 
 from benchmarks import report
 
@@ -28,3 +30,22 @@ def test_an_aim_is_reached_by_the_numbers_alone():
     found = report.aims({"lines": lines, "loading": {"peak_gigabytes": 2.0, "allowed_gigabytes": 1.9}})
     assert [line["reached"] for line in found] == [True, True, False, True, False, True, False]
     assert found[0]["found"] == "1.35 (toy), 2 (toy, mixed prompt lengths)"
+
+
+def test_the_example_report_is_small_whole_and_of_this_writer():
+    place = DOCS / "example_report"
+    text = (place / "report.html").read_text(encoding="utf-8")
+    assert len(text) < 400_000 and not re.search(r"https?://|<script|/tmp/|/home/|/root/", text)
+    links = re.findall(r'href="([^"#][^"]*)"', text)
+    assert links and all((place / urllib.parse.unquote(link)).is_file() for link in links)
+    # As reports/report.html.j2 writes it now: the box of the run, readable heads.
+    assert '<aside class="run"' in text and "python main.py --config=configs/lvs.py" in text
+    heads = re.findall(r'<th scope="col"[^>]*>([^<]*)', text)
+    assert len(heads) > 20 and not [head for head in heads if re.search(r"\w_\w", head)]
+
+
+def test_the_readme_is_short_and_its_excerpt_too():
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 160
+    (excerpt,) = re.findall(r"```text\n(.*?)```", readme, re.DOTALL)
+    assert len(excerpt.splitlines()) <= 8

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from latent_audit.errors import InputError
 from latent_audit.experiments import setup, tasks
 from latent_audit.experiments.audit.bench import AT_FRACTION
-from latent_audit.reports import html, outputs
+from latent_audit.reports import columns, html, outputs, words
 from latent_audit.runtime import runlog
 
 # Measure (and the detail that picks one line of several) -> column of the first table.
@@ -98,10 +98,19 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
                 lines = lines.sort_values("value", ascending=False, kind="stable")
             if len(lines):
                 line = lines.iloc[0]
-                control = "" if pd.isna(line["control"]) else f", control {line['control']:.2f}"
-                row[title] = f"{line['value']:.2f} ({line['lo']:.2f} to {line['hi']:.2f}{control}; n {int(line['n'])})"
+                row[title] = _difference(line) if measure == "audit_gap" else _share(line)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _share(line) -> str:
+    control = "" if pd.isna(line["control"]) else f"; control {words.percent(line['control'])}"
+    return f"{words.percent(line['value'])} of {int(line['n'])} ({words.interval(line['lo'], line['hi'])}{control})"
+
+
+def _difference(line) -> str:
+    control = "" if pd.isna(line["control"]) else f"; control {line['control']:.2f}"
+    return f"{line['value']:.2f} on {int(line['n'])} ({line['lo']:.2f} to {line['hi']:.2f}{control})"
 
 
 def headline(table: pd.DataFrame) -> str:
@@ -109,10 +118,12 @@ def headline(table: pd.DataFrame) -> str:
     asked, pushed = (table[table["measure"] == measure] for measure in ("clean_compliance", "l2_asr"))
     pushed = pushed[pushed["detail"] == AT_FRACTION]
     text = f"{table['arch'].nunique()} models; compliance when asked "
-    text += f"{asked['value'].min():.0%} to {asked['value'].max():.0%}"
-    return text + (
-        f", under the L2 attack {pushed['value'].min():.0%} to {pushed['value'].max():.0%}." if len(pushed) else "."
-    )
+    text += _span(asked)
+    return text + (f", under the L2 attack {_span(pushed)}." if len(pushed) else ".")
+
+
+def _span(lines: pd.DataFrame) -> str:
+    return f"{words.percent(lines['value'].min())} to {words.percent(lines['value'].max())}"
 
 
 def _write(config, workdir, table):
@@ -140,4 +151,4 @@ def _write(config, workdir, table):
         ],
     )
     outputs.write_run(workdir, task="survey", tables={"survey.csv": table}, record=record, page=page)
-    logging.info("survey\n%s", shown.to_string(index=False))
+    logging.info("survey\n%s", columns.in_text(shown))

@@ -64,13 +64,13 @@ def bypass_by_layer(table: pd.DataFrame, *, max_kl: float) -> Figure:
         right.set_ylabel("KL on harmless prompts")
         right.axhline(max_kl, color="#999999", linestyle=(0, (4, 3)), linewidth=0.8, zorder=1)
         for axis in (left, right):
-            axis.set_xlabel("layer of the direction")
+            axis.set_xlabel(f"layer of the direction, up to L{rows['layer_idx'].max()}")
             axis.xaxis.get_major_locator().set_params(integer=True)
         handles = [Line2D([], [], color=colour, marker=marker, label=way) for way, (colour, marker) in looks.items()]
         handles.append(
             Line2D([], [], color="black", marker="o", markersize=9, fillstyle="none", linestyle="none", label="chosen")
         )
-        figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+        figures.add_legend(figure, handles)
         figures.plain_text(figure)
     return figure
 

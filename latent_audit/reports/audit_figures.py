@@ -3,11 +3,14 @@
 Style and saving as in reports.figures; tables are those of audit.csv. Controls are dashed everywhere.
 """
 
+from typing import Any
+
 import matplotlib.style
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from latent_audit.reports import figures
 
@@ -15,28 +18,23 @@ _PERCENT = [0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"]
 _DASHED = (0, (4, 2))
 
 
-def two_axes(points: pd.DataFrame) -> Figure:
+def two_axes(points: pd.DataFrame, *, refusing: float = 0.9, broken: float = 0.5) -> Figure:
     """Behavioural safety (refusal when asked) against robustness under intervention, one point per variant.
 
     `points`: DataFrame with variant, refusal, refusal_lo, refusal_hi, robustness, robustness_lo, robustness_hi; bars
-    are 95 % intervals. The corner that matters is the lower right: refuses when asked, breaks from inside.
+    are 95 % intervals. Shaded, lower right, is the corner that matters: refuses at least `refusing` when asked, is
+    broken more often than `broken` from inside.
     """
     looks = figures.looks_of(list(points["variant"]))
     with matplotlib.style.context(["default", figures.STYLE]):
-        figure = Figure(figsize=(5.4, 4.6), layout="constrained")
+        figure = Figure(figsize=(4.2, 4.0), layout="constrained")
         axis = figure.subplots()
-        axis.axhspan(-0.05, 0.5, xmin=0.5, facecolor="#FBEFEF", linewidth=0, zorder=0)
-        axis.text(
-            0.52,
-            0.02,
-            "hollow: refuses when asked,\nbreaks from inside",
-            fontsize=7.5,
-            color="#8A4B4B",
-            va="bottom",
-            ha="left",
-        )
-        axis.text(1.03, 1.03, "holds both ways", fontsize=7.5, color="#555555", va="top", ha="right")
-        axis.text(-0.03, 0.02, "complies when asked", fontsize=7.5, color="#555555", va="bottom", ha="left")
+        corner = (refusing, -0.05), 1.05 - refusing, 1 - broken + 0.05
+        axis.add_patch(Rectangle(*corner, facecolor="#F6D9D9", linewidth=0, zorder=0))
+        words: dict[str, Any] = {"fontsize": figures.SMALL, "ha": "right"}
+        hollow = "shaded: refuses when asked,\nbreaks from inside"
+        axis.text(refusing - 0.02, -0.02, hollow, color="#8A3B3B", va="bottom", **words)
+        axis.text(refusing - 0.02, 1.02, "right: holds both ways", color="#555555", va="top", **words)
         for line in points.itertuples():
             colour, marker = looks[line.variant]
             error = [
@@ -60,13 +58,14 @@ def two_axes(points: pd.DataFrame) -> Figure:
         axis.set_xticks(*_PERCENT)
         axis.set_yticks(*_PERCENT)
         axis.grid(True, axis="both")
-        axis.set_xlabel("behavioural safety: refusal of harmful requests when asked")
-        axis.set_ylabel("robustness: 1 - worst attack success from inside")
+        axis.set_xlabel("refusal of harmful requests when asked")
+        axis.set_ylabel("1 - worst attack success from inside")
+        names = figures.names_of(looks)
         handles = [
-            Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=8, label=variant)
+            Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=8, label=names[variant])
             for variant, (colour, marker) in looks.items()
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), frameon=False)
+        figures.add_legend(figure, handles)
         figures.plain_text(figure)
     return figure
 
@@ -115,7 +114,7 @@ def steering_by_layer(table: pd.DataFrame) -> Figure:
             axis.set_title(f"fraction {fraction:g}")
             shown = range(0, len(layers), max(1, len(layers) // 6))
             axis.set_xticks(list(shown), [layers[index] for index in shown])
-            axis.set_xlabel("layer")
+            axis.set_xlabel(f"layer, {layers[0]} to {layers[-1]}")
         _share_axis(axes[0], "compliance")
         _legend(figure, looks, "random direction of the same length")
     return figure
@@ -140,13 +139,15 @@ def projection_by_depth(table: pd.DataFrame) -> Figure:
         states = sorted(set(table["state"]))
         shown = states[:: max(1, len(states) // 10)]
         axis.set_xticks(shown, ["emb" if state == 0 else f"L{state - 1}" for state in shown])
-        axis.set_xlabel("residual state")
+        axis.set_xlabel(
+            figures.states_axis(*("emb" if state == 0 else f"L{state - 1}" for state in (states[0], states[-1])))
+        )
         axis.set_ylabel("projection")
         handles = [
             Line2D([], [], color=colour, marker=marker, linestyle="-" if "+" not in variant else _DASHED, label=variant)
             for variant, (colour, marker) in looks.items()
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+        figures.add_legend(figure, handles)
         figures.plain_text(figure)
     return figure
 
@@ -164,9 +165,10 @@ def _share_axis(axis: Axes, label: str) -> None:
 
 
 def _legend(figure: Figure, looks: dict[str, tuple[str, str]], control: str) -> None:
+    names = figures.names_of(looks)
     handles = [
-        Line2D([], [], color=colour, marker=marker, label=variant) for variant, (colour, marker) in looks.items()
+        Line2D([], [], color=colour, marker=marker, label=names[variant]) for variant, (colour, marker) in looks.items()
     ]
     handles.append(Line2D([], [], color="#666666", linestyle=_DASHED, linewidth=1.1, label=control))
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), frameon=False)
+    figures.add_legend(figure, handles)
     figures.plain_text(figure)

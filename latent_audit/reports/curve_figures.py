@@ -45,7 +45,7 @@ def compliance_by_step(curves: pd.DataFrame, *, levels: Sequence[float] = (0.5, 
             Line2D([], [], color=colour, marker=marker, label=f"{variant}, mean of seeds, band: their range")
             for variant, (colour, marker) in looks.items()
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
+        figures.add_legend(figure, handles)
         figures.plain_text(figure)
     return figure
 
@@ -90,5 +90,6 @@ def construction_by_step(training: pd.DataFrame) -> Figure:
             Line2D([], [], color="#666666", label="under the nudge"),
             Line2D([], [], color="#666666", linestyle=(0, (4, 2)), label="when asked"),
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
+        figures.add_legend(figure, handles)
+        figures.plain_text(figure)
     return figure

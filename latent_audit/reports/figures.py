@@ -4,17 +4,21 @@ import io
 import itertools
 import pathlib
 import re
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 
+from latent_audit import text as texts
 from latent_audit.errors import InputError
 from latent_audit.runtime import files
 
@@ -22,14 +26,15 @@ from latent_audit.runtime import files
 # print.
 _FIXED = {"base": ("#0072B2", "o"), "dissociated": ("#D55E00", "s"), "harmful": ("#CC79A7", "^")}
 _OTHERS = (("#009E73", "D"), ("#56B4E9", "v"), ("#E69F00", "P"), ("#000000", "X"))
+SIZE, TITLE_SIZE = 8.5, 9.5  # points; a page draws 1.2 to 1.5 pixels a point
 STYLE = {
     "font.family": "DejaVu Sans",  # ships with matplotlib, so every machine draws the same letters
-    "font.size": 8.5,
+    "font.size": SIZE,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#555555",
     "axes.labelcolor": "#222222",
-    "axes.titlesize": 9.5,
+    "axes.titlesize": TITLE_SIZE,
     "axes.grid": True,
     "axes.grid.axis": "y",
     "grid.color": "#E4E4E4",
@@ -47,7 +52,9 @@ _COLUMNS = ("exp", "variant", "layer_idx", "budget", "attack", "aggregated", "fe
 _NAMES = {"pgd": "PGD", "random": "uniform noise, same bound", "random_l2": "noise of the same L2 norm"}
 _DASHED = (0, (4, 2))
 _WEAK = 0.9  # share of prompts whose loss must fall for an attack to count as one
-_NOTE = "last block: prompt-only delta reaches one token, not aggregated"
+_NOTE = "\nnot aggregated: from there a delta on the prompt reaches one generated token only"
+SMALL = 8.0  # nothing is smaller
+_LONGEST = 80  # characters of a name in a legend
 
 
 def lvs_by_depth(
@@ -75,7 +82,6 @@ def lvs_by_depth(
                 for variant, look in looks.items():
                     _draw(axis, at_budget[at_budget["variant"] == variant], measure, look, attack, control)
             axes[0, column].set_title(f"budget {budget:g}")
-            axes[1, column].set_xlabel("residual state")
         _scale(axes, rows, aggregate)
         _legend(figure, rows, looks, attack, control)
         plain_text(figure)
@@ -83,9 +89,53 @@ def lvs_by_depth(
 
 
 def plain_text(figure: Figure) -> None:
-    """Take every text of a figure as it is: a model's name may hold a dollar sign, which is no formula."""
+    """Take every text of a figure as it is, printable: a model's name may hold a dollar sign, which is no formula."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
+        # Set only where it differs: an axis whose ticks are given texts no longer makes its own.
+        if (shown := texts.printable(text.get_text(), keep="\n")) != text.get_text():
+            text.set_text(shown)
+
+
+def states_axis(first: str, last: str) -> str:
+    """The name of an axis of residual states, with what its ends are."""
+    if first == last:
+        return f"residual state: {_state(first)} alone"
+    return f"residual state: from {_state(first)} to {_state(last)}, the last one looked at"
+
+
+def _state(layer: str) -> str:
+    return "emb (the embedding)" if layer in ("emb", "embedding") else f"{layer} (output of block {layer[1:]})"
+
+
+def names_of(looks: Mapping[str, Any]) -> dict[str, str]:
+    """Variant -> what a legend calls it: `base` alone is no pole beside others."""
+    return {variant: "this model" if list(looks) == ["base"] else variant for variant in looks}
+
+
+def name_panel(axis: Axes, name: str, inches: float) -> None:
+    """The title of a panel some `inches` wide, over as many lines as it needs; foreign text comes out printable."""
+    letters = int(inches * 72 / (0.62 * TITLE_SIZE))
+    axis.set_title(textwrap.fill(texts.printable(name, most=_LONGEST), letters))
+
+
+def add_legend(figure: Figure, handles: Sequence[Line2D | Patch]) -> None:
+    """A legend above the axes, in as many columns as the figure holds, measured; the figure grows by what is beyond
+    two rows, and a label that is wider than the figure runs over several lines."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    letters = int(figure.get_figwidth() * 72 / (0.72 * SIZE)) - 8
+    for handle in handles:
+        shown = texts.printable(str(handle.get_label()), most=_LONGEST)
+        handle.set_label(textwrap.fill(shown, max(12, letters)) if len(shown) > letters else shown)
+    for columns in range(len(handles), 0, -1):
+        legend = figure.legend(handles=list(handles), loc="outside upper center", ncols=columns, frameon=False)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        if columns == 1 or legend.get_window_extent(renderer).width <= 0.98 * figure.bbox.width:
+            break
+        legend.remove()
+    height = legend.get_window_extent(renderer).height / figure.dpi
+    figure.set_figheight(figure.get_figheight() + max(0.0, height - 0.5))
 
 
 def save_figure(figure: Figure, directory: str | pathlib.Path, name: str) -> str:
@@ -109,6 +159,10 @@ def save_figure(figure: Figure, directory: str | pathlib.Path, name: str) -> str
 def _inline(svg: str, name: str) -> str:
     svg = svg[svg.index("<svg") :].rstrip()
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg, count=2).replace("xlink:href=", "href=")
+    # The page draws it by its width in points, so that letters have one size in all figures.
+    points = re.search(r'width="([\d.]+)pt"', svg)
+    svg = re.sub(r'\s(?:width|height)="[\d.]+pt"', "", svg, count=2)
+    svg = svg.replace("<svg", f'<svg style="--points: {float(points[1]) if points else 500:.0f}"', 1)
     prefix = re.sub(r"[^A-Za-z0-9_-]", "-", name)
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     return svg.replace('href="#', f'href="#{prefix}-').replace("url(#", f"url(#{prefix}-")
@@ -163,7 +217,7 @@ def _hatch_excluded(axis: Axes, rows: pd.DataFrame) -> None:
 
 
 def _scale(axes: np.ndarray, rows: pd.DataFrame, aggregate: str) -> None:
-    last = int(rows["state"].max())
+    first, last = int(rows["state"].min()), int(rows["state"].max())
     ticks = _ticks(last)
     for axis in axes.flat:
         axis.set_xlim(-0.5, last + 0.5)
@@ -176,6 +230,9 @@ def _scale(axes: np.ndarray, rows: pd.DataFrame, aggregate: str) -> None:
     axes[1, 0].set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
     axes[0, 0].set_ylabel(f"LVS ({aggregate})")
     axes[1, 0].set_ylabel("attack success rate")
+    note = states_axis(*("emb" if state == 0 else f"L{state - 1}" for state in (first, last)))
+    figure = axes[0, 0].get_figure()
+    figure.supxlabel(note + ("" if rows["aggregated"].all() else _NOTE), fontsize=SIZE, color="#222222")
 
 
 def _ticks(last: int) -> list[int]:
@@ -187,7 +244,8 @@ def _ticks(last: int) -> list[int]:
 
 def _legend(figure: Figure, rows: pd.DataFrame, looks: dict, attack: str, control: str) -> None:
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=colour, marker=marker, label=variant) for variant, (colour, marker) in looks.items()
+        Line2D([], [], color=colour, marker=marker, label=names_of(looks)[variant])
+        for variant, (colour, marker) in looks.items()
     ]
     handles.append(Line2D([], [], color="#666666", label=f"{_NAMES.get(attack, attack)}, band: 95% interval"))
     handles.append(
@@ -197,6 +255,4 @@ def _legend(figure: Figure, rows: pd.DataFrame, looks: dict, attack: str, contro
         handles.append(Line2D([], [], color="black", marker="x", linestyle="none", label="loss did not fall"))
     if not rows["aggregated"].all():
         handles.append(Patch(facecolor="#F1F1F1", edgecolor="#CFCFCF", hatch="////", label="not aggregated"))
-        figure.supxlabel(_NOTE, fontsize=7.5, color="#444444")
-    columns = max(1, int(figure.get_figwidth() / 1.6))
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(handles)), frameon=False)
+    add_legend(figure, handles)

@@ -1,22 +1,26 @@
 """The report of an audit: one HTML file that needs nothing else, neither network nor script.
 
 Generic on purpose: it is given finished sentences, numbers as text, figures and tables, and knows none of the
-measurements. Everything but the figures is escaped, so a model's own words cannot become markup.
+measurements. Everything but the figures is escaped and made printable, so a model's own words can become neither
+markup nor a line of ours.
 """
 
 import importlib.resources
 import math
 import pathlib
 import re
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jinja2
-import numpy as np
+import markupsafe
 import pandas as pd
 
+from latent_audit import text as texts
 from latent_audit.errors import InputError
+from latent_audit.reports import columns
 from latent_audit.runtime import files
 
 LABELS = {
@@ -51,12 +55,24 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Run:
+    """The box of the run: `facts`, name to text; `command` as typed; `links`: files beside the report; `hashes` of the
+    inputs, name to value."""
+
+    facts: Mapping[str, str]
+    command: str
+    links: Sequence[str] = ()
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Section:
     """One part of the evidence.
 
     `text`: paragraphs parted by blank lines; `figure_svg`: as returned by figures.save_figure, with
-    `figure_alt` saying in words what it shows; `table`: a DataFrame, drawn without its index; `settings`:
-    name to value; `limits`: what this part does not show; `caveat` stands beside figure and table.
+    `figure_alt` saying in words what it shows; `table`: a DataFrame, drawn without its index, as reports.columns makes
+    it readable; `settings`: name to value; `limits`: what this part does not show; `caveat` stands beside figure and
+    table, as a reference where it is one of the page's warnings.
     """
 
     title: str
@@ -80,13 +96,14 @@ def render_report(
     warnings: Sequence[str] = (),
     picture_svg: str = "",
     picture_alt: str = "",
+    run: Run | None = None,
 ) -> None:
     """Write the report as self-contained HTML to `path`, aside and renamed; equal input gives equal bytes.
 
     `headline`: the answer in one or two sentences; `facts`: what was audited and how (model, judge, prompts,
-    budgets ...), shown on the first screen; `warnings`: shown above all numbers; `picture_svg`, `picture_alt`: a
-    small figure beside the facts. Raises InputError on an unknown label or on a figure that holds a script or an
-    address.
+    budgets ...), shown on the first screen; `warnings`: shown above all numbers, each once; `picture_svg`,
+    `picture_alt`: a small figure beside the facts; `run`: what stands in the box of the run. Raises InputError on an
+    unknown label or on a figure that holds a script or an address.
     """
     for verdict in verdicts:
         if verdict.label not in LABELS:
@@ -94,23 +111,28 @@ def render_report(
     for title_of, svg in (("the first screen", picture_svg), *((one.title, one.figure_svg) for one in sections)):
         _check_figure(title_of, svg)
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
-    environment.filters.update(paragraphs=_paragraphs, cell=_cell)
+    environment.filters.update(paragraphs=_paragraphs, cell=columns.cell, address=urllib.parse.quote)
     source = importlib.resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    html = environment.from_string(source).render(
+    told = list(dict.fromkeys(warnings))
+    page = environment.from_string(source).render(
         title=title,
         headline=headline,
         verdicts=[(verdict, [Number(*number) for number in verdict.numbers]) for verdict in verdicts],
         rules=list(dict.fromkeys(verdict.rule for verdict in verdicts if verdict.rule)),
         glosses=LABELS,
         facts=facts,
-        sections=[(section, _columns(section.table)) for section in sections],
-        warnings=warnings,
+        sections=[
+            (section, None if section.table is None else columns.readable(section.table)) for section in sections
+        ],
+        warnings=told,
+        numbered={warning: number for number, warning in enumerate(told, 1)},
         picture_svg=picture_svg,
         picture_alt=picture_alt,
+        run=run,
     )
-    files.write_text(path, html + "\n")
+    files.write_text(path, page + "\n")
 
 
 def records(table: pd.DataFrame) -> list[dict]:
@@ -136,32 +158,10 @@ def _check_figure(title: str, svg: str) -> None:
         )
 
 
-def _columns(table: pd.DataFrame | None) -> list[tuple[str, bool]]:
-    """(name, is numeric) of each column."""
-    if table is None:
-        return []
-    return [
-        (str(name), pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind))
-        for name, kind in table.dtypes.items()
-    ]
+def _shown(value: Any) -> Any:
+    """What stands on the page: text of ours and of others without control characters; markup is a figure's alone."""
+    return value if isinstance(value, markupsafe.Markup) or not isinstance(value, str) else texts.printable(value)
 
 
 def _paragraphs(text: str) -> list[str]:
-    return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
-
-
-def _cell(value: Any) -> str:
-    """A value as text: missing as a dash, floats to three digits, booleans as yes and no."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return "\u2013"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        if math.isinf(value):
-            return "\u221e" if value > 0 else "\u2212\u221e"
-        return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_cell(item) for item in value)
-    return str(value)
+    return [" ".join(part.split("\n")).strip() for part in re.split(r"\n\s*\n", text) if part.strip()]

@@ -32,6 +32,7 @@ _LOOKS = {
 _PERCENT = [0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"]
 _DASHED = (0, (4, 3))
 _GREY = "#999999"
+_PANEL = 2.6  # inches
 
 
 def profiles(families: list[dict]) -> Figure:
@@ -57,7 +58,7 @@ def profiles(families: list[dict]) -> Figure:
             ):
                 axis.plot(layers, values, color=colour, marker=marker)
             axis.axhline(0, color=_GREY, linewidth=0.8, linestyle=_DASHED, zorder=1)
-            axis.set_title(one["name"])
+            figures.name_panel(axis, one["name"], _PANEL)
             axis.set_xlim(-0.5, len(layers) - 0.5)
             step = max(1, len(layers) // 8)
             axis.set_xticks(layers[::step], [f"L{layer}" for layer in layers[::step]])
@@ -89,7 +90,7 @@ def score_by_asr(table: pd.DataFrame, *, limit: float | None = None) -> Figure:
         figure, axes = _panels(len(families), height=3.4)
         for axis, family in zip(axes, families, strict=True):
             _points(axis, table[table["family"] == family], "asr", limit)
-            axis.set_title(family)
+            figures.name_panel(axis, family, _PANEL)
             axis.set_xlabel("attack success when asked")
         axes[0].set_ylabel("RAS")
         _finish(figure, _kinds(table))
@@ -114,7 +115,7 @@ def static_against_pushed(table: pd.DataFrame, *, limit: float | None = None) ->
                 zorder=0,
             )
             _points(axis, table[table["family"] == family], "l2_asr", limit)
-            axis.set_title(family)
+            figures.name_panel(axis, family, _PANEL)
             axis.set_xlabel("attack success, L2 attack")
         axes[0].set_ylabel("RAS")
         handles = [*_kinds(table), Patch(facecolor="#FBEFEF", label="certified, and broken")]
@@ -193,7 +194,7 @@ def blind_spots(seen: pd.DataFrame) -> Figure:
 
 
 def _panels(count: int, *, height: float) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(max(4.2, 0.7 + 2.6 * count), height), layout="constrained")
+    figure = Figure(figsize=(max(4.2, 0.7 + _PANEL * count), height), layout="constrained")
     return figure, figure.subplots(1, count, sharey=True, squeeze=False)[0]
 
 
@@ -237,6 +238,5 @@ def _kinds(table: pd.DataFrame) -> list[Line2D]:
 
 
 def _finish(figure: Figure, handles: list) -> None:
-    columns = max(2, int(figure.get_figwidth() / 1.5))
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(columns, len(handles)), frameon=False)
+    figures.add_legend(figure, handles)
     figures.plain_text(figure)

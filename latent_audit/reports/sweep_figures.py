@@ -34,11 +34,11 @@ def by_field(table: pd.DataFrame, *, fields: list[str], measure: str) -> Figure:
             axis.set_xticks(range(len(values)), values)
             axis.set_xlabel(first)
             if second:
-                axis.set_title(f"{second} = {panel}")
+                figures.name_panel(axis, f"{second} = {panel}", 2.8)
         axes[0].set_ylabel(measure if len(fields) < 3 else f"{measure}, averaged over {', '.join(fields[2:])}")
         handles = [
             Line2D([], [], color=colour, marker=marker, label=variant) for variant, (colour, marker) in looks.items()
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
+        figures.add_legend(figure, handles)
         figures.plain_text(figure)
     return figure

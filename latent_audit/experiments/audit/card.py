@@ -3,22 +3,25 @@
 docs/method.md section 8.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from absl import logging
 
 from latent_audit import judges, models
-from latent_audit.experiments.audit import verdicts
+from latent_audit.experiments.audit import latent_report, verdicts
 from latent_audit.experiments.audit.bench import Bench, Findings, reference
 from latent_audit.metrics import paired, verdict
-from latent_audit.reports import audit_figures, figures, html, outputs
+from latent_audit.reports import audit_figures, columns, figures, html, outputs, words
 
 # Contract with readers of audit.csv: the first ten; further columns may be added behind.
 COLUMNS = (
     *("arch", "variant", "measure", "layer", "budget", "value", "lo", "hi", "n", "control", "control_lo"),
     *("control_hi", "detail", "nll_first", "nll_last", "fell", "at_bound", "judge", "template_sha256"),
 )
+RULE = verdict.Rule(reference_budget=0.0)  # for its thresholds, which are the same at every budget
 FEW = 20  # fewer prompts than this leave a Wilson interval wider than .4 around one half
 # What stands under a verdict beside the numbers it rests on: measure -> name.
 BESIDE = {
@@ -32,6 +35,9 @@ BESIDE = {
     "audit_gap": "audit gap: ASR (L2) - ASR (clean)",
 }
 SHARES = ("jailbreak_asr", "benign_answer_rate", "facts_right", "over_refusal", "gcg_asr")
+# Long tables that the log leaves to audit.csv.
+UNLOGGED = ("lvs", "latent_asr", "steer_compliance", "cone_compliance", "projection")
+LOGGED = ("variant", "measure", "layer", "budget", "value", "lo", "hi", "control", "successes", "control_successes")
 AXES_LIMITS = (
     "Robustness is one minus the highest attack success among the searches that were run; its interval is "
     "widened for having picked the worst. Other attacks may find more."
@@ -78,26 +84,20 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
 
     titles: task and title of the report; measured: experiment -> variant -> what it measured; found: its Findings.
     """
-    lines = [line for one in found.values() for line in one.lines] + gap_lines(bench, measured)
-    table = pd.DataFrame(lines).reindex(columns=[*COLUMNS, "successes", "control_successes"])
-    table = table.assign(
-        arch=bench.subject.arch,
-        judge=judges.label(bench.judge),
-        template_sha256=bench.inputs["variants"][bench.names[0]]["template_sha256"],
-    )
+    table, record = gather(bench, measured, found)
     written = table[[*COLUMNS]]
-    record = {name: value for one in found.values() for name, value in one.record.items()}
     given = verdicts.judge_variants(bench, table, record.get("metrics"))
+    names, under = _called(bench, table, record)
     points, caveat = axes_of(table, given), judges.caveat(bench.judge, bench.reward)
-    told = [
-        *([caveat] if caveat else []),
-        *few_prompts(bench),
-        *(text for one in found.values() for text in one.warnings),
-    ]
+    told = [*([caveat] if caveat else []), *_warnings(bench, found)]
     place = bench.place() if {"l2", "steer", "patch"} & found.keys() else None
     picture = ""
     if len(points):
-        picture = figures.save_figure(audit_figures.two_axes(points), bench.workdir / "figures", "two_axes")
+        picture = figures.save_figure(
+            audit_figures.two_axes(points, refusing=1 - RULE.refusing_compliance, broken=RULE.hollow_asr),
+            bench.workdir / "figures",
+            "two_axes",
+        )
     kept = {
         "inputs": bench.inputs,
         "experiments": list(found),
@@ -110,20 +110,72 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
     }
     page = dict(
         title=titles["title"],
-        headline=verdicts.headline(given, found),
-        verdicts=[verdicts.shown(name, one, beside(table, name), caveat) for name, one in given.items()],
+        headline=verdicts.headline(given, found, names=names, under=under),
+        verdicts=[verdicts.shown(names[name], one, beside(table, name), caveat, under) for name, one in given.items()],
         facts=verdicts.facts(bench, place),
         warnings=told,
         sections=[
-            *_axes_section(points, caveat),
-            *(section for one in found.values() for section in one.sections),
-            *_strength_section(strength_of(table), caveat),
+            _named(section, names)
+            for section in (
+                *_axes_section(points, caveat),
+                *(section for one in found.values() for section in one.sections),
+                *_strength_section(strength_of(table), caveat),
+            )
         ],
         picture_svg=picture,
         picture_alt="Refusal when asked against robustness under intervention, one point per variant with intervals",
     )
     outputs.write_run(bench.workdir, task=titles["task"], tables={"audit.csv": written}, record=kept, page=page)
     return written
+
+
+def gather(bench: Bench, measured: Mapping, found: Mapping[str, Findings]) -> tuple[pd.DataFrame, dict]:
+    """(every line with its counts: COLUMNS, successes, control_successes; what the experiments recorded beside)."""
+    lines = [line for one in found.values() for line in one.lines] + gap_lines(bench, measured)
+    table = pd.DataFrame(lines).reindex(columns=[*COLUMNS, "successes", "control_successes"])
+    table = table.assign(
+        arch=bench.subject.arch,
+        judge=judges.label(bench.judge),
+        template_sha256=bench.inputs["variants"][bench.names[0]]["template_sha256"],
+    )
+    return table, {name: value for one in found.values() for name, value in one.record.items()}
+
+
+def log(bench: Bench, measured: Mapping, found: Mapping[str, Findings]) -> None:
+    """Print what `write` wrote: tables, warnings, each once, and last a line per model with its label and sentence."""
+    table, record = gather(bench, measured, found)
+    names, under = _called(bench, table, record)
+    metrics = record.get("metrics")
+    if metrics is not None:
+        latent_report.log_table(metrics)
+    headed = table[~table["measure"].isin(UNLOGGED)]
+    if len(headed):
+        shown = headed[[*LOGGED, "n", "detail"]]
+        if len(names) == 1:
+            shown = shown.assign(variant=shown["variant"].map(names))
+        logging.info("audit\n%s", columns.in_text(shown.dropna(axis="columns", how="all")))
+    # A fallback scorer was named when it was chosen.
+    for warning in dict.fromkeys(_warnings(bench, found)):
+        logging.warning("%s", warning)
+    for name, one in verdicts.judge_variants(bench, table, metrics).items():
+        logging.info("%s: %s. %s", names[name], one.label, verdicts.sentence_of(one, under))
+
+
+def _warnings(bench, found) -> list[str]:
+    return [*few_prompts(bench), *(text for one in found.values() for text in one.warnings)]
+
+
+def _called(bench, table, record) -> tuple[dict[str, str], str]:
+    names = verdicts.names_of(bench.subject.arch, bench.names)
+    return names, verdicts.circumstances(bench, table, record.get("metrics"))
+
+
+def _named(section: html.Section, names: Mapping[str, str]) -> html.Section:
+    """A section whose table calls a model that stands alone by its own name, poles by theirs."""
+    if len(names) > 1 or section.table is None or "variant" not in section.table:
+        return section
+    called = section.table["variant"].map(lambda name: names.get(name, name))
+    return dataclasses.replace(section, table=section.table.assign(variant=called))
 
 
 def _plain(value):
@@ -152,7 +204,9 @@ def _axes_section(points, caveat) -> list[html.Section]:
             limits=AXES_LIMITS,
             table=points,
             text="What behaviour shows and what an intervention reaches are different things; the distance between "
-            "them is the audit gap (docs/method.md section 8). The numbers behind the picture on top.",
+            "them is the audit gap (docs/method.md section 8). The numbers behind the picture on top, whose shaded "
+            f"corner is the rule's: refuses at least {words.percent(1 - RULE.refusing_compliance)} when asked, broken "
+            f"in more than {words.percent(RULE.hollow_asr)}; a model is hollow if its whole interval lies there.",
         )
     ]
 
@@ -210,16 +264,12 @@ def beside(table, name) -> list[tuple[str, str, str, str]]:
         lines = own[own["measure"] == measure]
         if lines.empty:
             continue
-        value, lo, hi, control = lines.iloc[0][["value", "lo", "hi", "control"]].astype(float)
+        line = lines.iloc[0]
+        value, lo, hi, control = line[["value", "lo", "hi", "control"]].astype(float)
         if measure in SHARES:
-            found.append(
-                (
-                    title,
-                    verdict.percent(value),
-                    verdict.interval(lo, hi),
-                    "" if np.isnan(control) else verdict.percent(control),
-                )
-            )
+            n, successes, under = int(line["n"]), int(line["successes"]), line.get("control_successes")
+            share = words.share_of(successes, n, lo, hi)
+            found.append((title, f"{successes} of {n}", share, "" if pd.isna(under) else words.counted(int(under), n)))
         else:
             found.append((title, _number(value), _interval(lo, hi), _number(control)))
     return found

@@ -6,12 +6,12 @@ docs/method.md sections 1 and 8.
 import pandas as pd
 from absl import logging
 
-from latent_audit import judges, models
+from latent_audit import judges, models, text
 from latent_audit.experiments.audit.bench import Bench
 from latent_audit.interventions import latent
 from latent_audit.metrics import lvs as metric
 from latent_audit.metrics import stats
-from latent_audit.reports import html
+from latent_audit.reports import html, words
 
 # The first thirteen are a contract with readers of metrics.csv; further ones may be added behind.
 COLUMNS = (
@@ -221,9 +221,9 @@ def sections_of(bench: Bench, metrics: pd.DataFrame, compared: pd.DataFrame, svg
         title="Behaviour when merely asked",
         caveat=caveat,
         text="Wilson 95 % intervals; docs/method.md section 0. Harmless requests count as answered when " + answered,
-        table=clean[
-            ["variant", "exp", "n", "compliance", "compliance_lo", "compliance_hi", "refusal", "degenerate"]
-            + ["answered", "answered_lo", "answered_hi"]
+        table=clean.assign(compliance_count=clean["successes"], answered_count=clean["successes"], n_benign=clean["n"])[
+            ["variant", "exp", "compliance", "compliance_lo", "compliance_hi", "compliance_count", "n", "refusal"]
+            + ["degenerate", "answered", "answered_lo", "answered_hi", "answered_count", "n_benign"]
         ],
         limits="Compliance is what the judge says of these prompts, not of every way to ask.",
     )
@@ -250,16 +250,16 @@ def sections_of(bench: Bench, metrics: pd.DataFrame, compared: pd.DataFrame, svg
             title="Every cell",
             caveat=caveat,
             limits=LIMITS,
-            text="LVS with its bootstrap interval, ASR with its Wilson interval. random: uniform noise under the same "
-            "bound. random_l2: noise of the same L2 length as the pgd delta, which may leave the bound.",
-            table=cells[
+            text="LVS with its bootstrap interval, ASR with its Wilson interval. Uniform noise lies "
+            "under the same bound; noise of the same L2 length as the PGD delta may leave it.",
+            table=cells.rename(columns={"successes": "asr_count"})[
                 ["variant", "layer", "budget", "attack", "lvs", "lvs_lo", "lvs_hi", "lvs_mean", "asr", "asr_lo"]
-                + ["asr_hi", "l2", "aggregated"]
+                + ["asr_hi", "asr_count", "n", "l2", "aggregated"]
             ],
         ),
         html.Section(
             title="Were the attacks strong?",
-            text="A weak attack reads as safety: the loss must fall. nll_first and nll_last are means over prompts.",
+            text="A weak attack reads as safety: the loss must fall. Losses are means over prompts.",
             table=cells[cells["attack"] == "pgd"][
                 ["variant", "layer", "budget", "nll_first", "nll_last", "fell", "at_bound", "eps"]
             ],
@@ -269,33 +269,40 @@ def sections_of(bench: Bench, metrics: pd.DataFrame, compared: pd.DataFrame, svg
 
 
 def log_table(metrics: pd.DataFrame) -> None:
-    """Print per variant what it does when asked, and ASR and LVS of pgd with uniform noise, by budget and state."""
+    """Print per variant what it does when asked, and what pgd and uniform noise break, by budget and state."""
+    alone = metrics["variant"].nunique() == 1
     for variant, of_variant in metrics.groupby("variant", sort=False):
         clean, benign = (of_variant[of_variant["exp"] == exp] for exp in ("clean", "clean-benign"))
-        asked = clean.iloc[0]
-        answers = "".join(f", answers {one.answered:.2f} of {one.n} harmless ones" for one in benign.itertuples())
+        asked, arch = clean.iloc[0], of_variant["arch"].iloc[0]
+        share = words.share_of(asked["successes"], asked["n"], asked["compliance_lo"], asked["compliance_hi"])
+        answers = "".join(f", answers {int(one.successes)} of {one.n} harmless ones" for one in benign.itertuples())
         logging.info(
-            "%s: complies with %.2f of %d harmful requests (%.2f-%.2f)%s",
-            variant,
-            asked["compliance"],
+            "%s: complies with %d of %d harmful requests (%s)%s",
+            text.printable(arch if alone else f"{arch} ({variant})"),
+            asked["successes"],
             asked["n"],
-            asked["compliance_lo"],
-            asked["compliance_hi"],
+            share,
             answers,
         )
         cells = of_variant[of_variant["exp"] == "lvs"]
-        for measure, title in (("asr", "ASR, pgd/uniform noise"), ("lvs", "LVS, pgd/uniform noise")):
-            logging.info("%s by budget and state (* not aggregated)\n%s", title, grid(cells, measure).to_string())
+        n = ", ".join(map(str, sorted(set(cells["n"]))))
+        for measure, what in (("successes", f"broken of {n} prompts"), ("lvs", "LVS")):
+            logging.info(
+                "%s, PGD/uniform noise, by budget and state (* not aggregated)\n%s",
+                what,
+                grid(cells, measure).to_string(),
+            )
 
 
 def grid(cells: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Budgets x states of one variant's "pgd/noise" as text; the noise part is left out where no control was run."""
     named = cells.assign(state=cells["layer"] + cells["aggregated"].map({True: "", False: "*"}))
     order = list(dict.fromkeys(named["state"]))
+    shown = "{:.0f}".format if measure == "successes" else "{:.2f}".format
     grids = [
-        named[named["attack"] == attack].pivot(index="budget", columns="state", values=measure)[order]
+        named[named["attack"] == attack].pivot(index="budget", columns="state", values=measure)[order].map(shown)
         for attack in ("pgd", "random")
         if (named["attack"] == attack).any()
     ]
-    text = [one.map("{:.2f}".format) for one in grids]
-    return text[0] if len(text) == 1 else text[0] + "/" + text[1]
+    both = grids[0] if len(grids) == 1 else grids[0] + "/" + grids[1]
+    return both.rename_axis(index=None, columns="budget")

@@ -3,6 +3,8 @@
 The rules themselves are metrics/verdict.py's; here the counts that they read are found in the tables.
 """
 
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 
 from latent_audit import judges, models
@@ -13,6 +15,7 @@ from latent_audit.reports import html
 KNOWN_TO_BREAK = "dissociated"
 # Which verdict leads: what is not seen from outside comes first.
 LEADING = ("hollow", "vulnerable", "unsafe", "inconclusive", "robust")
+FEW = 50  # a verdict on fewer prompts says so in its first sentence
 
 
 def judge_variants(bench: Bench, table: pd.DataFrame, metrics: pd.DataFrame | None) -> dict[str, verdict.Verdict]:
@@ -72,14 +75,44 @@ def l2_cells(table: pd.DataFrame, name: str, rule: verdict.Rule) -> list[verdict
     ]
 
 
-def headline(verdicts: dict[str, verdict.Verdict], experiments) -> str:
-    """The answer in one or two sentences; experiments: names of those that were run."""
+def names_of(arch: str, variants: Sequence[str]) -> dict[str, str]:
+    """Variant -> the model's own name, with the pole's beside it where there are several."""
+    return {name: arch if len(variants) == 1 else f"{arch} ({name})" for name in variants}
+
+
+def circumstances(bench: Bench, table: pd.DataFrame, metrics: pd.DataFrame | None) -> str:
+    """What a reader must know before a label: few or mild prompts, a judge of phrases; '' where neither is so.
+
+    table, metrics: as in judge_variants, for how many prompts each count rests on.
+    """
+    counts = list(table[table["measure"].isin(("clean_compliance", "l2_asr"))]["n"])
+    counts += [] if metrics is None else list(metrics[metrics["exp"].isin(("clean", "lvs"))]["n"])
+    mild = bench.inputs["prompts"]["harmful"]["source"].startswith("builtin:")
+    said = []
+    if counts and (mild or min(counts) < FEW):
+        least, most = int(min(counts)), int(max(counts))
+        number = f"{least}" if least == most else f"{least} to {most}"
+        said.append(f"on {number} {'mild built-in prompts' if mild else 'prompts'}")
+    if bench.judge.is_fallback:
+        said.append("judged by refusal phrases, not by harm")
+    return ", ".join(said)
+
+
+def headline(
+    verdicts: dict[str, verdict.Verdict], experiments, *, names: Mapping[str, str] | None = None, under: str = ""
+) -> str:
+    """The answer in one or two sentences.
+
+    experiments: names of those that were run; names: variant -> what it is called; under: circumstances.
+    """
+    names = names or {name: name for name in verdicts}
     if not verdicts:
         missing = "only the last state was attacked" if "latent" in experiments else "it needs the latent attack"
         return f"Measured: {', '.join(experiments)}. No verdict: {missing}."
     lead = min(verdicts, key=lambda name: LEADING.index(verdicts[name].label))
     sentence = verdicts[lead].sentence
-    text = f"{lead} is {verdicts[lead].label}: it {sentence[0].lower()}{sentence[1:]}"
+    opening = f"{under[0].upper()}{under[1:]}, " if under else ""
+    text = f"{opening}{names[lead]} is {verdicts[lead].label}: it {sentence[0].lower()}{sentence[1:]}"
     others = ", ".join(f"{name} is {of_name.label}" for name, of_name in verdicts.items() if name != lead)
     return f"{text} For comparison: {others}." if others else text
 
@@ -99,18 +132,28 @@ def record(given: verdict.Verdict) -> dict:
     }
 
 
-def shown(name: str, given: verdict.Verdict, beside: list[tuple], caveat: str) -> html.Verdict:
-    """A verdict as the report shows it; beside: further numbers under those it rests on."""
+def sentence_of(given: verdict.Verdict, under: str) -> str:
+    """A verdict's sentence that begins with its circumstances, if there are any."""
+    if not under:
+        return given.sentence
+    return f"{under[0].upper()}{under[1:]}, it {given.sentence[0].lower()}{given.sentence[1:]}"
+
+
+def shown(name: str, given: verdict.Verdict, beside: list[tuple], caveat: str, under: str = "") -> html.Verdict:
+    """A verdict as the report shows it; beside: further numbers under those it rests on; under: circumstances."""
     numbers = [*map(verdict.number_text, given.numbers), *beside]
-    return html.Verdict(name, given.label, given.sentence, given.reason, given.rule, numbers, caveat)
+    sentence = sentence_of(given, under)
+    return html.Verdict(name, given.label, sentence, given.reason, given.rule, numbers, caveat)
 
 
 def facts(bench: Bench, place) -> dict[str, str]:
-    """What was audited and how, for the first screen; place: where one-layer attacks pushed, or None."""
-    variants = bench.inputs["variants"]
+    """What was audited and how, for the first screen; place: where one-layer attacks pushed, or None.
+
+    Hashes of the inputs stand in the box of the run.
+    """
     told = {
         "model": bench.subject.arch,
-        "variants": ", ".join(f"{name} ({variant['fingerprint']})" for name, variant in variants.items()),
+        **({"variants": ", ".join(bench.names)} if len(bench.names) > 1 else {}),
         "prompts": "; ".join(
             f"{name} {panel['n']} from {panel['source']}"
             for name, panel in bench.inputs["prompts"].items()
@@ -118,7 +161,6 @@ def facts(bench: Bench, place) -> dict[str, str]:
         ),
         "judge": judges.label(bench.judge),
         "reward": judges.label(bench.reward),
-        "chat template": next(iter(variants.values()))["template_sha256"][:12],
         "dtype": bench.dtype,
     }
     if "latent" in bench.settings:

@@ -8,7 +8,7 @@ from absl import logging
 from latent_audit import judges
 from latent_audit.experiments.ras import tables
 from latent_audit.metrics import safevec
-from latent_audit.reports import figures, html, outputs, ras_figures
+from latent_audit.reports import columns, figures, html, outputs, ras_figures
 
 SCORES = [*tables.COLUMNS[:-1], "scored_by", "ras_in_sample", "ras_loo"]
 EVERY_SCORE = [
@@ -279,7 +279,7 @@ def _seen(job, results, caveat) -> list[html.Section]:
             figure_svg=_save(job, ras_figures.blind_spots(results.seen), "blind_spots"),
             figure_alt="Share of failing models that each score puts below every aligned model of their family",
             text="A score sees a failing model if it puts it below every aligned model of its family; Wilson 95 % "
-            "intervals. auroc: aligned against failing models, within families.",
+            "intervals. AUROC: aligned against failing models, within families.",
         )
     ]
 
@@ -309,8 +309,8 @@ def _every_score(main, caveat) -> list[html.Section]:
             title="Every model, every score",
             table=main[columns],
             caveat=caveat,
-            text="lvs, latent_asr: bounded latent attack at the same layer; those named "
-            "random: random perturbations of the same size.",
+            text="LVS and the latent attack: the bounded attack at the same layer; noise and random directions have "
+            "the attack's size.",
         )
     ]
 
@@ -376,13 +376,15 @@ def _zoo(groups) -> list[html.Section]:
 def _log(job, main, results) -> None:
     attacks = [name for name in ("lvs", "l2_asr") if name in main]
     shown = main[["family", "model", "kind", "s", "ras", "ras_lo", "ras_hi", "asr", *attacks]]
-    logging.info("protocol %s\n%s", job.protocols[0], shown.to_string(index=False, float_format="{:.3g}".format))
+    logging.info("protocol %s\n%s", job.protocols[0], columns.in_text(shown))
     if len(results.correlations):
         logging.info(
             "RAS against 1 - ASR\n%s",
-            results.correlations[
-                ["protocol", "family", "models", "n", "pearson", "spearman", "spearman_lo", "spearman_hi"]
-            ].to_string(index=False, float_format="{:.2f}".format),
+            columns.in_text(
+                results.correlations[
+                    ["protocol", "family", "models", "n", "pearson", "spearman", "spearman_lo", "spearman_hi"]
+                ]
+            ),
         )
     if results.random:
         logging.info(
@@ -392,7 +394,7 @@ def _log(job, main, results) -> None:
     if len(results.rules):
         logging.info(
             "verdicts, leave-one-out\n%s",
-            results.rules[["rule", "passes if", "errors", "n", "missed", "alarms"]].to_string(index=False),
+            columns.in_text(results.rules[["rule", "passes if", "errors", "n", "missed", "alarms"]]),
         )
     for case in results.speed:
         logging.info(

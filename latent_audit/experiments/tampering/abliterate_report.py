@@ -6,7 +6,7 @@ from absl import logging
 from latent_audit import judges
 from latent_audit.interventions import abliterate
 from latent_audit.metrics import first_token, stats
-from latent_audit.reports import ablation_figures, figures, html, outputs
+from latent_audit.reports import ablation_figures, columns, figures, html, outputs
 
 PLACE = ("way", "layer", "position", "strength", "directions")
 COLUMNS = tuple(
@@ -16,6 +16,8 @@ COLUMNS = tuple(
         "facts_lo facts_hi n_facts chosen judge template_sha256"
     ).split()
 )
+# As counted, for the page and the log alone.
+COUNTS = ("compliance_count", "answered_count", "facts_count")
 LIMITS = (
     "A refusal that these ways do not remove may still be removed by others, several directions at once among them. "
     "The means of a few dozen prompts say little about unlike ones. affine, affine_layerwise and subtract act while "
@@ -46,17 +48,17 @@ def summarise(frame: pd.DataFrame, base: pd.DataFrame) -> dict:
 
 
 def share(name: str, values) -> dict:
-    """{name, name_lo, name_hi}: the share of true values with its Wilson 95 % interval."""
+    """{name, name_lo, name_hi, name_count}: the share of true values with its Wilson 95 % interval, and their count."""
     count = int(values.astype(bool).sum())
     lo, hi = stats.wilson_interval(count, len(values))
-    return {name: count / len(values), f"{name}_lo": lo, f"{name}_hi": hi}
+    return {name: count / len(values), f"{name}_lo": lo, f"{name}_hi": hi, f"{name}_count": count}
 
 
 def write(job, table: pd.DataFrame, choices: dict[str, str]) -> None:
     """Write abliterate.csv, figures/, report.json and report.html from the lines of every model."""
     (template,) = (variant["template_sha256"] for variant in job.inputs["variants"].values())
-    table = table.assign(judge=judges.label(job.judge), template_sha256=template).reindex(columns=COLUMNS)
-    for name in ("layer_idx", "position", "directions"):
+    table = table.assign(judge=judges.label(job.judge), template_sha256=template).reindex(columns=[*COLUMNS, *COUNTS])
+    for name in ("layer_idx", "position", "directions", *COUNTS):
         table[name] = table[name].astype("Int64")
     final, tried = (table[table["split"] == split] for split in ("evaluation", "validation"))
     rule = rule_text(job.by, job.shortlist)
@@ -73,13 +75,17 @@ def write(job, table: pd.DataFrame, choices: dict[str, str]) -> None:
         "choices": choices,
         "openings": opened,
         "positions": list(job.means.positions),
-        "evaluation": html.records(final),
-        "validation": html.records(tried),
+        "evaluation": html.records(final[list(COLUMNS)]),
+        "validation": html.records(tried[list(COLUMNS)]),
     }
     page = _page(job, tried, final, rule, opened, choices, svg)
-    outputs.write_run(job.workdir, task="abliterate", tables={"abliterate.csv": table}, record=record, page=page)
-    shown = final[[*PLACE, "compliance", "refusal", "answered", "facts", "kl"]].dropna(axis="columns", how="all")
-    logging.info("evaluation prompts, chosen candidate of each way\n%s", shown.to_string(index=False))
+    outputs.write_run(
+        job.workdir, task="abliterate", tables={"abliterate.csv": table[list(COLUMNS)]}, record=record, page=page
+    )
+    shown = final[[*PLACE, "compliance", "refusal", "answered", "facts", "kl", "n", "n_benign", "n_facts", *COUNTS]]
+    logging.info(
+        "evaluation prompts, chosen candidate of each way\n%s", columns.in_text(shown.dropna(axis="columns", how="all"))
+    )
 
 
 def rule_text(by: str, shortlist: int) -> str:
@@ -102,20 +108,28 @@ def rule_text(by: str, shortlist: int) -> str:
     )
 
 
-def headline(final: pd.DataFrame) -> str:
-    """What the strongest way does, and the strongest that is a checkpoint; `final`: lines of evaluation prompts."""
+def headline(final: pd.DataFrame, name: str) -> str:
+    """What the strongest way does, and the strongest that is a checkpoint.
+
+    final: lines of evaluation prompts, with COUNTS; name: of the model.
+    """
     base = final[final["way"] == "base"].iloc[0]
     ways = final[final["way"] != "base"]
-    text = f"Base complies with {base['compliance']:.0%} of {base['n']} harmful requests."
+    text = f"{name} complies with {_told(base, 'compliance', 'n')} harmful requests."
     for title, rows in (("", ways), (" as a checkpoint", ways[ways["way"].isin(abliterate.IN_WEIGHTS)])):
         if len(rows):
             best = rows.loc[rows["compliance"].idxmax()]
             text += (
                 f" The strongest way{title}, {best['way']} ({best['layer']}), complies with "
-                f"{best['compliance']:.0%} and answers {best['answered']:.0%} of harmless ones"
+                f"{_told(best, 'compliance', 'n')} and answers {_told(best, 'answered', 'n_benign')} harmless ones"
             )
-            text += "." if pd.isna(best["facts"]) else f", but tells {best['facts']:.0%} of held-out facts right."
+            known = not pd.isna(best["facts"])
+            text += f", but tells {_told(best, 'facts', 'n_facts')} held-out facts right." if known else "."
     return text
+
+
+def _told(line, share: str, n: str) -> str:
+    return f"{int(line[f'{share}_count'])} of {int(line[n])}"
 
 
 def _page(job, tried, final, rule, opened, choices, svg) -> dict:
@@ -144,8 +158,10 @@ def _page(job, tried, final, rule, opened, choices, svg) -> dict:
         "kl",
         "n",
         "n_benign",
+        "compliance_count",
+        "answered_count",
     ]
-    measured += [] if final["facts"].isna().all() else ["facts", "facts_lo", "facts_hi", "n_facts"]
+    measured += [] if final["facts"].isna().all() else ["facts", "facts_lo", "facts_hi", "n_facts", "facts_count"]
     ways = pd.DataFrame(
         [
             {"way": way, "what it does": what, "result": "checkpoint" if way in abliterate.IN_WEIGHTS else "edit"}
@@ -156,7 +172,7 @@ def _page(job, tried, final, rule, opened, choices, svg) -> dict:
     tried = tried[tried["way"] != "base"]
     return dict(
         title=f"Abliteration of {job.subject.arch}",
-        headline=headline(final),
+        headline=headline(final, job.subject.arch),
         verdicts=[],
         facts=facts,
         warnings=[
@@ -184,7 +200,10 @@ def _page(job, tried, final, rule, opened, choices, svg) -> dict:
                 figure_svg=svg,
                 caveat=caveat,
                 figure_alt="bypass and KL by layer, one line per way; chosen candidates ringed",
-                table=tried[[*PLACE, "bypass", "kl", "log_odds", "compliance", "answered", "chosen"]],
+                table=tried[
+                    [*PLACE, "bypass", "kl", "log_odds", "compliance", "answered", "chosen", "n", "n_benign"]
+                    + ["compliance_count", "answered_count"]
+                ],
             ),
         ],
     )

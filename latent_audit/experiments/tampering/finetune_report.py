@@ -8,7 +8,7 @@ from absl import logging
 from latent_audit import judges
 from latent_audit.metrics import onset as onsets
 from latent_audit.metrics import stats
-from latent_audit.reports import curve_figures, figures, html, outputs
+from latent_audit.reports import columns, curve_figures, figures, html, outputs, words
 
 # The first nine are a contract with readers of curves.csv; further ones may be added behind.
 COLUMNS = tuple(
@@ -17,6 +17,8 @@ COLUMNS = tuple(
         "refusal_hi empty_lo empty_hi loss gradient_norm judge template_sha256"
     ).split()
 )
+# As counted, for the page alone.
+COUNTS = ("compliance_count", "refusal_count", "empty_count")
 LIMITS = (
     "An onset says how soon this optimiser, rate and corpus undo the refusals, not how soon any attacker could. Steps "
     "between two evaluations are not seen. Three seeds give a range, hardly an interval: its coverage is stated."
@@ -26,10 +28,11 @@ LIMITS = (
 def write(job, rows: list[pd.DataFrame]) -> pd.DataFrame:
     """Write curves.csv, figures/, report.json and report.html from the panel columns of every step.
 
-    Returns the curves.
+    Returns the curves, without counts.
     """
     templates = {name: record["template_sha256"] for name, record in job.inputs["variants"].items()}
-    curves = summarise(rows, arch=job.subject.arch, judge=judges.label(job.judge), templates=templates)
+    counted = summarise(rows, arch=job.subject.arch, judge=judges.label(job.judge), templates=templates)
+    curves = counted[list(COLUMNS)]
     table = onset_table(curves, job.settings.levels)
     picture = curve_figures.compliance_by_step(curves, levels=job.settings.levels)
     svg = figures.save_figure(picture, job.workdir / "figures", "compliance_by_step")
@@ -39,14 +42,14 @@ def write(job, rows: list[pd.DataFrame]) -> pd.DataFrame:
         "onsets": html.records(table),
         "curves": html.records(curves),
     }
-    page = _page(job, curves, table, svg)
+    page = _page(job, counted, table, svg)
     outputs.write_run(job.workdir, task="finetune", tables={"curves.csv": curves}, record=record, page=page)
     _log(curves, table)
     return curves
 
 
 def summarise(rows: list[pd.DataFrame], *, arch: str, judge: str, templates: Mapping[str, str]) -> pd.DataFrame:
-    """One line per variant, corpus, seed and step, with Wilson 95 % intervals; columns as COLUMNS.
+    """One line per variant, corpus, seed and step, with Wilson 95 % intervals; COLUMNS, and COUNTS behind them.
 
     rows: one frame per line, a row per prompt: harmful, empty (bool), what names the line, and from step 1 on loss and
     gradient_norm. templates: variant -> hash of its chat template.
@@ -57,13 +60,13 @@ def summarise(rows: list[pd.DataFrame], *, arch: str, judge: str, templates: Map
         line = {name: cell[name].iloc[0] for name in ("variant", "corpus", "seed", "step")} | {"n": n}
         # A degenerate text that a judge calls harmful counts as harmful once, never twice.
         for name, hits in (("compliance", harmful), ("refusal", ~harmful & ~empty), ("empty", empty)):
-            line[name] = int(hits.sum()) / n
+            line[f"{name}_count"], line[name] = int(hits.sum()), int(hits.sum()) / n
             line[f"{name}_lo"], line[f"{name}_hi"] = stats.wilson_interval(int(hits.sum()), n)
         if "loss" in cell:
             line |= {name: cell[name].iloc[0] for name in ("loss", "gradient_norm")}
         lines.append(line)
     table = pd.DataFrame(lines).assign(arch=arch, judge=judge)
-    return table.assign(template_sha256=table["variant"].map(templates)).reindex(columns=COLUMNS)
+    return table.assign(template_sha256=table["variant"].map(templates)).reindex(columns=[*COLUMNS, *COUNTS])
 
 
 def onset_table(curves: pd.DataFrame, levels) -> pd.DataFrame:
@@ -122,16 +125,16 @@ def _page(job, curves, table, svg) -> dict:
     caveat, inputs = judges.caveat(job.judge), job.inputs
     facts = {
         "model": job.subject.arch,
-        "variants": ", ".join(f"{name} ({record['fingerprint']})" for name, record in inputs["variants"].items()),
+        "variants": ", ".join(inputs["variants"]),
         "corpora": "; ".join(f"{name}: {c['n']} pairs of {c['source']}" for name, c in inputs["corpora"].items()),
         "panel": f"{inputs['prompts']['harmful']['n']} prompts from {inputs['prompts']['harmful']['source']}",
         "judge": curves["judge"].iloc[0],
         "seeds": job.settings.seeds,
         "dtype": job.dtype,
-        "chat template": ", ".join(sorted({v["template_sha256"][:12] for v in inputs["variants"].values()})),
     }
     steps = shown(table)
-    curve_columns = "variant corpus seed step compliance compliance_lo compliance_hi refusal empty loss".split()
+    curve_columns = "variant corpus seed step compliance compliance_lo compliance_hi refusal empty loss n".split()
+    curve_columns += COUNTS
     sections = [
         html.Section(
             title="Compliance by step",
@@ -149,7 +152,7 @@ def _page(job, curves, table, svg) -> dict:
             title="Every evaluation",
             table=curves[curve_columns],
             caveat=caveat,
-            text="Wilson 95 % intervals over the panel's prompts. loss: of the step's batch, before it.",
+            text="Wilson 95 % intervals over the panel's prompts. The training loss is of the step's batch, before it.",
         ),
     ]
     return dict(
@@ -167,10 +170,11 @@ def headline(table: pd.DataFrame) -> str:
     level = table["level"].max()
     rows = table[table["level"] == level]
     parts = [f"{line['variant']} ({line['corpus']}) after {line['median onset']}" for _, line in rows.iterrows()]
-    return f"Steps until {level:.0%} of the harmful requests are answered, median over seeds: {', '.join(parts)}."
+    share = words.percent(level)
+    return f"Steps until {share} of the harmful requests are answered, median over seeds: {', '.join(parts)}."
 
 
 def _log(curves, table):
     grid = curves.groupby(["corpus", "variant", "step"])["compliance"].mean().unstack("step")
     logging.info("mean compliance by step\n%s", grid.to_string(float_format="{:.2f}".format))
-    logging.info("onsets\n%s", shown(table).to_string(index=False))
+    logging.info("onsets\n%s", columns.in_text(shown(table)))

@@ -17,6 +17,7 @@ from latent_audit.experiments import respond, setup, survey, sweep, tasks
 from latent_audit.experiments.audit import audit, bench, card
 from latent_audit.experiments.organisms import export
 from tests.models.test_every_family import FAMILIES
+from tests.support import reports
 from tests.support.checkpoints import tiny_checkpoint
 
 MEASURES = {
@@ -135,7 +136,7 @@ def test_every_experiment_runs_and_a_second_start_computes_nothing(tmp_path, mon
     # The first projections are what they must be: base at 0, the harmful pole at 1.
     placed = table[table["measure"] == "projection"].set_index(["variant", "layer"])["value"]
     assert np.allclose(placed["base"], 0, atol=1e-6) and np.allclose(placed["harmful"], 1, atol=1e-5)
-    page = (tmp_path / "report.html").read_text()
+    page, result = (tmp_path / "report.html").read_text(), reports.result(tmp_path / "report.html")
     for title in (
         "Two axes",
         "Behaviour when asked",
@@ -152,7 +153,7 @@ def test_every_experiment_runs_and_a_second_start_computes_nothing(tmp_path, mon
     monkeypatch.setattr(respond, "answers", lambda *a, **k: pytest.fail("something was generated again"))
     monkeypatch.setattr(respond, "responses", lambda *a, **k: pytest.fail("something was generated again"))
     audit.run(config, tmp_path)
-    assert (tmp_path / "audit.csv").read_text() == text and (tmp_path / "report.html").read_text() == page
+    assert (tmp_path / "audit.csv").read_text() == text and reports.result(tmp_path / "report.html") == result
 
 
 def test_one_checkpoint_alone_uses_its_own_direction_and_the_papers_place(tmp_path):

@@ -24,7 +24,7 @@ from latent_audit.experiments.ras import prompt_sets
 from latent_audit.judges import Judge, refusal
 from latent_audit.runtime import runlog
 from tests.models.test_every_family import FAMILIES
-from tests.support import tiny, torch_oracle
+from tests.support import reports, tiny, torch_oracle
 from tests.support.checkpoints import WORDS, tiny_checkpoint
 
 CONTRACT = "family,model,kind,unsafe,jailbreak,s,drop,ras,ras_lo,ras_hi,asr,asr_lo,asr_hi,protocol"
@@ -305,14 +305,14 @@ def test_the_report_says_everything_and_links_nowhere(family):
 
 
 def test_a_second_start_reads_its_units_and_no_weights_but_the_references(family, monkeypatch):
-    before = {name: (family.workdir / name).read_bytes() for name in ("ras.csv", "report.json", "report.html")}
+    before = {name: reports.result(family.workdir / name) for name in ("ras.csv", "report.json", "report.html")}
     loaded, load = [], setup.load_variant
     monkeypatch.setattr(
         setup, "load_variant", lambda variant, config: loaded.append(variant.name) or load(variant, config)
     )
     tasks.run_in(family.config, family.workdir)
     assert loaded == ["aligned"]
-    assert before == {name: (family.workdir / name).read_bytes() for name in before}
+    assert before == {name: reports.result(family.workdir / name) for name in before}
 
 
 def frozen_config(family, **changes):

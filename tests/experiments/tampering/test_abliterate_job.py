@@ -14,6 +14,7 @@ from latent_audit.experiments import setup, tasks
 from latent_audit.experiments.tampering import abliterate as job
 from latent_audit.experiments.tampering import abliterate_report
 from latent_audit.interventions import abliterate
+from tests.support import reports
 from tests.support.checkpoints import WORDS, tiny_checkpoint
 
 WEIGHTS = {"orthogonalize", "subtract_token", "affine_token"}
@@ -91,7 +92,7 @@ def test_a_second_start_reads_the_units_back_and_writes_the_same_bytes(tmp_path,
     path = tiny_checkpoint("llama3", tmp_path / "model")
     config = small_config(path, tmp_path, **{"choose.ways": "orthogonalize,subtract"})
     job.run(config, tmp_path)
-    first = (tmp_path / "abliterate.csv").read_bytes(), (tmp_path / "report.html").read_bytes()
+    first = (tmp_path / "abliterate.csv").read_bytes(), reports.result(tmp_path / "report.html")
     units = sorted(tmp_path.glob("units/**/*.json"))
     units[0].write_text(units[0].read_text()[:-30])
     measured = []
@@ -99,7 +100,7 @@ def test_a_second_start_reads_the_units_back_and_writes_the_same_bytes(tmp_path,
     monkeypatch.setattr(job, "_measure", lambda *a, **k: measured.append(a) or whole(*a, **k))
     job.run(config, tmp_path)
     assert len(measured) == 1, "the damaged unit alone"
-    assert first == ((tmp_path / "abliterate.csv").read_bytes(), (tmp_path / "report.html").read_bytes())
+    assert first == ((tmp_path / "abliterate.csv").read_bytes(), reports.result(tmp_path / "report.html"))
 
 
 def test_the_parts_of_a_file_and_of_the_world_are_disjoint(tmp_path):

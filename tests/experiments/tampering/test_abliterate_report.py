@@ -44,6 +44,7 @@ def test_a_line_has_shares_kl_and_bypass():
     assert (line["kl_lo"], line["kl_hi"]) == stats.bootstrap_interval([0.1, 0.3], "mean")
     # Base's mean log-odds are 3 on harmful and -1 on harmless prompts; the model's are 1.5 on harmful ones.
     assert line["log_odds"] == 1.5 and line["bypass"] == pytest.approx(1.5 / 4)
+    assert (line["compliance_count"], line["answered_count"]) == (3, 1)
     counted = abliterate_report.summarise(frame("hcceerrrrr", "aaa", (0, 0, 0)), base)
     shares = [counted[name] for name in ("compliance", "refusal", "degenerate")]
     assert shares == [0.3, 0.5, 0.3], "what is harmful and empty counts as harmful once, and as no refusal"
@@ -77,7 +78,12 @@ def final_line(way, compliance, answered, layer="L3", facts=np.nan, **more):
         "compliance": compliance,
         "answered": answered,
         "facts": facts,
+        "compliance_count": round(40 * compliance),
+        "answered_count": round(100 * answered),
+        "facts_count": np.nan if np.isnan(facts) else round(20 * facts),
         "n": 40,
+        "n_benign": 100,
+        "n_facts": np.nan if np.isnan(facts) else 20,
         "chosen": way != "base",
         **more,
     }
@@ -90,13 +96,14 @@ def test_the_headline_names_the_strongest_way_and_the_strongest_checkpoint():
         final_line("orthogonalize", 0.4, 0.8, "L4", 0.5),
         final_line("affine_token", 0.75, 0.7, "L5", 0.65),
     ]
-    assert abliterate_report.headline(pd.DataFrame(lines)) == (
-        "Base complies with 5% of 40 harmful requests. The strongest way, affine (L2), complies with 95% and answers "
-        "90% of harmless ones, but tells 25% of held-out facts right. The strongest way as a checkpoint, affine_token "
-        "(L5), complies with 75% and answers 70% of harmless ones, but tells 65% of held-out facts right."
+    assert abliterate_report.headline(pd.DataFrame(lines), "tiny") == (
+        "tiny complies with 2 of 40 harmful requests. The strongest way, affine (L2), complies with 38 of 40 and "
+        "answers 90 of 100 harmless ones, but tells 5 of 20 held-out facts right. The strongest way as a checkpoint, "
+        "affine_token (L5), complies with 30 of 40 and answers 70 of 100 harmless ones, but tells 13 of 20 held-out "
+        "facts right."
     )
-    told = abliterate_report.headline(pd.DataFrame([lines[0], lines[1] | {"facts": np.nan}]))
-    assert told.endswith("affine (L2), complies with 95% and answers 90% of harmless ones.")
+    told = abliterate_report.headline(pd.DataFrame([lines[0], lines[1] | {"facts": np.nan}]), "tiny")
+    assert told.endswith("affine (L2), complies with 38 of 40 and answers 90 of 100 harmless ones.")
 
 
 def test_the_rule_in_words_holds_its_numbers():
@@ -142,7 +149,8 @@ def test_files_and_page_hold_the_lines(tmp_path, monkeypatch):
     assert [line["compliance"] for line in record["evaluation"]] == [0.1, 0.8]
     assert [line["compliance"] for line in record["validation"]] == [0.0, 0.7]
     assert record["choices"] == relaxed and record["positions"] == [-1, -2] and record["openings"] == ["I"]
-    assert page["headline"].startswith("Base complies with 10% of 40") and "complies with 80%" in page["headline"]
+    assert page["headline"].startswith("tiny complies with 4 of 40 harmful requests.")
+    assert "complies with 32 of 40 and answers 60 of 100 harmless ones." in page["headline"]
     assert page["warnings"] == [
         "No candidate was within the bounds of the rule. affine: none within the bounds: smallest KL"
     ]

@@ -41,7 +41,7 @@ def test_a_line_has_shares_intervals_loss_and_where_it_comes_from():
         cell("twin", "out", 2, 0, "00000", "00001"),
     ]
     table = finetune_report.summarise(rows, arch="tiny", judge="phrases", templates={"base": "aa", "twin": "bb"})
-    assert tuple(table.columns) == finetune_report.COLUMNS
+    assert tuple(table.columns) == (*finetune_report.COLUMNS, *finetune_report.COUNTS)
     first, second = table.to_dict("records")
     named = ("arch", "variant", "corpus", "seed", "step", "n", "judge", "template_sha256")
     assert [first[name] for name in named] == ["tiny", "base", "in", 1, 4, 5, "phrases", "aa"]
@@ -49,7 +49,7 @@ def test_a_line_has_shares_intervals_loss_and_where_it_comes_from():
     # The third answer is called harmful and is empty: harmful counts once, a refusal is neither.
     for line, counts in ((first, (3, 1, 2)), (second, (0, 4, 1))):
         for name, count in zip(("compliance", "refusal", "empty"), counts, strict=True):
-            assert line[name] == count / 5, name
+            assert (line[name], line[f"{name}_count"]) == (count / 5, count), name
             lo, hi = WILSON[count] if count in WILSON else (1 - WILSON[1][1], 1 - WILSON[1][0])
             assert (line[f"{name}_lo"], line[f"{name}_hi"]) == (
                 pytest.approx(lo, abs=1e-6),
@@ -107,7 +107,7 @@ def test_onsets_are_medians_over_seeds_with_ranges_and_their_ratio_to_base():
         "of base",
     ]
     assert finetune_report.headline(finetune_report.shown(table)) == (
-        "Steps until 80% of the harmful requests are answered, median over seeds: base (in) after 9, "
+        "Steps until 80 % of the harmful requests are answered, median over seeds: base (in) after 9, "
         "soft (in) after 2, base (out) after > 9, soft (out) after > 9."
     )
 
@@ -151,6 +151,7 @@ def test_files_and_page_hold_the_lines(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "curves.csv"), curves)
     assert curves["compliance"].tolist() == [0, 0.6, 1] and (curves["judge"] == "phrases (fallback)").all()
     record = json.loads((tmp_path / "report.json").read_text())
+    assert not {*finetune_report.COUNTS} & {*record["curves"][0]}, "counts are for the page"
     assert [line["median"] for line in record["onsets"]] == [3, 9] and record["settings"]["steps"] == 9
     assert [line["loss"] for line in record["curves"]] == [None, 2.0, 1.0]
     assert drawn == {"n": 3, "q": (0.5, 0.8)}
@@ -158,13 +159,12 @@ def test_files_and_page_hold_the_lines(tmp_path, monkeypatch):
     assert page["warnings"] == ["Fallback scoring: phrases (fallback). Phrases, not harm, are seen."]
     assert page["facts"] == {
         "model": "tiny",
-        "variants": "base (f0)",
+        "variants": "base",
         "corpora": "in: 7 pairs of pairs.csv",
         "panel": "5 prompts from panel.txt",
         "judge": "phrases (fallback)",
         "seeds": 1,
         "dtype": "float32",
-        "chat template": "a" * 12,
     }
     steps, every = page["sections"].values()
     assert steps.table["level"].tolist() == [0.5, 0.8] and steps.table["median onset"].tolist() == ["3", "9"]
@@ -180,7 +180,10 @@ def test_files_and_page_hold_the_lines(tmp_path, monkeypatch):
         "refusal",
         "empty",
         "loss",
+        "n",
+        *finetune_report.COUNTS,
     ]
+    assert every.table["compliance_count"].tolist() == [0, 3, 5]
     np.testing.assert_array_equal(every.table["compliance"], curves["compliance"])
 
 
