@@ -266,12 +266,6 @@ def test_too_little_address_space_is_said_before_anything_is_imported(limit, fit
             process.check_address_space(limit)
 
 
-def test_the_typed_command_can_be_pasted():
-    assert process.typed(["/x/bin/latent-audit", "lvs", "a b"]) == "latent-audit lvs 'a b'"
-    assert process.typed(["../main.py", "--config.x=(1,)"]) == "python ../main.py '--config.x=(1,)'"
-    assert process.typed(["/x/latent_audit/__main__.py", "ls"]) == "python -m latent_audit ls"
-
-
 def test_the_doctor_names_packages_out_of_bounds():
     there = {"a": "1.5", "b": "3.0"}
     found = doctor.packages(["a>=1,<2", "b>=1,<2", "c>=1"], there.get)

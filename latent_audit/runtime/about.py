@@ -2,50 +2,33 @@
 
 import datetime
 import os
-import pathlib
 import resource
-import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import latent_audit
+from latent_audit.runtime import typed
 
 # The first thing a run imports of what writes its report is imported before its work begins.
 BEGAN = time.time()
-_PROGRAM = "latent-audit"
 _GB = 1e9
 
 
-def describe(
-    *, seed: int | None = None, began: float = BEGAN, now: float | None = None, argv: Sequence[str] | None = None
-) -> dict[str, object]:
+def describe(*, seed: int | None = None, began: float = BEGAN, now: float | None = None) -> dict[str, object]:
     """date, version, command, seed, hardware and minutes of this process, plain values for JSON.
 
-    began, now: seconds since the epoch (now: the clock's); argv: the words of the command as they were typed.
+    began, now: seconds since the epoch (now: the clock's).
     """
     now = time.time() if now is None else now
     return {
         "date": datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": latent_audit.__version__,
-        "command": shlex.join(typed(sys.orig_argv) if argv is None else argv),
+        "command": typed.command(),
         "seed": seed,
         "hardware": hardware(),
         "minutes": round((now - began) / 60, 1),
     }
-
-
-def typed(words: Sequence[str]) -> list[str]:
-    """The words of a command as a user types them: an interpreter by its name, an installed program by its own.
-
-    >>> typed(["/venv/bin/python", "main.py", "--config=a b"]), typed(["/venv/bin/python", "/bin/latent-audit", "lvs"])
-    (['python', 'main.py', '--config=a b'], ['latent-audit', 'lvs'])
-    """
-    if not words:
-        return []
-    if len(words) > 1 and pathlib.Path(words[1]).name == _PROGRAM:
-        return [_PROGRAM, *words[2:]]
-    return [pathlib.Path(words[0]).name, *words[1:]]
 
 
 def hardware() -> dict[str, object]:

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 
 
 def command(arguments: Sequence[str] | None = None) -> str:
-    """What a shell would take to start this run again; arguments: in place of those that were typed."""
+    """What a shell would take to start this run again; arguments: in place of those that were typed.
+
+    Needs nothing but the standard library: it is said of a run that ended before anything large was imported.
+    """
     program, *typed = sys.argv or [""]
     name = pathlib.PurePath(program).name
     if name == "__main__.py":

@@ -106,9 +106,18 @@ def test_units_come_back_exactly_and_damage_is_noticed(tmp_path):
         (["/x/latent_audit/__main__.py", "-workdir=w", "lvs"], "python -m latent_audit lvs --workdir=runs/x-2"),
     ],
 )
-def test_the_command_in_another_workdir(monkeypatch, argv, expected):
+def test_the_command_in_another_workdir_can_be_pasted(monkeypatch, argv, expected):
     monkeypatch.setattr(sys, "argv", argv)
     assert typed.with_workdir("runs/x-2") == expected
+
+
+def test_the_typed_command_can_be_pasted(monkeypatch):
+    for argv, expected in (
+        (["/x/bin/latent-audit", "lvs", "a b"], "latent-audit lvs 'a b'"),
+        (["../main.py", "--config.x=(1,)"], "python ../main.py '--config.x=(1,)'"),
+    ):
+        monkeypatch.setattr(sys, "argv", argv)
+        assert typed.command() == expected
 
 
 def test_the_next_free_workdir(tmp_path):
