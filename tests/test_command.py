@@ -124,7 +124,7 @@ def test_bad_words_are_one_line(typed, words, message):
         ("def get_config(): return {}", "returned dict"),
         ("import ml_collections as m\ndef get_config(): return m.ConfigDict()", "the config has no task"),
         (OK.replace("return lvs.get_config()", "c = lvs.get_config(); c.x = print; return c"), "what no JSON file can"),
-        ("#" * 2**21, "more than 1048576 bytes"),
+        ("#" * 2**21, "more than the 1048576"),
     ],
 )
 def test_whatever_a_config_file_does_is_one_line(text, message, tmp_path):

@@ -24,7 +24,7 @@ PATH = re.compile(r"(?<![\w/.\-*])((?:[\w.\-]+/)*[\w\-]+\.(?:py|md|j2|svg|png|ya
 OURS = re.compile(r"\.(?:py|md|j2)$|^(?:latent_audit|configs|benchmarks|tests|docs|dev|\.github)/")
 FOLDER = re.compile(r"(?<![\w/.\-*])((?:latent_audit|configs|benchmarks|tests|docs|dev)(?:/\w+)*/)(?![\w.*])")
 LINK = re.compile(r"\]\(([^)#:]+)\)")
-MODULE = re.compile(r"(?<![\w./-])((?:benchmarks|tests|latent_audit)(?:\.\w+)+)")
+MODULE = re.compile(r"(?<![\w./-])((?:benchmarks|tests|latent_audit)(?:\.(?!json\b)\w+)+)")
 # "reports.figures" in a docstring; ras.csv is a file of a run.
 IN_ROOM = re.compile(
     r"(?<![\w./`\"'(-])((?:models|data|interventions|judges|metrics|reports|runtime|experiments)\.(?!csv|json)\w+)"
