@@ -59,10 +59,11 @@ def _answer(word: str, given: arguments.Arguments, closed: Collection[int]) -> i
 
         lines, missing = doctor.look()
         return ends.tell(lines, closed) or int(missing)
-    if not rest:
-        raise InputError("give a task: `latent-audit fields TASK [PATTERN]`; `latent-audit ls` lists them")
     from latent_audit.experiments import fields
 
+    if not rest:
+        page = fields.markdown({task: config_files.load(task).config for task in tasks.TASKS})
+        return ends.tell(page.splitlines(), closed)
     loaded = config_files.load(rest[0])
     config_files.set_fields(loaded.config, given.fields)
     lines = fields.lines(loaded.config, *rest[1:])

@@ -13,6 +13,7 @@ usage:
   latent-audit ls                      the tasks, a line each
   latent-audit TASK --help             what a task does, costs and writes
   latent-audit fields TASK [PATTERN]   its fields, their defaults and bounds
+  latent-audit fields                  those of all tasks, as a page
   latent-audit doctor                  what this machine has and lacks
   latent-audit --version
 

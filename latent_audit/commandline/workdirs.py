@@ -1,6 +1,5 @@
 """Which working directory a run has, and whether it may have it; nothing is written here."""
 
-import json
 import os
 import pathlib
 import re
@@ -78,7 +77,6 @@ def _is_checkpoint(place: pathlib.Path) -> bool:
     try:
         if not any(place.glob("*.safetensors")):
             return False
-        config = json.loads((place / "config.json").read_text(encoding="utf-8"))
-        return isinstance(config, dict) and "model_type" in config
-    except (OSError, ValueError, RecursionError):
+        return "model_type" in user_files.read_json("config.json", place / "config.json", kind=dict)
+    except (OSError, InputError):
         return False
