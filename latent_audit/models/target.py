@@ -114,7 +114,7 @@ def _check_parent(where: str, parent: pathlib.Path) -> None:
 
 def _check_ours(where: str, path: pathlib.Path) -> None:
     """InputError unless a directory is empty or holds what its marker lists, unchanged, and nothing else."""
-    entries = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(path))
+    entries = sorted(entry.name + "/" * entry.is_dir(follow_symlinks=False) for entry in os.scandir(path))
     if not entries:
         return
     ours = read_marker(path)
