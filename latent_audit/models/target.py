@@ -20,7 +20,7 @@ from latent_audit.models.headers import listed
 from latent_audit.runtime import files
 from latent_audit.user_files import path_of, read_json
 
-MARKER = "latent_audit.json"
+MARKER = "latent_audit_files.json"
 _VERSION = 1  # Of the marker, not of this package: equal weights give equal directories.
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_MARKER_BYTES = 2**24

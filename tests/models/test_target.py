@@ -29,12 +29,12 @@ def listing(directory):
 
 def test_a_directory_of_ours_is_replaced_whole(tmp_path):
     path = write(tmp_path / "pole", a="1", b="2")
-    assert listing(path) == ["a", "b", "latent_audit.json"] and set(target.read_marker(path)) == {"a", "b"}
+    assert listing(path) == ["a", "b", "latent_audit_files.json"] and set(target.read_marker(path)) == {"a", "b"}
     assert models.check_target(path) == path
     write(path, a="3")
-    assert listing(path) == ["a", "latent_audit.json"] and (path / "a").read_text() == "3"
+    assert listing(path) == ["a", "latent_audit_files.json"] and (path / "a").read_text() == "3"
     (tmp_path / "empty").mkdir()
-    assert listing(write(tmp_path / "empty", c="4")) == ["c", "latent_audit.json"]
+    assert listing(write(tmp_path / "empty", c="4")) == ["c", "latent_audit_files.json"]
     assert sorted(os.listdir(tmp_path)) == ["empty", "pole"]
     # The marker says what is there and nothing of when.
     assert write(tmp_path / "empty", a="3").joinpath(target.MARKER).read_bytes() == (path / target.MARKER).read_bytes()
@@ -144,7 +144,7 @@ def test_a_failure_while_it_is_filled_leaves_the_old_one(tmp_path):
     # Notes that arrive while it is filled are not lost either.
     with pytest.raises(InputError, match="NOTES"), target.replacing(path) as aside:
         (path / "NOTES").write_text("mine")
-    assert listing(path) == ["NOTES", "a", "latent_audit.json"] and os.listdir(tmp_path) == ["pole"]
+    assert listing(path) == ["NOTES", "a", "latent_audit_files.json"] and os.listdir(tmp_path) == ["pole"]
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -153,7 +153,7 @@ def test_the_directory_is_exchanged_also_where_the_file_system_cannot_do_it_at_o
         monkeypatch.setattr(target, "_exchange", lambda one, other: False)
     path = write(tmp_path / "pole", a="1")
     write(path, b="2")
-    assert listing(path) == ["b", "latent_audit.json"] and os.listdir(tmp_path) == ["pole"]
+    assert listing(path) == ["b", "latent_audit_files.json"] and os.listdir(tmp_path) == ["pole"]
 
 
 KILLED = """
@@ -190,7 +190,7 @@ def test_what_another_process_is_filling_stays(tmp_path):
     with target.replacing(path) as theirs:
         write(path, a="ours")
         assert theirs.is_dir()
-    assert listing(path) == ["latent_audit.json"] and os.listdir(tmp_path) == ["pole"]
+    assert listing(path) == ["latent_audit_files.json"] and os.listdir(tmp_path) == ["pole"]
 
 
 def test_a_copy_or_a_moved_directory_is_still_ours(tmp_path):

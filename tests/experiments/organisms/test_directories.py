@@ -206,7 +206,7 @@ def nudge_file(path, **changes):
 
 @pytest.mark.parametrize("edit", ["nudge", "weights", "more weights", "marker", "marker entry", "no marker"])
 def test_a_nudge_that_is_not_recorded_with_these_weights_is_left_out(edit, pole, caplog):
-    marker = json.loads((pole / "latent_audit.json").read_text())
+    marker = json.loads((pole / "latent_audit_files.json").read_text())
     if edit == "nudge":
         nudge_file(pole)
     elif edit == "weights":
@@ -216,12 +216,12 @@ def test_a_nudge_that_is_not_recorded_with_these_weights_is_left_out(edit, pole,
     elif edit == "more weights":
         shutil.copy(pole / "model.safetensors", pole / "model-2.safetensors")
     elif edit == "marker":
-        (pole / "latent_audit.json").write_text("[]")
+        (pole / "latent_audit_files.json").write_text("[]")
     elif edit == "marker entry":
         del marker["files"][export.NUDGE_FILE]
-        (pole / "latent_audit.json").write_text(json.dumps(marker))
+        (pole / "latent_audit_files.json").write_text(json.dumps(marker))
     else:
-        (pole / "latent_audit.json").unlink()
+        (pole / "latent_audit_files.json").unlink()
     with caplog.at_level("WARNING"):
         assert export.load_nudge(pole) is None and export.load_nudge(pole) is None
     assert caplog.text.count("is left out: this tool did not record it") == 1
@@ -287,7 +287,7 @@ def test_adapters_go_through_the_same_door(tmp_path):
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
-        "latent_audit.json",
+        "latent_audit_files.json",
     ]
     (tmp_path / "a" / "NOTES.txt").write_text("mine")
     with pytest.raises(InputError, match="holds NOTES.txt beside"):
