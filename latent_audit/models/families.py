@@ -173,7 +173,7 @@ def config_from_hf(hf: dict) -> ModelConfig:
     fields = family.defaults | given
     _refuse_unsupported(fields)
     layers, width = number(fields, "num_hidden_layers"), number(fields, "hidden_size")
-    heads = number(fields, "num_attention_heads")
+    heads, max_positions = number(fields, "num_attention_heads"), number(fields, "max_position_embeddings")
     kv_heads = heads if fields["num_key_value_heads"] is None else number(fields, "num_key_value_heads")
     head_dim = width // heads if fields["head_dim"] is None else number(fields, "head_dim")
     if heads % kv_heads or head_dim % 2 or head_dim == 0:
@@ -205,7 +205,7 @@ def config_from_hf(hf: dict) -> ModelConfig:
         ropes=_ropes(fields, family),
         rope_of_layer=tuple(int(slides and family.rope_per_type) for slides in sliding),
         windows=tuple(number(fields, "sliding_window") if slides else FULL_ATTENTION for slides in sliding),
-        max_positions=number(fields, "max_position_embeddings"),
+        max_positions=max_positions,
         bos_id=next(iter(token_ids(fields, "bos_token_id")), None),
         eos_ids=token_ids(fields, "eos_token_id"),
         **family.switches,

@@ -20,7 +20,7 @@ from latent_audit.models.headers import listed
 from latent_audit.runtime import files
 from latent_audit.user_files import path_of, read_json
 
-MARKER = "latent_audit.json"
+MARKER = "latent_audit_files.json"
 _VERSION = 1  # Of the marker, not of this package: equal weights give equal directories.
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_MARKER_BYTES = 2**24
@@ -114,7 +114,7 @@ def _check_parent(where: str, parent: pathlib.Path) -> None:
 
 def _check_ours(where: str, path: pathlib.Path) -> None:
     """InputError unless a directory is empty or holds what its marker lists, unchanged, and nothing else."""
-    entries = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(path))
+    entries = sorted(entry.name + "/" * entry.is_dir(follow_symlinks=False) for entry in os.scandir(path))
     if not entries:
         return
     ours = read_marker(path)

@@ -57,6 +57,7 @@ def check_place(directory: str | pathlib.Path, *, field: str) -> pathlib.Path:
     """The directory that checkpoints are to be made in, ~ expanded; InputError where none can be."""
     directory = path_of(field, directory)
     try:
+        directory.is_dir()  # Raises for a name that no file system takes.
         there = directory
         while not os.path.lexists(there) and there != there.parent:
             there = there.parent
