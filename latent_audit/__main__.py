@@ -11,13 +11,13 @@ import resource
 import sys
 
 from latent_audit.commandline import process
-from latent_audit.runtime import ends
+from latent_audit.runtime import ends, typed
 
 
 def main() -> int:
     """Do what sys.argv says and return the exit status; see runtime/ends.py."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    run = ends.Run(command=process.typed(sys.argv))
+    run = ends.Run(command=typed.command())
     try:
         closed = ends.open_streams()
         ends.listen(run)

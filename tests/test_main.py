@@ -210,34 +210,12 @@ def test_first_line_comes_within_five_seconds(tmp_path):
     assert "task lvs" in line and waited < 5
 
 
-def test_changed_config_is_refused_by_field(tmp_path):
-    runlog.prepare_workdir(tmp_path, {"a": {"b": 1, "c": (1, 2)}, "d": None})
-    runlog.prepare_workdir(tmp_path, {"a": {"b": 1, "c": [1, 2]}, "d": None})
-    with pytest.raises(InputError, match=r"a\.b: 1 there, 2 now; e: '\(absent\)' there, 0 now"):
-        runlog.prepare_workdir(tmp_path, {"a": {"b": 2, "c": (1, 2)}, "d": None, "e": 0})
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match="cannot be read"):
-        runlog.prepare_workdir(tmp_path, {})
-
-
 def test_second_run_in_one_workdir_is_refused(tmp_path):
     with runlog.lock(tmp_path):
         with pytest.raises(InputError, match="another run is writing"), runlog.lock(tmp_path):
             pass
     with runlog.lock(tmp_path):
         pass
-
-
-def test_units_come_back_exactly_and_damage_is_noticed(tmp_path):
-    columns = {"x": [0.1, 1e-300, 3.0], "name": ["a", "ü", "c"], "flag": [True, False, True]}
-    assert runlog.load_unit(tmp_path, "base/lvs/L0/p00000") is None
-    runlog.save_unit(tmp_path, "base/lvs/L0/p00000", columns)
-    assert runlog.load_unit(tmp_path, "base/lvs/L0/p00000") == columns
-    path = tmp_path / "units/base/lvs/L0/p00000.json"
-    text = path.read_text()
-    for damaged in (text.replace("0.1", "0.2"), text[:40], "", "[]"):
-        path.write_text(damaged)
-        assert runlog.load_unit(tmp_path, "base/lvs/L0/p00000") is None and not path.exists()
 
 
 def test_full_disk_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
