@@ -255,6 +255,7 @@ def test_the_report_says_everything_and_links_nowhere(family):
     assert record["schema"] == 1 and record["task"] == "ras" and record["protocols"] == ["heldout", "paper"]
     assert set(record) == {
         "schema",
+        "about",
         "task",
         "inputs",
         "protocols",
