@@ -24,23 +24,23 @@ class Field(NamedTuple):
     optional: bool = False
 
 
-def whole(what, least, most, unit="", optional=False):
+def whole(what: str, least: float, most: float, unit: str = "", optional: bool = False) -> Field:
     return Field("whole", what, least, most, unit=unit, optional=optional)
 
 
-def number(what, least, most, unit="", above=False, optional=False):
+def number(what: str, least: float, most: float, unit: str = "", above: bool = False, optional: bool = False) -> Field:
     return Field("number", what, least, most, above, unit=unit, optional=optional)
 
 
-def text(what, *choices):
+def text(what: str, *choices: str) -> Field:
     return Field("text", what, choices=choices)
 
 
-def switch(what, optional=False):
+def switch(what: str, optional: bool = False) -> Field:
     return Field("switch", what, optional=optional)
 
 
-def numbers(what, least, most, unit="", above=False):
+def numbers(what: str, least: float, most: float, unit: str = "", above: bool = False) -> Field:
     return Field("numbers", what, least, most, above, unit=unit)
 
 
