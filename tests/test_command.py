@@ -95,7 +95,6 @@ def test_a_model_goes_where_the_task_has_it(task):
         (["lvs", "--config.attack.budgets=" + "(" * 3000], "expected values in brackets"),
         (["lvs", "--config.judge.kind=\udcff"], "half a surrogate pair"),
         (["lvs\x1b[2J"], r"\x1b"),
-        (["fields"], "give a task"),
         (["fields", "lvs", "no_such"], "no field of lvs"),
         (["ls", "lvs"], "takes nothing of the kind"),
         (["lvs", "--config.distributed=true", "--config.distributed_coordinator=host"], "expected host:port"),
@@ -183,6 +182,7 @@ def test_help_fits_a_terminal_and_its_examples_are_understood(typed, capsys):
         line for line in pages.usage() if line.startswith("  latent-audit ") and "DIR" in line and "[" not in line
     ]
     assert len(examples) >= 2
+    assert typed("fields") == 0 and capsys.readouterr().out.startswith("# Fields")
     assert typed("fields", "lvs", "attack.steps") == 0 and "attack.steps" in capsys.readouterr().out
 
 
