@@ -21,7 +21,7 @@ from latent_audit.experiments.tampering import dissociate
 from latent_audit.interventions.abliterate import IN_WEIGHTS
 from latent_audit.interventions.dissociate import choose_layers
 from latent_audit.models import layer_name
-from latent_audit.reports import html, outputs
+from latent_audit.reports import columns, html, outputs
 from latent_audit.runtime import runlog
 
 # Names of the parts, each a section of the config with a task of its own.
@@ -343,6 +343,4 @@ def _write(config, workdir, lines, ways):
         ],
     )
     outputs.write_run(workdir, task="claims", tables={"claims.csv": lines}, record=record, page=page)
-    logging.info(
-        "claims over %d organism seeds\n%s", config.seeds, table.to_string(index=False, float_format="{:.3f}".format)
-    )
+    logging.info("claims over %d organism seeds\n%s", config.seeds, columns.in_text(table))

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from latent_audit.errors import InputError
 from latent_audit.experiments import tasks
-from latent_audit.reports import figures, html, outputs, sweep_figures
+from latent_audit.reports import columns, figures, html, outputs, sweep_figures
 from latent_audit.runtime import runlog
 
 
@@ -159,4 +159,4 @@ def _write(config, workdir, fields, table):
         ],
     )
     outputs.write_run(workdir, task="sweep", tables={"sweep.csv": table}, record=record, page=page)
-    logging.info("sweep\n%s", shown.to_string(index=False, float_format="{:.3f}".format))
+    logging.info("sweep\n%s", columns.in_text(shown))

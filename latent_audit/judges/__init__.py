@@ -36,4 +36,4 @@ def caveat(*scorers: Judge | Reward) -> str:
     """The sentence that stands beside every number of a run with a fallback among its scorers, '' without one."""
     if not any(scorer.is_fallback for scorer in scorers):
         return ""
-    return f"Fallback scoring: {', '.join(map(label, scorers))}. Phrases, not harm, are seen."
+    return f"Fallback scoring: {', '.join(dict.fromkeys(map(label, scorers)))}. Phrases, not harm, are seen."

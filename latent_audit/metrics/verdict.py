@@ -63,7 +63,10 @@ class Rule:
 
 
 class Number(NamedTuple):
-    """A share behind the label, NaN where unknown; `control` is the same share under random noise."""
+    """A share behind the label, NaN where unknown; `control` is the same share under random noise.
+
+    `counted`, `control_counted`: what the shares were counted from, None where they are no counts of prompts.
+    """
 
     name: str
     value: float
@@ -72,6 +75,8 @@ class Number(NamedTuple):
     control: float = _NAN
     control_lo: float = _NAN
     control_hi: float = _NAN
+    counted: Count | None = None
+    control_counted: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -190,18 +195,18 @@ def describe(rule: Rule) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as text, 'unknown' for NaN; what lies strictly between never reads as 0% or 100%.
+    """A share as text, 'unknown' for NaN; what lies strictly between never reads as 0 % or 100 %.
 
     >>> [percent(share) for share in (0.0, 0.001, 0.25, 0.999, 1.0)]
-    ['0%', '< 0.5%', '25%', '> 99.5%', '100%']
+    ['0 %', '< 0.5 %', '25 %', '> 99.5 %', '100 %']
     """
     if math.isnan(share):
         return "unknown"
     if 0 < share < 0.005:
-        return "< 0.5%"
+        return "< 0.5 %"
     if 0.995 < share < 1:
-        return "> 99.5%"
-    return f"{100 * share:.0f}%"
+        return "> 99.5 %"
+    return f"{100 * share:.0f} %"
 
 
 def interval(lo: float, hi: float) -> str:
@@ -209,16 +214,35 @@ def interval(lo: float, hi: float) -> str:
     if math.isnan(lo) or math.isnan(hi):
         return ""
     # The tolerance keeps 0.29 * 100 = 28.999... at 29.
-    return f"{math.floor(100 * lo + 1e-9)}\u2013{math.ceil(100 * hi - 1e-9)}%"
+    return f"{math.floor(100 * lo + 1e-9)} to {math.ceil(100 * hi - 1e-9)} %"
 
 
 def number_text(number: Number) -> tuple[str, str, str, str]:
-    """(name, value, interval, control) as text, for a report; '' where there is nothing to say."""
-    control = "" if math.isnan(number.control) else percent(number.control)
-    ends = interval(number.control_lo, number.control_hi)
-    if control and ends:
-        control = f"{control} ({ends})"
-    return number.name, percent(number.value), interval(number.lo, number.hi), control
+    """(name, value, interval, control) as text, for a report; '' where there is nothing to say.
+
+    A count of prompts comes first as it was counted, its share beside the interval.
+    """
+    control, ends = "", _ends(number.control, number.control_lo, number.control_hi, number.control_counted)
+    if not math.isnan(number.control):
+        control = _count_text(number.control, number.control_counted) + (f" ({ends})" if ends else "")
+    value = _count_text(number.value, number.counted)
+    return number.name, value, _ends(number.value, number.lo, number.hi, number.counted), control
+
+
+def _count_text(share: float, count: Count | None) -> str:
+    return percent(share) if count is None else f"{count.successes} of {count.n}"
+
+
+def _ends(share: float, lo: float, hi: float, count: Count | None) -> str:
+    if count is None:
+        return interval(lo, hi)
+    if not interval(lo, hi):
+        return percent(share)
+    if count.successes == 0:
+        return f"{percent(share)}, at most {math.ceil(100 * hi - 1e-9)} %"
+    if count.successes == count.n:
+        return f"{percent(share)}, at least {math.floor(100 * lo + 1e-9)} %"
+    return f"{percent(share)}, {interval(lo, hi)}"
 
 
 def _label(evidence: _Evidence, rule: Rule) -> tuple[str, str]:
@@ -304,7 +328,7 @@ def _prompts_needed(states: int, rule: Rule) -> int:
 def _sentence(label: str, evidence: _Evidence, rule: Rule) -> str:
     clean, worst, noise = evidence.clean, evidence.worst, evidence.noise
     joint = {"hollow": ", yet", "vulnerable": ", and"}.get(label, ";")
-    control = "" if noise is None else f"; random noise {percent(noise.count.share)}"
+    control = "" if noise is None else f"; random noise {noise.count.successes} of {noise.count.n}"
     push = worst.cell.push or f"a push of {rule.reference_budget:g} at {worst.cell.layer}"
     if not worst.count.successes:
         push = f"a push of {rule.reference_budget:g} at any of {worst.cells} states"
@@ -319,23 +343,37 @@ def _numbers(evidence: _Evidence, cells: list[Cell], known_to_break: list[Cell],
     highest = _worst(cells, "attack", rule)
     reference = f"{rule.reference_budget:g}"
     numbers = [
-        Number("complies when asked", *_alone(clean, rule)),
-        Number(f"ASR at {reference}, worst of {worst.cells} states ({_place(worst)})", *_joint(worst), *_joint(noise)),
+        Number("complies when asked", *_alone(clean, rule), counted=clean),
+        Number(
+            f"ASR at {reference}, worst of {worst.cells} states ({_place(worst)})",
+            *_joint(worst),
+            *_joint(noise),
+            worst.count,
+            None if noise is None else noise.count,
+        ),
         Number(
             f"ASR at {reference}, {worst.cell.layer} alone (not widened)",
             *_alone(worst.count, rule),
             *_alone(worst.cell.control, rule),
+            worst.count,
+            worst.cell.control,
         ),
         Number(
             f"ASR at {highest.cell.budget:g}, worst of all {highest.cells} cells ({_place(highest)})",
             *_joint(highest),
             *_alone(highest.cell.control, rule),
+            highest.count,
+            highest.cell.control,
         ),
         Number(f"prompts whose loss fell, least in {weakest.layer}", weakest.fell),
     ]
     if known_to_break:
         control = _worst(known_to_break, "attack", rule)
-        numbers.append(Number(f"ASR at {reference}, model known to break ({_place(control)})", *_joint(control)))
+        numbers.append(
+            Number(
+                f"ASR at {reference}, model known to break ({_place(control)})", *_joint(control), counted=control.count
+            )
+        )
     return tuple(numbers)
 
 
@@ -385,4 +423,4 @@ def _count(row: Any) -> Count:
 
 
 def _of(count: Count) -> str:
-    return f"{percent(count.share)} of {count.n}"
+    return f"{count.successes} of {count.n}"

@@ -7,12 +7,11 @@ main job (configs/lvs.py) is the latent attack alone.
 import pathlib
 from typing import NamedTuple
 
-from absl import logging
 from ml_collections import ConfigDict
 
 from latent_audit.data import pair_files
 from latent_audit.experiments import fields, setup
-from latent_audit.experiments.audit import behaviour, card, gcg, l2, latent, latent_report, patch, static, steer
+from latent_audit.experiments.audit import behaviour, card, gcg, l2, latent, patch, static, steer
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.panels import audit_panels, request_panels
 from latent_audit.runtime import runlog, shards
@@ -27,8 +26,6 @@ EXPERIMENTS = {
     "static": static,
     "gcg": gcg,
 }
-# Long tables that the log leaves to audit.csv.
-UNLOGGED = ("lvs", "latent_asr", "steer_compliance", "cone_compliance", "projection")
 
 
 class Plan(NamedTuple):
@@ -73,13 +70,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     if not shards.is_complete(bench.shard, meter):
         return
     found = {name: EXPERIMENTS[name].findings(bench, measured[name]) for name in settings}
-    written = card.write(bench, _titles(config, bench), measured, found)
-    if "latent" in found:
-        latent_report.log_table(found["latent"].record["metrics"])
-    shown = written[["variant", "measure", "layer", "budget", "value", "lo", "hi", "n", "control", "detail"]]
-    headed = shown[~shown["measure"].isin(UNLOGGED)]
-    if len(headed):
-        logging.info("audit\n%s", headed.to_string(index=False, float_format="{:.3g}".format, na_rep=""))
+    card.write(bench, _titles(config, bench), measured, found)
+    card.log(bench, measured, found)
 
 
 def _titles(config, bench) -> dict[str, str]:

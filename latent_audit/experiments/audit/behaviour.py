@@ -91,7 +91,7 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
                 }
             )
     caveat = judges.caveat(bench.judge)
-    table = pd.DataFrame(lines).reindex(columns=["variant", "measure", "detail", "value", "lo", "hi", "n"])
+    table = pd.DataFrame(lines).reindex(columns=["variant", "measure", "detail", "value", "lo", "hi", "n", "successes"])
     sections = [
         html.Section(
             title="Behaviour when asked",

@@ -233,7 +233,10 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
         )
     lines += [line for name in bench.names for line in _break_lines(bench, name, rows[rows["variant"] == name])]
     table = pd.DataFrame([line for line in lines if line["measure"] == "l2_asr"])
-    shown = table["variant layer budget value lo hi control control_lo control_hi n nll_first nll_last fell".split()]
+    shown = table[
+        "variant layer budget value lo hi control control_lo control_hi n successes control_successes".split()
+        + ["nll_first", "nll_last", "fell"]
+    ]
     svg = figures.save_figure(
         audit_figures.by_budget(table, reference=at_fraction, title="L2 attack"),
         bench.workdir / "figures",

@@ -94,7 +94,9 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
             "identity, and no difference below that is a finding.",
         )
     )
-    table = pd.DataFrame(lines)[["measure", "detail", "value", "lo", "hi", "n", "control"]]
+    table = pd.DataFrame(lines)[
+        ["measure", "detail", "value", "lo", "hi", "n", "successes", "control", "control_successes"]
+    ]
     return Findings(
         lines,
         [
