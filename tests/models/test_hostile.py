@@ -236,7 +236,7 @@ def test_an_adapter_is_not_passed_over_in_silence(name, llama):
         ("owner/" + "n" * 5000, None),
         ("owner/name\n", None),
         ("own\u0435r/name", None),
-        ("../../etc", None),
+        ("../../no such place", None),
         ("owner/../name", None),
         ("owner/name", "../../main"),
         ("owner/name", "a b"),
