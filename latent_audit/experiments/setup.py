@@ -369,9 +369,12 @@ def encode_panels(variant: Variant, panels, config: ConfigDict) -> dict[str, cha
 
 def encode(chat: chats.Chat, cfg: models.ModelConfig, panels, config: ConfigDict, *, who: str):
     """encode_panels of a model by its parts; who: its name in the warning of prompts beyond its positions."""
-    encoded = {
-        panel.name: chats.encode_prompts(chat, panel.prompts, max_length=config.prompts.max_tokens) for panel in panels
-    }
+    encoded, most = {}, config.prompts.max_tokens
+    for panel in panels:
+        try:
+            encoded[panel.name] = chats.encode_prompts(chat, panel.prompts, max_length=most)
+        except InputError as error:
+            raise InputError(f"prompts.max_tokens = {most}, panel {panel.name}: {error}") from error
     new = config.generation.max_new_tokens or 0
     longest = max(tokens.tokens.shape[1] for tokens in encoded.values()) + new
     if longest > cfg.max_positions:

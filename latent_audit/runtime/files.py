@@ -38,9 +38,12 @@ def write_bytes(path: str | pathlib.Path, data: bytes) -> None:
             # mkstemp creates private files; results are meant to be shared like any other file.
             os.chmod(aside, 0o644)
             os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         if os.path.exists(aside):
             os.unlink(aside)
+        if isinstance(error, OSError) and error.filename is None:
+            # A full disk does not say which file it had no room for.
+            error.filename = str(path)
         raise
 
 
