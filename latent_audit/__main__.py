@@ -17,6 +17,8 @@ from latent_audit.runtime import ends, typed
 def main() -> int:
     """Do what sys.argv says and return the exit status; see runtime/ends.py."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # transformers says at every start that torch is absent, which is so by design.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     run = ends.Run(command=typed.command())
     try:
         closed = ends.open_streams()
