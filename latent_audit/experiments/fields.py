@@ -2,11 +2,12 @@
 
 import difflib
 import fnmatch
-import math
 from collections.abc import Iterable, Iterator, Mapping
 
+import numpy as np
+
 from latent_audit.errors import InputError
-from latent_audit.field_table import FIELDS, HOLDS, TASK, Field
+from latent_audit.field_table import FIELDS, HOLDS, LETTERS, TASK, VALUES, Field
 from latent_audit.user_files import check_text
 
 TYPES = {
@@ -66,6 +67,8 @@ def check_value(name: str, value: object, field: Field) -> None:
     if field.kind in ("numbers", "texts"):
         if not isinstance(value, list | tuple):
             raise InputError(f"{name} = {value!r:.200}, expected {expected(field)}")
+        if len(value) > VALUES:
+            raise InputError(f"{name} holds {len(value)} values, expected at most {VALUES}")
         for item in value:
             if not _fits(item, field, field.kind[:-1]):
                 raise InputError(f"{name} holds {item!r:.200}, expected {expected(field)}")
@@ -75,7 +78,9 @@ def check_value(name: str, value: object, field: Field) -> None:
     if not _fits(value, field, field.kind):
         raise InputError(f"{name} = {value!r:.200}, expected {expected(field)}")
     if field.kind == "text":
-        check_text(name, value, lines=False)
+        letters, most = len(check_text(name, value, lines=False)), LETTERS if field.most is None else int(field.most)
+        if letters > most:
+            raise InputError(f"{name} has {letters} letters, expected at most {most}: {value!r:.80} ...")
 
 
 def _fits(value: object, field: Field, kind: str) -> bool:
@@ -86,8 +91,10 @@ def _fits(value: object, field: Field, kind: str) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if kind == "whole" else int | float):
         return False
     # The order matters: a whole number of a thousand digits is compared, never made a float.
-    above = value > field.least if field.above else value >= field.least
-    return bool(above and value <= field.most) and math.isfinite(value)
+    if not field.least <= value <= field.most:
+        return False
+    # Computed in float32, where a number below the least normal one is 0.
+    return not field.above or value >= field.least + float(np.finfo(np.float32).tiny)
 
 
 def expected(field: Field) -> str:

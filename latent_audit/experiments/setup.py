@@ -22,7 +22,7 @@ from latent_audit.experiments import respond, scorers
 from latent_audit.experiments.organisms import poles, train
 from latent_audit.experiments.panels import Panel
 from latent_audit.judges import Judge, Reward
-from latent_audit.models import sharding
+from latent_audit.models import batching, sharding
 from latent_audit.runtime import mesh, processes, runlog
 
 # What variants of one model must have in common.
@@ -173,6 +173,8 @@ def prepare(
 def make_job(config, workdir, *, world, subject: Subject, cfg, panels, tokens, judge, reward, inputs) -> Job:
     """A Job of parts that are checked already, with the fields that all tasks have."""
     by_name = {variant.name: variant for variant in subject.variants}
+    longest = max((len(panel.prompts) for panel in panels.values()), default=1)
+    at_a_time = batching.rows_at_a_time(config.prompt_batch, longest)
     fixed = config.generation.max_new_tokens
 
     def new_tokens(paper: int) -> int:
@@ -188,7 +190,7 @@ def make_job(config, workdir, *, world, subject: Subject, cfg, panels, tokens, j
         judge=judge,
         reward=reward,
         inputs=inputs,
-        batches=Batches(config.prompt_batch, config.layer_batch, config.get("rows", config.prompt_batch)),
+        batches=Batches(at_a_time, config.layer_batch, config.get("rows", config.prompt_batch)),
         seed=config.seed,
         save=config.generation.save,
         shard=config.get("shard", ""),
@@ -369,9 +371,12 @@ def encode_panels(variant: Variant, panels, config: ConfigDict) -> dict[str, cha
 
 def encode(chat: chats.Chat, cfg: models.ModelConfig, panels, config: ConfigDict, *, who: str):
     """encode_panels of a model by its parts; who: its name in the warning of prompts beyond its positions."""
-    encoded = {
-        panel.name: chats.encode_prompts(chat, panel.prompts, max_length=config.prompts.max_tokens) for panel in panels
-    }
+    encoded = {}
+    for panel in panels:
+        try:
+            encoded[panel.name] = chats.encode_prompts(chat, panel.prompts, max_length=config.prompts.max_tokens)
+        except InputError as error:
+            raise InputError(f"prompts.max_tokens = {config.prompts.max_tokens}, panel {panel.name}: {error}") from error
     new = config.generation.max_new_tokens or 0
     longest = max(tokens.tokens.shape[1] for tokens in encoded.values()) + new
     if longest > cfg.max_positions:
