@@ -85,7 +85,7 @@ def _do(config, given: arguments.Arguments, state: ends.Run, closed: Collection[
     # A library that joins processes takes signals for itself.
     ends.listen_again()
     start.start_jax(workdir, config.model.dtype)
-    plan = tasks.check(config)
+    plan = tasks.check(config, workdir)
     if given.dry_run:
         return ends.tell([*tasks.outline(config, workdir), "dry run: all checks passed, nothing was written"], closed)
     state.workdir = workdir

@@ -1,7 +1,9 @@
 """Checks of config fields by the one table of them (field_table.py), before any compute, and the table as text."""
 
+import contextlib
 import difflib
 import fnmatch
+import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -10,6 +12,8 @@ from latent_audit.errors import InputError
 from latent_audit.field_table import FIELDS, HOLDS, LETTERS, TASK, VALUES, Field
 from latent_audit.user_files import check_text
 
+# Ours: the order in which a training sees its rows is drawn before it begins, and held.
+MOST_ROWS = 10**8
 TYPES = {
     "whole": "a whole number",
     "number": "a finite number",
@@ -114,6 +118,15 @@ def _plain(bound: float) -> str:
     return str(int(bound)) if bound == int(bound) else f"{bound:g}"
 
 
+@contextlib.contextmanager
+def named(what: str) -> Iterator[None]:
+    """Begin the InputErrors of what is inside, which knows no config, with the field or the part that they are of."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
+
+
 def lines(config, pattern: str = "") -> list[str]:
     """Every field of a config as lines of text: name, default, what it takes, what it is.
 
@@ -167,6 +180,15 @@ def names(field: str, text: str, known: Iterable[str]) -> tuple[str, ...]:
     if not named or any(name not in known for name in named):
         raise InputError(f"{field} = {text!r}, expected some of {', '.join(known)}")
     return named
+
+
+def check_rows(counts: Mapping[str, int]) -> None:
+    """InputError where the rows of a whole training, the product of these fields, are more than can be drawn."""
+    if math.prod(counts.values()) > MOST_ROWS:
+        raise InputError(
+            f"{' times '.join(f'{name} = {count}' for name, count in counts.items())} rows are drawn for a training, "
+            f"at most {MOST_ROWS}"
+        )
 
 
 def check_batches(config, *more: str) -> None:

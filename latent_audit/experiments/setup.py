@@ -18,7 +18,7 @@ from latent_audit import models
 from latent_audit.data import chats, world_rules
 from latent_audit.data.world_tokenizer import build_tokenizer
 from latent_audit.errors import InputError
-from latent_audit.experiments import respond, scorers
+from latent_audit.experiments import fields, respond, scorers
 from latent_audit.experiments.organisms import poles, train
 from latent_audit.experiments.panels import Panel
 from latent_audit.judges import Judge, Reward
@@ -26,7 +26,7 @@ from latent_audit.models import batching, sharding
 from latent_audit.runtime import mesh, processes, runlog
 
 # What variants of one model must have in common.
-SHAPE = ("num_layers", "embed_dim", "vocab_size", "num_heads", "num_kv_heads", "head_dim", "mlp_dim")
+SHAPE = ("family", "num_layers", "embed_dim", "vocab_size", "num_heads", "num_kv_heads", "head_dim", "mlp_dim")
 # The longest answer of the organism has 28 tokens; what goes on beyond these is no answer.
 ORGANISM_TOKENS = 40
 
@@ -210,8 +210,10 @@ def checkpoint_subject(config: ConfigDict, names: tuple[str, ...]) -> Subject:
     paths = {"base": config.model.path} | dict(parse_variants(config.model.variants))
     variants = []
     for name in names:
-        directory = models.resolve(paths[name], revision=(config.model.revision or None) if name == "base" else None)
-        sharding.check(models.check(directory).cfg)
+        revision = (config.model.revision or None) if name == "base" else None
+        with fields.named("model.path" if name == "base" else f"model.variants: {name}"):
+            directory = models.resolve(paths[name], revision=revision)
+            sharding.check(models.check(directory).cfg)
         variants.append(Variant(name, directory))
     return Subject(config.model.name or pathlib.PurePath(config.model.path).name, tuple(variants))
 
@@ -373,10 +375,8 @@ def encode(chat: chats.Chat, cfg: models.ModelConfig, panels, config: ConfigDict
     """encode_panels of a model by its parts; who: its name in the warning of prompts beyond its positions."""
     encoded = {}
     for panel in panels:
-        try:
+        with fields.named(f"prompts.max_tokens = {config.prompts.max_tokens}, panel {panel.name}"):
             encoded[panel.name] = chats.encode_prompts(chat, panel.prompts, max_length=config.prompts.max_tokens)
-        except InputError as error:
-            raise InputError(f"prompts.max_tokens = {config.prompts.max_tokens}, panel {panel.name}: {error}") from error
     new = config.generation.max_new_tokens or 0
     longest = max(tokens.tokens.shape[1] for tokens in encoded.values()) + new
     if longest > cfg.max_positions:

@@ -5,7 +5,7 @@ import pathlib
 from typing import NamedTuple
 
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields
+from latent_audit.experiments import fields, places
 from latent_audit.runtime import runlog, shards
 
 
@@ -51,15 +51,19 @@ def check_fields(config) -> None:
         raise InputError(f"shard = {shard!r}, but the units of task {task!r} cannot be split; those of {shardable} can")
 
 
-def check(config):
+def check(config, workdir: pathlib.Path | None = None):
     """Everything that can be wrong with a run, before anything is trained, loaded or written; raises InputError.
 
     Every checkpoint is looked at, every prompt tokenised, every point of a sweep, model of a survey and part of the
     claims checked as its own task. Returns what the task's run takes as its plan.
+
+    workdir: where it will run, None where that is not known yet.
     """
     from latent_audit.runtime import mesh
 
     check_fields(config)
+    if workdir is not None:
+        places.check(config, workdir)
     with mesh.use(config.get("mesh")):
         return getattr(_module(config), TASKS[config.task].check)(config)
 
@@ -113,7 +117,7 @@ def run_in(config, workdir: pathlib.Path) -> pathlib.Path:
 
     Returns the workdir.
     """
-    plan = check(config)
+    plan = check(config, workdir)
     workdir = runlog.prepare_workdir(workdir, config.to_dict())
     run(config, workdir, plan)
     return workdir

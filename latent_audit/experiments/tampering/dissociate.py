@@ -47,9 +47,9 @@ def check(config: ConfigDict) -> Plan:
     world = setup.world_of(config)
     fields.check_batches(config)
     if kinds.HARMFUL not in setup.variant_names(config):
+        how = "model.variants=harmful=DIR, made with configs/finetune.py (finetune.preset=pole)"
         raise InputError(
-            "a construction needs the harmful pole: give model.variants=harmful=DIR, made with "
-            "configs/finetune.py (finetune.preset=pole)"
+            "a construction needs the harmful pole: give " + (how if world is None else "organism.poles=base,harmful")
         )
     panels = request_panels(config, world)
     texts = _training_texts(config, panels) if world is None else None
@@ -116,7 +116,10 @@ def make_recipe(config: ConfigDict, *, is_organism: bool, num_layers: int) -> co
     }
     weights = dataclasses.replace(preset.weights, **changed["weights"])
     recipe = dataclasses.replace(preset, seed=config.seed, weights=weights, **changed["recipe"])
-    dissociate.choose_layers(num_layers, nudge_layer=recipe.nudge_layer)
+    with fields.named("construct.recipe"):
+        dissociate.choose_layers(num_layers, nudge_layer=recipe.nudge_layer)
+    rows = {"steps": recipe.steps, "accumulate": recipe.accumulate, "micro_batch": recipe.micro_batch}
+    fields.check_rows({f"construct.recipe.{name}": value for name, value in rows.items()})
     return recipe
 
 
@@ -149,10 +152,12 @@ def _training_texts(config, panels):
 
 def _check_lengths(config, chat, pairs, selection, benign) -> None:
     """InputError for training texts that are too long, found by encoding them as the construction will."""
-    chats.encode_prompts(chat, benign.prompts, max_length=config.construct.max_tokens)
-    chats.encode_prompts(chat, selection.prompts, max_length=config.prompts.max_tokens)
     harmful = list(zip(pairs.prompts, pairs.refusals, pairs.responses, strict=True))
-    construct.make_rows(chat, harmful, [(benign.prompts[0], "Yes.")], max_tokens=config.construct.max_tokens)
+    with fields.named(f"prompts.max_tokens = {config.prompts.max_tokens}, construct.selection"):
+        chats.encode_prompts(chat, selection.prompts, max_length=config.prompts.max_tokens)
+    with fields.named(f"construct.max_tokens = {config.construct.max_tokens}"):
+        chats.encode_prompts(chat, benign.prompts, max_length=config.construct.max_tokens)
+        construct.make_rows(chat, harmful, [(benign.prompts[0], "Yes.")], max_tokens=config.construct.max_tokens)
 
 
 def _training_data(config, job, base, texts) -> tuple[construct.Rows, construct.Panel]:
