@@ -4,13 +4,14 @@ import contextlib
 import difflib
 import fnmatch
 import math
+import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
 from latent_audit.errors import InputError
 from latent_audit.field_table import FIELDS, HOLDS, LETTERS, TASK, VALUES, Field
-from latent_audit.user_files import check_text
+from latent_audit.user_files import check_text, path_of
 
 # Ours: the order in which a training sees its rows is drawn before it begins, and held.
 MOST_ROWS = 10**8
@@ -197,3 +198,28 @@ def check_batches(config, *more: str) -> None:
     for field in ("prompt_batch", *more):
         if config[field] % data:
             raise InputError(f"{field} = {config[field]}, expected a multiple of mesh.data = {data}")
+
+
+def check_places(config, workdir: pathlib.Path) -> None:
+    """InputError where an export would replace the workdir or an organism, or a workdir lies in what is built."""
+    workdir, built = workdir.absolute(), {}
+    for section in ("organism", "zoo"):
+        given = config.get(section, {}).get("directory", "")
+        if given and not config.get("model", {}).get("path"):
+            field = f"{section}.directory"
+            built[field] = path_of(field, given).absolute()
+            _refuse_inside("--workdir", workdir, field, built[field])
+    export = config.get("finetune", {}).get("export", "")
+    if not export:
+        return
+    target = path_of("finetune.export", export).absolute()
+    for field, place in (built or {"the organism": workdir / "organism"}).items():
+        _refuse_inside("finetune.export", target, field, place)
+    for field, place in ({"--workdir": workdir} | built).items():
+        _refuse_inside(field, place, "finetune.export", target)
+
+
+def _refuse_inside(field: str, inner: pathlib.Path, other: str, outer: pathlib.Path) -> None:
+    if inner.resolve().is_relative_to(outer.resolve()):
+        where = "is" if inner.resolve() == outer.resolve() else "lies inside of"
+        raise InputError(f"{field} = {inner} {where} {other} = {outer}; give each a directory of its own")

@@ -5,7 +5,7 @@ import pathlib
 from typing import NamedTuple
 
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, places
+from latent_audit.experiments import fields
 from latent_audit.runtime import runlog, shards
 
 
@@ -13,23 +13,25 @@ class Task(NamedTuple):
     """A row of TASKS.
 
     module: below latent_audit.experiments; table: the CSV that a sweep or a survey combines, "" for these themselves;
-    shardable: whether independent jobs can share its units (config.shard); function, check: of the module, what is run
-    and what looks at everything before.
+    columns: the module whose COLUMNS are those of the table, "" where they depend on the run; shardable: whether
+    independent jobs can share its units (config.shard); function, check: of the module, what is run and what looks at
+    everything before.
     """
 
     module: str
     table: str = ""
+    columns: str = ""
     shardable: bool = False
     function: str = "run"
     check: str = "check"
 
 
 TASKS = {
-    "lvs": Task("audit.audit", "metrics.csv", shardable=True),
-    "audit": Task("audit.audit", "audit.csv", shardable=True),
-    "finetune": Task("tampering.finetune", "curves.csv", shardable=True),
-    "dissociate": Task("tampering.dissociate", "dissociate.csv"),
-    "abliterate": Task("tampering.abliterate", "abliterate.csv"),
+    "lvs": Task("audit.audit", "metrics.csv", "audit.latent_report", shardable=True),
+    "audit": Task("audit.audit", "audit.csv", "audit.card", shardable=True),
+    "finetune": Task("tampering.finetune", "curves.csv", "tampering.finetune_report", shardable=True),
+    "dissociate": Task("tampering.dissociate", "dissociate.csv", "tampering.dissociate"),
+    "abliterate": Task("tampering.abliterate", "abliterate.csv", "tampering.abliterate_report"),
     "ras": Task("ras.ras", "ras.csv"),
     "ras_regression": Task("ras.frozen", "ras.csv", function="regress", check="check_regression"),
     "survey": Task("survey"),
@@ -63,9 +65,15 @@ def check(config, workdir: pathlib.Path | None = None):
 
     check_fields(config)
     if workdir is not None:
-        places.check(config, workdir)
+        fields.check_places(config, workdir)
     with mesh.use(config.get("mesh")):
         return getattr(_module(config), TASKS[config.task].check)(config)
+
+
+def columns(task: str) -> tuple[str, ...]:
+    """Columns of the table that a task writes and a sweep combines; none where they depend on the run."""
+    named = TASKS[task].columns
+    return importlib.import_module(f"{__package__}.{named}").COLUMNS if named else ()
 
 
 def run(config, workdir: pathlib.Path, plan=None) -> int:

@@ -38,9 +38,12 @@ def write_bytes(path: str | pathlib.Path, data: bytes) -> None:
             # mkstemp creates private files; results are meant to be shared like any other file.
             os.chmod(aside, 0o644)
             os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         if os.path.exists(aside):
             os.unlink(aside)
+        if isinstance(error, OSError):
+            # Of the file that was to be, not of the one beside it.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -115,8 +115,35 @@ def test_a_later_point_of_a_sweep_is_checked_before_the_first():
     swept = config("sweep", fields="{'attack.layers': ['L0', 'L99']}")
     with pytest.raises(InputError, match="point layers=L99: attack.layers names 'L99'"):
         tasks.check(swept)
-    with pytest.raises(InputError, match="where = 'a ==' is no query"):
-        tasks.check(config("sweep", where="a =="))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"where": "a =="}, "where = 'a ==' is no query"),
+        ({"where": "nobody > 1"}, "where = 'nobody > 1' is no query .*'nobody' is not defined"),
+        ({"where": "n > @config"}, "is no query"),
+        ({"where": "(" * 3000}, "is no query"),
+        ({"plot": "nobody"}, "plot = 'nobody', expected one of arch, variant"),
+        ({"fields": "{[1]: 2}"}, "is no Python dict"),
+        ({"fields": "(" * 9000}, "is no Python dict"),
+        ({"fields": "{'task': ['audit']}"}, "fields names 'task'"),
+        ({"fields": f"{{'attack.steps': {[*range(1, 40)]}, 'seed': {[*range(40)]}}}"}, "fields gives 1560 points"),
+    ],
+)
+def test_what_a_sweep_runs_and_shows_is_checked_before_its_first_point(changes, message, monkeypatch):
+    monkeypatch.setattr(sweep, "configure", lambda *a: pytest.fail("a point was looked at"))
+    with pytest.raises(InputError, match=message):
+        tasks.check(config("sweep", **changes))
+
+
+def test_a_column_of_the_field_itself_can_be_asked_for():
+    sweep.check_figure(config("sweep", where="`attack.steps` > 3 and n > 1"), {"attack.steps": [1, 5]})
+
+
+def test_prompts_under_the_nudge_are_asked_for_before_the_first_seed_of_the_claims():
+    with pytest.raises(InputError, match="nudged_prompts: prompts.harmful_count: 1000000"):
+        tasks.check(config("claims", nudged_prompts=10**6))
 
 
 def test_names_of_points_stay_inside_the_workdir_and_apart():

@@ -32,6 +32,7 @@ PRESETS = {"paper": construct.PAPER, "organism": construct.ORGANISM}
 CONDITIONS = ("clean", "nudged", "half nudge", "random direction")
 BENIGN = ("benign answered", "clean")
 PAPER_TOKENS = 128
+COLUMNS = ("variant", "measure", "condition", "value", "lo", "hi", "n")
 
 
 class Plan(NamedTuple):
@@ -231,17 +232,8 @@ def lines_of(variant: str, hits: Mapping[tuple[str, str], np.ndarray]) -> list[d
     lines = []
     for (measure, condition), values in hits.items():
         lo, hi = stats.wilson_interval(int(np.sum(values)), len(values))
-        lines.append(
-            {
-                "variant": variant,
-                "measure": measure,
-                "condition": condition,
-                "value": float(np.mean(values)),
-                "lo": lo,
-                "hi": hi,
-                "n": len(values),
-            }
-        )
+        line = (variant, measure, condition, float(np.mean(values)), lo, hi, len(values))
+        lines.append(dict(zip(COLUMNS, line, strict=True)))
     return lines
 
 
