@@ -6,9 +6,15 @@ by this table, `latent-audit fields TASK` and docs/fields.md show it.
 
 from typing import NamedTuple
 
+# Bounds that several fields share. Ours: what no run can mean, and what numpy, jax and a machine's memory can take.
+SEED, COUNT, BATCH, STEPS, TOKENS, LENGTH = 2**31 - 1, 10**6, 10**4, 10**6, 32768, 1e3
+# Of a text, of a name or a phrase in it, and values of a list.
+LETTERS, WORDS, VALUES = 10**5, 1000, 100
+
 
 class Field(NamedTuple):
-    """A row. kind: whole, number, text, switch, wholes, numbers or texts; least, most: bounds of each number.
+    """A row. kind: whole, number, text, switch, wholes, numbers or texts; least, most: bounds of each number; most of
+    a text: its letters.
 
     above: whether `least` itself is too small; choices: of a text, () for any; unit: of a number; optional: whether
     None may stand for "as usual".
@@ -32,8 +38,8 @@ def number(what: str, least: float, most: float, unit: str = "", above: bool = F
     return Field("number", what, least, most, above, unit=unit, optional=optional)
 
 
-def text(what: str, *choices: str) -> Field:
-    return Field("text", what, choices=choices)
+def text(what: str, *choices: str, most: int = LETTERS) -> Field:
+    return Field("text", what, most=most, choices=choices)
 
 
 def switch(what: str, optional: bool = False) -> Field:
@@ -49,8 +55,6 @@ def under(section: str, **fields: Field) -> dict[str, Field]:
     return {f"{section}.{name}": field for name, field in fields.items()}
 
 
-# Bounds that several fields share. Ours: what no run can mean, and what numpy, jax and a machine's memory can take.
-SEED, COUNT, BATCH, STEPS, TOKENS, LENGTH = 2**31 - 1, 10**6, 10**4, 10**6, 32768, 1e3
 DTYPES = ("float32", "bfloat16")
 PATH = "a directory, or a Hugging Face hub id"
 SOURCE = "a CSV, TSV, JSON, JSONL, TXT or Parquet file, hub:owner/name, or builtin:NAME"
@@ -65,7 +69,7 @@ MODEL = {
         "model",
         path=text(f"the checkpoint: {PATH}; empty: the embedded organism, trained on the spot"),
         revision=text("branch, tag or commit of a hub id; empty: its main branch"),
-        name=text("how it is called in tables; empty: the last part of its path"),
+        name=text("how it is called in tables; empty: the last part of its path", most=WORDS),
         variants=text("further poles of the same model: dissociated=DIR,harmful=DIR"),
         dtype=_MODEL_DTYPE,
     ),
@@ -81,7 +85,7 @@ MODEL = {
         "chat",
         preset=text("the checkpoint's own template, or the family's bare markers", "default", "paper"),
         template_file=text("a Jinja file to use instead of the checkpoint's template"),
-        date=text("what templates that print today's date are told, such as 26 Jul 2024"),
+        date=text("what templates that print today's date are told, such as 26 Jul 2024", most=WORDS),
         thinking=switch("what templates with a thinking switch are told; None: their own default", optional=True),
     ),
     **under(
@@ -142,7 +146,7 @@ ATTACK = {
         skip_first_token=switch("leave each prompt's first token out of the scale"),
         steps=whole("gradient steps of the search", 1, STEPS, "steps"),
         step_fraction=number("length of a step", 0, LENGTH, "share of the budget", above=True),
-        target=text("the opening that the search makes likely"),
+        target=text("the opening that the search makes likely", most=WORDS),
         controls=switch("uniform noise under the same bound, and noise of the same length"),
     ),
     **under(

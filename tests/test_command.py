@@ -24,7 +24,7 @@ def typed(monkeypatch, tmp_path):
     for name in ("start_logging", "join_processes"):
         monkeypatch.setattr(start, name, lambda *a: None)
     monkeypatch.setattr(start, "start_jax", lambda *a: None)
-    monkeypatch.setattr(tasks, "check", lambda config: None)
+    monkeypatch.setattr(tasks, "check", lambda config, workdir: None)
     monkeypatch.setattr(runlog, "prepare_workdir", lambda *a: pytest.fail("written"))
     monkeypatch.setattr(
         tasks, "outline", lambda config, workdir: [f"{config.task} {workdir.as_posix()}", config.to_json_best_effort()]
@@ -76,6 +76,7 @@ def test_a_model_goes_where_the_task_has_it(task):
         (["--config="], "--config is empty"),
         (["lvs", "--workdir"], "--workdir is empty"),
         (["lvs", "--workdir=~nosuchuser/x"], "give the whole path"),
+        (["lvs", "--workdir=a\nb"], "--workdir holds a control character"),
         (["lvs", "--wrkdir=x"], "did you mean --workdir"),
         (["lvs", "--dry-run=1"], "takes no value"),
         (["lvs", "--workdir=a", "--workdir=b"], "--workdir is given twice"),

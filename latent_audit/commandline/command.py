@@ -85,7 +85,7 @@ def _do(config, given: arguments.Arguments, state: ends.Run, closed: Collection[
     # A library that joins processes takes signals for itself.
     ends.listen_again()
     start.start_jax(workdir, config.model.dtype)
-    plan = tasks.check(config)
+    plan = tasks.check(config, workdir)
     if given.dry_run:
         return ends.tell([*tasks.outline(config, workdir), "dry run: all checks passed, nothing was written"], closed)
     state.workdir = workdir
@@ -100,5 +100,6 @@ def _do(config, given: arguments.Arguments, state: ends.Run, closed: Collection[
 def workdir_of(config, typed: str | None) -> pathlib.Path:  # type: ignore[no-untyped-def]
     """The working directory that was typed, or the default of a task and its models."""
     if typed is not None:
-        return user_files.path_of("--workdir", typed)
+        # Its name stands in lines of the log, in tables and commands.
+        return user_files.path_of("--workdir", user_files.check_text("--workdir", typed, lines=False))
     return workdirs.default(config.get("name") or config.task, config_files.models_of(config))

@@ -13,8 +13,7 @@ import pandas as pd
 from absl import logging
 from ml_collections import ConfigDict
 
-from latent_audit.errors import InputError
-from latent_audit.experiments import setup, tasks
+from latent_audit.experiments import fields, setup, tasks
 from latent_audit.experiments.organisms import export, kinds, train
 from latent_audit.experiments.panels import request_panels
 from latent_audit.experiments.tampering import dissociate
@@ -84,10 +83,13 @@ CLAIMS = (
 def check(config: ConfigDict) -> None:
     """Every part as its own task checks it; InputError names the part, the field, the value and the rule."""
     for name in PARTS:
-        try:
-            tasks.check(_own_config(config, name, pathlib.Path("claims"), seed=0))
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from error
+        own = _own_config(config, name, pathlib.Path("claims"), seed=0)
+        with fields.named(name):
+            tasks.check(own)
+        if name == "lvs":
+            with fields.named("nudged_prompts"):
+                nudged = _nudged_config(own, config.nudged_prompts)
+                request_panels(nudged, setup.world_of(nudged))
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, plan: None = None) -> None:
@@ -140,11 +142,16 @@ def _own_config(config, name, workdir, seed):
     return own
 
 
-def _nudged(config: ConfigDict, workdir: pathlib.Path, count: int) -> pd.DataFrame:
-    """Lines of dissociate.measure for every pole of the organism; one unit of work."""
+def _nudged_config(config: ConfigDict, count: int) -> ConfigDict:
     config = config.copy_and_resolve_references()
     config.prompts.harmful_count = config.prompts.benign_count = count
     config.prompt_batch = min(count, 96)
+    return config
+
+
+def _nudged(config: ConfigDict, workdir: pathlib.Path, count: int) -> pd.DataFrame:
+    """Lines of dissociate.measure for every pole of the organism; one unit of work."""
+    config = _nudged_config(config, count)
     own = workdir / "nudged"
     own.mkdir(exist_ok=True)
 

@@ -1,14 +1,20 @@
 """Checks of config fields by the one table of them (field_table.py), before any compute, and the table as text."""
 
+import contextlib
 import difflib
 import fnmatch
 import math
+import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 
-from latent_audit.errors import InputError
-from latent_audit.field_table import FIELDS, HOLDS, TASK, Field
-from latent_audit.user_files import check_text
+import numpy as np
 
+from latent_audit.errors import InputError
+from latent_audit.field_table import FIELDS, HOLDS, LETTERS, TASK, VALUES, Field
+from latent_audit.user_files import check_text, path_of
+
+# Ours: the order in which a training sees its rows is drawn before it begins, and held.
+MOST_ROWS = 10**8
 TYPES = {
     "whole": "a whole number",
     "number": "a finite number",
@@ -66,6 +72,8 @@ def check_value(name: str, value: object, field: Field) -> None:
     if field.kind in ("numbers", "texts"):
         if not isinstance(value, list | tuple):
             raise InputError(f"{name} = {value!r:.200}, expected {expected(field)}")
+        if len(value) > VALUES:
+            raise InputError(f"{name} holds {len(value)} values, expected at most {VALUES}")
         for item in value:
             if not _fits(item, field, field.kind[:-1]):
                 raise InputError(f"{name} holds {item!r:.200}, expected {expected(field)}")
@@ -75,7 +83,9 @@ def check_value(name: str, value: object, field: Field) -> None:
     if not _fits(value, field, field.kind):
         raise InputError(f"{name} = {value!r:.200}, expected {expected(field)}")
     if field.kind == "text":
-        check_text(name, value, lines=False)
+        letters, most = len(check_text(name, value, lines=False)), LETTERS if field.most is None else int(field.most)
+        if letters > most:
+            raise InputError(f"{name} has {letters} letters, expected at most {most}: {value!r:.80} ...")
 
 
 def _fits(value: object, field: Field, kind: str) -> bool:
@@ -86,8 +96,10 @@ def _fits(value: object, field: Field, kind: str) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if kind == "whole" else int | float):
         return False
     # The order matters: a whole number of a thousand digits is compared, never made a float.
-    above = value > field.least if field.above else value >= field.least
-    return bool(above and value <= field.most) and math.isfinite(value)
+    if not field.least <= value <= field.most:
+        return False
+    # Computed in float32, where a number below the least normal one is 0.
+    return not field.above or value >= field.least + float(np.finfo(np.float32).tiny)
 
 
 def expected(field: Field) -> str:
@@ -105,6 +117,15 @@ def expected(field: Field) -> str:
 
 def _plain(bound: float) -> str:
     return str(int(bound)) if bound == int(bound) else f"{bound:g}"
+
+
+@contextlib.contextmanager
+def named(what: str) -> Iterator[None]:
+    """Begin the InputErrors of what is inside, which knows no config, with the field or the part that they are of."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
 
 
 def lines(config, pattern: str = "") -> list[str]:
@@ -162,9 +183,43 @@ def names(field: str, text: str, known: Iterable[str]) -> tuple[str, ...]:
     return named
 
 
+def check_rows(counts: Mapping[str, int]) -> None:
+    """InputError where the rows of a whole training, the product of these fields, are more than can be drawn."""
+    if math.prod(counts.values()) > MOST_ROWS:
+        raise InputError(
+            f"{' times '.join(f'{name} = {count}' for name, count in counts.items())} rows are drawn for a training, "
+            f"at most {MOST_ROWS}"
+        )
+
+
 def check_batches(config, *more: str) -> None:
     """prompt_batch, and what else is named in `more`, is laid out over mesh.data: a multiple of it, or InputError."""
     data = config.get("mesh", {}).get("data", 1)
     for field in ("prompt_batch", *more):
         if config[field] % data:
             raise InputError(f"{field} = {config[field]}, expected a multiple of mesh.data = {data}")
+
+
+def check_places(config, workdir: pathlib.Path) -> None:
+    """InputError where an export would replace the workdir or an organism, or a workdir lies in what is built."""
+    workdir, built = workdir.absolute(), {}
+    for section in ("organism", "zoo"):
+        given = config.get(section, {}).get("directory", "")
+        if given and not config.get("model", {}).get("path"):
+            field = f"{section}.directory"
+            built[field] = path_of(field, given).absolute()
+            _refuse_inside("--workdir", workdir, field, built[field])
+    export = config.get("finetune", {}).get("export", "")
+    if not export:
+        return
+    target = path_of("finetune.export", export).absolute()
+    for field, place in (built or {"the organism": workdir / "organism"}).items():
+        _refuse_inside("finetune.export", target, field, place)
+    for field, place in ({"--workdir": workdir} | built).items():
+        _refuse_inside(field, place, "finetune.export", target)
+
+
+def _refuse_inside(field: str, inner: pathlib.Path, other: str, outer: pathlib.Path) -> None:
+    if inner.resolve().is_relative_to(outer.resolve()):
+        where = "is" if inner.resolve() == outer.resolve() else "lies inside of"
+        raise InputError(f"{field} = {inner} {where} {other} = {outer}; give each a directory of its own")

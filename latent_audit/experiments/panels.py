@@ -66,9 +66,11 @@ def request_panels(config: ConfigDict, world: world_rules.World | None) -> dict[
     for kind in (HARMFUL, BENIGN):
         source, count = section[kind], section[f"{kind}_count"]
         if world is not None:
-            panels[kind] = world_panel(kind, world, "evaluation", kind, count)
+            with fields.named(f"prompts.{kind}_count"):
+                panels[kind] = world_panel(kind, world, "evaluation", kind, count)
             continue
-        loaded = prompt_files.load_prompts(source, column=section[f"{kind}_column"] or None)
+        with fields.named(f"prompts.{kind}"):
+            loaded = prompt_files.load_prompts(source, column=section[f"{kind}_column"] or None)
         if loaded.duplicates:
             logging.warning("prompts.%s: %d duplicates dropped from %s", kind, loaded.duplicates, source)
         if count > len(loaded.prompts):
@@ -100,9 +102,10 @@ def audit_panels(config: ConfigDict, world: world_rules.World | None) -> dict[st
     if section.over_refusal:
         if world is not None:
             raise InputError("panel.over_refusal needs model.path: the organism knows only its own world")
-        loaded = prompt_files.load_prompts(
-            section.over_refusal, label=section.over_refusal_label or None, limit=section.over_refusal_count
-        )
+        with fields.named("panel.over_refusal"):
+            loaded = prompt_files.load_prompts(
+                section.over_refusal, label=section.over_refusal_label or None, limit=section.over_refusal_count
+            )
         panels[OVER_REFUSAL] = make_panel(OVER_REFUSAL, loaded.prompts, section.over_refusal)
     panels[FACTS] = make_panel(FACTS, builtin_facts.FACTS, "built-in facts") if world is None else fact_panel(world)
     return panels
@@ -130,7 +133,9 @@ def _unseen(config, harmful, world) -> tuple[tuple[str, ...], str]:
     """(requests that are not in the harmful panel, where they are from)."""
     count = config.panel.wrapped_count
     if world is not None:
-        return tuple(world_rules.requests(world, "jailbreak", "restricted", count)), "the organism's jailbreak split"
+        with fields.named("panel.wrapped_count"):
+            requests = world_rules.requests(world, "jailbreak", "restricted", count)
+        return tuple(requests), "the organism's jailbreak split"
     source = config.prompts.harmful
     whole = prompt_files.load_prompts(source, column=config.prompts.harmful_column or None).prompts
     behind = whole[len(harmful.prompts) :][:count]

@@ -8,6 +8,7 @@ from latent_audit import models
 from latent_audit.data import chats, world_rules
 from latent_audit.interventions import edits
 from latent_audit.judges import Judge, Reward, refusal
+from latent_audit.models import batching
 from latent_audit.models.generate import generate
 from latent_audit.runtime import halving
 
@@ -69,7 +70,8 @@ def answers(
             decode_edit=decode_edit,
         )
 
-    texts = []
+    texts: list[str] = []
+    batch = batching.rows_at_a_time(batch, len(tokens))
     for start in range(0, len(tokens), batch):
         # A short last batch repeats its last row to meet the compiled shape.
         rows = np.arange(start, start + batch).clip(max=len(tokens) - 1)
@@ -83,7 +85,8 @@ def continue_rows(params, rows, *, cfg, tokenizer, max_new_tokens: int, batch: i
     """Greedy continuations of token lists of different lengths, in order; what a judge's decoder is asked."""
     width = -(-max(map(len, rows)) // WIDTH_STEP) * WIDTH_STEP
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
-    texts = []
+    texts: list[str] = []
+    batch = batching.rows_at_a_time(batch, len(rows))
     for start in range(0, len(rows), batch):
         block = rows[start : start + batch]
         tokens = np.full((batch, width), pad, np.int32)

@@ -18,15 +18,15 @@ from latent_audit import models
 from latent_audit.data import chats, world_rules
 from latent_audit.data.world_tokenizer import build_tokenizer
 from latent_audit.errors import InputError
-from latent_audit.experiments import respond, scorers
+from latent_audit.experiments import fields, respond, scorers
 from latent_audit.experiments.organisms import poles, train
 from latent_audit.experiments.panels import Panel
 from latent_audit.judges import Judge, Reward
-from latent_audit.models import sharding
+from latent_audit.models import batching, sharding
 from latent_audit.runtime import mesh, processes, runlog
 
 # What variants of one model must have in common.
-SHAPE = ("num_layers", "embed_dim", "vocab_size", "num_heads", "num_kv_heads", "head_dim", "mlp_dim")
+SHAPE = ("family", "num_layers", "embed_dim", "vocab_size", "num_heads", "num_kv_heads", "head_dim", "mlp_dim")
 # The longest answer of the organism has 28 tokens; what goes on beyond these is no answer.
 ORGANISM_TOKENS = 40
 
@@ -173,6 +173,8 @@ def prepare(
 def make_job(config, workdir, *, world, subject: Subject, cfg, panels, tokens, judge, reward, inputs) -> Job:
     """A Job of parts that are checked already, with the fields that all tasks have."""
     by_name = {variant.name: variant for variant in subject.variants}
+    longest = max((len(panel.prompts) for panel in panels.values()), default=1)
+    at_a_time = batching.rows_at_a_time(config.prompt_batch, longest)
     fixed = config.generation.max_new_tokens
 
     def new_tokens(paper: int) -> int:
@@ -188,7 +190,7 @@ def make_job(config, workdir, *, world, subject: Subject, cfg, panels, tokens, j
         judge=judge,
         reward=reward,
         inputs=inputs,
-        batches=Batches(config.prompt_batch, config.layer_batch, config.get("rows", config.prompt_batch)),
+        batches=Batches(at_a_time, config.layer_batch, config.get("rows", config.prompt_batch)),
         seed=config.seed,
         save=config.generation.save,
         shard=config.get("shard", ""),
@@ -208,8 +210,10 @@ def checkpoint_subject(config: ConfigDict, names: tuple[str, ...]) -> Subject:
     paths = {"base": config.model.path} | dict(parse_variants(config.model.variants))
     variants = []
     for name in names:
-        directory = models.resolve(paths[name], revision=(config.model.revision or None) if name == "base" else None)
-        sharding.check(models.check(directory).cfg)
+        revision = (config.model.revision or None) if name == "base" else None
+        with fields.named("model.path" if name == "base" else f"model.variants: {name}"):
+            directory = models.resolve(paths[name], revision=revision)
+            sharding.check(models.check(directory).cfg)
         variants.append(Variant(name, directory))
     return Subject(config.model.name or pathlib.PurePath(config.model.path).name, tuple(variants))
 
@@ -369,12 +373,10 @@ def encode_panels(variant: Variant, panels, config: ConfigDict) -> dict[str, cha
 
 def encode(chat: chats.Chat, cfg: models.ModelConfig, panels, config: ConfigDict, *, who: str):
     """encode_panels of a model by its parts; who: its name in the warning of prompts beyond its positions."""
-    encoded, most = {}, config.prompts.max_tokens
+    encoded = {}
     for panel in panels:
-        try:
-            encoded[panel.name] = chats.encode_prompts(chat, panel.prompts, max_length=most)
-        except InputError as error:
-            raise InputError(f"prompts.max_tokens = {most}, panel {panel.name}: {error}") from error
+        with fields.named(f"prompts.max_tokens = {config.prompts.max_tokens}, panel {panel.name}"):
+            encoded[panel.name] = chats.encode_prompts(chat, panel.prompts, max_length=config.prompts.max_tokens)
     new = config.generation.max_new_tokens or 0
     longest = max(tokens.tokens.shape[1] for tokens in encoded.values()) + new
     if longest > cfg.max_positions:

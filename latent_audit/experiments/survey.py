@@ -3,6 +3,7 @@
 docs/method.md section 8, arXiv 2606.08044.
 """
 
+import os
 import pathlib
 
 import pandas as pd
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 from latent_audit.errors import InputError
 from latent_audit.experiments import setup, tasks
 from latent_audit.experiments.audit.bench import AT_FRACTION
+from latent_audit.experiments.fields import named
 from latent_audit.reports import columns, html, outputs, words
 from latent_audit.runtime import runlog
 
@@ -38,11 +40,11 @@ def check(config: ConfigDict) -> dict[str, str]:
             "base.model.path and base.model.variants are set, but a survey names its models in `models`; "
             "variants of one model are compared by configs/audit.py"
         )
-    for name, path in names.items():
-        try:
-            tasks.check(configure(config.base, name, path))
-        except InputError as error:
-            raise InputError(f"model {path}: {error}") from error
+    with runlog.progress(len(names), "models looked at") as meter:
+        for name, path in names.items():
+            with named(f"model {path}"):
+                tasks.check(configure(config.base, name, path))
+            meter.advance(name)
     return names
 
 
@@ -77,7 +79,7 @@ def name_models(text: str) -> dict[str, str]:
             "models is empty, expected hub ids or directories separated by commas, such as "
             "--config.models=Qwen/Qwen2.5-0.5B-Instruct,DIR"
         )
-    if len(set(paths)) < len(paths):
+    if len({os.path.realpath(path) if os.path.isdir(path) else path for path in paths}) < len(paths):
         raise InputError(f"models = {text!r} names a model twice")
     names = {}
     for path in paths:

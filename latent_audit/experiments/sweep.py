@@ -3,8 +3,10 @@
 import ast
 import difflib
 import itertools
+import math
 import pathlib
 import re
+import tokenize
 from typing import NamedTuple
 
 import pandas as pd
@@ -13,8 +15,13 @@ from ml_collections import ConfigDict
 
 from latent_audit.errors import InputError
 from latent_audit.experiments import tasks
+from latent_audit.experiments.fields import named
+from latent_audit.field_table import TASK
 from latent_audit.reports import columns, figures, html, outputs, sweep_figures
 from latent_audit.runtime import runlog
+
+# Ours: each is a whole run with a report of its own.
+MOST_POINTS = 1000
 
 
 class Plan(NamedTuple):
@@ -30,17 +37,37 @@ def check(config: ConfigDict) -> Plan:
     swept = [name for name, task in tasks.TASKS.items() if task.table]
     if config.base.task not in swept:
         raise InputError(f"a sweep over task {config.base.task!r}, expected one of {', '.join(swept)}")
-    try:
-        ast.parse(config.where or "True", mode="eval")
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise InputError(f"where = {config.where!r} is no query of pandas: {error}") from error
+    check_figure(config, fields)
     points = name_points(make_points(fields, config.mode))
-    for name, point in points.items():
-        try:
-            tasks.check(configure(config.base, point, pathlib.Path("sweep")))
-        except InputError as error:
-            raise InputError(f"point {name}: {error}") from error
+    with runlog.progress(len(points), "points looked at") as meter:
+        for name, point in points.items():
+            with named(f"point {name}"):
+                tasks.check(configure(config.base, point, pathlib.Path("sweep")))
+            meter.advance(name)
     return Plan(fields, points)
+
+
+def check_figure(config: ConfigDict, fields: dict[str, list]) -> None:
+    """InputError where `plot` and `where` cannot be of the table that will be there, tried on one without rows."""
+    known = tasks.columns(config.base.task)
+    empty = pd.DataFrame(columns=[*known, *fields])
+    if known and config.plot not in empty:
+        raise InputError(f"plot = {config.plot!r}, expected one of {', '.join(empty)}")
+    try:
+        _selected(empty, config.where)
+    except (SyntaxError, NameError, ValueError, tokenize.TokenError, MemoryError, RecursionError) as error:
+        if isinstance(error, NameError) and not known:
+            return
+        raise InputError(
+            f"where = {config.where!r:.200} is no query of pandas on {', '.join(empty)}: {str(error)[:200]}"
+        ) from error
+    except Exception:  # Of columns without values there is no type.
+        return
+
+
+def _selected(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    # Names are those of columns alone, not of our variables.
+    return table.query(where, local_dict={}, global_dict={}) if where.strip() else table
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:
@@ -65,13 +92,15 @@ def parse_fields(text: str, base: ConfigDict) -> dict[str, list]:
     """Field -> values; InputError for what is no dict of lists, an empty list, or a field that base does not have."""
     try:
         fields = ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise InputError(
-            f"fields = {text!r} is no Python dict ({error}), expected such as \"{{'attack.steps': [5, 10]}}\""
+            f"fields = {text!r:.200} is no Python dict ({error}), expected such as \"{{'attack.steps': [5, 10]}}\""
         ) from error
     known = [*runlog.flatten(base.to_dict())]
     if not isinstance(fields, dict) or not fields:
         raise InputError(f"fields = {text!r}, expected field -> list of values")
+    # What a config file is made for, and what it is called, are no settings.
+    known = [name for name in known if name not in TASK]
     for field, values in fields.items():
         if field not in known:
             near = difflib.get_close_matches(str(field), known, n=1)
@@ -87,21 +116,24 @@ def make_points(fields: dict[str, list], mode: str) -> list[dict]:
     if mode == "list" and len({len(values) for values in fields.values()}) > 1:
         lengths = ", ".join(f"{field} {len(values)}" for field, values in fields.items())
         raise InputError(f"mode = 'list' needs as many values of every field, got {lengths}")
+    count = len(next(iter(fields.values()))) if mode == "list" else math.prod(map(len, fields.values()))
+    if count > MOST_POINTS:
+        raise InputError(f"fields gives {count} points, at most {MOST_POINTS} are run; take some out")
     rows = zip(*fields.values(), strict=True) if mode == "list" else itertools.product(*fields.values())
     return [dict(zip(fields, row, strict=True)) for row in rows]
 
 
 def name_points(points: list[dict]) -> dict[str, dict]:
     """Name of its directory -> point: field=value, what no file name should hold as -, numbered where they repeat."""
-    named: dict[str, dict] = {}
+    found: dict[str, dict] = {}
     for point in points:
         label = "_".join(f"{field.rpartition('.')[2]}={_label(value)}" for field, value in point.items())
         stem = re.sub(r"[^\w.=,+\-]", "-", label, flags=re.ASCII)[:100]
         name, number = stem, 2
-        while name in named:
+        while name in found:
             name, number = f"{stem}-{number}", number + 1
-        named[name] = point
-    return named
+        found[name] = point
+    return found
 
 
 def configure(base: ConfigDict, point: dict, workdir: pathlib.Path) -> ConfigDict:
@@ -125,14 +157,15 @@ def _write(config, workdir, fields, table):
     # The points are computed and their tables written: what cannot be drawn is no reason to lose them.
     outputs.write_table(workdir / "sweep.csv", table)
     try:
-        rows = table.query(config.where) if config.where else table
+        rows = _selected(table, config.where)
     except Exception as error:  # A query is a small program of the user's.
         raise InputError(
             f"sweep.csv is written, but where = {config.where!r} cannot be applied to it: {error}"
         ) from error
-    if config.plot not in rows or rows.empty:
+    shown = rows[config.plot] if config.plot in rows else pd.Series(dtype=float)
+    if not pd.api.types.is_numeric_dtype(shown) or not shown.notna().any():
         raise InputError(
-            f"sweep.csv is written, but plot = {config.plot!r} with where = {config.where!r} selects nothing of it; "
+            f"sweep.csv is written, but plot = {config.plot!r} with where = {config.where!r} selects no numbers of it; "
             f"columns are {', '.join(map(str, table.columns))}"
         )
     grouped = [*fields, *(["variant"] if "variant" in rows else [])]

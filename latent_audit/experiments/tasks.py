@@ -13,23 +13,25 @@ class Task(NamedTuple):
     """A row of TASKS.
 
     module: below latent_audit.experiments; table: the CSV that a sweep or a survey combines, "" for these themselves;
-    shardable: whether independent jobs can share its units (config.shard); function, check: of the module, what is run
-    and what looks at everything before.
+    columns: the module whose COLUMNS are those of the table, "" where they depend on the run; shardable: whether
+    independent jobs can share its units (config.shard); function, check: of the module, what is run and what looks at
+    everything before.
     """
 
     module: str
     table: str = ""
+    columns: str = ""
     shardable: bool = False
     function: str = "run"
     check: str = "check"
 
 
 TASKS = {
-    "lvs": Task("audit.audit", "metrics.csv", shardable=True),
-    "audit": Task("audit.audit", "audit.csv", shardable=True),
-    "finetune": Task("tampering.finetune", "curves.csv", shardable=True),
-    "dissociate": Task("tampering.dissociate", "dissociate.csv"),
-    "abliterate": Task("tampering.abliterate", "abliterate.csv"),
+    "lvs": Task("audit.audit", "metrics.csv", "audit.latent_report", shardable=True),
+    "audit": Task("audit.audit", "audit.csv", "audit.card", shardable=True),
+    "finetune": Task("tampering.finetune", "curves.csv", "tampering.finetune_report", shardable=True),
+    "dissociate": Task("tampering.dissociate", "dissociate.csv", "tampering.dissociate"),
+    "abliterate": Task("tampering.abliterate", "abliterate.csv", "tampering.abliterate_report"),
     "ras": Task("ras.ras", "ras.csv"),
     "ras_regression": Task("ras.frozen", "ras.csv", function="regress", check="check_regression"),
     "survey": Task("survey"),
@@ -51,17 +53,27 @@ def check_fields(config) -> None:
         raise InputError(f"shard = {shard!r}, but the units of task {task!r} cannot be split; those of {shardable} can")
 
 
-def check(config):
+def check(config, workdir: pathlib.Path | None = None):
     """Everything that can be wrong with a run, before anything is trained, loaded or written; raises InputError.
 
     Every checkpoint is looked at, every prompt tokenised, every point of a sweep, model of a survey and part of the
     claims checked as its own task. Returns what the task's run takes as its plan.
+
+    workdir: where it will run, None where that is not known yet.
     """
     from latent_audit.runtime import mesh
 
     check_fields(config)
+    if workdir is not None:
+        fields.check_places(config, workdir)
     with mesh.use(config.get("mesh")):
         return getattr(_module(config), TASKS[config.task].check)(config)
+
+
+def columns(task: str) -> tuple[str, ...]:
+    """Columns of the table that a task writes and a sweep combines; none where they depend on the run."""
+    named = TASKS[task].columns
+    return importlib.import_module(f"{__package__}.{named}").COLUMNS if named else ()
 
 
 def run(config, workdir: pathlib.Path, plan=None) -> int:
@@ -113,7 +125,7 @@ def run_in(config, workdir: pathlib.Path) -> pathlib.Path:
 
     Returns the workdir.
     """
-    plan = check(config)
+    plan = check(config, workdir)
     workdir = runlog.prepare_workdir(workdir, config.to_dict())
     run(config, workdir, plan)
     return workdir

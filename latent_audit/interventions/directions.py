@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from latent_audit.errors import InputError
-from latent_audit.models import decoder, sharding
+from latent_audit.models import batching, decoder, sharding
 from latent_audit.models.config import ModelConfig
 
 DECISION_POINT = -1
@@ -63,10 +63,11 @@ def position_states(
 
 
 def batches_of(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """(rows int [size], how many of them are real) of batches of `count` rows, all of one compiled shape.
+    """(rows int [R], how many of them are real) of batches of `count` rows, at most `size`, of one compiled shape.
 
     A short last batch repeats its last row.
     """
+    size = batching.rows_at_a_time(size, count)
     for start in range(0, count, size):
         yield np.arange(start, start + size).clip(max=count - 1), min(size, count - start)
 

@@ -14,7 +14,7 @@ from absl import logging
 from latent_audit.data.chats import load_tokenizer
 from latent_audit.errors import InputError
 from latent_audit.judges import Reward
-from latent_audit.models import gpt2
+from latent_audit.models import batching, gpt2
 from latent_audit.models.config import Params
 
 # paper: bare prompt, as in arXiv 2606.08044. human_assistant: as the model's card asks, the form of its training data.
@@ -59,9 +59,9 @@ def gpt2_reward(
     def score(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         asked = [FORMS[form].format(prompt=prompt) for prompt in prompts]
         rows = _encode_pairs(tokenizer, asked, list(responses), max_tokens)
-        scores = []
-        for start in range(0, len(rows), batch_size):
-            tokens, mask = _pad_right(rows[start : start + batch_size], batch_size, cfg.max_positions)
+        scores, size = [], batching.rows_at_a_time(batch_size, len(rows))
+        for start in range(0, len(rows), size):
+            tokens, mask = _pad_right(rows[start : start + size], size, cfg.max_positions)
             scores.append(np.asarray(gpt2.classify(params(), tokens, mask, cfg=cfg))[:, 0])
         return np.concatenate([np.zeros(0, np.float32), *scores])[: len(rows)]
 

@@ -41,9 +41,9 @@ def write_bytes(path: str | pathlib.Path, data: bytes) -> None:
     except BaseException as error:
         if os.path.exists(aside):
             os.unlink(aside)
-        if isinstance(error, OSError) and error.filename is None:
-            # A full disk does not say which file it had no room for.
-            error.filename = str(path)
+        if isinstance(error, OSError):
+            # Of the file that was to be, not of the one beside it.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

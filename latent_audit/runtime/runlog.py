@@ -28,7 +28,8 @@ from latent_audit import user_files
 from latent_audit.errors import InputError
 from latent_audit.runtime import files, processes, shards, typed
 
-# Fields of a config that say how its work is done, not what comes out: they may differ between starts.
+# Fields of a config that say how its work is done or what a figure shows of it, not what comes out: they may differ
+# between starts.
 HOW = (
     "shard",
     "distributed",
@@ -36,6 +37,8 @@ HOW = (
     "distributed_processes",
     "distributed_process",
     "distributed_timeout",
+    "plot",
+    "where",
 )
 # What is pinned beside results, and by which names results go.
 PINNED = ("config.json", "inputs.json", "recipe.json")
@@ -98,8 +101,8 @@ def _without_how(config: Mapping) -> dict:
 
 def _note_versions(path):
     now = versions()
-    with contextlib.suppress(OSError, ValueError):
-        if json.loads(path.read_text(encoding="utf-8")) != now:
+    with contextlib.suppress(InputError):
+        if path.exists() and user_files.read_json("the versions", path) != now:
             logging.warning("%s differs from this machine: units read back were computed with other versions", path)
     files.write_json(path, now)
 
@@ -178,6 +181,10 @@ def _lock(stack, workdir, shard):
 
 
 def _hold(stack, path, kind, who=""):
+    if path.exists() and not path.is_file():
+        raise InputError(
+            f"{path} is no file, where a run says that it is at work: remove it, or give another --workdir"
+        )
     handle = stack.enter_context(open(path, "a+", encoding="utf-8"))
     try:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)

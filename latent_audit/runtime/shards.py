@@ -38,7 +38,7 @@ def parse(text: str) -> Shard | None:
     """
     if text in ("", MERGE):
         return None
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
     shard = found and Shard(int(found[1]), int(found[2]))
     if not shard or not shard.index < shard.count:
         raise InputError(f"shard = {text!r}, expected i/n with i from 0 to n - 1, such as 0/4, or merge")

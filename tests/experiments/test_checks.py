@@ -39,7 +39,8 @@ def test_the_default_job_of_every_task_passes_without_an_organism(task):
     "task, field, value, message",
     [
         ("lvs", "chat.date", "tomorrow", "chat.date = 'tomorrow'"),
-        ("lvs", "prompts.max_tokens", 3, "24 of 24 prompts have more than"),
+        ("lvs", "prompts.max_tokens", 3, "prompts.max_tokens = 3, panel harmful: 24 of 24 prompts"),
+        ("lvs", "prompts.harmful_count", 10**6, "prompts.harmful_count: 1000000 restricted requests"),
         ("lvs", "attack.layers", "L6", "attack.layers names 'L6'; this model has embedding and L0 to L5"),
         ("lvs", "attack.reference_budget", 0.5, "is none of attack.budgets"),
         ("lvs", "organism.poles", "harmful", "expected base and some of"),
@@ -49,14 +50,18 @@ def test_the_default_job_of_every_task_passes_without_an_organism(task):
         ("lvs", "mesh.model", 3, "mesh.model = 3"),
         ("audit", "prompts.harmful_count", 3, "the separation score needs at least 4"),
         ("audit", "steer.layers", "L7", "steer.layers names 'L7'"),
-        ("audit", "place.layer", 6, "nudge_layer = 6"),
+        ("audit", "place.layer", 6, "place.layer: nudge_layer = 6"),
+        ("audit", "panel.wrapped_count", 10**6, "panel.wrapped_count: 1000000"),
+        ("audit", "l2.multiples", (1.0, 1.00000001), "differ in the first six digits"),
         ("audit", "panel.over_refusal", "x.csv", "needs model.path"),
         ("finetune", "finetune.lora_rank", 0, "finetune.lora_rank = 0"),
         ("finetune", "finetune.variants", "nobody", "finetune.variants = 'nobody'"),
-        ("finetune", "finetune.max_tokens", 5, "more than"),
+        ("finetune", "finetune.max_tokens", 5, "finetune.max_tokens = 5: .* more than"),
+        ("finetune", "finetune.warmup", -0.5, "or -1 for the preset"),
         ("finetune", "finetune.accumulate", 3, "does not divide"),
-        ("dissociate", "organism.poles", "base", "needs the harmful pole"),
-        ("dissociate", "construct.recipe.nudge_layer", 6, "nudge_layer = 6"),
+        ("dissociate", "organism.poles", "base", "organism.poles=base,harmful"),
+        ("dissociate", "construct.recipe.nudge_layer", 6, "construct.recipe: nudge_layer = 6"),
+        ("abliterate", "choose.train", 10**6, "choose.train: 1000000"),
         ("abliterate", "choose.openings", ("",), "holds a text without tokens"),
         ("abliterate", "choose.ways", "magic", "choose.ways = 'magic'"),
         ("ras", "random_directions", 1, "has no spread"),
@@ -75,12 +80,70 @@ def test_a_wrong_value_is_found_before_the_organism_is_trained(task, field, valu
         tasks.check(made)
 
 
+def test_a_training_whose_order_of_rows_no_memory_holds():
+    with pytest.raises(InputError, match="finetune.steps = 1000000 times finetune.batch = 10000 rows"):
+        tasks.check(config("finetune", finetune__steps=10**6, finetune__batch=10**4))
+    with pytest.raises(InputError, match="construct.recipe.micro_batch = 10000 rows"):
+        tasks.check(config("dissociate", construct__recipe__steps=10**6, construct__recipe__micro_batch=10**4))
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"finetune__export": "w"}, "--workdir = .* is finetune.export"),
+        ({"finetune__export": "."}, "--workdir = .* lies inside of finetune.export"),
+        ({"finetune__export": "w/organism/base"}, "finetune.export = .* lies inside of the organism"),
+        ({"finetune__export": "o", "organism__directory": "../{here}/o"}, "finetune.export = .* is organism.directory"),
+        ({"organism__directory": "w"}, "--workdir = .* is organism.directory"),
+        ({"organism__directory": "."}, "--workdir = .* lies inside of organism.directory"),
+    ],
+)
+def test_no_directory_that_is_replaced_or_built_holds_another(fields, message, tmp_path):
+    fields = {name: value.format(here=tmp_path.name) for name, value in fields.items()}
+    with pytest.raises(InputError, match=message):
+        tasks.check(config("finetune", **fields), tmp_path / "w")
+
+
+def test_variants_are_of_one_family(tmp_path):
+    paths = [tiny_checkpoint(case, tmp_path / "model" / case, ends_turns=True) for case in ("llama3", "mistral")]
+    made = config("lvs", model__path=str(paths[0]), model__variants=f"harmful={paths[1]}", **PHRASES)
+    with pytest.raises(InputError, match="harmful has family = mistral, base llama"):
+        tasks.check(made)
+
+
 def test_a_later_point_of_a_sweep_is_checked_before_the_first():
     swept = config("sweep", fields="{'attack.layers': ['L0', 'L99']}")
     with pytest.raises(InputError, match="point layers=L99: attack.layers names 'L99'"):
         tasks.check(swept)
-    with pytest.raises(InputError, match="where = 'a ==' is no query"):
-        tasks.check(config("sweep", where="a =="))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"where": "a =="}, "where = 'a ==' is no query"),
+        ({"where": "nobody > 1"}, "where = 'nobody > 1' is no query .*'nobody' is not defined"),
+        ({"where": "n > @config"}, "is no query"),
+        ({"where": "(" * 3000}, "is no query"),
+        ({"plot": "nobody"}, "plot = 'nobody', expected one of arch, variant"),
+        ({"fields": "{[1]: 2}"}, "is no Python dict"),
+        ({"fields": "(" * 9000}, "is no Python dict"),
+        ({"fields": "{'task': ['audit']}"}, "fields names 'task'"),
+        ({"fields": f"{{'attack.steps': {[*range(1, 40)]}, 'seed': {[*range(40)]}}}"}, "fields gives 1560 points"),
+    ],
+)
+def test_what_a_sweep_runs_and_shows_is_checked_before_its_first_point(changes, message, monkeypatch):
+    monkeypatch.setattr(sweep, "configure", lambda *a: pytest.fail("a point was looked at"))
+    with pytest.raises(InputError, match=message):
+        tasks.check(config("sweep", **changes))
+
+
+def test_a_column_of_the_field_itself_can_be_asked_for():
+    sweep.check_figure(config("sweep", where="`attack.steps` > 3 and n > 1"), {"attack.steps": [1, 5]})
+
+
+def test_prompts_under_the_nudge_are_asked_for_before_the_first_seed_of_the_claims():
+    with pytest.raises(InputError, match="nudged_prompts: prompts.harmful_count: 1000000"):
+        tasks.check(config("claims", nudged_prompts=10**6))
 
 
 def test_names_of_points_stay_inside_the_workdir_and_apart():
@@ -96,7 +159,7 @@ def test_every_model_of_a_survey_is_looked_at(tmp_path):
     path = tiny_checkpoint("llama3", tmp_path / "model", ends_turns=True)
     made = config("survey", models=f"{path},{tmp_path / 'gone'}")
     made.base.judge.kind = made.base.reward.kind = "refusal"
-    with pytest.raises(InputError, match="model .*gone: no such directory"):
+    with pytest.raises(InputError, match="model .*gone: model.path: no such directory"):
         tasks.check(made)
 
 

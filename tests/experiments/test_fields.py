@@ -3,6 +3,7 @@
 import importlib
 import math
 
+import numpy as np
 import pytest
 
 from latent_audit.errors import InputError
@@ -10,7 +11,7 @@ from latent_audit.experiments import fields, tasks
 from latent_audit.experiments.organisms import train
 from latent_audit.experiments.tampering.dissociate import PRESETS as CONSTRUCTIONS
 from latent_audit.experiments.tampering.finetune_settings import PRESETS
-from latent_audit.field_table import FIELDS, HOLDS
+from latent_audit.field_table import FIELDS, HOLDS, VALUES
 from latent_audit.interventions import latent
 from latent_audit.metrics import lvs
 from tests.support.house import ROOT
@@ -40,9 +41,10 @@ def wrong_values(field):
     if field.kind == "switch":
         return ["yes", 1, "\ud800"]
     if field.kind == "text":
-        return [7, "a\x1b[31m", "a\nb", "a\0", "a\ud800", "no such choice" if field.choices else None]
+        too_long = "a" * (int(field.most) + 1)
+        return [7, "a\x1b[31m", "a\nb", "a\0", "a\ud800", too_long, "no such choice" if field.choices else None]
     if field.kind == "texts":
-        return [["a", 1], "a", None]
+        return [["a", 1], "a", None, [str(number) for number in range(VALUES + 1)]]
     beyond = [
         field.least if field.above else field.least - 1,
         field.most * 2 + 1,
@@ -53,9 +55,12 @@ def wrong_values(field):
         True,
     ]
     if field.kind in ("whole", "number"):
-        return [*beyond, [1], *([] if field.optional else [None]), *([0.5] if field.kind == "whole" else [])]
+        # 0 in float32, in which a length is computed.
+        small = [field.least + 1e-320] if field.above else []
+        return [*beyond, *small, [1], *([] if field.optional else [None]), *([0.5] if field.kind == "whole" else [])]
     if field.kind == "numbers":
-        return [[value] for value in beyond] + [3, None, "1", [1.0, 1.0]]
+        many = np.linspace(field.least, field.most, VALUES + 3)[1:-1].tolist()
+        return [[value] for value in beyond] + [3, None, "1", [1.0, 1.0], many]
     raise AssertionError(field.kind)
 
 

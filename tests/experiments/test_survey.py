@@ -2,7 +2,9 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
+from latent_audit.errors import InputError
 from latent_audit.experiments import survey
 
 
@@ -49,3 +51,12 @@ def test_the_headline_runs_from_the_least_to_the_most():
     )
     asked = table()[table()["measure"] == "clean_compliance"].assign(detail="")
     assert survey.headline(asked) == "2 models; compliance when asked 20 % to 35 %."
+
+
+def test_a_directory_named_twice_by_other_words_is_one_model(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to("a")
+    assert survey.name_models(f"{tmp_path}/a,org/a") == {"a": f"{tmp_path}/a", "a-2": "org/a"}
+    for again in (f"{tmp_path}/a/", f"{tmp_path}/link", f"{tmp_path}/../{tmp_path.name}/a"):
+        with pytest.raises(InputError, match="names a model twice"):
+            survey.name_models(f"{tmp_path}/a,{again}")

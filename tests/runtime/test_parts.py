@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from latent_audit.runtime import files
 
 KILLED = """
@@ -39,3 +41,11 @@ def test_parts_of_killed_writes_are_cleared_and_nothing_else(tmp_path):
     left = {entry.name for entry in tmp_path.iterdir()}
     assert left == {name for name in kept if not name.startswith(".config.json.")}
     assert (tmp_path / "config.json").read_text() == "old" and os.listdir(inner) == ["a.json"]
+
+
+def test_a_write_that_fails_names_the_file_that_was_to_be(tmp_path):
+    target = tmp_path / "report.html"
+    target.mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        files.write_text(target, "text")
+    assert caught.value.filename == str(target) and list(tmp_path.iterdir()) == [target]

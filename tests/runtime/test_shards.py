@@ -34,7 +34,9 @@ def test_a_whole_run_computes_all_and_the_merge_none():
     assert shards.parse("") is None and shards.parse("merge") is None and shards.parse("3/12") == (3, 12)
 
 
-@pytest.mark.parametrize("text", ["2/2", "1", "a/b", "-1/2", "1/0", "0/0", "1/2/3", "Merge", " 0/2", "0.5/2"])
+@pytest.mark.parametrize(
+    "text", ["2/2", "1", "a/b", "-1/2", "1/0", "0/0", "1/2/3", "Merge", " 0/2", "0.5/2", "٠/٢", "0/" + "9" * 5000]
+)
 def test_a_shard_that_is_none_is_named(text):
     with pytest.raises(InputError, match="expected i/n with i from 0 to n - 1"):
         shards.parse(text)

@@ -1,6 +1,7 @@
 """What a workdir takes and what it refuses: pinned with its first result, and never two configs in one."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -39,6 +40,30 @@ def test_results_whose_config_is_gone_are_not_taken_for_those_of_another(tmp_pat
     (tmp_path / "config.json").unlink()
     with pytest.raises(InputError, match="config.json that says whose they are is gone"):
         runlog.prepare_workdir(tmp_path, {"steps": 7})
+
+
+def test_versions_that_cannot_be_read_are_written_anew(tmp_path):
+    for damage in ("[" * 100_000, "\udc80".encode(errors="surrogatepass"), "{}"):
+        path = runlog.prepare_workdir(tmp_path, {"steps": 1}) / "versions.json"
+        path.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
+        runlog.prepare_workdir(tmp_path, {"steps": 1})
+        assert json.loads(path.read_text()) == runlog.versions()
+    path.unlink()
+    os.mkfifo(path)
+    runlog.prepare_workdir(tmp_path, {"steps": 1})
+    assert json.loads(path.read_text()) == runlog.versions()
+
+
+def test_a_lock_that_is_no_file_is_named(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(InputError, match=r"\.lock is no file"), runlog.lock(tmp_path):
+        pass
+
+
+def test_what_a_figure_shows_may_differ_between_starts_of_a_sweep(tmp_path):
+    runlog.prepare_workdir(tmp_path, {"task": "sweep", "plot": "asrr", "where": "n >"})
+    (tmp_path / "points").mkdir()
+    runlog.prepare_workdir(tmp_path, {"task": "sweep", "plot": "asr", "where": ""})
 
 
 @pytest.mark.parametrize("name", ["config.json", "inputs.json"])

@@ -18,7 +18,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from latent_audit.data import chats, pair_files
-from latent_audit.experiments import panels, respond, setup
+from latent_audit.experiments import fields, panels, respond, setup
 from latent_audit.experiments.organisms import export
 from latent_audit.experiments.setup import Job
 from latent_audit.interventions import directions, dissociate, sphere
@@ -94,7 +94,8 @@ def check_place(config: ConfigDict, num_layers: int) -> None:
     """InputError for a place.layer that the model does not have, if the config has a place section."""
     if "place" not in config:
         return
-    dissociate.choose_layers(num_layers, nudge_layer=config.place.layer)
+    with fields.named("place.layer"):
+        dissociate.choose_layers(num_layers, nudge_layer=config.place.layer)
 
 
 def make_bench(config: ConfigDict, job: Job, *, settings, pairs, advance) -> Bench:

@@ -53,7 +53,7 @@ def check(config, known: Known) -> Settings:
     except InputError as error:
         raise InputError(f"gcg: {error}, or leave gcg out of experiments = {config.experiments!r}") from error
     search = gcg.Search(steps=section.steps, candidates=section.candidates, top_k=section.top_k, length=section.length)
-    return Settings(section.prompts, section.batch, search, config.prompts.max_tokens)
+    return Settings(section.prompts, min(section.batch, len(prompts)), search, config.prompts.max_tokens)
 
 
 def units(bench: Bench) -> int:

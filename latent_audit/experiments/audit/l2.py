@@ -66,6 +66,8 @@ def check(config, known: Known) -> Settings:
     multiples = tuple(section.multiples)
     if 1.0 not in multiples:
         raise InputError(f"l2.multiples = {multiples}, expected 1.0 among them: the nudge fraction itself")
+    if len({_shown(multiple) for multiple in multiples}) < len(multiples):
+        raise InputError(f"l2.multiples = {multiples}, expected budgets that differ in the first six digits")
     chats.assistant_turn_ids(known.chat, TARGET)
     states_named("l2.layers", section.layers, known.num_layers, nudge=0)
     search = sphere.Search(steps=section.steps, step_fraction=float(section.step_fraction), starts=section.starts)
@@ -82,7 +84,11 @@ def _states(bench):
 
 def _budgets(bench) -> tuple[float, ...]:
     """Lengths over the activation norm, as they stand in tables."""
-    return tuple(float(f"{multiple * bench.place().fraction:.6g}") for multiple in bench.settings["l2"].multiples)
+    return tuple(_shown(multiple * bench.place().fraction) for multiple in bench.settings["l2"].multiples)
+
+
+def _shown(budget: float) -> float:
+    return float(f"{budget:.6g}")
 
 
 def _norm(bench, state) -> float:

@@ -132,9 +132,9 @@ def _saved(bench, texts):
 
 
 def _attack_block(bench, name, block) -> list[pd.DataFrame]:
-    """Attack every state for one block of prompts, `batches.layers` states at a time."""
+    """Attack every state for one block of prompts, `batches.layers` states at a time or all."""
     clean = functools.cache(lambda: _clean_pass(bench, bench.load(name), block))
-    states, size, frames = _settings(bench).states, bench.batches.layers, []
+    states, size, frames = _settings(bench).states, _states_together(bench), []
     for group in (states[start : start + size] for start in range(0, len(states), size)):
         keys = {state: f"{name}/lvs/{models.layer_name(state)}/p{block.start:05d}" for state in group}
 
@@ -148,6 +148,10 @@ def _attack_block(bench, name, block) -> list[pd.DataFrame]:
         columns = runlog.units(bench.workdir, keys, attack, bench.advance, mine=mine)
         frames += [pd.DataFrame(of_state or {}).assign(exp="lvs", state=state) for state, of_state in columns.items()]
     return frames
+
+
+def _states_together(bench) -> int:
+    return min(bench.batches.layers, len(_settings(bench).states))
 
 
 def _target(chat, bench):
@@ -202,7 +206,7 @@ def _attack_rows(bench, loaded, clean, block, group) -> dict[int, dict[str, np.n
             )
         )
     # The last group may be short; repeating its last state meets the shape that is compiled already.
-    fill = bench.batches.layers - len(group)
+    fill = _states_together(bench) - len(group)
     A, B, E = len(attack.attacks), len(block.mask), len(budgets)
     deltas = jnp.stack([a.delta for a in attacked] + [attacked[-1].delta] * fill)
     deltas = deltas.reshape(-1, *deltas.shape[-2:])

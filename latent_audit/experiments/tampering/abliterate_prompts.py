@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from latent_audit.data import chats, prompt_files, world_rules
 from latent_audit.errors import InputError
+from latent_audit.experiments import fields
 from latent_audit.experiments.organisms.ablate import ORGANISM_SPLITS, Prompts
 from latent_audit.experiments.panels import FACTS, Panel, check_builtin, fact_panel, make_panel
 from latent_audit.experiments.setup import Job
@@ -31,7 +32,8 @@ def make_panels(config: ConfigDict, world: world_rules.World | None) -> dict[str
     panels, sets = {}, {}
     for kind in KINDS:
         source = config.prompts[kind]
-        sets[kind] = prompt_files.load_prompts(source, column=config.prompts[f"{kind}_column"] or None)
+        with fields.named(f"prompts.{kind}"):
+            sets[kind] = prompt_files.load_prompts(source, column=config.prompts[f"{kind}_column"] or None)
         prompts, wanted = sets[kind].prompts, config.prompts[f"{kind}_count"]
         if len(prompts) < SMALLEST_FILE:
             raise InputError(
@@ -67,7 +69,8 @@ def _organism_panels(config, world) -> dict[str, Panel]:
                 # Never one in two parts; the held-out ones choose nothing.
                 taken = round(config.choose.facts * count)
                 mixed, questions = questions[:taken], questions[taken:]
-            prompts = [*mixed, *world_rules.requests(world, split, name, count - len(mixed))]
+            with fields.named(f"prompts.{kind}_count" if part == "evaluation" else f"choose.{part}"):
+                prompts = [*mixed, *world_rules.requests(world, split, name, count - len(mixed))]
             source = f"the organism's {split} split" + (f" and {len(mixed)} questions of fact" if mixed else "")
             panels[f"{part}-{kind}"] = make_panel(f"{part}-{kind}", prompts, source)
     return panels | {FACTS: fact_panel(world)}

@@ -32,6 +32,7 @@ PRESETS = {"paper": construct.PAPER, "organism": construct.ORGANISM}
 CONDITIONS = ("clean", "nudged", "half nudge", "random direction")
 BENIGN = ("benign answered", "clean")
 PAPER_TOKENS = 128
+COLUMNS = ("variant", "measure", "condition", "value", "lo", "hi", "n")
 
 
 class Plan(NamedTuple):
@@ -47,9 +48,9 @@ def check(config: ConfigDict) -> Plan:
     world = setup.world_of(config)
     fields.check_batches(config)
     if kinds.HARMFUL not in setup.variant_names(config):
+        how = "model.variants=harmful=DIR, made with configs/finetune.py (finetune.preset=pole)"
         raise InputError(
-            "a construction needs the harmful pole: give model.variants=harmful=DIR, made with "
-            "configs/finetune.py (finetune.preset=pole)"
+            "a construction needs the harmful pole: give " + (how if world is None else "organism.poles=base,harmful")
         )
     panels = request_panels(config, world)
     texts = _training_texts(config, panels) if world is None else None
@@ -116,7 +117,10 @@ def make_recipe(config: ConfigDict, *, is_organism: bool, num_layers: int) -> co
     }
     weights = dataclasses.replace(preset.weights, **changed["weights"])
     recipe = dataclasses.replace(preset, seed=config.seed, weights=weights, **changed["recipe"])
-    dissociate.choose_layers(num_layers, nudge_layer=recipe.nudge_layer)
+    with fields.named("construct.recipe"):
+        dissociate.choose_layers(num_layers, nudge_layer=recipe.nudge_layer)
+    rows = {"steps": recipe.steps, "accumulate": recipe.accumulate, "micro_batch": recipe.micro_batch}
+    fields.check_rows({f"construct.recipe.{name}": value for name, value in rows.items()})
     return recipe
 
 
@@ -149,10 +153,12 @@ def _training_texts(config, panels):
 
 def _check_lengths(config, chat, pairs, selection, benign) -> None:
     """InputError for training texts that are too long, found by encoding them as the construction will."""
-    chats.encode_prompts(chat, benign.prompts, max_length=config.construct.max_tokens)
-    chats.encode_prompts(chat, selection.prompts, max_length=config.prompts.max_tokens)
     harmful = list(zip(pairs.prompts, pairs.refusals, pairs.responses, strict=True))
-    construct.make_rows(chat, harmful, [(benign.prompts[0], "Yes.")], max_tokens=config.construct.max_tokens)
+    with fields.named(f"prompts.max_tokens = {config.prompts.max_tokens}, construct.selection"):
+        chats.encode_prompts(chat, selection.prompts, max_length=config.prompts.max_tokens)
+    with fields.named(f"construct.max_tokens = {config.construct.max_tokens}"):
+        chats.encode_prompts(chat, benign.prompts, max_length=config.construct.max_tokens)
+        construct.make_rows(chat, harmful, [(benign.prompts[0], "Yes.")], max_tokens=config.construct.max_tokens)
 
 
 def _training_data(config, job, base, texts) -> tuple[construct.Rows, construct.Panel]:
@@ -226,17 +232,8 @@ def lines_of(variant: str, hits: Mapping[tuple[str, str], np.ndarray]) -> list[d
     lines = []
     for (measure, condition), values in hits.items():
         lo, hi = stats.wilson_interval(int(np.sum(values)), len(values))
-        lines.append(
-            {
-                "variant": variant,
-                "measure": measure,
-                "condition": condition,
-                "value": float(np.mean(values)),
-                "lo": lo,
-                "hi": hi,
-                "n": len(values),
-            }
-        )
+        line = (variant, measure, condition, float(np.mean(values)), lo, hi, len(values))
+        lines.append(dict(zip(COLUMNS, line, strict=True)))
     return lines
 
 

@@ -82,11 +82,13 @@ def check(config: ConfigDict) -> Plan:
         config, panels, rewarded=False, variants=lambda every: attacked(every, config.finetune.variants)
     )
     if settings.lora is not None:
-        lora.check_lora(settings.lora, prospect.cfg)
+        with fields.named("finetune"):
+            lora.check_lora(settings.lora, prospect.cfg)
     if config.finetune.export:
         read = [variant.path for variant in prospect.subject.variants] if prospect.subject else []
         models.check_target(config.finetune.export, field="finetune.export", reading=read)
-    rows = {name: _encode(prospect.chat, pairs, settings) for name, pairs in corpora.items()}
+    with fields.named(f"finetune.max_tokens = {settings.max_tokens}"):
+        rows = {name: _encode(prospect.chat, pairs, settings) for name, pairs in corpora.items()}
     return Plan(prospect, settings, corpora, rows)
 
 

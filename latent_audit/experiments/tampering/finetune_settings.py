@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import pair_files, prompt_files, world_rules
 from latent_audit.errors import InputError
+from latent_audit.experiments import fields
 from latent_audit.experiments.organisms.corpora import organism_pairs
 from latent_audit.interventions import lora
 from latent_audit.interventions.finetune import Method
@@ -83,6 +84,9 @@ def check_finetune(config: ConfigDict, *, is_organism: bool) -> Settings:
     steps, batch = section.steps or preset.steps, section.batch or preset.batch
     if batch % section.accumulate:
         raise InputError(f"finetune.accumulate = {section.accumulate} does not divide finetune.batch = {batch}")
+    fields.check_rows({"finetune.steps": steps, "finetune.batch": batch})
+    if -1 < section.warmup < 0:
+        raise InputError(f"finetune.warmup = {section.warmup}, expected a share from 0 to 1, or -1 for the preset's")
     adapters = None
     if section.method == "lora":
         targets = tuple(part.strip() for part in section.lora_targets.split(",") if part.strip())
@@ -140,12 +144,12 @@ def load_corpora(config: ConfigDict, panel, world: world_rules.World | None) -> 
         corpora = {name: organism_pairs(world, split, section.pairs) for name, split in ORGANISM_SPLITS.items()}
     else:
         columns = {role: section[f"{role}_column"] for role in pair_files.ROLES if section[f"{role}_column"]}
-        corpora = {
-            name: pair_files.load_pairs(
-                source, is_refusal=refusal.is_refusal, columns=columns, limit=section.pairs, offset=section.skip
-            )
-            for name, source in parse_corpora(section.corpora)
-        }
+        corpora = {}
+        for name, source in parse_corpora(section.corpora):
+            with fields.named(f"finetune.corpora: {name}"):
+                corpora[name] = pair_files.load_pairs(
+                    source, is_refusal=refusal.is_refusal, columns=columns, limit=section.pairs, offset=section.skip
+                )
     for name, pairs in corpora.items():
         prompt_files.check_disjoint(pairs, panel)
         if pairs.empty or pairs.duplicates:

@@ -98,7 +98,7 @@ def test_results_do_not_depend_on_batch_sizes(tmp_path):
     path = tiny_checkpoint("llama3", tmp_path / "model")
     tables = []
     for name, changes in (
-        ("one", {"prompt_batch": 3, "layer_batch": 4}),
+        ("one", {"prompt_batch": 10000, "layer_batch": 10000}),
         ("two", {"prompt_batch": 1, "layer_batch": 1}),
     ):
         workdir = tmp_path / name
