@@ -6,6 +6,7 @@ import numpy as np
 
 from latent_audit import models
 from latent_audit.data import chats, world_rules
+from latent_audit.errors import InputError
 from latent_audit.interventions import edits
 from latent_audit.judges import Judge, Reward, refusal
 from latent_audit.models.generate import generate
@@ -31,7 +32,10 @@ def pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
 
 
 def responses(loaded, tokens, mask, *, max_new_tokens: int, prompt_edit=None, decode_edit=None) -> list[str]:
-    """Greedy responses to left-padded prompts int32 [R, P], special tokens removed; docs/method.md section 0."""
+    """Greedy responses to left-padded prompts int32 [R, P], special tokens removed; docs/method.md section 0.
+
+    Raises InputError as check_usable, where nothing is edited.
+    """
     new = generate(
         loaded.params,
         tokens,
@@ -44,7 +48,19 @@ def responses(loaded, tokens, mask, *, max_new_tokens: int, prompt_edit=None, de
         decode_edit=decode_edit,
         repetition_penalty=loaded.repetition_penalty,
     )
+    if prompt_edit is None and decode_edit is None:
+        check_usable(new, "the model")
     return chats.decode(loaded.chat, np.asarray(new.tokens), np.asarray(new.lengths))
+
+
+def check_usable(new, who: str) -> None:
+    """InputError for a model that gives no numbers, or all tokens the same: nothing it answers says anything of it."""
+    bad = int((~np.asarray(new.usable)).sum())
+    if bad:
+        raise InputError(
+            f"{who} scores all tokens alike, or as NaN or infinity, after {bad} of {len(new.usable)} prompts: its "
+            "weights are damaged or too large for the dtype; fetch them again, or set the dtype to float32"
+        )
 
 
 def answers(
@@ -104,6 +120,7 @@ def continue_rows(params, rows, *, cfg, tokenizer, max_new_tokens: int, batch: i
                 eos_ids=cfg.eos_ids,
                 pad_id=pad,
             )
+            check_usable(new, "the judge")
             return np.asarray(new.tokens)
 
         new = np.concatenate(halving.in_halves(answer, np.arange(batch), "judge"))

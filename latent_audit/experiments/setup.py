@@ -25,8 +25,9 @@ from latent_audit.judges import Judge, Reward
 from latent_audit.models import sharding
 from latent_audit.runtime import mesh, processes, runlog
 
-# What variants of one model must have in common.
-SHAPE = ("num_layers", "embed_dim", "vocab_size", "num_heads", "num_kv_heads", "head_dim", "mlp_dim")
+# What variants of one model may differ in: how they are stored, and which tokens they call their own.
+_FREE = ("family", "tied_head", "max_positions", "bos_id", "eos_ids")
+SHAPE = tuple(field.name for field in dataclasses.fields(models.ModelConfig) if field.name not in _FREE)
 # The longest answer of the organism has 28 tokens; what goes on beyond these is no answer.
 ORGANISM_TOKENS = 40
 
@@ -140,6 +141,8 @@ def check(
         if config.organism.directory:
             poles.check_directory(config.organism.directory, names, _recipe(config))
     tokens = encode(chat, cfg, panels.values(), config, who=names[0])
+    for variant in subject.variants[1:] if subject else ():
+        _check_tokens(variant, panels, tokens, config)
     return Prospect(world, names, subject, cfg, chat, panels, tokens, judge, reward)
 
 
@@ -211,6 +214,10 @@ def checkpoint_subject(config: ConfigDict, names: tuple[str, ...]) -> Subject:
         directory = models.resolve(paths[name], revision=(config.model.revision or None) if name == "base" else None)
         sharding.check(models.check(directory).cfg)
         variants.append(Variant(name, directory))
+    # One that load would refuse is told before the others are audited.
+    for variant in variants:
+        models.check_whole(variant.path)
+        chats.eos_ids(load_chat(variant, config), models.read_generation_config(variant.path))
     return Subject(config.model.name or pathlib.PurePath(config.model.path).name, tuple(variants))
 
 
@@ -310,8 +317,8 @@ def check_alike(subject: Subject, config: ConfigDict) -> None:
         for field in SHAPE:
             if getattr(own, field) != getattr(shape, field):
                 raise InputError(
-                    f"model.variants: {variant.name} has {field} = {getattr(own, field)}, base "
-                    f"{getattr(shape, field)}; variants of one model are audited side by side, others by "
+                    f"model.variants: {variant.name} has {field} = {getattr(own, field)!s:.200}, base "
+                    f"{getattr(shape, field)!s:.200}; variants of one model are audited side by side, others by "
                     "configs/survey.py"
                 )
         theirs = load_chat(variant, config)
@@ -324,6 +331,19 @@ def check_alike(subject: Subject, config: ConfigDict) -> None:
                 f"model.variants: {variant.name} has another chat template than base; give one to both with "
                 "chat.template_file"
             )
+
+
+def _check_tokens(variant: Variant, panels: Mapping[str, Panel], tokens: Mapping[str, chats.Tokens], config) -> None:
+    """InputError unless a variant would itself put every prompt as base does, whose tokens it is given."""
+    own = encode_panels(variant, panels.values(), config)
+    for name, (ours, mask) in tokens.items():
+        theirs = own[name]
+        for prompt, *rows in zip(panels[name].prompts, ours, mask, theirs.tokens, theirs.mask, strict=True):
+            if rows[0][rows[1]].tolist() != rows[2][rows[3]].tolist():
+                raise InputError(
+                    f"model.variants: {variant.name} writes the prompt {prompt!r:.100} in other tokens than base; "
+                    "expected the same tokenizer and chat template"
+                )
 
 
 def load_chat(variant: Variant, config: ConfigDict) -> chats.Chat:
