@@ -176,6 +176,17 @@ def prepare(
 def make_job(config, workdir, *, world, subject: Subject, cfg, panels, tokens, judge, reward, inputs) -> Job:
     """A Job of parts that are checked already, with the fields that all tasks have."""
     by_name = {variant.name: variant for variant in subject.variants}
+    recorded = {name: of_variant.get("fingerprint") for name, of_variant in inputs.get("variants", {}).items()}
+
+    def load(name: str) -> respond.Loaded:
+        loaded = load_variant(by_name[name], config)
+        if recorded.get(name) not in (None, models.fingerprint(by_name[name].path)):
+            raise InputError(
+                f"{by_name[name].path} was changed while this run went on, whose results are recorded as those of what "
+                "was there before; put it back, or start again in another workdir"
+            )
+        return loaded
+
     fixed = config.generation.max_new_tokens
 
     def new_tokens(paper: int) -> int:
@@ -197,7 +208,7 @@ def make_job(config, workdir, *, world, subject: Subject, cfg, panels, tokens, j
         shard=config.get("shard", ""),
         dtype=config.model.dtype,
         new_tokens=new_tokens,
-        load=functools.lru_cache(maxsize=1)(lambda name: load_variant(by_name[name], config)),
+        load=functools.lru_cache(maxsize=1)(load),
     )
 
 
