@@ -49,16 +49,19 @@ def responses(loaded, tokens, mask, *, max_new_tokens: int, prompt_edit=None, de
         repetition_penalty=loaded.repetition_penalty,
     )
     if prompt_edit is None and decode_edit is None:
-        check_usable(new, "the model")
+        check_usable(np.asarray(new.usable), "the model")
     return chats.decode(loaded.chat, np.asarray(new.tokens), np.asarray(new.lengths))
 
 
-def check_usable(new, who: str) -> None:
-    """InputError for a model that gives no numbers, or all tokens the same: nothing it answers says anything of it."""
-    bad = int((~np.asarray(new.usable)).sum())
+def check_usable(usable: np.ndarray, who: str) -> None:
+    """InputError for a model that gives no numbers, or all tokens the same: nothing it answers says anything of it.
+
+    usable: bool [B], of generate.
+    """
+    bad = int((~usable).sum())
     if bad:
         raise InputError(
-            f"{who} scores all tokens alike, or as NaN or infinity, after {bad} of {len(new.usable)} prompts: its "
+            f"{who} scores all tokens alike, or as NaN or infinity, after {bad} of {len(usable)} prompts: its "
             "weights are damaged or too large for the dtype; fetch them again, or set the dtype to float32"
         )
 
@@ -102,6 +105,7 @@ def continue_rows(params, rows, *, cfg, tokenizer, max_new_tokens: int, batch: i
     texts = []
     for start in range(0, len(rows), batch):
         block = rows[start : start + batch]
+        count = len(block)
         tokens = np.full((batch, width), pad, np.int32)
         mask = np.zeros((batch, width), bool)
         for row, ids in enumerate(block):
@@ -110,7 +114,7 @@ def continue_rows(params, rows, *, cfg, tokenizer, max_new_tokens: int, batch: i
         # Rows without a prompt would have no key to look at.
         mask[len(block) :, -1] = True
 
-        def answer(part, tokens=tokens, mask=mask):
+        def answer(part, tokens=tokens, mask=mask, count=count):
             new = generate(
                 params,
                 tokens[part],
@@ -120,7 +124,8 @@ def continue_rows(params, rows, *, cfg, tokenizer, max_new_tokens: int, batch: i
                 eos_ids=cfg.eos_ids,
                 pad_id=pad,
             )
-            check_usable(new, "the judge")
+            # Rows without a prompt hold padding alone, of which a model may make nothing.
+            check_usable(np.asarray(new.usable)[part < count], "the judge")
             return np.asarray(new.tokens)
 
         new = np.concatenate(halving.in_halves(answer, np.arange(batch), "judge"))

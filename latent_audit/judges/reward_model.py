@@ -71,14 +71,24 @@ def gpt2_reward(
             tokens, mask = _pad_right(rows[start : start + batch_size], batch_size, cfg.max_positions)
             scores.append(np.asarray(gpt2.classify(params(), tokens, mask, cfg=cfg))[:, 0])
         found = np.concatenate([np.zeros(0, np.float32), *scores])[: len(rows)]
-        if not np.isfinite(found).all():
-            raise InputError(
-                f"{path}: the reward of {(~np.isfinite(found)).sum()} of {len(rows)} responses is NaN or "
-                "infinite; its weights are damaged, give another reward.path"
-            )
+        _check_rewards(path, rows, found)
         return found
 
     return Reward(name=f"{pathlib.Path(path).name}, {form} form", is_fallback=False, score=score)
+
+
+def _check_rewards(path: str | pathlib.Path, rows: list[list[int]], rewards: np.ndarray) -> None:
+    bad = int((~np.isfinite(rewards)).sum())
+    if bad:
+        raise InputError(
+            f"{path}: the reward of {bad} of {len(rows)} responses is NaN or infinite: its weights are damaged; give "
+            "another reward.path"
+        )
+    if len(set(map(tuple, rows))) > 1 and np.ptp(rewards) == 0:
+        raise InputError(
+            f"{path}: all {len(rows)} responses have the same reward, {rewards[0]:g}: its weights are damaged; give "
+            "another reward.path"
+        )
 
 
 def _encode_pairs(tokenizer: Any, prompts: list[str], responses: list[str], max_tokens: int) -> list[list[int]]:
