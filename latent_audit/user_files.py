@@ -119,9 +119,12 @@ def read_json(field: str, path: str | pathlib.Path, *, kind: type | None = None,
 
 
 def parse_json(where: str, text: str) -> Any:
-    """The value that a JSON text stands for; InputError for damage, a depth over MOST_DEPTH or endless numbers."""
+    """The value that a JSON text stands for.
+
+    Raises InputError for damage, a depth over MOST_DEPTH, endless numbers, or an object that says one key twice.
+    """
     try:
-        value = json.loads(text, parse_int=_whole)
+        value = json.loads(text, parse_int=_whole, object_pairs_hook=_distinct)
     except RecursionError:
         raise InputError(f"{where}: lists or objects nested too deep, at most {MOST_DEPTH} levels are read") from None
     except json.JSONDecodeError as error:
@@ -137,6 +140,15 @@ def _whole(digits: str) -> int:
     if len(digits) > MOST_DIGITS:
         raise ValueError(f"a number of {len(digits)} digits, at most {MOST_DIGITS} are read")
     return int(digits)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:100]!r} stands twice in one object, and which of the two counts is not said")
+    return found
 
 
 def _is_deep(value: Any) -> bool:

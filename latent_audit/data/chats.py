@@ -27,7 +27,7 @@ DATE_FORMAT = "%d %b %Y"
 
 # The longest published template has 20 KB.
 MOST_TEMPLATE = 2**20
-_PROBE = "Name a colour."
+_PROBE, _ANSWER = "Name a colour.", "Red, for one."
 
 
 class Tokens(NamedTuple):
@@ -124,12 +124,16 @@ def encode_prompts(chat: Chat, prompts: Iterable[str], *, max_length: int, width
       prompts: B texts; max_length: the most tokens one may have, template included.
       width: T; None is the longest row.
     Raises:
-      InputError: no prompts, a prompt longer than max_length (they are counted; nothing is ever cut), one with a token
-        beyond the chat's vocab_size, or a width that is too small.
+      InputError: no prompts, a template that writes one of them otherwise than the rest, a prompt longer than
+        max_length (they are counted; nothing is ever cut), one with a token beyond the chat's vocab_size, or a width
+        that is too small.
     """
-    rows = _encode(chat, render_all(chat, prompts))
-    if not rows:
+    prompts = list(prompts)
+    if not prompts:
         raise InputError("there are no prompts to encode")
+    texts = render_all(chat, prompts)
+    _check_frames(prompts, texts, _probes(chat)[0], _PROBE, "user")
+    rows = _encode(chat, texts)
     longest = max(map(len, rows))
     if longest > max_length:
         count = sum(len(row) > max_length for row in rows)
@@ -162,7 +166,8 @@ def assistant_turn_ids(chat: Chat, text: str) -> tuple[int, ...]:
     They are what the template writes for a conversation with that answer beyond the formatted prompt; white space
     after the end-of-turn token is left out. docs/method.md section 2.
 
-    Raises InputError if the template refuses an assistant turn, changes the text or writes no end-of-turn token.
+    Raises InputError if the template refuses an assistant turn, changes the text, writes other text around it than
+    around any answer, or writes no end-of-turn token.
     """
     return assistant_turns(chat, [text])[0]
 
@@ -170,10 +175,12 @@ def assistant_turn_ids(chat: Chat, text: str) -> tuple[int, ...]:
 def assistant_turns(chat: Chat, texts: Iterable[str]) -> list[tuple[int, ...]]:
     """As assistant_turn_ids, for many texts in about the time of one: each call may start a process."""
     texts = list(texts)
-    conversations = [[("user", _PROBE), ("assistant", text)] for text in texts]
-    wholes = [whole.rstrip() for whole in _apply(chat, conversations, add_generation_prompt=False)]
+    conversations = [[("user", _PROBE), ("assistant", text)] for text in (_ANSWER, *texts)]
+    probe, *wholes = (whole.rstrip() for whole in _apply(chat, conversations, add_generation_prompt=False))
     prompt_ids, *rows = _encode(chat, [_probes(chat)[0], *wholes])
-    return [_turn(chat, *each, prompt_ids) for each in zip(texts, wholes, rows, strict=True)]
+    turns = [_turn(chat, *each, prompt_ids) for each in zip(texts, wholes, rows, strict=True)]
+    _check_frames(texts, wholes, probe, _ANSWER, "assistant")
+    return turns
 
 
 def _turn(chat: Chat, text: str, whole: str, whole_ids: list[int], prompt_ids: list[int]) -> tuple[int, ...]:
@@ -295,6 +302,18 @@ def _encode(chat: Chat, texts: Iterable[str]) -> list[list[int]]:
             if row and max(row) >= chat.vocab_size:
                 raise beyond(chat.tokenizer, max(row), chat.vocab_size)
     return rows
+
+
+def _check_frames(turns: Iterable[str], texts: Iterable[str], probed: str, probe: str, role: str) -> None:
+    """InputError where what stands around a turn is not what stands around the probe: the template reads its content,
+    so that harmful and harmless prompts would be put to the model in different ways."""
+    frame = probed.split(probe)
+    for turn, text in zip(turns, texts, strict=True):
+        if text not in (turn.join(frame), turn.strip().join(frame)):
+            raise InputError(
+                f"the chat template writes the {role}'s turn {turn!r:.100} otherwise than {probe!r}: it changes the "
+                f"text, or puts something else around it because of what it says; {chat_templates.ADVICE}"
+            )
 
 
 def _probes(chat: Chat) -> tuple[str, str]:

@@ -1,16 +1,20 @@
 """The tokenizer of a checkpoint directory: which files it is read from, and whether its ids are the model's."""
 
+import functools
+import logging as standard_logging
 import os
 import pathlib
 from collections.abc import Iterable
 from typing import Any
 
+import transformers.utils.logging
 from absl import logging
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from latent_audit import user_files
 from latent_audit.errors import InputError
+from latent_audit.text import printable
 
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 # What transformers may open besides; a pipe among them would be waited for.
@@ -23,6 +27,7 @@ _TEMPLATES = ("chat_template.jinja", "additional_chat_templates/*.jinja")
 # The longest published vocabulary has 33 MB, settings 1 MB and templates 20 KB.
 _MOST_VOCABULARY, _MOST_SETTINGS, _MOST_TEMPLATE = 2**29, 2**24, 2**20
 # Words, digits, punctuation, white space and other scripts: where readings of one tokenizer would differ.
+_AGAIN = "copy the tokenizer files that the model was published with"
 _SPLIT_PROBE = "Write  12 lines, don't stop!\n\tf(x) = 3.5; \u00bfqu\u00e9? \u4f60\u597d"
 
 
@@ -38,6 +43,7 @@ def load_tokenizer(path: str | pathlib.Path) -> Any:
     if not os.path.isdir(path):
         raise InputError(f"no such directory: {path}; expected a checkpoint directory with a tokenizer")
     _check_files(path)
+    _take_over_messages()
     if not any(os.path.isfile(path / name) for name in _VOCABULARIES):
         raise InputError(
             f"{path} holds no tokenizer; expected one of {', '.join(_VOCABULARIES)}: copy the "
@@ -45,13 +51,51 @@ def load_tokenizer(path: str | pathlib.Path) -> Any:
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        return _as_filed(path, tokenizer)
+        tokenizer = _as_filed(path, tokenizer)
     except (KeyboardInterrupt, SystemExit):
         raise
     except (
         BaseException
     ) as error:  # Damaged files surface as many different exceptions; Rust's panics are no Exception.
-        raise InputError(f"{path}: transformers cannot read the tokenizer: {_reason(error)}") from error
+        raise _unreadable(path, error) from error
+    _check_certain(path, tokenizer)
+    return tokenizer
+
+
+def _check_certain(path: pathlib.Path, tokenizer: Any) -> None:
+    """InputError for a tokenizer that splits one text in several ways."""
+    inner = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    dropout = getattr(inner, "dropout", None)
+    if dropout:
+        raise InputError(
+            f"{path}: tokenizer.json has dropout = {dropout!r}, which splits a text at random; set it to null"
+        )
+
+
+def _unreadable(path: pathlib.Path, error: BaseException) -> InputError:
+    """What is wrong with a tokenizer's file, as far as it can be told without transformers."""
+    if os.path.isfile(path / "tokenizer.json"):
+        where = f"the tokenizer's file = {str(path / 'tokenizer.json')!r}"
+        try:
+            filed = user_files.read_json("the tokenizer's file", path / "tokenizer.json", most=_MOST_VOCABULARY)
+        except InputError as damage:
+            return damage
+        if not isinstance(filed, dict) or not isinstance(filed.get("model"), dict):
+            return InputError(f"{where} holds no object with a model, so that it is no tokenizer; {_AGAIN}")
+    return InputError(f"{path}: transformers cannot read the tokenizer: {_reason(error)}; {_AGAIN}")
+
+
+class _ToLog(standard_logging.Handler):
+    """Lines of transformers, which quote the checkpoint's files, as lines of our log that a terminal can show."""
+
+    def emit(self, record: standard_logging.LogRecord) -> None:
+        logging.warning("transformers: %s", printable(" ".join(record.getMessage().split()), most=300))
+
+
+@functools.cache
+def _take_over_messages() -> None:
+    transformers.utils.logging.disable_default_handler()
+    transformers.utils.logging.add_handler(_ToLog(standard_logging.WARNING))
 
 
 def _check_files(path: pathlib.Path) -> None:
@@ -60,10 +104,23 @@ def _check_files(path: pathlib.Path) -> None:
             user_files.check_file("the tokenizer's file", path / name, most=_MOST_VOCABULARY)
     for name in _SETTINGS:
         if os.path.exists(path / name):
-            user_files.read_json("the tokenizer's file", path / name, kind=dict, most=_MOST_SETTINGS)
+            settings = user_files.read_json("the tokenizer's file", path / name, kind=dict, most=_MOST_SETTINGS)
+            _check_templates(path / name, settings.get("chat_template"))
     for pattern in _TEMPLATES:
         for file in sorted(path.glob(pattern)):
             user_files.read_text("the checkpoint's chat template", file, most=_MOST_TEMPLATE)
+
+
+def _check_templates(file: pathlib.Path, templates: object) -> None:
+    """InputError for a list of chat templates that is none: transformers would fail on it without saying so."""
+    if isinstance(templates, list) and not all(
+        isinstance(one, dict) and all(isinstance(one.get(key), str) for key in ("name", "template"))
+        for one in templates
+    ):
+        raise InputError(
+            f"{str(file)!r}: chat_template = {str(templates)!r:.200}, expected text, or a list of objects with a name "
+            "and a template"
+        )
 
 
 def _as_filed(path: pathlib.Path, tokenizer: Any) -> Any:

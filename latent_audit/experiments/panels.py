@@ -59,7 +59,10 @@ def check_builtin(config: ConfigDict) -> None:
 
 
 def request_panels(config: ConfigDict, world: world_rules.World | None) -> dict[str, Panel]:
-    """{"harmful": ..., "benign": ...}: the world's evaluation split, or the files that the config names."""
+    """{"harmful": ..., "benign": ...}: the world's evaluation split, or the files that the config names.
+
+    Raises InputError as prompt_files.load_prompts, and for a harmless prompt that is among the harmful ones.
+    """
     section, panels = config.prompts, {}
     if world is not None:
         check_builtin(config)
@@ -82,6 +85,7 @@ def request_panels(config: ConfigDict, world: world_rules.World | None) -> dict[
                 len(loaded.prompts),
             )
         panels[kind] = make_panel(kind, loaded.prompts[:count], source)
+    prompt_files.check_disjoint(panels[BENIGN], panels[HARMFUL])
     return panels
 
 
@@ -89,11 +93,10 @@ def audit_panels(config: ConfigDict, world: world_rules.World | None) -> dict[st
     """Name -> panel: harmful, benign, wrapped-FAMILY of every family, facts, and over-refusal where a source is given.
 
     Wrapped are requests that are not in the harmful panel: the world's `jailbreak` split, or the prompts of the file
-    behind it; a file without such is wrapped from its start, with a warning. Raises InputError as request_panels,
-    for unknown families, and for a harmless prompt that is among the harmful ones.
+    behind it; a file without such is wrapped from its start, with a warning. Raises InputError as request_panels, and
+    for unknown families.
     """
     panels, section = request_panels(config, world), config.panel
-    prompt_files.check_disjoint(panels[BENIGN], panels[HARMFUL])
     wrap, known = wrapping(world is not None)
     requests, source = _unseen(config, panels[HARMFUL], world)
     for family in _families(section.wrappers, known):

@@ -6,6 +6,7 @@ import numpy as np
 
 from latent_audit import models
 from latent_audit.data import chats, world_rules
+from latent_audit.errors import InputError
 from latent_audit.interventions import edits
 from latent_audit.judges import Judge, Reward, refusal
 from latent_audit.models import batching
@@ -32,7 +33,10 @@ def pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
 
 
 def responses(loaded, tokens, mask, *, max_new_tokens: int, prompt_edit=None, decode_edit=None) -> list[str]:
-    """Greedy responses to left-padded prompts int32 [R, P], special tokens removed; docs/method.md section 0."""
+    """Greedy responses to left-padded prompts int32 [R, P], special tokens removed; docs/method.md section 0.
+
+    Raises InputError as check_usable, where nothing is edited.
+    """
     new = generate(
         loaded.params,
         tokens,
@@ -45,7 +49,22 @@ def responses(loaded, tokens, mask, *, max_new_tokens: int, prompt_edit=None, de
         decode_edit=decode_edit,
         repetition_penalty=loaded.repetition_penalty,
     )
+    if prompt_edit is None and decode_edit is None:
+        check_usable(np.asarray(new.usable), "the model")
     return chats.decode(loaded.chat, np.asarray(new.tokens), np.asarray(new.lengths))
+
+
+def check_usable(usable: np.ndarray, who: str) -> None:
+    """InputError for a model that gives no numbers, or all tokens the same: nothing it answers says anything of it.
+
+    usable: bool [B], of generate.
+    """
+    bad = int((~usable).sum())
+    if bad:
+        raise InputError(
+            f"{who} scores all tokens alike, or as NaN or infinity, after {bad} of {len(usable)} prompts: its "
+            "weights are damaged or too large for the dtype; fetch them again, or set the dtype to float32"
+        )
 
 
 def answers(
@@ -89,6 +108,7 @@ def continue_rows(params, rows, *, cfg, tokenizer, max_new_tokens: int, batch: i
     batch = batching.rows_at_a_time(batch, len(rows))
     for start in range(0, len(rows), batch):
         block = rows[start : start + batch]
+        count = len(block)
         tokens = np.full((batch, width), pad, np.int32)
         mask = np.zeros((batch, width), bool)
         for row, ids in enumerate(block):
@@ -97,7 +117,7 @@ def continue_rows(params, rows, *, cfg, tokenizer, max_new_tokens: int, batch: i
         # Rows without a prompt would have no key to look at.
         mask[len(block) :, -1] = True
 
-        def answer(part, tokens=tokens, mask=mask):
+        def answer(part, tokens=tokens, mask=mask, count=count):
             new = generate(
                 params,
                 tokens[part],
@@ -107,6 +127,8 @@ def continue_rows(params, rows, *, cfg, tokenizer, max_new_tokens: int, batch: i
                 eos_ids=cfg.eos_ids,
                 pad_id=pad,
             )
+            # Rows without a prompt hold padding alone, of which a model may make nothing.
+            check_usable(np.asarray(new.usable)[part < count], "the judge")
             return np.asarray(new.tokens)
 
         new = np.concatenate(halving.in_halves(answer, np.arange(batch), "judge"))

@@ -71,6 +71,7 @@ def _harmbench_judge(settings) -> Judge:
     cfg = models.check(directory).cfg
     tokenizer_files.check_vocabulary(tokenizer, cfg.vocab_size)
     sharding.check(cfg)
+    models.check_whole(directory)
     # The two published classifiers are a Llama 2 and a Mistral, each with its own prompt.
     form = "mistral" if cfg.family == "mistral" else "llama"
 

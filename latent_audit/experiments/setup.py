@@ -25,8 +25,9 @@ from latent_audit.judges import Judge, Reward
 from latent_audit.models import batching, sharding
 from latent_audit.runtime import mesh, processes, runlog
 
-# What variants of one model must have in common.
-SHAPE = ("family", "num_layers", "embed_dim", "vocab_size", "num_heads", "num_kv_heads", "head_dim", "mlp_dim")
+# What variants of one model may differ in: how they are stored, and which tokens they call their own.
+_FREE = ("tied_head", "max_positions", "bos_id", "eos_ids")
+SHAPE = tuple(field.name for field in dataclasses.fields(models.ModelConfig) if field.name not in _FREE)
 # The longest answer of the organism has 28 tokens; what goes on beyond these is no answer.
 ORGANISM_TOKENS = 40
 
@@ -140,6 +141,8 @@ def check(
         if config.organism.directory:
             poles.check_directory(config.organism.directory, names, _recipe(config))
     tokens = encode(chat, cfg, panels.values(), config, who=names[0])
+    for variant in subject.variants[1:] if subject else ():
+        _check_tokens(variant, panels, tokens, config)
     return Prospect(world, names, subject, cfg, chat, panels, tokens, judge, reward)
 
 
@@ -175,6 +178,17 @@ def make_job(config, workdir, *, world, subject: Subject, cfg, panels, tokens, j
     by_name = {variant.name: variant for variant in subject.variants}
     longest = max((len(panel.prompts) for panel in panels.values()), default=1)
     at_a_time = batching.rows_at_a_time(config.prompt_batch, longest)
+    recorded = {name: of_variant.get("fingerprint") for name, of_variant in inputs.get("variants", {}).items()}
+
+    def load(name: str) -> respond.Loaded:
+        loaded = load_variant(by_name[name], config)
+        if recorded.get(name) not in (None, models.fingerprint(by_name[name].path)):
+            raise InputError(
+                f"{by_name[name].path} was changed while this run went on, whose results are recorded as those of what "
+                "was there before; put it back, or start again in another workdir"
+            )
+        return loaded
+
     fixed = config.generation.max_new_tokens
 
     def new_tokens(paper: int) -> int:
@@ -196,7 +210,7 @@ def make_job(config, workdir, *, world, subject: Subject, cfg, panels, tokens, j
         shard=config.get("shard", ""),
         dtype=config.model.dtype,
         new_tokens=new_tokens,
-        load=functools.lru_cache(maxsize=1)(lambda name: load_variant(by_name[name], config)),
+        load=functools.lru_cache(maxsize=1)(load),
     )
 
 
@@ -215,6 +229,10 @@ def checkpoint_subject(config: ConfigDict, names: tuple[str, ...]) -> Subject:
             directory = models.resolve(paths[name], revision=revision)
             sharding.check(models.check(directory).cfg)
         variants.append(Variant(name, directory))
+    # One that load would refuse is told before the others are audited.
+    for variant in variants:
+        models.check_whole(variant.path)
+        chats.eos_ids(load_chat(variant, config), models.read_generation_config(variant.path))
     return Subject(config.model.name or pathlib.PurePath(config.model.path).name, tuple(variants))
 
 
@@ -314,8 +332,8 @@ def check_alike(subject: Subject, config: ConfigDict) -> None:
         for field in SHAPE:
             if getattr(own, field) != getattr(shape, field):
                 raise InputError(
-                    f"model.variants: {variant.name} has {field} = {getattr(own, field)}, base "
-                    f"{getattr(shape, field)}; variants of one model are audited side by side, others by "
+                    f"model.variants: {variant.name} has {field} = {getattr(own, field)!s:.200}, base "
+                    f"{getattr(shape, field)!s:.200}; variants of one model are audited side by side, others by "
                     "configs/survey.py"
                 )
         theirs = load_chat(variant, config)
@@ -328,6 +346,19 @@ def check_alike(subject: Subject, config: ConfigDict) -> None:
                 f"model.variants: {variant.name} has another chat template than base; give one to both with "
                 "chat.template_file"
             )
+
+
+def _check_tokens(variant: Variant, panels: Mapping[str, Panel], tokens: Mapping[str, chats.Tokens], config) -> None:
+    """InputError unless a variant would itself put every prompt as base does, whose tokens it is given."""
+    own = encode_panels(variant, panels.values(), config)
+    for name, (ours, mask) in tokens.items():
+        theirs = own[name]
+        for prompt, *rows in zip(panels[name].prompts, ours, mask, theirs.tokens, theirs.mask, strict=True):
+            if rows[0][rows[1]].tolist() != rows[2][rows[3]].tolist():
+                raise InputError(
+                    f"model.variants: {variant.name} writes the prompt {prompt!r:.100} in other tokens than base; "
+                    "expected the same tokenizer and chat template"
+                )
 
 
 def load_chat(variant: Variant, config: ConfigDict) -> chats.Chat:

@@ -15,7 +15,7 @@ import numpy as np
 
 from latent_audit.errors import InputError
 from latent_audit.models import batching, decoder, sharding
-from latent_audit.models.config import ModelConfig
+from latent_audit.models.config import ModelConfig, layer_name
 
 DECISION_POINT = -1
 # In place of a column: the mean over a prompt's real tokens.
@@ -84,9 +84,22 @@ def decision_states(params, tokens, mask, *, cfg: ModelConfig, batch: int, edit=
 
     Args as in position_states; S is the number of blocks plus one, state s + 1 the output of block s. Whoever keeps
     what is yielded keeps all states: means and cosines are best taken batch by batch.
+
+    Raises InputError for states that are not finite.
     """
     for states in _position_states(params, tokens, mask, cfg=cfg, positions=(DECISION_POINT,), batch=batch, edit=edit):
+        _check_states(states)
         yield states[:, :, 0].swapaxes(0, 1)
+
+
+def _check_states(states: np.ndarray) -> None:
+    """states: [S, B, positions, D]."""
+    bad = ~np.isfinite(states).reshape(len(states), -1).all(axis=1)
+    if bad.any():
+        raise InputError(
+            f"the model's states are NaN or infinite from {layer_name(int(np.argmax(bad)))} on: its weights are "
+            "damaged or too large for the dtype; fetch them again, or set the dtype to float32"
+        )
 
 
 def moments(
@@ -102,7 +115,8 @@ def moments(
     """Mean state and mean norm of any number of prompts, `batch` at a time; arguments as in position_states.
 
     Sums are float64 on the host, so the batch size changes nothing beyond rounding of the forward pass itself.
-    Raises InputError for no prompts, a batch below 1, or a position that is padding in some row.
+    Raises InputError for no prompts, a batch below 1, a position that is padding in some row, or states that are not
+    finite.
     """
     tokens, mask = np.asarray(tokens), np.asarray(mask)
     if not len(tokens) or batch < 1:
@@ -111,6 +125,7 @@ def moments(
     total, length = 0.0, 0.0
     options = {"cfg": cfg, "positions": tuple(positions), "batch": batch, "edit": edit}
     for states in _position_states(params, tokens, mask, **options):
+        _check_states(states)
         states = states.astype(np.float64)
         total = total + states.sum(axis=1)
         length = length + np.linalg.norm(states, axis=-1).sum(axis=1)

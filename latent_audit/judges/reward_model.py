@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from latent_audit.data.chats import load_tokenizer
+from latent_audit.data.tokenizer_files import beyond, check_vocabulary, load_tokenizer
 from latent_audit.errors import InputError
 from latent_audit.judges import Reward
 from latent_audit.models import batching, gpt2
@@ -38,19 +38,23 @@ def gpt2_reward(
       form: "paper" or "human_assistant", see FORMS.
       max_tokens: at most the model's number of positions; batch_size: rows scored at a time.
     Raises:
-      InputError: a wrong argument, a checkpoint gpt2.check refuses, or one with more than one output; while scoring,
-        a pair that has no tokens.
+      InputError: a wrong argument, a checkpoint gpt2.check_whole refuses, one with more than one output, a tokenizer
+        with ids that it has no row for; while scoring, a pair that has no tokens, or a reward that is no number.
     """
     if form not in FORMS:
         raise InputError(f"reward.form = {form!r}, expected one of {', '.join(FORMS)}")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"reward.batch = {batch_size!r}, expected a whole number of at least 1")
-    cfg, num_labels = gpt2.check(path)
+    cfg, num_labels = gpt2.check_whole(path)
     if num_labels != 1:
         raise InputError(f"{path}: the classifier has {num_labels} outputs, expected a reward model with one")
     if not 1 <= max_tokens <= cfg.max_positions:
         raise InputError(f"max_tokens = {max_tokens!r}, expected 1 to the model's {cfg.max_positions} positions")
     tokenizer = load_tokenizer(path)
+    try:
+        check_vocabulary(tokenizer, cfg.vocab_size)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
     @functools.cache
     def params() -> Params:
@@ -59,13 +63,32 @@ def gpt2_reward(
     def score(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         asked = [FORMS[form].format(prompt=prompt) for prompt in prompts]
         rows = _encode_pairs(tokenizer, asked, list(responses), max_tokens)
+        largest = max((max(row) for row in rows), default=0)
+        if largest >= cfg.vocab_size:
+            raise beyond(tokenizer, largest, cfg.vocab_size)
         scores, size = [], batching.rows_at_a_time(batch_size, len(rows))
         for start in range(0, len(rows), size):
             tokens, mask = _pad_right(rows[start : start + size], size, cfg.max_positions)
             scores.append(np.asarray(gpt2.classify(params(), tokens, mask, cfg=cfg))[:, 0])
-        return np.concatenate([np.zeros(0, np.float32), *scores])[: len(rows)]
+        found = np.concatenate([np.zeros(0, np.float32), *scores])[: len(rows)]
+        _check_rewards(path, rows, found)
+        return found
 
     return Reward(name=f"{pathlib.Path(path).name}, {form} form", is_fallback=False, score=score)
+
+
+def _check_rewards(path: str | pathlib.Path, rows: list[list[int]], rewards: np.ndarray) -> None:
+    bad = int((~np.isfinite(rewards)).sum())
+    if bad:
+        raise InputError(
+            f"{path}: the reward of {bad} of {len(rows)} responses is NaN or infinite: its weights are damaged; give "
+            "another reward.path"
+        )
+    if len(set(map(tuple, rows))) > 1 and np.ptp(rewards) == 0:
+        raise InputError(
+            f"{path}: all {len(rows)} responses have the same reward, {rewards[0]:g}: its weights are damaged; give "
+            "another reward.path"
+        )
 
 
 def _encode_pairs(tokenizer: Any, prompts: list[str], responses: list[str], max_tokens: int) -> list[list[int]]:

@@ -161,6 +161,7 @@ FAMILIES = {
 }
 MULTIMODAL_TYPE, MULTIMODAL_ARCHITECTURE = "gemma3", "Gemma3ForConditionalGeneration"
 _LAYER_TYPES = ("full_attention", "sliding_attention")
+_DTYPES = ("float32", "bfloat16", "float16", "float64", "auto")
 
 
 def config_from_hf(hf: dict) -> ModelConfig:
@@ -172,6 +173,7 @@ def config_from_hf(hf: dict) -> ModelConfig:
     family = FAMILIES[name]
     fields = family.defaults | given
     _refuse_unsupported(fields)
+    _check_dtype(fields)
     layers, width = number(fields, "num_hidden_layers"), number(fields, "hidden_size")
     heads, max_positions = number(fields, "num_attention_heads"), number(fields, "max_position_embeddings")
     kv_heads = heads if fields["num_key_value_heads"] is None else number(fields, "num_key_value_heads")
@@ -184,6 +186,7 @@ def config_from_hf(hf: dict) -> ModelConfig:
     all_biases = family.bias == "switch" and flag(fields, "attention_bias")
     has_scalar = "query_pre_attn_scalar" in family.defaults
     sliding = _sliding_layers(fields, family, layers)
+    _check_ids(fields)
     return ModelConfig(
         family=name,
         vocab_size=number(fields, "vocab_size"),
@@ -323,6 +326,23 @@ def _refuse_unsupported(fields: dict) -> None:
             f"config.json: partial_rotary_factor = {shown(fields['partial_rotary_factor'])}: only whole "
             "heads are rotated here; expected 1.0"
         )
+
+
+def _check_ids(fields: dict) -> None:
+    """The tokens that the model calls its own must be among its own: others were made with another vocabulary."""
+    rows = number(fields, "vocab_size")
+    for name in ("bos_token_id", "eos_token_id"):
+        if max(token_ids(fields, name), default=0) >= rows:
+            raise InputError(
+                f"config.json: {name} = {shown(fields[name])}, expected ids below vocab_size = {rows}; fetch it again"
+            )
+
+
+def _check_dtype(fields: dict) -> None:
+    """What is read is what the weight files hold; a word that is no dtype means that config.json is damaged."""
+    for name in ("dtype", "torch_dtype"):
+        if fields.get(name) is not None:
+            choice({name: str(fields[name]).removeprefix("torch.")}, name, _DTYPES)
 
 
 def _cap(fields: dict, family: Family, name: str) -> float | None:

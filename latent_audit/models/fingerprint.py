@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from absl import logging
 
 from latent_audit.errors import InputError
+from latent_audit.models import headers
 from latent_audit.runtime import files
 from latent_audit.user_files import read_json
 
@@ -44,14 +45,24 @@ def fingerprint(path: str | pathlib.Path) -> str:
     directory = pathlib.Path(path)
     if not directory.is_dir():
         raise InputError(f"{directory} is no directory; expected a checkpoint's")
-    names = sorted(
+    names = _names(directory)
+    hashes = sha256_of_files([directory / name for name in names], beside=directory)
+    entries = [[name, (directory / name).stat().st_size, digest] for name, digest in zip(names, hashes, strict=True)]
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
+
+
+def check_files(directory: pathlib.Path) -> None:
+    """InputError for what fingerprint could not read, told without reading: pipes, devices, broken links."""
+    for name in _names(directory):
+        headers.check_regular(directory / name)
+
+
+def _names(directory: pathlib.Path) -> list[str]:
+    return sorted(
         str(file.relative_to(directory))
         for file in (*directory.glob("*"), *directory.glob(f"{_TEMPLATES}/*.jinja"))
         if file.suffix in SUFFIXES and not file.is_dir()
     )
-    hashes = sha256_of_files([directory / name for name in names], beside=directory)
-    entries = [[name, (directory / name).stat().st_size, digest] for name, digest in zip(names, hashes, strict=True)]
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
 
 
 def sha256_of_files(paths: Iterable[pathlib.Path], *, beside: pathlib.Path | None = None) -> list[str]:

@@ -16,10 +16,14 @@ from latent_audit.models.decoder import Edit
 
 
 class Generation(NamedTuple):
-    """tokens: int32 [B, new], pad_id after a row's end; lengths: int32 [B], the end token counted."""
+    """tokens: int32 [B, new], pad_id after a row's end; lengths: int32 [B], the end token counted.
+
+    usable: bool [B], False where the logits of the first new token are not all finite, or all the same.
+    """
 
     tokens: jax.Array
     lengths: jax.Array
+    usable: jax.Array
 
 
 class Cache(NamedTuple):
@@ -203,7 +207,9 @@ def _generate(
     (_, out, _, _), _, _ = jax.lax.while_loop(unfinished, body, (state, token, cache))
     ended = jnp.any(out[:, :, None] == ends, axis=2)
     lengths = jnp.where(ended.any(axis=1), jnp.argmax(ended, axis=1) + 1, max_new_tokens)
-    return sharding.replicate(Generation(out, lengths.astype(jnp.int32)))
+    first = decoder.unembed(params, x, cfg=cfg)
+    usable = jnp.isfinite(first).all(axis=-1) & (first.max(axis=-1) > first.min(axis=-1))
+    return sharding.replicate(Generation(out, lengths.astype(jnp.int32), usable))
 
 
 def _sample(logits: jax.Array, sampling: Sampling, step: jax.Array) -> jax.Array:

@@ -20,6 +20,7 @@ from latent_audit.models import headers
 from latent_audit.models.config import Params
 from latent_audit.models.fields import MOST_CONFIG_BYTES, choice, number, shown
 from latent_audit.models.ops import ACTIVATIONS, MASKED_SCORE
+from latent_audit.models.values import check_values
 from latent_audit.user_files import read_json
 
 ARCHITECTURE = "GPT2ForSequenceClassification"
@@ -138,6 +139,15 @@ def check(path: str | pathlib.Path) -> tuple[GPT2Config, int]:
         elif dtype not in _FILE_DTYPES:
             problems.append(("wrong dtype", f"{name} is {dtype}, expected one of {', '.join(_FILE_DTYPES)}"))
     headers.raise_problems(path, problems)
+    return cfg, num_labels
+
+
+def check_whole(path: str | pathlib.Path) -> tuple[GPT2Config, int]:
+    """As check, and every value read: NaN and infinity are refused as well."""
+    path = pathlib.Path(path)
+    cfg, num_labels = check(path)
+    file = _weight_file(path)
+    check_values(path, [(file, name) for name in _tensor_shapes(cfg, num_labels=num_labels)])
     return cfg, num_labels
 
 

@@ -1,5 +1,6 @@
 """What the weight files of a checkpoint hold, read from their headers alone; what is no weight file is refused here."""
 
+import errno
 import os
 import pathlib
 import stat
@@ -73,11 +74,15 @@ def read_header(path: pathlib.Path) -> Header:
 
 
 def check_regular(path: pathlib.Path) -> None:
-    """InputError unless a weight file is a regular, readable file and no git-lfs pointer; never waits for a pipe."""
+    """InputError unless a file is a regular, readable file and no git-lfs pointer; never waits for a pipe."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
     except OSError as error:
-        what = "is a link to a file that is not there" if os.path.islink(path) else f"cannot be read: {error.strerror}"
+        what = f"cannot be read: {error.strerror}"
+        if os.path.islink(path):
+            what = "is a link to a file that is not there"
+        elif error.errno == errno.ENXIO:
+            what = "is a socket or a device, expected a regular file"
         raise InputError(f"{path} {what}; fetch it again") from error
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -88,7 +93,7 @@ def check_regular(path: pathlib.Path) -> None:
     finally:
         os.close(handle)
     if start == _LFS:
-        raise InputError(f"{path} is a git-lfs pointer and not the weights; run `git lfs pull` in that repository")
+        raise InputError(f"{path} is a git-lfs pointer, not the file itself; run `git lfs pull` in that repository")
 
 
 def refuse_adapter(directory: pathlib.Path) -> None:

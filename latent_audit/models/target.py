@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 
 from latent_audit.errors import InputError
-from latent_audit.models.fingerprint import sha256_of_files
+from latent_audit.models.fingerprint import SUFFIXES, sha256_of_files
 from latent_audit.models.headers import listed
 from latent_audit.runtime import files
 from latent_audit.user_files import path_of, read_json
@@ -72,6 +72,24 @@ def read_marker(directory: pathlib.Path) -> dict[str, str] | None:
     ):
         raise InputError(f"{file} does not list files with their SHA-256: it is damaged, or not of this tool")
     return listed_files
+
+
+def changed(directory: pathlib.Path) -> list[str] | None:
+    """Files that are missing, changed or added since this tool wrote a directory; None where it did not write it.
+
+    Those of fingerprint.SUFFIXES, which can change a result: a card may be edited. Raises InputError for a damaged
+    marker.
+    """
+    ours = read_marker(directory)
+    if ours is None:
+        return None
+    ours = {name: digest for name, digest in ours.items() if pathlib.PurePath(name).suffix in SUFFIXES}
+    inside = _files(directory)
+    there = [name for name in ours if name in inside]
+    hashes = sha256_of_files([directory / name for name in there], beside=directory)
+    odd = {name for name, digest in zip(there, hashes, strict=True) if ours[name] != digest}
+    added = {name for name in set(inside) - set(ours) if pathlib.PurePath(name).suffix in SUFFIXES}
+    return sorted(odd | (set(ours) - set(there)) | added)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Reading checkpoints: safetensors files in Hugging Face's layout -> stacked parameters."""
 
 import contextlib
-import math
 import os
 import pathlib
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from latent_audit.errors import InputError
 from latent_audit.models import families, headers, hub, names, sharding
 from latent_audit.models.config import ModelConfig, Params, block_shapes, parameter_shapes
 from latent_audit.models.fields import MOST_CONFIG_BYTES, check_finite, number, shown, token_ids
+from latent_audit.models.fingerprint import check_files
+from latent_audit.models.values import check_values, chunks
 from latent_audit.user_files import read_json
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -91,6 +92,16 @@ def check(path: str | pathlib.Path, *, revision: str | None = None) -> Checkpoin
     return Checkpoint(cfg, tensors)
 
 
+def check_whole(path: str | pathlib.Path) -> None:
+    """As check, and all that load, fingerprint and read_generation_config would refuse later; every value is read."""
+    directory = hub.resolve(path)
+    cfg, tensors = check(directory)
+    check_files(directory)
+    read_generation_config(directory)
+    check_values(directory, tensors.values())
+    _compare_tied_head(cfg, tensors)
+
+
 def _place_tensors(
     cfg: ModelConfig, found: dict[pathlib.Path, headers.Header]
 ) -> tuple[dict[str, tuple[pathlib.Path, str]], list[tuple[str, str]]]:
@@ -160,7 +171,7 @@ def _read(
         # Opened for one tensor at a time: what was read of an open file counts as memory of this process.
         with safetensors.safe_open(file, framework="numpy") as opened:
             source = opened.get_slice(in_file)
-            for rows in _chunks(target.shape):
+            for rows in chunks(target.shape, CHUNK_ELEMENTS):
                 target[rows] = source[rows]
                 # After the cast, so that an overflow of bfloat16 is seen too.
                 finite = finite and bool(np.isfinite(target[rows]).all())
@@ -180,15 +191,11 @@ def _compare_tied_head(cfg: ModelConfig, tensors: dict[str, tuple[pathlib.Path, 
             stack.enter_context(safetensors.safe_open(file, framework="numpy")).get_slice(in_file)
             for file, in_file in pair
         )
-        equal = all(np.array_equal(ours[rows], theirs[rows]) for rows in _chunks((cfg.vocab_size, cfg.embed_dim)))
+        equal = all(
+            np.array_equal(ours[rows], theirs[rows]) for rows in chunks((cfg.vocab_size, cfg.embed_dim), CHUNK_ELEMENTS)
+        )
     if not equal:
         raise InputError(
             f"{tensors[head][0]}: {tensors[head][1]} differs from the embedding, but config.json "
             "says tie_word_embeddings = true; expected equal matrices, or false in config.json"
         )
-
-
-def _chunks(shape: tuple[int, ...]) -> list[slice]:
-    """Slices that cover the first axis, each of about CHUNK_ELEMENTS numbers."""
-    step = max(1, CHUNK_ELEMENTS * shape[0] // math.prod(shape))
-    return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]

@@ -336,7 +336,7 @@ def test_load_tokenizer(tmp_path):
     with pytest.raises(InputError, match="holds no tokenizer"):
         chats.load_tokenizer(tmp_path / "weights")
     (tmp_path / "good" / "tokenizer.json").write_text('{"version": ')
-    with pytest.raises(InputError, match="cannot read the tokenizer"):
+    with pytest.raises(InputError, match="is no JSON"):
         chats.load_tokenizer(tmp_path / "good")
 
 
@@ -488,9 +488,14 @@ def test_template_files(tmp_path):
         ("tokenizer_config.json", '{"auto_map": 7}', "cannot read the tokenizer"),
         ("tokenizer_config.json", '{"bos_token": "\\ud800"}', "cannot read the tokenizer"),
         ("tokenizer_config.json", '{"model_max_length": "x"}', "cannot read the tokenizer"),
-        ("tokenizer.json", "[" * 10**5, "cannot read the tokenizer"),
+        ("tokenizer.json", "[" * 10**5, "nested too deep"),
         ("tokenizer.json", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a git-lfs pointer"),
-        ("tokenizer.json", "{}", "cannot read the tokenizer"),
+        ("tokenizer.json", "{}", "no object with a model"),
+        (
+            "tokenizer_config.json",
+            '{"chat_template": [{"name": "default"}]}',
+            "a list of objects with a name and a template",
+        ),
     ],
 )
 def test_damaged_tokenizers_are_one_line(tmp_path, name, content, message):

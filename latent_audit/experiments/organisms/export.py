@@ -15,7 +15,6 @@ from latent_audit.errors import InputError
 from latent_audit.experiments.organisms import kinds
 from latent_audit.interventions import lora
 from latent_audit.models import target
-from latent_audit.models.fingerprint import sha256_of_files
 from latent_audit.runtime import files, processes, runlog
 from latent_audit.user_files import read_bytes
 
@@ -90,8 +89,8 @@ def load_nudge(path) -> Nudge | None:
         return None
     if not _is_recorded(directory):
         warn_once(
-            f"{file} is left out: this tool did not record it with the weights beside it; a pole is exported with its "
-            "nudge by configs/dissociate.py"
+            f"{file} is left out: this tool did not record it with the files beside it, or they were changed since; a "
+            "pole is exported with its nudge by configs/dissociate.py"
         )
         return None
     try:
@@ -109,15 +108,12 @@ def warn_once(message: str) -> None:
 
 
 def _is_recorded(directory: pathlib.Path) -> bool:
-    """Whether a directory's marker lists its nudge and all of its weights as they are."""
+    """Whether a directory's marker lists its nudge, and all that it lists is as it was written."""
     try:
         ours = target.read_marker(directory)
+        return ours is not None and NUDGE_FILE in ours and not target.changed(directory)
     except InputError:
         return False
-    held = [NUDGE_FILE, *sorted(file.name for file in directory.glob("*.safetensors") if file.name != NUDGE_FILE)]
-    if ours is None or len(held) < 2 or not set(held) <= set(ours):
-        return False
-    return [ours[name] for name in held] == sha256_of_files([directory / name for name in held], beside=directory)
 
 
 def _checked(file: pathlib.Path, vector, state, scale, cfg: models.ModelConfig) -> Nudge:

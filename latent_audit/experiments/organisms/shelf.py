@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from latent_audit.errors import InputError
+from latent_audit.models import target
 from latent_audit.models.headers import listed
 from latent_audit.user_files import path_of, read_json
 
@@ -45,12 +46,29 @@ def stored(
         raise InputError(f"{error}; {advice}") from error
     if field not in content:
         raise InputError(f"{record} is no record of this tool, it has no {field!r}; {advice}")
-    if not is_complete(folders):
+    if not is_complete(folders := tuple(folders)):
         return None
     found = content[field]
     if found != expected:
         raise InputError(otherwise(found))
+    for folder in folders:
+        check_unchanged(folder)
     return content
+
+
+def check_unchanged(folder: pathlib.Path) -> None:
+    """InputError for a checkpoint of ours that was changed since: the record beside it is of another one then."""
+    odd = target.changed(folder)
+    if odd is None:
+        raise InputError(
+            f"{folder} holds no {target.MARKER}, so that nobody knows whether it is what was recorded; remove it, and "
+            "it is made again"
+        )
+    if odd:
+        raise InputError(
+            f"{folder}: {listed(odd)} was changed since this tool wrote it, so that the record is of another model; "
+            "remove that directory, and it is made again"
+        )
 
 
 def check_place(directory: str | pathlib.Path, *, field: str) -> pathlib.Path:

@@ -229,6 +229,8 @@ def check_directory(
     elif not _has_rates(record):
         raise InputError(f"{path} is damaged, it lacks rates of its poles; remove it, and the organism is made again")
     elif shelf.is_complete(directory / pole for pole in POLES):
+        for pole in POLES:
+            shelf.check_unchanged(directory / pole)
         return directory, record
     if directory.is_dir():
         for pole in POLES:

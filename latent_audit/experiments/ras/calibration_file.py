@@ -5,6 +5,7 @@ measured otherwise: another family, shape, chat template, set of prompts or dtyp
 """
 
 import hashlib
+import json
 import math
 import os
 import pathlib
@@ -30,7 +31,7 @@ from latent_audit.runtime import files
 from latent_audit.text import printable
 from latent_audit.user_files import path_of, read_bytes, read_json
 
-SCHEMA = 1
+SCHEMA = 2
 _DIRECTIONS, _SCORES = "refusal_directions", ("unsafe", "jailbreak")
 _AGAIN = "calibrate again with configs/ras.py"
 _MOST_RECORD_BYTES, _MOST_TENSOR_BYTES = 2**24, 2**28
@@ -111,6 +112,7 @@ _RECORD = {
         "notes": [_LINE],
     },
     "tensors": {"file": _LINE, "sha256": _SHA},
+    "sha256": _SHA,
 }
 
 
@@ -182,21 +184,25 @@ def save(path, frozen: Frozen) -> None:
     )
     beside = path.with_suffix(".safetensors")
     files.write_bytes(beside, tensors)
-    files.write_json(
-        path,
-        {
-            "schema": SCHEMA,
-            "identity": frozen.identity._asdict(),
-            "prompts": frozen.source._asdict(),
-            "window": frozen.window._asdict() | {"relaxations": list(frozen.window.relaxations)},
-            "gamma": frozen.gamma,
-            "alpha_global": frozen.alpha_global,
-            "other_alphas": list(frozen.other_alphas),
-            "protocol": frozen.protocol,
-            "calibration": calibration.to_record(frozen.family),
-            "tensors": {"file": beside.name, "sha256": hashlib.sha256(tensors).hexdigest()},
-        },
-    )
+    record = {
+        "schema": SCHEMA,
+        "identity": frozen.identity._asdict(),
+        "prompts": frozen.source._asdict(),
+        "window": frozen.window._asdict() | {"relaxations": list(frozen.window.relaxations)},
+        "gamma": frozen.gamma,
+        "alpha_global": frozen.alpha_global,
+        "other_alphas": list(frozen.other_alphas),
+        "protocol": frozen.protocol,
+        "calibration": calibration.to_record(frozen.family),
+        "tensors": {"file": beside.name, "sha256": hashlib.sha256(tensors).hexdigest()},
+    }
+    files.write_json(path, record | {"sha256": digest(record)})
+
+
+def digest(record: dict) -> str:
+    """SHA-256 of a record without its own: window and names follow from nothing else in it."""
+    rest = {key: value for key, value in record.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def load(path) -> Frozen:
@@ -205,7 +211,7 @@ def load(path) -> Frozen:
     Raises InputError: no such file, another schema, missing or unknown keys, a value of another type or outside its
     bounds; directions or scores that are missing, damaged, of another calibration or not finite; and whatever does not
     follow from the rest: b, alpha and gamma from the models, the models' means from the prompts' scores, directions of
-    unit length, the window within the layers.
+    unit length, the window within the layers; and, last, a record that is not the one whose sha256 it holds.
     """
     path = path_of("calibration_file", path)
     if not os.path.lexists(path):
@@ -222,6 +228,8 @@ def load(path) -> Frozen:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); {_AGAIN}") from error
     frozen = _frozen(record, family, _tensors(path, record["tensors"], record["identity"], record["prompts"], family))
     _check_consistent(path, frozen)
+    if record["sha256"] != digest(record):
+        raise InputError(f"{path} was changed since it was written: its sha256 is that of another record; {_AGAIN}")
     return frozen
 
 

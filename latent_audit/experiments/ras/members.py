@@ -117,6 +117,9 @@ def checkpoints(config: ConfigDict, expected: calibration_file.Identity | None =
     identities = [identity(model, config) for model in group]
     for model, of_model in zip(group, identities, strict=True):
         calibration_file.check_target(model.name, of_model, expected or identities[0])
+    # One that load would refuse is told before the others are measured.
+    for model in group:
+        models.check_whole(model.path)
     return Group(identities[0].family, group, None)
 
 

@@ -146,6 +146,7 @@ def _training_texts(config, panels):
         (pairs, selection),
         (selection, panels["harmful"]),
         (benign, panels["benign"]),
+        (pairs, benign),
     ):
         prompt_files.check_disjoint(training, held)
     return pairs, selection, benign

@@ -75,8 +75,8 @@ HUGE = 10**350
 @pytest.mark.parametrize(
     "keys, value, message",
     [
-        (("schema",), 2, "has schema 2, expected 1"),
-        (("schema",), True, "has schema True, expected 1"),
+        (("schema",), 1, "has schema 1, expected 2"),
+        (("schema",), True, "has schema True, expected 2"),
         (("extra",), 1, "unknown keys: extra"),
         (("calibration", "b"), 0.5, "b = 0.5, but its models give"),
         (("calibration", "models"), [], "at least 2"),
