@@ -66,6 +66,7 @@ def test_the_default_job_of_every_task_passes_without_an_organism(task):
         ("abliterate", "choose.ways", "magic", "choose.ways = 'magic'"),
         ("ras", "random_directions", 1, "has no spread"),
         ("ras", "window", "3-9", "layers"),
+        ("ras", "window", "1-" + "9" * 5000, "window = '1-999"),
         ("ras", "families", "llama,gpt", "families = 'llama,gpt'"),
         ("ras", "prompts.harmful_count", 3, "at least 4 prompts of each kind"),
         ("ras", "calibration_file", "none.json", "none.json"),

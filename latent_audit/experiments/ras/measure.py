@@ -6,6 +6,7 @@ static rivals, and those of the attacks; weights are read only where one of them
 
 import functools
 import pathlib
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -148,13 +149,13 @@ def parse_window(text: str) -> tuple[int, int] | None:
     """ "22-30" -> (22, 30), both inclusive; "" -> None, the rule chooses. InputError for another form."""
     if not text.strip():
         return None
-    first, dash, last = text.partition("-")
-    if not (dash and first.strip().isdecimal() and last.strip().isdecimal()):
+    found = re.fullmatch(r"\s*([0-9]{1,5})\s*-\s*([0-9]{1,5})\s*", text)
+    if found is None:
         raise InputError(
-            f"window = {text!r}, expected the first and the last layer, both included, such as "
+            f"window = {text!r:.100}, expected the first and the last layer, both included, such as "
             "22-30, or nothing for the rule"
         )
-    return int(first), int(last)
+    return int(found[1]), int(found[2])
 
 
 def _cosines(own: _Family, model, directions) -> dict:
