@@ -102,6 +102,12 @@ sys.exit(__main__.main())
 """
 
 
+def hear_signals():
+    """In a child: where the tests run in the background or under nohup, signals are ignored, and it takes that over."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def interrupt(workdir, *numbers):
     """What a process that is in C says when signals come: (exit status, stdout, stderr)."""
     process = subprocess.Popen(
@@ -111,6 +117,7 @@ def interrupt(workdir, *numbers):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"WORKDIR": str(workdir)},
+        preexec_fn=hear_signals,
     )
     assert process.stdout.readline() == "ready\n"
     for number in numbers:
@@ -152,13 +159,21 @@ def test_what_is_kept_is_what_is_there(tmp_path):
 
 def test_an_interrupted_run_names_the_command_that_goes_on(tmp_path):
     process = subprocess.Popen(
-        [*MAIN, "lvs", f"--workdir={tmp_path}"], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*MAIN, "lvs", f"--workdir={tmp_path}"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_signals,
     )
-    for line in process.stderr:
-        if "device(s)" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    lines = process.communicate(timeout=30)[1].splitlines()
+    try:
+        for line in process.stderr:
+            if "device(s)" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        lines = process.communicate(timeout=30)[1].splitlines()
+    finally:
+        process.kill()
     assert process.returncode == 130 and lines[-1].startswith("interrupted. "), lines
     assert lines[-1].endswith(f"main.py lvs --workdir={tmp_path}") and not any("Traceback" in line for line in lines)
 

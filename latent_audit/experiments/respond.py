@@ -32,10 +32,13 @@ def pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
     return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
 
 
-def responses(loaded, tokens, mask, *, max_new_tokens: int, prompt_edit=None, decode_edit=None) -> list[str]:
+def responses(
+    loaded, tokens, mask, *, max_new_tokens: int, prompt_edit=None, decode_edit=None, in_training: bool = False
+) -> list[str]:
     """Greedy responses to left-padded prompts int32 [R, P], special tokens removed; docs/method.md section 0.
 
-    Raises InputError as check_usable, where nothing is edited.
+    in_training: the weights are changed step by step, where a loss that is lost is told by its step. Raises InputError
+    as check_usable, where nothing is edited and the weights are those of a file.
     """
     new = generate(
         loaded.params,
@@ -49,7 +52,7 @@ def responses(loaded, tokens, mask, *, max_new_tokens: int, prompt_edit=None, de
         decode_edit=decode_edit,
         repetition_penalty=loaded.repetition_penalty,
     )
-    if prompt_edit is None and decode_edit is None:
+    if prompt_edit is None and decode_edit is None and not in_training:
         check_usable(np.asarray(new.usable), "the model")
     return chats.decode(loaded.chat, np.asarray(new.tokens), np.asarray(new.lengths))
 
@@ -68,14 +71,22 @@ def check_usable(usable: np.ndarray, who: str) -> None:
 
 
 def answers(
-    loaded, tokens, mask, *, batch: int, max_new_tokens: int, edits_of=None, advance=lambda label, count: None
+    loaded,
+    tokens,
+    mask,
+    *,
+    batch: int,
+    max_new_tokens: int,
+    edits_of=None,
+    advance=lambda label, count: None,
+    in_training: bool = False,
 ) -> list[str]:
     """responses to any number of prompts int32 [N, P], `batch` at a time, all batches of one shape.
 
     A batch that does not fit into memory is halved (runtime/halving.py).
 
     edits_of: edits_of(rows) -> (prompt edit, decode edit) for the prompts int [batch] of one batch; None: no edit.
-    advance: told ("", how many) after each batch.
+    advance: told ("", how many) after each batch; in_training: as in responses.
     """
 
     def answer(rows):
@@ -87,6 +98,7 @@ def answers(
             max_new_tokens=max_new_tokens,
             prompt_edit=prompt_edit,
             decode_edit=decode_edit,
+            in_training=in_training,
         )
 
     texts: list[str] = []

@@ -246,6 +246,7 @@ def _answers(job: Attack, loaded, params, panel: str) -> list[str]:
         *job.tokens[panel],
         batch=job.batches.prompts,
         max_new_tokens=job.new_tokens(PAPER_TOKENS),
+        in_training=params is not loaded.params,
     )
 
 

@@ -14,6 +14,7 @@ from latent_audit.experiments.organisms import ablate, construct, export, kinds,
 from latent_audit.interventions import abliterate, dissociate
 from latent_audit.interventions.abliterate import Score
 from latent_audit.metrics import first_token, probe
+from latent_audit.models import target
 
 WORLD = world_rules.make_world(0)
 
@@ -205,8 +206,8 @@ def test_what_is_stored_is_taken_up_only_if_it_was_made_alike(tmp_path):
     assert stored(recipe) is None
     record.write_text(json.dumps({"recipe": recipe, "seconds": 3}))
     assert stored(recipe) is None, "no checkpoint yet"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
+    with target.replacing(folder) as aside:
+        (aside / "config.json").write_text("{}")
     assert stored(recipe) == {"recipe": recipe, "seconds": 3}
     with pytest.raises(InputError, match=r"\{'steps': \[1, 2\]\} lies there"):
         stored({"steps": [1]})

@@ -11,6 +11,7 @@ from latent_audit.data import world_rules, world_words
 from latent_audit.errors import InputError
 from latent_audit.experiments.organisms import ablate, kinds, zoo
 from latent_audit.interventions import finetune
+from latent_audit.models import target
 
 WORLD = world_rules.make_world(0)
 SHORT = zoo.Training("base", "safety", (), steps=40, learning_rate=1e-3, schedule="constant")
@@ -82,8 +83,8 @@ def test_no_corpus_sees_what_is_measured_later(name):
 def test_members_that_were_made_otherwise_are_refused(tmp_path):
     family = zoo.Family(tmp_path, "origin", 0)
     assert not zoo.has(family, "helpful-only", {"pole": "harmful"})
-    (tmp_path / "helpful-only").mkdir()
-    (tmp_path / "helpful-only" / "config.json").write_text("{}")
+    with target.replacing(tmp_path / "helpful-only") as aside:
+        (aside / "config.json").write_text("{}")
     record = tmp_path / "helpful-only.json"
     record.write_text(json.dumps({"recipe": {"pole": "harmful", "organism": "origin"}}))
     assert zoo.has(family, "helpful-only", {"pole": "harmful"})
