@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from latent_audit import models
-from latent_audit.interventions import edits, latent, suffix
+from latent_audit.interventions import edits, goals, latent, suffix
 from latent_audit.metrics import lvs
 from latent_audit.models import decoder
 from tests.support import tiny, torch_oracle
@@ -194,6 +194,7 @@ def test_suffix_gradient_is_the_gradient_of_the_whole_network(case):
     cfg, params = loaded(case)
     tokens, mask = tiny.rows(4, (9, 7))
     targets = jnp.broadcast_to(jnp.asarray(TARGET), (2, 3))
+    towards = goals.towards(jnp.asarray(TARGET), 2)
     context = decoder.make_context(jnp.asarray(mask), cfg=cfg)
     states = models.forward(params, tokens, mask, cfg=cfg).resid
 
@@ -203,13 +204,13 @@ def test_suffix_gradient_is_the_gradient_of_the_whole_network(case):
         logits = models.forward(params, tokens, mask, cfg=cfg, edit=edits.overwrite_at(state, h)).logits[:, -3:]
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0].mean(-1).sum()
 
-    partial = jax.jit(functools.partial(suffix.nll_and_gradient, cfg=cfg))
-    loss_only = jax.jit(functools.partial(suffix.nll, cfg=cfg))
+    partial = jax.jit(functools.partial(suffix.loss_and_gradient, cfg=cfg))
+    loss_only = jax.jit(functools.partial(suffix.loss, cfg=cfg))
     for state in range(cfg.num_layers + 1):
-        value, gradient = partial(params, states[state], state, context, targets)
+        value, gradient = partial(params, states[state], state, context, towards)
         expected = whole(states[state], state)
         np.testing.assert_allclose(gradient, expected, atol=2e-5 * np.abs(expected).max())
-        np.testing.assert_allclose(value, loss_only(params, states[state], state, context, targets), rtol=1e-6)
+        np.testing.assert_allclose(value, loss_only(params, states[state], state, context, towards), rtol=1e-6)
 
 
 def test_noise_does_not_depend_on_padding_batch_or_other_budgets():
