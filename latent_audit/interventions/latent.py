@@ -61,6 +61,8 @@ class Attacked(NamedTuple):
 
     delta: float32 [A, B, E, P, D], zero on padding; nll_first, nll_last, l2, linf, at_bound: float32 [A, B, E];
     radius: float32 [B, E], the absolute budget; nll_trace: float32 [steps + 1, B, E] of pgd.
+    rms: float32 [B, 1], root mean square of the state's real prompt coordinates, or their norm in the L2 mode: radius
+    over it has one meaning for all models.
     at_bound is the share of real prompt coordinates on the bound (for the L2 mode, whether ||delta|| is).
     """
 
@@ -72,6 +74,7 @@ class Attacked(NamedTuple):
     at_bound: jax.Array
     radius: jax.Array
     nll_trace: jax.Array
+    rms: jax.Array
 
 
 def with_target(tokens, mask, target):
@@ -217,7 +220,11 @@ def attack_state(
         at_bound = touched.sum(axis=(2, 3)) / (real.sum(axis=(1, 2)) * D)
     cells = functools.partial(jnp.reshape, shape=(len(deltas), B, E))
     firsts = jnp.broadcast_to(clean_nll, (len(deltas), rows))
-    numbers = sharding.replicate((cells(firsts), cells(lasts), cells(l2), cells(linf), cells(at_bound), radius, trace))
+    unit = "l2_of_norm" if search.mode == "l2_of_norm" else "linf_of_rms"
+    rms = budget_scale(take(clean.states)[None, :, :P], mask, mode=unit, skip_first=False)[0, :, None]
+    numbers = sharding.replicate(
+        (cells(firsts), cells(lasts), cells(l2), cells(linf), cells(at_bound), radius, trace, rms)
+    )
     return Attacked(deltas.reshape(-1, B, E, P, D), *numbers)
 
 

@@ -255,3 +255,15 @@ def test_backward_buffers_hold_no_weights_and_no_scores():
     weights = {leaf.shape[1:] for leaf in jax.tree.leaves(params["blocks"])}
     assert shapes and not weights & set(shapes)
     assert all(shape[0] == 1 for shape in shapes), "every stored leaf is per row"
+
+
+@pytest.mark.parametrize("mode", latent.BUDGET_MODES)
+def test_the_unit_of_a_budget_is_the_root_mean_square_of_the_state(mode):
+    clean, found, _, mask = attacked("llama3", 1, mode=mode)
+    assert found.rms.shape == (2, 1)
+    for row, real in enumerate(mask):
+        state = np.asarray(clean.states)[1, row, : mask.shape[1]][real].astype(np.float64)
+        size = np.linalg.norm(state) if mode == "l2_of_norm" else np.sqrt(np.square(state).mean())
+        np.testing.assert_allclose(found.rms[row, 0], size, rtol=1e-5)
+    if mode != "linf_of_max":
+        np.testing.assert_allclose(found.radius / found.rms, np.broadcast_to(BUDGETS, (2, len(BUDGETS))), rtol=1e-5)
