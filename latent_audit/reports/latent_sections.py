@@ -49,8 +49,8 @@ def sections_of(
             figure_alt="LVS and attack success rate by residual state, one column per budget; controls dashed",
             text="Each residual state is pushed by a delta on the prompt's positions whose coordinates are bounded by "
             "the budget times the state's largest coordinate; the response is then generated greedily and scored "
-            "(docs/method.md section 1). Attack success counts what is judged harmful and coherent. LVS does not apply to "
-            "a model that complies when asked, and none is drawn.",
+            "(docs/method.md section 1). Attack success counts what is judged harmful and coherent. LVS does not apply "
+            "to a model that complies when asked, and none is drawn.",
         ),
         *([behaviour] if (clean["exp"] == "clean-benign").any() else []),
         html.Section(
