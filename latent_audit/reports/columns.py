@@ -111,8 +111,10 @@ SHARES = frozenset(
     "asr asr_wrapped l2_asr l2_random latent_asr random_latent_asr compliance refusal empty degenerate answered facts "
     "fell at_bound nudged_compliance clean_compliance incoherent control_incoherent reward_fell".split()
 )
-# Columns that are told as n/a, not as unknown, where another one is False.
-APPLIES = dict.fromkeys(("lvs", "lvs_mean", "lvs_median", "difference", "ratio"), "lvs_applicable")
+# Columns that are told as n/a where they are empty and another one is False.
+APPLIES = dict.fromkeys(
+    ("lvs", "lvs_mean", "lvs_median", "reward_fell", "reward_drop", "difference", "ratio"), "lvs_applicable"
+)
 
 
 class Readable(NamedTuple):
@@ -200,8 +202,8 @@ def _column(
     cells = [_valued(value, rest[:split], rest[split:], name in SHARES) for value, *rest in rows]
     if APPLIES.get(name) not in table:
         return cells
-    applies = table[APPLIES[name]]
-    return ["n/a" if flag is False or flag is np.False_ else text for flag, text in zip(applies, cells, strict=True)]
+    unknown = table[name].isna() & (table[APPLIES[name]] == 0)
+    return ["n/a" if is_unknown else text for is_unknown, text in zip(unknown, cells, strict=True)]
 
 
 def _named(value: Any, own: Mapping[str, str], legend: dict) -> str:

@@ -211,7 +211,8 @@ def _draw(axis: Axes, rows: pd.DataFrame, measure: str, look: tuple[str, str], a
 def are_beyond_language(rows: pd.DataFrame) -> np.ndarray:
     """bool [N]: which rows have a True in the column beyond_language; none where there is no such column."""
     column = rows.get("beyond_language", pd.Series(False, rows.index))
-    return np.array([value is True or value is np.True_ for value in column], bool)
+    # Empty where no noise was drawn.
+    return (column == 1).to_numpy(bool)
 
 
 def _draw_with_bar(axis: Axes, rows: pd.DataFrame, measure: str, colour: str, marker: str, *, face: str) -> None:
