@@ -51,7 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
     suite.steps = (10, 40)  # of the bounded members, the cheap one first; 160 on request
     suite.starts = 2  # random starts of the later ones, beside zero
     suite.draws = 64  # random draws a prompt
-    suite.rows = 32  # (prompt, goal) rows searched together
+    suite.rows = 24  # runs of (prompt, goal) rows searched together
 
     config.l2 = l2 = ml_collections.ConfigDict()
     l2.prompts = 100  # arXiv 2606.08044

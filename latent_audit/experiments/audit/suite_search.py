@@ -88,7 +88,8 @@ def search(block: Block, aims: Aims, member: Member, state: int, rows: Sequence[
     """
     pairs = [(place, row, kind) for place, row in enumerate(rows) for kind in suite_goals.kinds_of(aims, row)]
     places, chosen = np.array([p for p, _, _ in pairs]), np.array([row for _, row, _ in pairs])
-    kinds, size = [kind for _, _, kind in pairs], block.rows_together
+    # A run from several starts is as much work as several rows.
+    kinds, size = [kind for _, _, kind in pairs], max(1, block.rows_together // max(len(member.starts), 1))
     run = _sphere if isinstance(member.search, sphere.Search) else _bounded
     found = []
     for start in range(0, len(pairs), size):
