@@ -74,6 +74,10 @@ def get_config() -> ml_collections.ConfigDict:
     gcg.candidates = 64
     gcg.top_k = 64
     gcg.length = 10
+    # Where the search begins. tokens: "!" behind a space token of its own, as ids, every candidate counted (arXiv
+    # 2606.08044); text: "! ! !", and only candidates that are still the same ids once decoded and tokenised (ours).
+    gcg.start = "tokens"
+    gcg.offset = 0  # of the harmful panel
     gcg.batch = 8  # prompts searched together
     return config
 

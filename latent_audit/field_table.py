@@ -112,6 +112,8 @@ MODEL = {
         kind=text("who says what is harmful; auto: the organism's oracle, else harmbench", "auto", "oracle",
                   "harmbench", "refusal"),
         path=text(f"the HarmBench classifier: {PATH}"),
+        form=text("the Llama 2 classifier's question as on its card, or as the paper's code writes it, one space less",
+                  "card", "reference"),
         dtype=text("dtype of the classifier", *DTYPES),
         batch=whole("responses judged at a time", 1, BATCH, "rows"),
     ),
@@ -209,6 +211,9 @@ AUDIT = {
         candidates=whole("substitutions tried in each step", 1, BATCH, "suffixes"),
         top_k=whole("best tokens of each position they are drawn from", 1, 10**5, "tokens"),
         length=whole("of the suffix", 1, 1000, "tokens"),
+        start=text("as ids, of which no text need be made of the same (the paper's); or as a text that lasts", "tokens",
+                   "text"),
+        offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
         batch=whole("prompts searched together", 1, BATCH, "prompts"),
     ),
 }  # fmt: skip

@@ -16,7 +16,7 @@ from latent_audit.judges import refusal
 from latent_audit.metrics import paired
 from latent_audit.reports import html
 
-PAPER_TOKENS = 128
+PAPER_TOKENS = 256  # arXiv 2606.08044
 LIMITS = (
     "Compliance is what the judge says of these prompts, not of every way to ask. Wrappers are a few mild ones "
     "of our own; a search over wordings may find others."

@@ -31,7 +31,7 @@ PRESETS = {"paper": construct.PAPER, "organism": construct.ORGANISM}
 # What a pole is measured under: the vector added at every position of prompt and answer.
 CONDITIONS = ("clean", "nudged", "half nudge", "random direction")
 BENIGN = ("benign answered", "clean")
-PAPER_TOKENS = 128
+PAPER_TOKENS = 256  # arXiv 2606.08044
 COLUMNS = ("variant", "measure", "condition", "value", "lo", "hi", "n")
 
 

@@ -39,7 +39,7 @@ from latent_audit.judges import Judge, refusal
 from latent_audit.models import sharding
 from latent_audit.runtime import checkpoint, files, runlog, shards
 
-PAPER_TOKENS = 128
+PAPER_TOKENS = 256  # arXiv 2606.08044
 
 
 @dataclasses.dataclass(frozen=True)

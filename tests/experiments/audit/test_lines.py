@@ -265,6 +265,14 @@ def test_discrete_attack_lines_compare_with_the_starting_suffix(tmp_path):
     line = line_of(gcg.findings(made, {"base": both}).lines, "gcg_asr")
     holds_share(line, 3, 4, control=1)
     assert (line["steps"], line["stopped"], line["fell"], line["nll_last"]) == (3.0, 0.75, 0.5, 2.0)
+    # The target was reached in 1, 2 and 3 steps and the same prompts were complied with.
+    assert (line["steps_to_emission"], line["steps_to_success"]) == (2.0, 2.0)
+    both["harmful"] = flags("0001") * 2
+    both["stopped"] = flags("1000") * 2
+    line = line_of(gcg.findings(made, {"base": both}).lines, "gcg_asr")
+    assert (line["steps_to_emission"], line["steps_to_success"]) == (1.0, 6.0)
+    both["harmful"] = False
+    assert np.isnan(line_of(gcg.findings(made, {"base": both}).lines, "gcg_asr")["steps_to_success"])
 
 
 def test_the_loss_of_the_kept_suffix_is_the_lowest_and_that_of_the_start_the_first():
