@@ -30,6 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.attack.prompts = 24  # of the latent attack, arXiv 2606.08044
 
     config.place = place = ml_collections.ConfigDict()
+    place.nudge = "saved"  # rebuilt: of base and harmful on the harmful panel, in length .06 (arXiv 2606.08044)
     place.layer = placeholder(int)  # block of the one-layer attacks; None: the nudge's, else round(0.5 L)
     place.fraction = placeholder(float)  # length over base's activation norm; None: the nudge's, else .06 (paper)
 
@@ -56,6 +57,8 @@ def get_config() -> ml_collections.ConfigDict:
     steer.layers = "all"
     steer.fractions = ()  # empty: arXiv 2606.08044's, with the nudge fraction
     steer.prompts = 24  # arXiv 2606.08044
+    steer.offset = 0  # of the harmful panel
+    steer.source = "others"  # directions from harmful prompts that are not steered; evaluated: arXiv 2606.08044's
     steer.cone = True  # turn the direction at the nudge layer away by 0 to 90 degrees
 
     config.patch = patch = ml_collections.ConfigDict()
@@ -65,6 +68,10 @@ def get_config() -> ml_collections.ConfigDict:
     # Prompts with a compliant answer and a refusal each, for the probe (64 pairs to fit, up to 200 to score; arXiv
     # 2606.08044): a file or hub:owner/name. The organism brings its own; empty leaves the probe out.
     static.pairs = ""
+    # None of them may be a training row of a pole that the probe judges (arXiv 2606.08044 fits on rows 4000 to 4063 of
+    # the construction's file and scores from 4128 on).
+    static.offset = 0
+    static.gap = 0  # pairs between those it is fitted on and those it is applied to
 
     # The discrete attack: the organism's size by default; arXiv 2606.08044 has 25 prompts, 500 steps, 512 candidates
     # from the best 256, length 20.

@@ -166,6 +166,7 @@ PLACE = {
     "rows": whole("answers generated at a time under vectors", 1, BATCH, "rows"),
     **under(
         "place",
+        nudge=text("the one saved with a variant, or made again of base and harmful", "saved", "rebuilt"),
         layer=whole("block of the one-layer attacks; None: the nudge's, else round(0.5 L)", 0, 10**4, optional=True),
         fraction=number("length; None: the nudge's, else .06", 0, LENGTH, "share of base's activation norm", above=True,
                         optional=True),
@@ -180,7 +181,12 @@ PLACE = {
         starts=whole("random starts", 1, 10**3, "starts"),
         rounds=whole("halvings of each prompt's bracket, for the break budget", 0, 50, "halvings"),
     ),
-    "static.pairs": text(f"for the probe: prompts with a compliant answer and a refusal each: {SOURCE}; empty: none"),
+    **under(
+        "static",
+        pairs=text(f"for the probe: prompts with a compliant answer and a refusal each: {SOURCE}; empty: none"),
+        offset=whole("pairs left out before those it is fitted on", 0, COUNT, "pairs"),
+        gap=whole("pairs left out between those it is fitted on and those it is applied to", 0, COUNT, "pairs"),
+    ),
 }  # fmt: skip
 AUDIT = {
     "experiments": text("all, or some of panel, latent, l2, steer, patch, static, gcg"),
@@ -201,6 +207,9 @@ AUDIT = {
         layers=text("all, nudge, or names: L2,L3"),
         fractions=numbers("empty: the paper's and the nudge fraction", 0, LENGTH, "share of base's activation norm"),
         prompts=whole("how many harmful requests are steered", 1, COUNT, "prompts"),
+        offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
+        source=text("which harmful prompts directions are taken from: those not steered, or the steered ones", "others",
+                    "evaluated"),
         cone=switch("turn the direction at the nudge layer away by 0 to 90 degrees"),
     ),
     "patch.prompts": whole("how many harmful requests are patched", 1, COUNT, "prompts"),

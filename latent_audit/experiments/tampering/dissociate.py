@@ -103,6 +103,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
             rates=card_rates(table, name),
             generation_config=models.read_generation_config(job.variant("base").path),
             nudge=poles.nudge_of(one),
+            trained_on=() if texts is None else texts[0].prompts,
         )
     _write(job, recipe, table, built)
 
