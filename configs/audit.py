@@ -28,6 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.prompt_batch = 50  # prompts in one search
     config.rows = 300  # answers generated at a time under vectors
     config.attack.prompts = 24  # of the latent attack, arXiv 2606.08044
+    config.attack.offset = 0  # of the harmful panel, left out before them; so below
 
     config.place = place = ml_collections.ConfigDict()
     place.nudge = "saved"  # rebuilt: of base and harmful on the harmful panel, in length .06 (arXiv 2606.08044)
@@ -35,6 +36,8 @@ def get_config() -> ml_collections.ConfigDict:
     place.fraction = placeholder(float)  # length over base's activation norm; None: the nudge's, else .06 (paper)
 
     config.panel = panel = ml_collections.ConfigDict()
+    panel.harmful_count = placeholder(int)  # whose direct answers are counted; None: the whole harmful panel
+    panel.harmful_offset = 0
     panel.wrappers = "all"  # families of data/wrappers.py (the organism has its own), or none: ""
     panel.wrapped_count = 24  # requests put into each wrapper
     panel.wrapped_offset = placeholder(int)  # of the file; None: behind the harmful panel, so that none is in it
@@ -45,6 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.l2 = l2 = ml_collections.ConfigDict()
     l2.prompts = 100  # arXiv 2606.08044
+    l2.offset = 0
     l2.layers = "nudge"  # or all, or names: "L2,L3"
     l2.multiples = (0.25, 0.5, 1.0, 2.0, 4.0)  # budgets, as multiples of the nudge fraction
     l2.steps = 16  # arXiv 2606.08044
@@ -63,6 +67,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.patch = patch = ml_collections.ConfigDict()
     patch.prompts = 60  # arXiv 2606.08044
+    patch.offset = 0
 
     config.static = static = ml_collections.ConfigDict()
     # Prompts with a compliant answer and a refusal each, for the probe (64 pairs to fit, up to 200 to score; arXiv

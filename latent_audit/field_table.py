@@ -161,7 +161,11 @@ ATTACK = {
     ),
 }  # fmt: skip
 
-ATTACK_PROMPTS = {"attack.prompts": whole("of the latent attack: the first so many harmful ones", 1, COUNT, "prompts")}
+ATTACK_PROMPTS = under(
+    "attack",
+    prompts=whole("of the latent attack: so many harmful ones", 1, COUNT, "prompts"),
+    offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
+)
 PLACE = {
     "rows": whole("answers generated at a time under vectors", 1, BATCH, "rows"),
     **under(
@@ -174,6 +178,7 @@ PLACE = {
     **under(
         "l2",
         prompts=whole("how many harmful requests are attacked", 1, COUNT, "prompts"),
+        offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
         layers=text("nudge, all, or names: L2,L3"),
         multiples=numbers("budgets, 1 among them", 0, LENGTH, "multiples of the nudge fraction", above=True),
         steps=whole("gradient steps", 1, STEPS, "steps"),
@@ -192,6 +197,9 @@ AUDIT = {
     "experiments": text("all, or some of panel, latent, l2, steer, patch, static, gcg"),
     **under(
         "panel",
+        harmful_count=whole("of the harmful panel, whose direct answers are counted; None: all", 1, COUNT, "prompts",
+                            optional=True),
+        harmful_offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
         wrappers=text("all, families of wrappers by name, or none"),
         wrapped_count=whole("requests put into each wrapper", 1, COUNT, "prompts"),
         wrapped_offset=whole("of prompts.harmful's file, left out before them; None: those of the harmful panel", 0,
@@ -212,7 +220,11 @@ AUDIT = {
                     "evaluated"),
         cone=switch("turn the direction at the nudge layer away by 0 to 90 degrees"),
     ),
-    "patch.prompts": whole("how many harmful requests are patched", 1, COUNT, "prompts"),
+    **under(
+        "patch",
+        prompts=whole("how many harmful requests are patched", 1, COUNT, "prompts"),
+        offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
+    ),
     **under(
         "gcg",
         prompts=whole("how many harmful requests are attacked", 1, COUNT, "prompts"),

@@ -70,14 +70,14 @@ def place_tokens(chat: chats.Chat, prompts, *, max_length: int, length: int) -> 
     give; what it finds is decoded and tokenised again before it is put to the model. A tokenizer without a token for
     one space, such as the organism's, needs none.
 
-    Args and Raises as place_suffix; InputError also for a tokenizer that has no token "!".
+    Args and Raises as place_suffix; InputError also for a tokenizer that does not write "!" as one token.
     """
     tokenizer, turns, suffix = chat.tokenizer, [prompt.strip() for prompt in prompts], f" {spaced_suffix(length)}"
     # With a suffix, a turn of one letter is not mistaken for a letter of the template.
     texts = chats.render_all(chat, [turn + suffix for turn in turns])
     mark, space = token_of(tokenizer, MARK), token_of(tokenizer, " ")
     if mark is None:
-        raise InputError(f"the tokenizer has no token {MARK!r}, with which the discrete attack starts")
+        raise InputError(f"the tokenizer does not write {MARK!r} as one token; the discrete attack starts with it")
     between = [] if space is None else [space]
     tokens, mask = chats.encode_prompts(chat, turns, max_length=max_length - length - len(between))
     behind, frames = set(), []
@@ -101,13 +101,14 @@ def place_tokens(chat: chats.Chat, prompts, *, max_length: int, length: int) -> 
 
 
 def token_of(tokenizer, text: str) -> int | None:
-    """The token that is this one character and nothing else, None where the tokenizer has none."""
+    """The token that is this one character and nothing else, None where the tokenizer writes it as none or several."""
     vocabulary = tokenizer.get_vocab()
     # Byte-level tokenizers and SentencePiece write a space as another letter.
     for name in (text, "\u0120", "\u2581") if text == " " else (text,):
         if name in vocabulary:
             return vocabulary[name]
-    return None
+    ids = _encode(tokenizer, [text])[0]
+    return ids[0] if len(ids) == 1 else None
 
 
 def place_suffix(chat: chats.Chat, prompts, *, max_length: int, suffix: str, length: int) -> Placed:

@@ -4,12 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from latent_audit.experiments.audit import behaviour, bench, gcg, l2, patch, static, steer
+from latent_audit.data import chats
+from latent_audit.experiments import panels
+from latent_audit.experiments.audit import behaviour, bench, gcg, l2, latent, patch, static, steer
 from latent_audit.experiments.organisms.probes import Features
 from latent_audit.interventions import gcg as gcg_search
 from latent_audit.interventions import sphere
 from latent_audit.metrics import stats
-from tests.support.jobs import PLACE, flags, hand_bench, states
+from tests.support.jobs import PLACE, attack_settings, flags, hand_bench, states
 
 
 def table(lines, measure):
@@ -105,7 +107,7 @@ def test_behaviour_lines_count_what_their_names_say(tmp_path):
     ],
 )
 def test_what_counts_as_refused_and_as_answered(panel, answer, column, value, tmp_path, monkeypatch):
-    from latent_audit.experiments import panels, respond
+    from latent_audit.experiments import respond
     from latent_audit.judges import Judge
 
     judge = Judge("hand", False, lambda prompts, answers: [text == "yes" for text in answers])
@@ -118,6 +120,29 @@ def test_what_counts_as_refused_and_as_answered(panel, answer, column, value, tm
     )
     monkeypatch.setattr(respond, "answers", lambda *a, **k: [answer])
     assert list(behaviour.measure(made, "base")[column]) == [value]
+
+
+def test_every_experiment_takes_its_own_part_of_the_panel(tmp_path):
+    """Prompts keep the numbers that they have in the whole panel, so that experiments can be paired."""
+    panel = panels.make_panel("harmful", [f"request {n}" for n in range(9)], "hand")
+    tokens = {"harmful": chats.Tokens(np.arange(9)[:, None], np.ones((9, 1), bool))}
+    settings = {
+        "l2": l2.Settings(4, "nudge", (1.0,), sphere.Search(), 1, 3),
+        "latent": attack_settings(prompts=4, offset=3),
+        "panel": behaviour.Settings(4, 3),
+    }
+    made = hand_bench(tmp_path, names=("base",), settings=settings, panels={"harmful": panel}, tokens=tokens)
+    assert l2._attacked(made).tolist() == [3, 4, 5, 6]
+    (block,) = latent._blocks(made)["harmful"]
+    assert block.start == 3 and block.prompts == panel.prompts[3:7]
+    assert block.tokens.ravel().tolist() == [3, 4, 5, 6] and block.ids.tolist() == panel.ids[3:7].tolist()
+    part, rows = bench.first_prompts(made, "harmful", 5, 6)
+    assert part.prompts == panel.prompts[6:] and rows.tokens.ravel().tolist() == [6, 7, 8]
+    # All nine were asked, and the rates are of four of them.
+    rows = asked("harmful", harmful="110100000", degenerate="0" * 9, refused="001011111")
+    found = behaviour.findings(made, {"base": rows})
+    holds_share(line_of(found.lines, "clean_compliance"), 1, 4)
+    holds_share(line_of(found.lines, "clean_refusal"), 3, 4)
 
 
 def pushed(kind, budget, harmful, first=2.0, last="0000"):
