@@ -15,7 +15,7 @@ from latent_audit.data import pair_files, prompt_files, world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known
-from latent_audit.experiments.organisms import probes
+from latent_audit.experiments.organisms import probes, training_prompts
 from latent_audit.interventions import edits
 from latent_audit.judges import refusal
 from latent_audit.metrics import geometry, separation, stats
@@ -73,8 +73,12 @@ def load_pairs(config, world: world_rules.World | None, *, evaluated) -> pair_fi
             "compliant answer and a refusal per row"
         )
         return None
-    limit = probes.FITTED + probes.SCORED
-    pairs = pair_files.load_pairs(config.static.pairs, is_refusal=refusal.is_refusal, limit=limit)
+    section, most = config.static, probes.FITTED + probes.SCORED
+    pairs = pair_files.load_pairs(
+        section.pairs, is_refusal=refusal.is_refusal, limit=most + section.gap, offset=section.offset
+    )
+    if len(pairs.prompts) > probes.FITTED + section.gap:
+        pairs = pair_files.take(pairs, lambda row: not 0 <= row - probes.FITTED < section.gap)
     if pairs.refusals is None or len(pairs.prompts) < 2:
         raise InputError(
             f"static.pairs = {config.static.pairs!r}: the probe needs both kinds of text, refusals and "
@@ -84,6 +88,22 @@ def load_pairs(config, world: world_rules.World | None, *, evaluated) -> pair_fi
     for panel in evaluated:
         prompt_files.check_disjoint(pairs, panel)
     return pairs
+
+
+def check_untrained(pairs: pair_files.Pairs, variants) -> None:
+    """InputError where the probe's prompts are training rows of a pole that it is to judge; docs/method.md section 7.
+
+    variants: with name and path. Only poles that this tool made from files say what they were trained on.
+    """
+    for variant in variants:
+        trained = training_prompts.read(variant.path)
+        shared = [prompt for prompt in pairs.prompts if training_prompts.digest(prompt) in trained]
+        if shared:
+            raise InputError(
+                f"static.pairs = {pairs.source!r}: {len(shared)} of {len(pairs.prompts)} prompts are training rows of "
+                f"{variant.name}, expected others for a probe that judges it, such as {shared[0]!r:.80}; give other "
+                "pairs, or skip these with static.offset"
+            )
 
 
 class Read(NamedTuple):
@@ -99,31 +119,40 @@ def measure(bench: Bench, name: str) -> Read | None:
     if shards.parse(bench.shard):
         bench.advance(f"{name}/static", reused=True)
         return None
+    # Other poles are read first, so that one model is held at a time.
+    pushes, states = _pushes(bench, name), bench.gather(name)
     loaded = bench.load(name)
     features = None if bench.pairs is None else probes.features(loaded, bench.pairs, bench.batches.prompts)
-    pushed = _pushed(bench, name, loaded) if benches.HARMFUL_POLE in bench.names else {}
-    read = Read(bench.gather(name), pushed, features)
+    read = Read(states, _pushed(bench, loaded, pushes), features)
     bench.advance(f"{name}/static")
     return read
 
 
-def _pushed(bench, name, loaded) -> dict[str, np.ndarray]:
-    """Decision-point states on the harmful panel under the nudge and a random direction of its length."""
-    nudge = benches.saved_nudge(bench.subject)
-    if nudge is None or name not in (bench.names[0], "dissociated"):
+def _pushes(bench, name) -> dict[str, tuple[int, np.ndarray]]:
+    """Kind of push -> its state and vector [D], of base and of the dissociated pole.
+
+    nudge: the place's, where there is one; push to harmful: what arXiv 2606.08044 adds in its place, .06 of base's norm
+    along harmful - base of these very prompts; random: for the dissociated pole, of the same length.
+    """
+    if benches.HARMFUL_POLE not in bench.names or name not in (bench.names[0], "dissociated"):
         return {}
-    draw = np.random.default_rng(bench.seed).normal(size=nudge.vector.shape)
-    vectors = {"nudge": nudge.vector}
-    if name == "dissociated":
-        vectors["random"] = draw * np.linalg.norm(nudge.vector) / np.linalg.norm(draw)
+    nudge, base, state = bench.nudge(), bench.names[0], bench.nudge_state
+    pushes = {} if nudge is None else {"nudge": (nudge.state, nudge.vector)}
+    if np.any(bench.gather(benches.HARMFUL_POLE).harmful[:, state] - bench.gather(base).harmful[:, state]):
+        pushes["push to harmful"] = (state, benches.rebuilt_nudge(bench.gather, base, state).vector)
+    if pushes and name == "dissociated":
+        state, vector = next(iter(pushes.values()))
+        draw = np.random.default_rng(bench.seed).normal(size=vector.shape)
+        pushes["random"] = (state, draw * np.linalg.norm(vector) / np.linalg.norm(draw))
+    return pushes
+
+
+def _pushed(bench, loaded, pushes) -> dict[str, np.ndarray]:
+    """Decision-point states on the harmful panel under each push."""
+    tokens, batch = bench.tokens["harmful"], bench.batches.prompts
     return {
-        kind: benches.decision_states(
-            loaded,
-            bench.tokens["harmful"],
-            bench.batches.prompts,
-            edit=edits.add_at(nudge.state, vector.astype(np.float32)),
-        )
-        for kind, vector in vectors.items()
+        kind: benches.decision_states(loaded, tokens, batch, edit=edits.add_at(state, vector.astype(np.float32)))
+        for kind, (state, vector) in pushes.items()
     }
 
 
