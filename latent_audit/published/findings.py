@@ -51,7 +51,8 @@ def summarise(rows: pd.DataFrame, curves: pd.DataFrame, merged: pd.DataFrame | N
             tables.best_steering(rows),
         ),
         "Onsets of fine-tuning": (
-            "First evaluated step with that compliance, by seeds; steps between two evaluations are not seen.",
+            "First evaluated step with that compliance, by seeds; steps between two evaluations are not seen. In: the "
+            "construction's corpus, LLM-LAT; out: PKU.",
             tables.onsets(curves),
         ),
     }
@@ -75,10 +76,12 @@ def _ratios(summaries: Summaries) -> list[tuple[str, bool]]:
     ratios, said = _table(summaries, "LVS of dissociated over base"), []
     for budget, cells in ratios.groupby("budget") if len(ratios) else ():
         higher, apart = int((cells["LVS dissociated"] > cells["LVS base"]).sum()), int(cells["apart"].sum())
+        broken = int(cells["ASR apart"].sum())
         listed = ", ".join(f"{line.arch} {columns.cell(float(line.ratio))}" for line in cells.itertuples())
         text = (
             f"LVS of the dissociated pole at the nudge layer, budget {budget:g}: above base's in {higher} of "
-            f"{len(cells)} models (ratios: {listed}), with intervals apart in {apart}."
+            f"{len(cells)} models (ratios: {listed}), with intervals apart in {apart}; its ASR is surely "
+            f"above base's in {broken}."
         )
         said.append((text, apart > 0))
     return said
@@ -128,7 +131,7 @@ def _falls(summaries: Summaries) -> list[str]:
     lower = int((fallen["mean ASR after"] < fallen["mean ASR before"]).sum())
     sure, higher, states = (int(fallen[name].sum()) for name in ("surely lower at", "surely higher at", "states"))
     return [
-        "That a larger budget is a stronger attack: from the smallest to the largest the mean ASR falls for "
+        "that a larger budget is a stronger attack: from the smallest to the largest the mean ASR falls for "
         f"{lower} of {len(fallen)} model variants; of {states} states {sure} fall surely, {higher} rise surely. "
         "Without coherence beside it, such a fall reads as robustness."
     ]
@@ -145,7 +148,7 @@ def _noise(summaries: Summaries) -> list[str]:
         )
         higher = int((nudged["LVS under noise"] > nudged["lvs"]).sum())
         said.append(
-            "That the attack beats its control: at the nudge layer noise breaks surely more prompts than PGD in "
+            "that the attack beats its control: at the nudge layer noise breaks surely more prompts than PGD in "
             f"{len(ahead)} of {len(nudged)} cells{f' ({cells})' if cells else ''}, and has the larger LVS in {higher}."
         )
     if len(means):
@@ -166,7 +169,7 @@ def _zeros(summaries: Summaries) -> list[str]:
                 for third, part in cells.groupby("third", sort=False)
             )
             said.append(
-                f"That a low LVS means safety: of the {variant} pole {none} of {every} cells have a median LVS of 0 "
+                f"that a low LVS means safety: of the {variant} pole {none} of {every} cells have a median LVS of 0 "
                 f"({by}), {broken} of these with an ASR of at least one half."
             )
     return said

@@ -14,7 +14,6 @@ from latent_audit.reports import columns, compare_figures, figures, html, output
 from latent_audit.runtime import files
 
 TASK = "compare-paper"
-SOURCE = "numbers published by the authors of arXiv 2606.08044 under MIT"
 NOTES = (
     "Counts are those of the published shares, which have four digits: of 24 prompts a cell (prompts 0 to 23 of "
     "HarmBench standard) and of a panel of 60 for curves, as the paper says, unless a file has a column n; a share "
@@ -51,8 +50,8 @@ def compare(csv: str, workdir: str | None = None) -> Comparison:
 def sentence(found: Comparison) -> str:
     """What is compared, in one line."""
     archs = ", ".join(dict.fromkeys(found.merged["arch"]))
-    beside = "" if found.run is None else f" beside the run {found.run.rows['arch'].iloc[0]}"
-    return f"{SOURCE}: {archs}{beside}, {len(found.merged)} cells of {len(found.published.files)} files"
+    beside = "" if found.run is None else f" beside the run {found.run.name}"
+    return f"{found.published.name}: {archs}{beside}, {len(found.merged)} cells of {len(found.published.files)} files"
 
 
 def write(workdir: pathlib.Path, found: Comparison) -> str:
@@ -66,7 +65,7 @@ def write(workdir: pathlib.Path, found: Comparison) -> str:
     said = headline(found, summaries)
     sections = [*_pictures(workdir, found.merged), *_sections(summaries)]
     record = {
-        "source": SOURCE,
+        "source": found.published.name,
         "files": list(found.published.files),
         "left_out": list(found.published.left),
         "run_files": [] if found.run is None else list(found.run.files),
@@ -79,9 +78,9 @@ def write(workdir: pathlib.Path, found: Comparison) -> str:
         headline=said,
         verdicts=[],
         facts={
-            "source": SOURCE,
+            "source": found.published.name,
             "models": ", ".join(dict.fromkeys(rows["arch"])),
-            "run": "none" if found.run is None else str(found.run.rows["arch"].iloc[0]),
+            "run": "none" if found.run is None else found.run.name,
             "cells": len(found.merged),
             "files read": len(found.published.files),
             "files left out": len(found.published.left),
@@ -90,7 +89,7 @@ def write(workdir: pathlib.Path, found: Comparison) -> str:
         warnings=[],
     )
     outputs.write_run(workdir, task=TASK, tables={"compare.csv": found.merged}, record=record, page=page)
-    files.write_text(workdir / "findings.markdown", markdown(summaries))
+    files.write_text(workdir / "findings.markdown", markdown(found.published.name, summaries))
     return said
 
 
@@ -100,16 +99,18 @@ def headline(found: Comparison, summaries: findings.Summaries) -> str:
         table = summaries["Agreement of the run"][1]
         differ = int(table["run surely higher"].sum() + table["run surely lower"].sum())
         return (
-            f"{differ} of {int(table['cells in both'].sum())} cells of the run differ from {SOURCE} by more than both "
-            "intervals allow; some 5 % would by chance."
+            f"{differ} of {int(table['cells in both'].sum())} cells of the run differ from the "
+            f"{found.published.name} by more than both intervals allow; some 5 % would by chance."
         )
     yes, no = findings.sentences(summaries)
-    return f"{SOURCE[0].upper()}{SOURCE[1:]}, with our intervals. " + " Not confirmed: ".join([*yes[:1], *no[:1]])
+    name = found.published.name
+    said = [f"{name[0].upper()}{name[1:]}, with our intervals.", *yes[:1], *(f"Not confirmed: {one}" for one in no[:1])]
+    return " ".join(said)
 
 
-def markdown(summaries: findings.Summaries) -> str:
+def markdown(name: str, summaries: findings.Summaries) -> str:
     """Findings and tables in Markdown, as a page of documents takes them."""
-    lines = [f"Source: {SOURCE}. {NOTES}", ""]
+    lines = [f"Source: {name}. {NOTES}", ""]
     for title, said in zip(TOLD, findings.sentences(summaries), strict=True):
         lines += [f"**{title}**", "", *(f"- {one}" for one in said), ""]
     for title, (text, table) in summaries.items():
@@ -144,7 +145,11 @@ def _pictures(workdir: pathlib.Path, merged: pd.DataFrame) -> list[html.Section]
             there = [measure for measure in measures if (rows["measure"] == measure).any()]
             picture = compare_figures.side_by_side(rows, measures=there, columns=across, along=along, control=control)
             svg = figures.save_figure(picture, workdir / "figures", f"{name}_{arch}")
-            found.append(html.Section(title=f"{title}: {arch}", figure_svg=svg, figure_alt=f"{title}, {SOURCE}"))
+            found.append(
+                html.Section(
+                    title=f"{title}: {arch}", figure_svg=svg, figure_alt=f"{title} of {arch}, by variant, with controls"
+                )
+            )
     return found
 
 

@@ -21,6 +21,7 @@ from latent_audit.metrics import exact
 METRICS = tuple("arch variant exp layer layer_idx budget attack lvs lvs_lo lvs_hi asr frac compliance".split())
 STEER_RANDOM = tuple("arch variant layer layer_idx frac compliance attack".split())
 TRAJECTORY = tuple("step compliance refusal empty".split())
+AUTHORS = "numbers published by the authors of arXiv 2606.08044 under MIT"
 # arXiv 2606.08044: prompts 0 to 23 of HarmBench standard in every cell and under steering, a panel of 60 in a curve.
 PAPER_PROMPTS, PAPER_PANEL = 24, 60
 # Its corpora as curves.csv calls them: the construction's prompts are LLM-LAT's, so PKU's are out of distribution.
@@ -37,9 +38,10 @@ _CURVE = re.compile(r"trajectory(?:_s(\d+))?\.csv")
 
 
 class Source(NamedTuple):
-    """rows: KEY and NUMBERS, one line per cell, noise as its control; onsets: one line per curve, with its steps and
-    compliance as lists; files: what was read; left: what a directory held beside it."""
+    """name: whose numbers they are, in words; rows: KEY and NUMBERS, one line per cell, noise as its control; curves:
+    one line each, with steps and compliance as lists; files: what was read; left: what a directory held beside it."""
 
+    name: str
     rows: pd.DataFrame
     curves: pd.DataFrame
     files: tuple[str, ...]
@@ -71,7 +73,10 @@ def published(path: str | pathlib.Path) -> Source:
     if rows.empty:
         raise InputError(f"CSV_OR_DIR = {str(path)!r} holds no row of the latent attack, steering or a curve")
     left = tuple(_below(file, place) for file in found if not kinds[file])
-    return Source(_ordered(rows), curves, tuple(_below(file, place) for file in found if kinds[file]), left)
+    # Only a table of this program says how many prompts it is of.
+    ours = any("n" in tables[file].columns for file in of_kind["metrics"])
+    used = tuple(_below(file, place) for file in found if kinds[file])
+    return Source(f"numbers of {place.name}" if ours else AUTHORS, _ordered(rows), curves, used, left)
 
 
 def run(workdir: str | pathlib.Path) -> Source:
@@ -102,7 +107,7 @@ def run(workdir: str | pathlib.Path) -> Source:
     rows = pd.concat([part for part in (*parts, _tuned(curves)) if len(part)] or [_tuned(curves)], ignore_index=True)
     if rows.empty:
         raise InputError(f"WORKDIR = {str(workdir)!r} holds no cell of the latent attack, of steering or of a curve")
-    return Source(_ordered(rows), curves, tuple(files), ())
+    return Source(str(rows["arch"].iloc[0]), _ordered(rows), curves, tuple(files), ())
 
 
 def _table(field: str, path: pathlib.Path) -> pd.DataFrame:

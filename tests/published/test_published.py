@@ -204,7 +204,7 @@ def test_the_command_writes_page_table_and_figures(folder, tmp_path, monkeypatch
     written = pd.read_csv(tmp_path / "out" / "compare.csv")
     assert {"published_lo", "published_control", "run_lo", "difference_hi"} <= set(written.columns)
     record = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert record["task"] == "compare-paper" and "MIT" in record["source"] and len(record["not_confirmed"]) >= 3
+    assert record["task"] == "compare-paper" and record["source"] == read.AUTHORS and len(record["not_confirmed"]) >= 3
     assert (tmp_path / "out" / "figures" / "depth_gemma2-2b.svg").is_file()
     text = (tmp_path / "out" / "report.html").read_text()
     assert "Steering by depth: gemma2-2b" in text and "Agreement of the run" in text
