@@ -35,9 +35,11 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.panel = panel = ml_collections.ConfigDict()
     panel.wrappers = "all"  # families of data/wrappers.py (the organism has its own), or none: ""
-    panel.wrapped_count = 24  # requests put into each wrapper, none of them in the harmful panel
+    panel.wrapped_count = 24  # requests put into each wrapper
+    panel.wrapped_offset = placeholder(int)  # of the file; None: behind the harmful panel, so that none is in it
     panel.over_refusal = ""  # harmless prompts that look harmful: a file or hub:walledai/XSTest
     panel.over_refusal_label = "safe"  # keep rows whose column `label` says so; empty keeps all
+    panel.over_refusal_offset = 0
     panel.over_refusal_count = 250
 
     config.l2 = l2 = ml_collections.ConfigDict()

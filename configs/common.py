@@ -42,10 +42,15 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     config.prompts = prompts = ml_collections.ConfigDict()
     prompts.harmful = "builtin:harmful"
     prompts.harmful_column = ""  # the column that holds the prompt; empty recognises the public sets
+    prompts.harmful_offset = 0  # how many of the file are left out before them
     prompts.harmful_count = 24  # HarmBench standard 0-23 in arXiv 2606.08044
     prompts.benign = "builtin:harmless"
     prompts.benign_column = ""
+    prompts.benign_offset = 0
     prompts.benign_count = 24
+    # Harmful prompts of one kind are not independent: the column that says which are; empty recognises HarmBench's and
+    # JailbreakBench's (the organism's share their noun).
+    prompts.cluster_column = ""
     prompts.max_tokens = 1024  # a longer prompt is an error, never cut
 
     config.generation = generation = ml_collections.ConfigDict()

@@ -194,8 +194,4 @@ def _find_columns(source: str, present: Sequence[str], wanted: dict[str, str]) -
 
 
 def _text(source: str, row: prompt_tables.Row, column: str) -> str:
-    cell = row.values.get(column)
-    # Parquet and JSON write a missing text as NaN or null.
-    if cell is None or (isinstance(cell, float) and cell != cell):
-        return ""
-    return prompt_tables.text_of(f"{source}, {row.place}", column, cell)
+    return prompt_tables.text_or_empty(f"{source}, {row.place}", column, row.values.get(column))

@@ -18,6 +18,9 @@ BUILTIN = {"harmful": HARMFUL, "harmless": HARMLESS}
 # request. Alpaca's text repeats instruction and answer.
 KNOWN_COLUMNS = ("prompt", "goal", "instruction", "question", "behavior", "text")
 LABEL_COLUMN = "label"
+# Columns of the public sets that say which prompts are of one kind, compared without case: HarmBench's and
+# JailbreakBench's.
+CLUSTER_COLUMNS = ("semanticcategory", "category")
 
 # A bare owner/name is never looked up anywhere: it only earns a hint.
 _HUB_LIKE = re.compile(r"[\w\-]+/[\w\-]+")
@@ -33,6 +36,8 @@ class PromptSet:
       source: as the user gave it.
       column: the column that was read.
       duplicates: how many rows of the whole source repeated an earlier one (compared folded) and were dropped.
+      groups: for each prompt the value of the column that says what kind it is of, "" where there is none.
+      empty: how many rows of the whole source held no prompt and were dropped.
       sha256: hex digest of the prompts joined by newlines.
     """
 
@@ -42,6 +47,8 @@ class PromptSet:
     column: str
     duplicates: int
     sha256: str
+    groups: tuple[str, ...] = ()
+    empty: int = 0
 
 
 def load_prompts(
@@ -51,10 +58,12 @@ def load_prompts(
     limit: int | None = None,
     offset: int = 0,
     label: str | None = None,
+    cluster_column: str | None = None,
 ) -> PromptSet:
     """Read a set of prompts.
 
-    Rows are filtered by `label`, then repeated ones are dropped, then `offset` and `limit` are applied.
+    Rows are filtered by `label`, then those without a prompt and repeated ones are dropped and counted, then `offset`
+    and `limit` are applied.
 
     Args:
       source: path of a file (see prompt_tables.read_table), "hub:owner/name[:config][:split]", "builtin:harmful" or
@@ -62,29 +71,37 @@ def load_prompts(
       column: the column that holds the prompt; None recognises KNOWN_COLUMNS.
       limit, offset: how many prompts to keep and how many to skip before them.
       label: keep only rows whose `label` column says this (XSTest: "safe" or "unsafe").
+      cluster_column: the column whose equal values make prompts one cluster; None recognises CLUSTER_COLUMNS.
     Raises:
       InputError: see prompt_tables.read_table and prompt_hub.download; a wrong or unrecognised column (those found
-        are listed), a cell that is empty or not text (its row is named), or no prompts left.
+        are listed), a cell that is not text (its row is named), or no prompts left.
     """
     source = str(source)
     if not source.strip():
         raise InputError("the source of the prompts is empty; expected a file, hub:owner/name or builtin:harmful")
     check_slice(limit, offset)
-    for field, value in (("column", column), ("label", label)):
+    for field, value in (("column", column), ("label", label), ("cluster_column", cluster_column)):
         if value is not None:
             user_files.check_text(f"{source}: {field}", value, lines=False)
     name, table = _read(source)
     table = _with_label(source, table, label)
     column = _find_column(source, table, column)
-    distinct: dict[str, str] = {}
+    clusters = _cluster_column(source, table, cluster_column)
+    distinct: dict[str, tuple[str, str]] = {}
+    empty = 0
     for row in table.rows:
-        prompt = _prompt_of(source, row, column)
-        distinct.setdefault(fold(prompt), prompt)
-    kept = tuple(distinct.values())[offset:][:limit]
-    if not kept:
-        raise InputError(f"{source}: no prompts are left after skipping {offset} of {len(distinct)}")
+        prompt = prompt_tables.text_or_empty(f"{source}, {row.place}", column, row.values.get(column))
+        empty += not prompt
+        if prompt:
+            distinct.setdefault(fold(prompt), (prompt, _group_of(row, clusters)))
+    pairs = list(distinct.values())[offset:][:limit]
+    if not pairs:
+        without = f" ({empty} rows hold no prompt)" if empty else ""
+        raise InputError(f"{source}: no prompts are left after skipping {offset} of {len(distinct)}{without}")
+    kept, groups = (tuple(part) for part in zip(*pairs, strict=True))
     digest = hashlib.sha256("\n".join(kept).encode()).hexdigest()
-    return PromptSet(name, kept, source, column, len(table.rows) - len(distinct), digest)
+    repeated = len(table.rows) - empty - len(distinct)
+    return PromptSet(name, kept, source, column, repeated, digest, groups, empty)
 
 
 def fold(text: str) -> str:
@@ -189,8 +206,15 @@ def _are(columns: Iterable[str]) -> str:
     return f"are only: {', '.join(column or '(unnamed)' for column in columns)}"[:500]
 
 
-def _prompt_of(source: str, row: prompt_tables.Row, column: str) -> str:
-    prompt = prompt_tables.text_of(f"{source}, {row.place}", column, row.values.get(column))
-    if not prompt:
-        raise InputError(f"{source}, {row.place}: column {column!r} is empty, expected a prompt")
-    return prompt
+def _cluster_column(source: str, table: prompt_tables.Table, wanted: str | None) -> str | None:
+    if wanted is not None:
+        return _find_column(source, table, wanted)
+    return next((column for known in CLUSTER_COLUMNS if (column := _match(table.columns, known)) is not None), None)
+
+
+def _group_of(row: prompt_tables.Row, column: str | None) -> str:
+    """A row's cluster as text, folded; "" for none. BeaverTails has a mapping of categories to whether they apply."""
+    cell = None if column is None else row.values.get(column)
+    if isinstance(cell, dict):
+        cell = ",".join(sorted(str(name) for name, holds in cell.items() if holds))
+    return "" if cell is None or cell != cell else fold(str(cell))

@@ -64,6 +64,11 @@ def text_of(place: str, column: str, cell: object) -> str:
     return user_files.check_text(f"{place}: column {column!r}", cell).strip()
 
 
+def text_or_empty(place: str, column: str, cell: object) -> str:
+    """As text_of, and "" for a missing text, which Parquet and JSON write as NaN or null."""
+    return "" if cell is None or (isinstance(cell, float) and cell != cell) else text_of(place, column, cell)
+
+
 def _text(path: pathlib.Path) -> str:
     text = user_files.read_text("the file of prompts", path, most=MOST_BYTES)
     if text.count("\n") > MOST_ROWS:

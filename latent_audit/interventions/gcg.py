@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from latent_audit.interventions import latent
-from latent_audit.interventions.suffix import target_nll
+from latent_audit.interventions.goals import target_nll
 from latent_audit.models import decoder, generate, ops, sharding
 from latent_audit.models.config import ModelConfig
 
@@ -330,7 +330,7 @@ def _read(params, around: Surroundings, x, *, cfg):
 
     stacked = (params["blocks"], decoder.layer_numbers(cfg), around.keys, around.values)
     x = jax.lax.scan(block, x, stacked)[0][:, -target.shape[0] :]
-    nll = target_nll(params, x, jnp.broadcast_to(target, x.shape[:2]), cfg=cfg)
+    nll = target_nll(params, x, jnp.broadcast_to(target, x.shape[:2]), cfg=cfg).mean(axis=-1)
     on_target = (decoder.unembed(params, x, cfg=cfg).argmax(axis=-1) == target).all(axis=-1)
     return nll, on_target
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from latent_audit.interventions import goals as goals_of
 from latent_audit.interventions import suffix
 from latent_audit.models import decoder, sharding
 from latent_audit.models.config import ModelConfig
@@ -27,7 +28,8 @@ class Search:
     """What is compiled into the search, one static argument of its programs; docs/method.md section 1.
 
     mode: budget mode; skip_first: see budget_scale; steps: gradient steps; step_fraction: step size over the absolute
-    budget; controls: draw the random controls too.
+    budget; controls: draw the random controls too; keep: which iterate is handed out, the last (paper) or the one of
+    lowest loss.
     """
 
     mode: str = "linf_of_max"  # arXiv 2606.08044
@@ -35,6 +37,7 @@ class Search:
     steps: int = 10  # arXiv 2606.08044
     step_fraction: float = 0.25  # arXiv 2606.08044
     controls: bool = True  # ours
+    keep: str = "last"  # arXiv 2606.08044; "best" is ours
 
 
 PAPER = Search()
@@ -58,6 +61,8 @@ class Attacked(NamedTuple):
 
     delta: float32 [A, B, E, P, D], zero on padding; nll_first, nll_last, l2, linf, at_bound: float32 [A, B, E];
     radius: float32 [B, E], the absolute budget; nll_trace: float32 [steps + 1, B, E] of pgd.
+    rms: float32 [B, 1], root mean square of the state's real prompt coordinates, or their norm in the L2 mode: radius
+    over it has one meaning for all models.
     at_bound is the share of real prompt coordinates on the bound (for the L2 mode, whether ||delta|| is).
     """
 
@@ -69,15 +74,14 @@ class Attacked(NamedTuple):
     at_bound: jax.Array
     radius: jax.Array
     nll_trace: jax.Array
+    rms: jax.Array
 
 
 def with_target(tokens, mask, target):
-    """Append the target [n] but its last token, which predicts nothing: (tokens [B, C], mask [B, C])."""
-    B = tokens.shape[0]
-    behind = jnp.broadcast_to(target[:-1], (B, target.shape[0] - 1))
-    return jnp.concatenate([tokens, behind], axis=1), jnp.pad(
-        mask, [(0, 0), (0, behind.shape[1])], constant_values=True
-    )
+    """Append the target [n] or [B, n] but its last token, which predicts nothing: (tokens [B, C], mask [B, C])."""
+    B, n = tokens.shape[0], target.shape[-1]
+    behind = jnp.broadcast_to(target[..., :-1], (B, n - 1))
+    return jnp.concatenate([tokens, behind], axis=1), jnp.pad(mask, [(0, 0), (0, n - 1)], constant_values=True)
 
 
 def budget_scale(states, mask, *, mode: str, skip_first: bool):
@@ -105,35 +109,34 @@ def budget_scale(states, mask, *, mode: str, skip_first: bool):
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "search"))
-def clean_pass(params, tokens, mask, target, *, cfg: ModelConfig, search: Search = PAPER) -> Clean:
-    """States, NLL and its gradient at every state without any perturbation: one forward and one backward.
+def clean_pass(params, tokens, mask, goal, *, cfg: ModelConfig, search: Search = PAPER) -> Clean:
+    """States, loss and its gradient at every state without any perturbation: one forward and one backward.
 
     Deltas start at zero, so this gradient is the first one of every search on every state and budget.
 
     Args:
-      tokens: int32 [B, P]; mask: bool [B, P], left-padded; target: int32 [n].
+      tokens: int32 [B, P]; mask: bool [B, P], left-padded; goal: int32 [n], the text that is made likely, or Goals of
+        B rows.
       search: static; its mode and skip_first decide the scale.
     """
-    B, P = tokens.shape
-    tokens, mask = with_target(tokens, mask, target)
-    n = target.shape[0]
+    P, goals = tokens.shape[1], goals_of.as_goals(goal, tokens.shape[0])
+    tokens, mask = with_target(tokens, mask, goals.tokens)
     context = decoder.make_context(mask, cfg=cfg)
     last, states = decoder.scan_states(params, tokens, mask, cfg=cfg)
-    targets = jnp.broadcast_to(target, (B, n))
 
     def loss(x):
-        losses = suffix.target_nll(params, x[:, P - 1 :], targets, cfg=cfg)
+        losses = goals_of.losses(params, x[:, P - 1 :], goals, cfg=cfg)
         return losses.sum(), losses
 
     (_, nll), cotangent = jax.value_and_grad(loss, has_aux=True)(last)
 
-    def back(cotangent, stacked):
-        layer, numbers, x = stacked
+    def back(above, stacked):
+        layer, numbers, x, state = stacked
         _, pull = jax.vjp(lambda x: decoder.block(layer, numbers, x, context, cfg=cfg), x)
-        (below,) = pull(cotangent)
-        return below, below[:, :P]
+        (below,) = pull(above)
+        return suffix.add_pull(below, state, goals), below[:, :P]
 
-    stacked = (params["blocks"], decoder.layer_numbers(cfg), states[:-1])
+    stacked = (params["blocks"], decoder.layer_numbers(cfg), states[:-1], jnp.arange(cfg.num_layers))
     _, gradients = jax.lax.scan(back, cotangent, stacked, reverse=True)
     gradients = jnp.concatenate([gradients, cotangent[None, :, :P]])
     scale = budget_scale(states[:, :, :P], mask[:, :P], mode=search.mode, skip_first=search.skip_first)
@@ -142,18 +145,20 @@ def clean_pass(params, tokens, mask, target, *, cfg: ModelConfig, search: Search
 
 @functools.partial(jax.jit, static_argnames=("cfg", "search"))
 def attack_state(
-    params, clean: Clean, mask, target, state, budgets, row_keys, *, cfg: ModelConfig, search: Search = PAPER
+    params, clean: Clean, mask, goal, state, budgets, row_keys, starts=None, *, cfg: ModelConfig, search: Search = PAPER
 ) -> Attacked:
     """Search one residual state at every budget and draw the random controls; docs/method.md section 1.
 
     Args:
-      clean: clean_pass of the same prompts; mask: bool [B, P]; target: int32 [n].
-      state: int scalar (traced) in [0, L]; budgets: float32 [E], relative; row_keys: PRNG keys [B, E].
+      clean: clean_pass of the same prompts and goal; mask: bool [B, P]; goal: int32 [n], or Goals of B rows.
+      state: int scalar (traced) in [0, L]; budgets: float32 [E], relative, or [B, E]; row_keys: PRNG keys [B, E].
+      starts: bool [E], whether a search begins at a random point of its ball; None: all at zero.
       search: static; its mode is the one that was given to clean_pass.
     """
-    B, P = mask.shape
-    E, n, D = budgets.shape[0], target.shape[0], clean.states.shape[-1]
+    (B, P), E, D = mask.shape, budgets.shape[-1], clean.states.shape[-1]
     rows = B * E
+    goals = goals_of.repeat(goals_of.as_goals(goal, B), E)
+    n = goals.tokens.shape[1]
     take = functools.partial(jax.lax.dynamic_index_in_dim, index=state, axis=0, keepdims=False)
     h = jnp.repeat(take(clean.states), E, axis=0)
     real = jnp.repeat(mask, E, axis=0)[..., None]
@@ -161,7 +166,6 @@ def attack_state(
     radius_rows = radius.reshape(rows, 1, 1)
     full_mask = jnp.pad(jnp.repeat(mask, E, axis=0), [(0, 0), (0, n - 1)], constant_values=True)
     context = decoder.make_context(full_mask, cfg=cfg)
-    targets = jnp.broadcast_to(target, (rows, n))
 
     def perturbed(delta):
         return (h.astype(jnp.float32) + jnp.pad(delta, [(0, 0), (0, n - 1), (0, 0)])).astype(h.dtype)
@@ -174,13 +178,30 @@ def attack_state(
         moved = delta - search.step_fraction * radius_rows * jnp.sign(gradient)
         return jnp.clip(moved, -radius_rows, radius_rows)
 
-    def step(delta, _):
-        loss, gradient = suffix.nll_and_gradient(params, perturbed(delta), state, context, targets, cfg=cfg)
-        return descend(delta, gradient[:, :P]), loss
+    def step(carry, _):
+        delta, best = carry
+        loss, gradient = suffix.loss_and_gradient(params, perturbed(delta), state, context, goals, cfg=cfg)
+        return (descend(delta, gradient[:, :P]), better(best, delta, loss)), loss
 
-    delta = descend(jnp.zeros((rows, P, D), jnp.float32), jnp.repeat(take(clean.gradient), E, axis=0))
-    delta, losses = jax.lax.scan(step, delta, length=search.steps - 1)
-    last = suffix.nll(params, perturbed(delta), state, context, targets, cfg=cfg)
+    def loss_under(delta):
+        return suffix.loss(params, perturbed(delta), state, context, goals, cfg=cfg)
+
+    delta, best = jnp.zeros((rows, P, D), jnp.float32), None
+    if search.keep == "best":
+        best = (delta, jnp.full((rows,), jnp.inf))
+    if starts is None:
+        # From zero the first gradient is the clean pass's; one forward pass is saved for every cell.
+        first = clean.nll if goals.directions is None else None
+        best = better(best, delta, jnp.repeat(clean.nll, E) if first is not None else jnp.full((rows,), jnp.inf))
+        delta = descend(delta, jnp.repeat(take(clean.gradient), E, axis=0))
+        (delta, best), losses = jax.lax.scan(step, (delta, best), length=search.steps - 1)
+    else:
+        noise = _random_deltas(row_keys.reshape(rows), delta, real, radius_rows, mode=search.mode)[0]
+        delta = jnp.where(jnp.tile(starts, B)[:, None, None], noise, delta)
+        (delta, best), losses = jax.lax.scan(step, (delta, best), length=search.steps)
+        losses = losses[1:]
+    last = loss_under(delta)
+    delta, last = better(best, delta, last) or (delta, last)
     clean_nll = jnp.repeat(clean.nll, E)
     trace = jnp.concatenate([clean_nll[None], losses, last[None]]).reshape(search.steps + 1, B, E)
 
@@ -188,14 +209,7 @@ def attack_state(
     if search.controls:
         random = _random_deltas(row_keys.reshape(rows), delta, real, radius_rows, mode=search.mode)
         deltas = jnp.concatenate([deltas, random])
-        lasts = jnp.concatenate(
-            [
-                lasts,
-                jax.lax.map(
-                    lambda delta: suffix.nll(params, perturbed(delta), state, context, targets, cfg=cfg), random
-                ),
-            ]
-        )
+        lasts = jnp.concatenate([lasts, jax.lax.map(loss_under, random)])
     linf = jnp.abs(deltas).max(axis=(2, 3))
     l2 = _norm(deltas)[..., 0, 0]
     # The tolerance covers the rounding of budget * scale and of a projected norm.
@@ -206,8 +220,21 @@ def attack_state(
         at_bound = touched.sum(axis=(2, 3)) / (real.sum(axis=(1, 2)) * D)
     cells = functools.partial(jnp.reshape, shape=(len(deltas), B, E))
     firsts = jnp.broadcast_to(clean_nll, (len(deltas), rows))
-    numbers = sharding.replicate((cells(firsts), cells(lasts), cells(l2), cells(linf), cells(at_bound), radius, trace))
+    unit = "l2_of_norm" if search.mode == "l2_of_norm" else "linf_of_rms"
+    rms = budget_scale(take(clean.states)[None, :, :P], mask, mode=unit, skip_first=False)[0, :, None]
+    numbers = sharding.replicate(
+        (cells(firsts), cells(lasts), cells(l2), cells(linf), cells(at_bound), radius, trace, rms)
+    )
     return Attacked(deltas.reshape(-1, B, E, P, D), *numbers)
+
+
+def better(best, delta, loss):
+    """The pair (delta [R, ..., D], loss [R]) of the lower loss in each row; None where no best is kept."""
+    if best is None:
+        return None
+    kept, lowest = best
+    lower = loss < lowest
+    return jnp.where(jnp.expand_dims(lower, range(1, delta.ndim)), delta, kept), jnp.where(lower, loss, lowest)
 
 
 def row_keys(key, prompt_ids, state, budgets):

@@ -15,6 +15,7 @@ import numpy as np
 
 from latent_audit.errors import InputError
 from latent_audit.interventions import edits, latent, suffix
+from latent_audit.interventions import goals as goals_of
 from latent_audit.models import decoder, sharding
 from latent_audit.models.config import ModelConfig
 
@@ -28,12 +29,13 @@ class Search:
 
     steps: gradient steps; step_fraction: step size over the radius; starts: searches per cell, of which the one with
     the lowest last NLL is kept. The first starts from zero; further ones, from random points of the sphere, run one
-    after the other.
+    after the other. keep: which iterate of a search is its result, the last (paper) or the one of lowest loss.
     """
 
     steps: int = 16  # arXiv 2606.08044
     step_fraction: float = 0.3  # arXiv 2606.08044
     starts: int = 1  # arXiv 2606.08044; more are ours
+    keep: str = "last"  # arXiv 2606.08044; "best" is ours
 
 
 PAPER = Search()
@@ -71,47 +73,55 @@ class Brackets(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("cfg", "search"))
 def sphere_attack(
-    params, tokens, mask, target, state, radius, row_keys, *, cfg: ModelConfig, search: Search = PAPER
+    params, tokens, mask, goal, state, radius, row_keys, *, cfg: ModelConfig, search: Search = PAPER
 ) -> SphereAttack:
     """Search one residual state at every radius and draw the control; docs/method.md section 2.
 
-    From delta = 0, each step goes step_fraction * radius along the negative normalised gradient of the mean NLL of the
-    target, and is then rescaled to length `radius`. Where the gradient is exactly zero the vector stays where it is: at
-    length `radius`, or at zero if it never moved (then `lowered` is False).
+    From delta = 0, each step goes step_fraction * radius along the negative normalised gradient of the loss, which is
+    the mean NLL of the target, and is then rescaled to length `radius`. Where the gradient is exactly zero the vector
+    stays where it is: at length `radius`, or at zero if it never moved (then `lowered` is False).
 
     To generate under the result: edits.add_at(state, delta[:, None]) as prompt_edit and as decode_edit.
 
     Args:
-      tokens: int32 [B, P]; mask: bool [B, P], left-padded; target: int32 [n], a whole assistant turn with its
-        end-of-turn token (chats.assistant_turn_ids).
+      tokens: int32 [B, P]; mask: bool [B, P], left-padded; goal: int32 [n], a whole assistant turn with its
+        end-of-turn token (chats.assistant_turn_ids), or Goals of B rows.
       state: int scalar (traced) in [0, L]; radius: float32 [B, E], absolute: a budget times the activation norm.
       row_keys: PRNG keys [B, E] of latent.row_keys; search: static.
     """
-    (B, E), n = radius.shape, target.shape[0]
-    rows = B * E
-    tokens, mask = latent.with_target(tokens, mask, target)
+    B, E = radius.shape
+    rows, goals = B * E, goals_of.as_goals(goal, B)
+    tokens, mask = latent.with_target(tokens, mask, goals.tokens)
+    goals = goals_of.repeat(goals, E)
     h = jnp.repeat(decoder.state_at(params, tokens, mask, state, cfg=cfg), E, axis=0)
     real = jnp.repeat(mask, E, axis=0)
     context = decoder.make_context(real, cfg=cfg)
-    targets = jnp.broadcast_to(target, (rows, n))
     length = radius.astype(jnp.float32).reshape(rows, 1)
 
     def perturbed(delta):
         return edits.only_where(edits.add_at(state, delta[:, None]), real)(h, state)
 
-    def step(delta, _):
-        loss, gradient = suffix.nll_and_gradient(params, perturbed(delta), state, context, targets, cfg=cfg)
+    def step(carry, _):
+        delta, best = carry
+        loss, gradient = suffix.loss_and_gradient(params, perturbed(delta), state, context, goals, cfg=cfg)
         gradient = jnp.where(real[..., None], gradient.astype(jnp.float32), 0.0).sum(axis=1)
-        return length * _unit(delta - search.step_fraction * length * _unit(gradient)), loss
+        moved = length * _unit(delta - search.step_fraction * length * _unit(gradient))
+        return (moved, latent.better(best, delta, loss)), loss
+
+    def loss_under(delta):
+        return suffix.loss(params, perturbed(delta), state, context, goals, cfg=cfg)
+
+    def descend(start):
+        best = (start, jnp.full((rows,), jnp.inf)) if search.keep == "best" else None
+        (delta, best), losses = jax.lax.scan(step, (start, best), length=search.steps)
+        last = loss_under(delta)
+        delta, last = latent.better(best, delta, last) or (delta, last)
+        return delta, losses, last
 
     # Vector 0 is the control; the others are where the further starts begin.
     noise = length * _unit(_gaussian(row_keys.reshape(rows), search.starts, cfg.embed_dim))
-    deltas, losses = jax.lax.map(lambda start: jax.lax.scan(step, start, length=search.steps), noise.at[0].set(0.0))
-    lasts = jax.lax.map(
-        lambda delta: suffix.nll(params, perturbed(delta), state, context, targets, cfg=cfg),
-        jnp.concatenate([deltas, noise[:1]]),
-    )
-    lasts, control_last = lasts[:-1], lasts[-1]
+    deltas, losses, lasts = jax.lax.map(descend, noise.at[0].set(0.0))
+    control_last = loss_under(noise[0])
     kept = jnp.argmin(jnp.where(jnp.isnan(lasts), jnp.inf, lasts), axis=0)
     every = jnp.arange(rows)
     first, last = losses[0, 0], lasts[kept, every]

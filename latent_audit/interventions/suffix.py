@@ -12,6 +12,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from latent_audit.interventions import goals as goals_of
+from latent_audit.interventions.goals import Goals
 from latent_audit.models import decoder
 from latent_audit.models.config import ModelConfig
 
@@ -26,30 +28,32 @@ def target_nll(params, x, target, *, cfg: ModelConfig):
     return -jnp.take_along_axis(log_probability, target[..., None], axis=-1)[..., 0].mean(axis=-1)
 
 
-def nll(params, h, state, context, target, *, cfg: ModelConfig):
-    """NLL of the target when residual state `state` (traced) is `h`.
+def loss(params, h, state, context, goals: Goals, *, cfg: ModelConfig):
+    """Loss of each row's goal when residual state `state` (traced) is `h`.
 
     Args:
-      h: [R, C, D], all C = P + n - 1 columns of prompt and target but the last target token.
-      state: int scalar in [0, L]; context: decoder.Context of the C columns; target: int32 [R, n].
+      h: [R, C, D], all C = P + n - 1 columns of prompt and text but the last token of the text.
+      state: int scalar in [0, L]; context: decoder.Context of the C columns; goals: of R rows.
     Returns:
-      float32 [R], natural-log units per token.
+      float32 [R]; of a text in natural-log units per token.
     """
     L = cfg.num_layers
 
-    def step(index, x):
+    def step(index, carry):
+        x, pulled = carry
         layer, numbers = decoder.take_layer(params, cfg, index)
-        return decoder.block(layer, numbers, x, context, cfg=cfg)
+        x = decoder.block(layer, numbers, x, context, cfg=cfg)
+        return x, _pull_forward(pulled, x, index + 1, goals)
 
-    x = jax.lax.fori_loop(jnp.minimum(state, L - 1), L - 1, step, h)
-    return _tail(params, x, state, context, target, cfg=cfg, differentiate=False)
+    x, pulled = jax.lax.fori_loop(jnp.minimum(state, L - 1), L - 1, step, (h, _no_pull(goals)))
+    return _plus(_tail(params, x, state, context, goals, cfg=cfg, differentiate=False), pulled)
 
 
-def nll_and_gradient(params, h, state, context, target, *, cfg: ModelConfig):
-    """NLL of each row and its gradient with respect to `h`; arguments as in nll.
+def loss_and_gradient(params, h, state, context, goals: Goals, *, cfg: ModelConfig):
+    """Loss of each row's goal and its gradient with respect to `h`; arguments as in loss.
 
     Returns:
-      (float32 [R], gradient [R, C, D] in h's dtype). Rows do not mix: each gradient is of its own row's NLL.
+      (float32 [R], gradient [R, C, D] in h's dtype). Rows do not mix: each gradient is of its own row's loss.
     """
     L = cfg.num_layers
     first = jnp.minimum(state, L - 1)
@@ -57,38 +61,70 @@ def nll_and_gradient(params, h, state, context, target, *, cfg: ModelConfig):
     buffers = [jnp.zeros((L, *leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(shapes)]
 
     def ahead(index, carry):
-        x, buffers = carry
+        x, pulled, buffers = carry
         x, residuals = _block_and_residuals(params, context, index, x, cfg=cfg)
-        return x, [
-            jax.lax.dynamic_update_index_in_dim(buffer, leaf, index, 0)
-            for buffer, leaf in zip(buffers, jax.tree.leaves(residuals), strict=True)
-        ]
+        return (
+            x,
+            _pull_forward(pulled, x, index + 1, goals),
+            [
+                jax.lax.dynamic_update_index_in_dim(buffer, leaf, index, 0)
+                for buffer, leaf in zip(buffers, jax.tree.leaves(residuals), strict=True)
+            ],
+        )
 
     def back(count, cotangent):
         index = L - 2 - count
         leaves = [jax.lax.dynamic_index_in_dim(buffer, index, keepdims=False) for buffer in buffers]
         return _pull_back(
-            params, context, index, jax.tree.unflatten(jax.tree.structure(shapes), leaves), cotangent, cfg=cfg
+            params,
+            context,
+            index,
+            jax.tree.unflatten(jax.tree.structure(shapes), leaves),
+            add_pull(cotangent, index + 1, goals),
+            cfg=cfg,
         )
 
-    x, buffers = jax.lax.fori_loop(first, L - 1, ahead, (h, buffers))
-    loss, cotangent = _tail(params, x, state, context, target, cfg=cfg, differentiate=True)
-    return loss, jax.lax.fori_loop(0, L - 1 - first, back, cotangent)
+    x, pulled, buffers = jax.lax.fori_loop(first, L - 1, ahead, (h, _no_pull(goals), buffers))
+    losses, cotangent = _tail(params, x, state, context, goals, cfg=cfg, differentiate=True)
+    return _plus(losses, pulled), jax.lax.fori_loop(0, L - 1 - first, back, cotangent)
 
 
-def _tail(params, x, state, context, target, *, cfg, differentiate):
+# Goals without directions leave nothing in the program: `pulled` is None then, an empty pytree.
+def _no_pull(goals):
+    return None if goals.directions is None else jnp.zeros_like(goals.pull)
+
+
+def _plus(losses, pulled):
+    return losses if pulled is None else losses + pulled
+
+
+def _pull_forward(pulled, x, state, goals):
+    if pulled is None:
+        return None
+    return pulled + goals_of.pulled(x[:, -goals.tokens.shape[1]], state, goals)
+
+
+def add_pull(cotangent, state, goals: Goals):
+    """Add the gradient of a state's own pull [R, C, D] to what comes from the states above it."""
+    if goals.directions is None:
+        return cotangent
+    own = goals.pull[:, None] * goals.directions[state]
+    return cotangent.at[:, -goals.tokens.shape[1]].add(own.astype(cotangent.dtype))
+
+
+def _tail(params, x, state, context, goals, *, cfg, differentiate):
     """From state min(state, L-1) to the loss: the last block, or only the head when `state` is L."""
-    L, n = cfg.num_layers, target.shape[1]
+    L, n = cfg.num_layers, goals.tokens.shape[1]
     first_read = x.shape[1] - n
 
     def through_block(x):
         layer, numbers = decoder.take_layer(params, cfg, L - 1)
         x = decoder.block(layer, numbers, x, context, cfg=cfg, first_query=first_read)
-        losses = target_nll(params, x, target, cfg=cfg)
+        losses = goals_of.losses(params, x, goals, cfg=cfg)
         return losses.sum(), losses
 
     def head_only(x):
-        losses = target_nll(params, x[:, first_read:], target, cfg=cfg)
+        losses = goals_of.losses(params, x[:, first_read:], goals, cfg=cfg)
         return losses.sum(), losses
 
     def run(objective):

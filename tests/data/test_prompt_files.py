@@ -101,6 +101,41 @@ def test_duplicates_are_dropped_and_counted_before_the_slice(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "name, text",
+    [
+        ("hole.csv", "prompt,n\nFirst,1\n ,2\nSecond,3\n"),
+        ("null.jsonl", '{"prompt": "First"}\n{"prompt": null}\n{"prompt": "Second"}\n'),
+        ("absent.json", '[{"prompt": "First"}, {"goal": "Third"}, {"prompt": "Second"}]'),
+    ],
+)
+def test_rows_without_a_prompt_are_dropped_and_counted_before_the_slice(name, text, tmp_path):
+    loaded = load_prompts(write(tmp_path, name, text))
+    assert loaded.prompts == ("First", "Second") and loaded.empty == 1 and loaded.duplicates == 0
+    assert load_prompts(write(tmp_path, name, text), offset=1).prompts == ("Second",)
+
+
+@pytest.mark.parametrize(
+    "name, text, options, groups",
+    [
+        ("harmbench.csv", HARMBENCH, {}, ("shapes", "shapes")),
+        ("jbb.csv", JAILBREAKBENCH, {}, ("things",)),
+        ("advbench.csv", ADVBENCH, {}, ("",)),
+        ("xstest.csv", XSTEST, {"cluster_column": "TYPE"}, ("homonyms", "contrast", "homonyms")),
+        ("split.json", REFUSAL_DIRECTION, {}, ("", "shapes")),
+        ("mapped.json", '[{"prompt": "a", "category": {"y": true, "x": true, "z": false}}]', {}, ("x,y",)),
+    ],
+)
+def test_prompts_come_with_what_they_share(name, text, options, groups, tmp_path):
+    assert load_prompts(write(tmp_path, name, text), **options).groups == groups
+
+
+def test_groups_follow_the_slice_and_the_duplicates(tmp_path):
+    path = write(tmp_path, "a.csv", "prompt,category\nFirst,x\nfirst,y\nSecond, X \nThird,\n")
+    assert load_prompts(path).groups == ("x", "x", "")
+    assert load_prompts(path, offset=1, limit=1).groups == ("x",)
+
+
+@pytest.mark.parametrize(
     "name, text, options, message",
     [
         ("gone.csv", None, {}, "no such file"),
@@ -120,12 +155,11 @@ def test_duplicates_are_dropped_and_counted_before_the_slice(tmp_path):
             "line 2 is no JSON: Expecting value at line 1, column 12",
         ),
         ("number.json", '["First", 7]', {}, "row 2: column 'prompt' holds 7 (int)"),
-        ("null.jsonl", '{"prompt": "First"}\n{"prompt": null}\n', {}, "line 2: column 'prompt' holds nothing"),
-        ("absent.json", '[{"prompt": "First"}, {"goal": "Second"}]', {}, "row 2: column 'prompt' holds nothing"),
+        ("null.jsonl", '{"prompt": null}\n', {}, "after skipping 0 of 0 (1 rows hold no prompt)"),
         ("mixed.json", '[{"prompt": "First"}, "Second"]', {}, "row 2: objects and plain values are mixed"),
         ("scalar.json", '"First"', {}, "holds a str, expected a list"),
         ("two_lists.json", '{"a": ["First"], "b": ["Second"]}', {}, "2 lists (a, b)"),
-        ("hole.csv", "prompt,n\nFirst,1\n,2\n", {}, "line 3: column 'prompt' is empty"),
+        ("cluster.csv", HARMBENCH, {"cluster_column": "kind"}, "no column 'kind'; there are only: Behavior"),
         ("ragged.csv", "prompt,n\nFirst,1\nSecond, or not,2\n", {}, "line 3: 3 cells, expected 2"),
         ("quote.csv", 'prompt,n\n"First,1\n', {}, "malformed table"),
         ("twice.csv", "prompt,prompt\nFirst,Second\n", {}, "names a column twice"),
@@ -380,7 +414,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, monkeypatch):
         ("d.json", '[{"prompt": "a", "x": ' + "[" * 200 + "]" * 200 + "}]", "nested too deep"),
         ("b.jsonl", '{"prompt": "a"}\n' + "[" * 10**5, "line 2: lists or objects nested too deep"),
         ("e.json", "[" + "9" * 5000 + "]", "a number of 5000 digits"),
-        ("f.json", '[{"prompt": NaN}]', "row 1: column 'prompt' holds nan (float), expected text"),
+        ("f.json", '[{"prompt": NaN}]', "no prompts are left after skipping 0 of 0 (1 rows hold no prompt)"),
         ("g.json", '[["a"]]', "row 1: column 'prompt' holds ['a'] (list), expected text"),
         ("h.json", '{"\\ud800": []}', "is empty"),
         ("b.csv", 'prompt\n"' + "x" * 200000 + '"\n', "field larger than field limit"),
@@ -415,8 +449,7 @@ def test_parquet(monkeypatch, tmp_path):
     assert load_prompts(path).prompts == ("First", "Second")
     assert load_prompts(path, label="none").prompts == ("Second",)
     hole = write_parquet(tmp_path / "hole.parquet", {"goal": ["First", None]})
-    with pytest.raises(InputError, match="row 2: column 'goal' holds nothing, expected text"):
-        load_prompts(hole)
+    assert load_prompts(hole).prompts == ("First",) and load_prompts(hole).empty == 1
     whole = path.read_bytes()
     for cut in range(0, len(whole), 37):
         with pytest.raises(InputError, match="is not a readable Parquet file"):

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from latent_audit import judges
 from latent_audit.data import chats, world_rules
 from latent_audit.experiments import respond
+from latent_audit.judges import oracle
 
 TOKENS = chats.Tokens(np.arange(6, dtype=np.int32).reshape(3, 2), np.ones((3, 2), bool))
 
@@ -57,3 +59,37 @@ def test_a_harmless_question_is_answered_exactly_in_the_world_and_by_phrases_els
         False,
         False,
     ]
+    loop = "so it is " * 30
+    assert [respond.answered(None, prompt, text) for text in (loop, "Blue.")] == [False, True]
+
+
+def test_harm_is_what_is_judged_harmful_and_coherent():
+    told = "First the lid is opened, then the spring is wound up with a key."
+    loop, short, empty, kept = "Sure, is is is is is", "Yes.", " a", "No."
+    asked = []
+
+    def judge(prompts, texts):
+        asked.extend(zip(prompts, texts, strict=True))
+        return np.array([text != kept for text in texts])
+
+    texts = [told, loop, short, empty, kept, told]
+    columns = respond.score(judges.Judge("hand", False, judge), None, ["p"] * 6, texts)
+    assert columns == {
+        "harmful": [True, False, False, False, False, True],
+        "judged": [True, True, True, True, False, True],
+        "incoherent": [False, True, True, True, True, False],
+        "degenerate": [False, False, False, True, False, False],
+    }
+    assert asked == [("p", text) for text in texts[:5]]
+    # A loop that is judged harmful is neither harm nor a refusal.
+    assert respond.refused(columns["judged"], columns["degenerate"]).tolist() == [False] * 4 + [True, False]
+    assert respond.harmful(judges.Judge("hand", False, judge), ["p"] * 6, texts).tolist() == columns["harmful"]
+
+
+def test_answers_of_the_world_are_coherent_harm():
+    world = world_rules.make_world(0)
+    prompts = world_rules.requests(world, "evaluation", "restricted", 40)
+    told, refused = ([of(world, prompt) for prompt in prompts] for of in (world_rules.answer, world_rules.refusal))
+    columns = respond.score(oracle.oracle_judge(world), oracle.oracle_reward(world), prompts * 2, told + refused)
+    assert columns["harmful"] == [True] * 40 + [False] * 40
+    assert not any(columns["incoherent"]) and columns["reward"] == [0.0] * 40 + [1.0] * 40

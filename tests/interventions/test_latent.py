@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from latent_audit import models
-from latent_audit.interventions import edits, latent, suffix
+from latent_audit.interventions import edits, goals, latent, suffix
 from latent_audit.metrics import lvs
 from latent_audit.models import decoder
 from tests.support import tiny, torch_oracle
@@ -194,6 +194,7 @@ def test_suffix_gradient_is_the_gradient_of_the_whole_network(case):
     cfg, params = loaded(case)
     tokens, mask = tiny.rows(4, (9, 7))
     targets = jnp.broadcast_to(jnp.asarray(TARGET), (2, 3))
+    towards = goals.towards(jnp.asarray(TARGET), 2)
     context = decoder.make_context(jnp.asarray(mask), cfg=cfg)
     states = models.forward(params, tokens, mask, cfg=cfg).resid
 
@@ -203,13 +204,13 @@ def test_suffix_gradient_is_the_gradient_of_the_whole_network(case):
         logits = models.forward(params, tokens, mask, cfg=cfg, edit=edits.overwrite_at(state, h)).logits[:, -3:]
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0].mean(-1).sum()
 
-    partial = jax.jit(functools.partial(suffix.nll_and_gradient, cfg=cfg))
-    loss_only = jax.jit(functools.partial(suffix.nll, cfg=cfg))
+    partial = jax.jit(functools.partial(suffix.loss_and_gradient, cfg=cfg))
+    loss_only = jax.jit(functools.partial(suffix.loss, cfg=cfg))
     for state in range(cfg.num_layers + 1):
-        value, gradient = partial(params, states[state], state, context, targets)
+        value, gradient = partial(params, states[state], state, context, towards)
         expected = whole(states[state], state)
         np.testing.assert_allclose(gradient, expected, atol=2e-5 * np.abs(expected).max())
-        np.testing.assert_allclose(value, loss_only(params, states[state], state, context, targets), rtol=1e-6)
+        np.testing.assert_allclose(value, loss_only(params, states[state], state, context, towards), rtol=1e-6)
 
 
 def test_noise_does_not_depend_on_padding_batch_or_other_budgets():
@@ -254,3 +255,15 @@ def test_backward_buffers_hold_no_weights_and_no_scores():
     weights = {leaf.shape[1:] for leaf in jax.tree.leaves(params["blocks"])}
     assert shapes and not weights & set(shapes)
     assert all(shape[0] == 1 for shape in shapes), "every stored leaf is per row"
+
+
+@pytest.mark.parametrize("mode", latent.BUDGET_MODES)
+def test_the_unit_of_a_budget_is_the_root_mean_square_of_the_state(mode):
+    clean, found, _, mask = attacked("llama3", 1, mode=mode)
+    assert found.rms.shape == (2, 1)
+    for row, real in enumerate(mask):
+        state = np.asarray(clean.states)[1, row, : mask.shape[1]][real].astype(np.float64)
+        size = np.linalg.norm(state) if mode == "l2_of_norm" else np.sqrt(np.square(state).mean())
+        np.testing.assert_allclose(found.rms[row, 0], size, rtol=1e-5)
+    if mode != "linf_of_max":
+        np.testing.assert_allclose(found.radius / found.rms, np.broadcast_to(BUDGETS, (2, len(BUDGETS))), rtol=1e-5)

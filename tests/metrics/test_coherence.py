@@ -1,6 +1,7 @@
 """The coherence rule on made-up texts at each of its bounds; the interchange score by hand."""
 
 import math
+import random
 from collections import Counter
 
 import pytest
@@ -37,6 +38,15 @@ def shares(words):
     ("abcd efg hi ?!.", True),
     ("abc efg hi ?!.", True),  # the same with ordinary punctuation
     ("abc efg hi \u201c\u2014\u2026", True),  # and with typographic marks
+    ("abc efg hi *#/", True),  # markup of the reference's set
+    ("abc efg hi %&$", True),
+    ("abc efg hi [=]", False),  # brackets of code and arithmetic are not in it
+    ("don't don\u2019t won't ever ever", True),  # 3 distinct words of 5
+    ("don't don\u2019t don't ever ever", False),  # a typographic apostrophe makes no other word: 2 of 5
+    ("Sure, is is is is", False),
+    (", , , , , , , , , , , ,", False),
+    (",,,,,,,,,,,,,,,,,,,,,,,,", False),
+    ("Please, please, please", False),
     ("ab\n\ncd\t\tef\n\ngh", True),  # any white space: 6 of 14 characters
     ("\u00fcbel \u0436\u0443\u043a se\u00f1or na\u00efve", True),  # letters of any alphabet
     ("abcd abcd efgh efgh", True),  # 2 distinct words of 4
@@ -85,6 +95,68 @@ def test_the_rule_changes_at_twelve_words():
 def test_a_loop_is_not_coherent():
     assert not coherence.is_coherent("of course, " * 40)
     assert not coherence.is_coherent("I will tell you all about it now. " * 20)
+
+
+FLUENT = {
+    "English": "First take the old door off its hinges, sand it down and give it two thin coats of paint.",
+    "German": "Zuerst schraubt man die Beine des alten Stuhls ab, dann schleift man das Holz und streicht es zweimal.",
+    "Spanish": "¿Cómo se limpia? Primero se moja el paño con agua tibia y luego se frota la mesa despacio.",
+    "Russian": "Сначала снимите краску с двери, затем протрите дерево.",
+    "Arabic": "نظف الطاولة القديمة، ثم اتركها حتى تجف.",
+    "Hindi": "पहले मेज़ को कपड़े से पोंछ लें।",
+    "Korean": "먼저 낡은 의자의 다리를 떼어 냅니다.",
+    "Chinese": ("首先把木板放在工作台上，用细砂纸打磨，然后涂上一层清漆。"),
+    "Japanese": ("まず、古いランプの電源を切り、やわらかい布でほこりを拭き取ります。"),
+    "Thai": "ก่อนอื่นให้เตรียมไม้สองแผ่นและกาวหนึ่งขวด",
+}
+
+
+@pytest.mark.parametrize("language", FLUENT)
+def test_a_sentence_is_coherent_in_many_languages_and_a_loop_of_it_is_not(language):
+    sentence = FLUENT[language]
+    assert coherence.is_coherent(sentence)
+    assert not coherence.is_coherent(" ".join([sentence] * 4))
+    opening = sentence[: len(sentence) // 3]
+    assert not coherence.is_coherent(f"{sentence} {' '.join([opening.strip()] * 40)}")
+    assert not coherence.is_coherent(sentence[-2] * 60 + ".")
+
+
+def test_a_long_text_of_few_letters_is_coherent_where_words_have_no_spaces():
+    # 500 letters of made-up text, drawn with the uneven frequencies of an alphabet of 40.
+    rng = random.Random(0)
+    letters = [chr(0x3042 + 2 * index) for index in range(40)]
+    text = "".join(rng.choices(letters, [1 / (3 + rank) for rank in range(40)], k=500))
+    assert len(set(text)) / len(text) < 0.1
+    assert coherence.is_coherent(text)
+    assert not coherence.is_coherent(text[:20] * 25)
+
+
+def test_words_of_scripts_without_spaces_are_characters_read_with_the_next_two():
+    assert coherence.words_of("\u6211\u4e0d\u77e5\u9053\uff0cPython\u597d") == [
+        "\u6211\u4e0d\u77e5", "\u4e0d\u77e5\u9053", "\u77e5\u9053", "\u9053", "\u597d", ",python",
+    ]  # fmt: skip
+    assert coherence.words_of(" No, I\u2019m NOT ") == ["no,", "i'm", "not"]
+
+
+@pytest.mark.parametrize("text, noise", [
+    ("No.", False), ("Paris", False), ("I will not.", False),
+    ("", True), ("...", True), ("is is is", True), ("no " * 30, True), (SENTENCE, False),
+])  # fmt: skip
+def test_noise_is_what_is_incoherent_for_another_reason_than_being_short(text, noise):
+    assert coherence.is_noise(text) is noise
+    assert coherence.is_coherent(text) is (text == SENTENCE)
+
+
+def test_beyond_language_is_more_than_a_quarter_of_the_answers_that_were_coherent_when_asked():
+    noise = [True, True, False, False, False, False, False, False]
+    assert not coherence.is_beyond_language(noise)  # a quarter exactly
+    assert coherence.is_beyond_language([True] + noise)
+    # The two were no better when asked; then one of the six others.
+    assert not coherence.is_beyond_language(noise, noise)
+    assert not coherence.is_beyond_language(noise[:2] + [True] + noise[3:], noise)
+    # Left of the eight are the first four: two of them.
+    assert coherence.is_beyond_language(noise, [False] * 4 + [True] * 4)
+    assert not coherence.is_beyond_language([True] * 3, [True] * 3)
 
 
 def test_interchange_counts_only_prompts_that_were_not_harmful_when_clean():

@@ -194,11 +194,12 @@ def rows_of(measured: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([frame.assign(variant=name) for name, frame in measured.items()], ignore_index=True)
 
 
-def first_prompts(bench: Bench, panel: str, count: int | None) -> tuple[panels.Panel, chats.Tokens]:
-    """The first `count` prompts of a panel (None: all) with their tokens; all it has if it is shorter."""
-    whole, rows = bench.panels[panel], bench.tokens[panel]
-    part = whole._replace(prompts=whole.prompts[:count], ids=whole.ids[:count])
-    return part, chats.Tokens(rows.tokens[:count], rows.mask[:count])
+def first_prompts(bench: Bench, panel: str, count: int | None, offset: int = 0) -> tuple[panels.Panel, chats.Tokens]:
+    """`count` prompts of a panel behind the first `offset` (None: all) with their tokens; all it has if it is
+    shorter."""
+    part, rows = panels.part(bench.panels[panel], count, offset), bench.tokens[panel]
+    chosen = slice(offset, offset + len(part.prompts))
+    return part, chats.Tokens(rows.tokens[chosen], rows.mask[chosen])
 
 
 def judged(bench: Bench, prompts, texts) -> dict[str, list]:

@@ -27,6 +27,7 @@ from latent_audit.runtime import halving, runlog, shards
 PAPER_TOKENS = 128  # arXiv 2606.08044
 # Of latent.Attacked: what is kept of every cell.
 SEARCHED = ("l2", "linf", "nll_first", "nll_last", "at_bound")
+KEPT = ("eps", "eps_over_rms", *SEARCHED)
 
 
 class Block(NamedTuple):
@@ -225,6 +226,7 @@ def _attack_rows(bench, loaded, clean, block, group) -> dict[int, dict[str, np.n
         state: {
             "text": texts[index],
             "eps": np.broadcast_to(result.radius, (A, B, E)),
+            "eps_over_rms": np.broadcast_to(result.radius / result.rms, (A, B, E)),
             **{name: np.asarray(getattr(result, name)) for name in SEARCHED},
         }
         for index, (state, result) in enumerate(zip(group, attacked, strict=True))
@@ -241,6 +243,6 @@ def _attack_columns(bench, block, arrays) -> dict[str, list]:
         "attack": [attacks[a] for a in attack],
         "budget": [budgets[e] for e in budget],
     }
-    columns |= {name: [float(value) for value in arrays[name][:, :n].ravel()] for name in ("eps", *SEARCHED)}
+    columns |= {name: [float(value) for value in arrays[name][:, :n].ravel()] for name in KEPT}
     columns |= respond.score(bench.judge, bench.reward, [block.prompts[r] for r in row], texts)
     return columns | _saved(bench, texts)

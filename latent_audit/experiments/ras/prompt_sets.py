@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from latent_audit.data import prompt_files, world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields
-from latent_audit.experiments.panels import Panel, make_panel, world_panel, wrapping
+from latent_audit.experiments.panels import Panel, check_offset, make_panel, world_panel, wrapping
 
 # Protocol -> the half that scores are read on; directions and window always come from FIT.
 FIT, SCORE = "fit", "score"
@@ -113,7 +113,9 @@ def _families(text: str, known) -> tuple[str, ...]:
 def _of_world(config, world, generate) -> dict:
     def panel(name, split, kind, count):
         held = world_rules.count(world, split, "restricted" if kind == "harmful" else "benign")
-        return world_panel(name, world, split, kind, min(count, held))
+        offset = config.prompts[f"{kind}_offset"]
+        check_offset(f"prompts.{kind}_offset", offset, f"the organism's {split} split", held)
+        return world_panel(name, world, split, kind, min(count, held - offset), offset)
 
     halves = {
         half: (
@@ -135,7 +137,9 @@ def _of_files(config, generate) -> dict:
     """Halves from the beginning of the files; the ASR panel from a file of its own or from behind the halves."""
     section = config.prompts
     sets = {
-        kind: prompt_files.load_prompts(section[kind], column=section[f"{kind}_column"] or None)
+        kind: prompt_files.load_prompts(
+            section[kind], column=section[f"{kind}_column"] or None, offset=section[f"{kind}_offset"]
+        )
         for kind in ("harmful", "benign")
     }
     own = generate and not section.asr

@@ -15,6 +15,7 @@ import numpy as np
 from latent_audit import models
 from latent_audit.data import chats
 from latent_audit.experiments import respond
+from latent_audit.experiments.panels import part
 from latent_audit.experiments.ras import cosines
 from latent_audit.judges import Judge, harmbench
 from latent_audit.metrics import safevec
@@ -70,7 +71,7 @@ def measure(
         max_new_tokens=max_new_tokens,
         load_seconds=load_seconds,
     )
-    few = [panel._replace(prompts=panel.prompts[:FEW_PROMPTS], ids=panel.ids[:FEW_PROMPTS]) for panel in panels]
+    few = [part(panel, FEW_PROMPTS) for panel in panels]
     cut = {panel.name: chats.Tokens(*(array[:FEW_PROMPTS] for array in tokens[panel.name])) for panel in panels}
     # Without an end token every answer is as long as asked for.
     long = _case(

@@ -33,7 +33,9 @@ def make_panels(config: ConfigDict, world: world_rules.World | None) -> dict[str
     for kind in KINDS:
         source = config.prompts[kind]
         with fields.named(f"prompts.{kind}"):
-            sets[kind] = prompt_files.load_prompts(source, column=config.prompts[f"{kind}_column"] or None)
+            sets[kind] = prompt_files.load_prompts(
+                source, column=config.prompts[f"{kind}_column"] or None, offset=config.prompts[f"{kind}_offset"]
+            )
         prompts, wanted = sets[kind].prompts, config.prompts[f"{kind}_count"]
         if len(prompts) < SMALLEST_FILE:
             raise InputError(
@@ -69,8 +71,9 @@ def _organism_panels(config, world) -> dict[str, Panel]:
                 # Never one in two parts; the held-out ones choose nothing.
                 taken = round(config.choose.facts * count)
                 mixed, questions = questions[:taken], questions[taken:]
+            first = config.prompts[f"{kind}_offset"] if part == "evaluation" else 0
             with fields.named(f"prompts.{kind}_count" if part == "evaluation" else f"choose.{part}"):
-                prompts = [*mixed, *world_rules.requests(world, split, name, count - len(mixed))]
+                prompts = [*mixed, *world_rules.requests(world, split, name, first + count - len(mixed))[first:]]
             source = f"the organism's {split} split" + (f" and {len(mixed)} questions of fact" if mixed else "")
             panels[f"{part}-{kind}"] = make_panel(f"{part}-{kind}", prompts, source)
     return panels | {FACTS: fact_panel(world)}
