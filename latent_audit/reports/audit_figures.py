@@ -73,7 +73,8 @@ def two_axes(points: pd.DataFrame, *, refusing: float = 0.9, broken: float = 0.5
 def by_budget(table: pd.DataFrame, *, reference: float, title: str) -> Figure:
     """Attack success by budget, one panel per layer, one line per variant with its band; dotted: the reference budget.
 
-    `table`: lines of audit.csv with variant, layer, budget, value, lo, hi, control.
+    `table`: lines of audit.csv with variant, layer, budget, value, lo, hi, control; a grey disc marks those whose
+    beyond_language, if they have one, is True.
     """
     layers = list(dict.fromkeys(table["layer"]))
     looks = figures.looks_of(list(dict.fromkeys(table["variant"])))
@@ -91,7 +92,8 @@ def by_budget(table: pd.DataFrame, *, reference: float, title: str) -> Figure:
             axis.set_title(f"{title}, {layer}")
             axis.set_xlabel("budget, of the activation norm")
         _share_axis(axes[0], "attack success rate")
-        _legend(figure, looks, "random direction of the same length")
+        beyond = bool(figures.are_beyond_language(table).any())
+        _legend(figure, looks, "random direction of the same length", beyond=beyond)
     return figure
 
 
@@ -116,7 +118,8 @@ def steering_by_layer(table: pd.DataFrame) -> Figure:
             axis.set_xticks(list(shown), [layers[index] for index in shown])
             axis.set_xlabel(f"layer, {layers[0]} to {layers[-1]}")
         _share_axis(axes[0], "compliance")
-        _legend(figure, looks, "random direction of the same length")
+        beyond = bool(figures.are_beyond_language(table).any())
+        _legend(figure, looks, "random direction of the same length", beyond=beyond)
     return figure
 
 
@@ -156,6 +159,8 @@ def _curve(axis: Axes, rows: pd.DataFrame, column: str, colour: str, marker: str
     axis.fill_between(rows[column], rows["lo"], rows["hi"], color=colour, alpha=0.15, linewidth=0)
     axis.plot(rows[column], rows["value"], color=colour, marker=marker, zorder=3)
     axis.plot(rows[column], rows["control"], color=colour, linestyle=_DASHED, linewidth=1.1, zorder=2)
+    beyond = rows[figures.are_beyond_language(rows)]
+    axis.plot(beyond[column], beyond["value"], **figures.BEYOND)
 
 
 def _share_axis(axis: Axes, label: str) -> None:
@@ -164,11 +169,13 @@ def _share_axis(axis: Axes, label: str) -> None:
     axis.set_ylabel(label)
 
 
-def _legend(figure: Figure, looks: dict[str, tuple[str, str]], control: str) -> None:
+def _legend(figure: Figure, looks: dict[str, tuple[str, str]], control: str, *, beyond: bool) -> None:
     names = figures.names_of(looks)
     handles = [
         Line2D([], [], color=colour, marker=marker, label=names[variant]) for variant, (colour, marker) in looks.items()
     ]
     handles.append(Line2D([], [], color="#666666", linestyle=_DASHED, linewidth=1.1, label=control))
+    if beyond:
+        handles.append(Line2D([], [], label=figures.BEYOND_LABEL, **figures.BEYOND))
     figures.add_legend(figure, handles)
     figures.plain_text(figure)
