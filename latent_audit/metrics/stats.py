@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy.special
 import scipy.stats
 from numpy.typing import ArrayLike
 
@@ -42,6 +43,33 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     # At 0 and n the two terms cancel exactly on paper and to about 1e-17 in floats.
     lo = 0.0 if successes == 0 else float(centre - half)
     hi = 1.0 if successes == n else float(centre + half)
+    return lo, hi
+
+
+def clopper_pearson(successes: float, n: float, *, tail: float = 0.025) -> tuple[float, float]:
+    """Exact (Clopper-Pearson) bounds of a share, each of which the truth lies beyond with probability at most `tail`.
+
+    Args:
+      successes, n: whole for counted prompts, fractions for an effective n (metrics/clusters.py).
+      tail: .025 gives the two-sided 95 % interval, .05 two one-sided 95 % bounds; divided by k, bounds that hold for k
+        shares together.
+    Returns (lo, hi); (nan, nan) when n = 0. Raises InputError unless 0 <= successes <= n and 0 < tail < 1.
+    Source: docs/method.md section 13.
+
+    None of ten: the truth that leaves a chance of one in twenty to see none.
+
+    >>> lo, hi = clopper_pearson(0, 10, tail=0.05)
+    >>> lo, round(hi, 6) == round(1 - 0.05 ** (1 / 10), 6)
+    (0.0, True)
+    """
+    if not 0 < tail < 1:
+        raise InputError(f"clopper_pearson: tail must lie between 0 and 1, got {tail}")
+    if not 0 <= successes <= n:
+        raise InputError(f"clopper_pearson: successes must lie between 0 and n, got {successes} of {n}")
+    if n == 0:
+        return _UNKNOWN
+    lo = 0.0 if successes == 0 else float(scipy.special.betaincinv(successes, n - successes + 1, tail))
+    hi = 1.0 if successes == n else float(scipy.special.betainccinv(successes + 1, n - successes, tail))
     return lo, hi
 
 

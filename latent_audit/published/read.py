@@ -15,7 +15,7 @@ import pandas as pd
 
 from latent_audit import user_files
 from latent_audit.errors import InputError
-from latent_audit.metrics import exact
+from latent_audit.metrics import stats
 
 # The first thirteen columns of metrics.csv, which are the published ones.
 METRICS = tuple("arch variant exp layer layer_idx budget attack lvs lvs_lo lvs_hi asr frac compliance".split())
@@ -173,7 +173,7 @@ def _with_shares(table: pd.DataFrame, column: str, path: pathlib.Path, number: i
     table = _numbers(table, [column, *(["n"] if "n" in table.columns else [])], path)
     n = _prompts(table, number)
     successes = _counts(table[column], n, column, path)
-    ends = [exact.clopper_pearson(int(k), int(of)) for k, of in zip(successes, n, strict=True)]
+    ends = [stats.clopper_pearson(int(k), int(of)) for k, of in zip(successes, n, strict=True)]
     lo, hi = zip(*ends, strict=True) if ends else ((), ())
     names = (
         ("value", "lo", "hi", "successes")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from latent_audit.errors import InputError
-from latent_audit.metrics import exact, onset, stats
+from latent_audit.metrics import independent, onset, stats
 from latent_audit.published.read import KEY, NUMBERS
 
 THIRDS = ("first third", "middle third", "last third")
@@ -40,7 +40,7 @@ def merge(published: pd.DataFrame, run: pd.DataFrame | None) -> pd.DataFrame:
     if found.empty:
         raise InputError(f"nothing in common: {_spread(published[published['arch'] == arch])}; the run: {_spread(run)}")
     ends = [
-        exact.difference_interval(
+        independent.difference_interval(
             (line.run_value, line.run_lo, line.run_hi), (line.published_value, line.published_lo, line.published_hi)
         )
         for line in found.itertuples()
@@ -114,10 +114,10 @@ def falls(rows: pd.DataFrame) -> pd.DataFrame:
         if least == most:
             continue
         wide = cells.pivot(index="state", columns="budget", values=["successes", "n"]).dropna()
-        confidence = stats.simultaneous_confidence(0.95, 2 * len(wide))
+        tail = 0.025 / (2 * len(wide))
         ends = {
             budget: [
-                exact.clopper_pearson(int(k), int(n), confidence)
+                stats.clopper_pearson(int(k), int(n), tail=tail)
                 for k, n in zip(wide["successes", budget], wide["n", budget], strict=True)
             ]
             for budget in (least, most)
@@ -150,7 +150,9 @@ def nudge_layer(rows: pd.DataFrame) -> pd.DataFrame:
             continue
         of = {line.measure: line for line in cells.itertuples()}
         asr, lvs = of["latent_asr"], of["lvs"]
-        gap = exact.difference_interval((asr.value, asr.lo, asr.hi), (asr.control, asr.control_lo, asr.control_hi))
+        gap = independent.difference_interval(
+            (asr.value, asr.lo, asr.hi), (asr.control, asr.control_lo, asr.control_hi)
+        )
         ahead = "noise" if gap[2] < 0 else "PGD" if gap[1] > 0 else "neither surely"
         lines.append(
             {"arch": arch, "variant": variant, "layer": asr.layer, "budget": budget}
@@ -221,8 +223,8 @@ def best_steering(rows: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for (arch, variant), cells in steered.groupby(["arch", "variant"], sort=False):
         best = cells.loc[cells["value"].idxmax()]
-        confidence = stats.simultaneous_confidence(0.95, len(cells))
-        lo, hi = exact.clopper_pearson(int(best["successes"]), int(best["n"]), confidence)
+        tail = 0.025 / len(cells)
+        lo, hi = stats.clopper_pearson(int(best["successes"]), int(best["n"]), tail=tail)
         lines.append(
             {"arch": arch, "variant": variant, "fraction": NUDGE_FRACTION, "layers": len(cells), "layer": best["layer"]}
             | {"compliance": best["value"], "compliance_lo": lo, "compliance_hi": hi, "n": best["n"]}

@@ -171,3 +171,28 @@ def test_the_spread_of_a_mean_is_its_standard_error():
     assert np.isnan(stats.spread_interval(0.5, [0.5, math.inf])).all()
     with pytest.raises(InputError, match="confidence"):
         stats.spread_interval(0.5, [0.5, 0.6], 95)
+
+
+@pytest.mark.parametrize("successes, n", [(0, 24), (1, 24), (13, 24), (24, 24), (1, 1)])
+def test_clopper_pearson_agrees_with_scipy(successes, n):
+    theirs = scipy.stats.binomtest(successes, n).proportion_ci(0.95, method="exact")
+    np.testing.assert_allclose(stats.clopper_pearson(successes, n), (theirs.low, theirs.high), atol=1e-12)
+    # Both ends: the share under which so many, or so few, are seen once in twenty.
+    lo, hi = stats.clopper_pearson(successes, n, tail=0.05)
+    if successes:
+        assert scipy.stats.binom.sf(successes - 1, n, lo) == pytest.approx(0.05)
+    if successes < n:
+        assert scipy.stats.binom.cdf(successes, n, hi) == pytest.approx(0.05)
+
+
+def test_clopper_pearson_takes_an_effective_n_and_says_zero_events_in_closed_form():
+    assert stats.clopper_pearson(0, 12.6, tail=0.05)[1] == pytest.approx(1 - 0.05 ** (1 / 12.6))
+    assert stats.clopper_pearson(12.6, 12.6, tail=0.05) == pytest.approx((0.05 ** (1 / 12.6), 1.0))
+    few, many = stats.clopper_pearson(3.2, 12.8), stats.clopper_pearson(6, 24)
+    assert few[0] < many[0] < 0.25 < many[1] < few[1]
+    assert all(math.isnan(end) for end in stats.clopper_pearson(0, 0))
+    for arguments in ((-1, 3), (4, 3)):
+        with pytest.raises(InputError, match="between 0 and n"):
+            stats.clopper_pearson(*arguments)
+    with pytest.raises(InputError, match="tail"):
+        stats.clopper_pearson(1, 3, tail=0)
