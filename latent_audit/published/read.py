@@ -205,9 +205,11 @@ def layer_of(state: int) -> str:
 
 def _cells(table: pd.DataFrame, path: pathlib.Path, noise: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Rows lvs, latent_asr and steer_compliance of one metrics table; noise: random controls of steering."""
-    attacked = _states(_numbers(table[table["exp"] == "lvs"], ["budget", "lvs", "lvs_lo", "lvs_hi"], path), path)
+    attacked = _states(_numbers(table[table["exp"] == "lvs"], ["budget"], path), path)
     shared = _with_shares(attacked, "asr", path, PAPER_PROMPTS)
-    bare = shared.assign(value=shared["lvs"], lo=shared["lvs_lo"], hi=shared["lvs_hi"], successes=np.nan)
+    # Ours leaves a score empty where the model complies anyway.
+    scored = _numbers(shared[shared["lvs"].notna()], ["lvs", "lvs_lo", "lvs_hi"], path)
+    bare = scored.assign(value=scored["lvs"], lo=scored["lvs_lo"], hi=scored["lvs_hi"], successes=np.nan)
     steered = table[table["exp"] == "steering"]
     parts = [
         _with_control(bare, "lvs"),

@@ -139,6 +139,14 @@ def test_a_run_beside_it_differs_where_it_was_made_to(folder, tmp_path):
     assert table.loc[("base", "lvs"), "run surely higher"] == table["run surely lower"].sum() == 0
 
 
+def test_a_score_that_is_not_there_is_no_cell_and_no_error(folder, tmp_path):
+    table = metrics()
+    table.loc[table["variant"] == "harmful", ["lvs", "lvs_lo", "lvs_hi"]] = np.nan
+    merged = page.compare(str(folder), str(run_dir(tmp_path, table))).merged
+    assert set(merged["variant"][merged["measure"] == "lvs"]) == {"base", "dissociated"}
+    assert (merged["measure"] == "latent_asr").sum() == 30
+
+
 def test_steering_of_an_audit_counts_only_along_the_papers_direction(tmp_path, folder):
     place = tmp_path / "audit"
     place.mkdir()
