@@ -112,10 +112,10 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: None = None) -> None:
 
 
 def judged(claim: Claim, one: Measured) -> dict:
-    """met: whether the value keeps the bound; held: whether its interval's nearer end does, None where it has none."""
+    """met: whether the value keeps the bound; held: whether its interval's nearer end does, None if unknown."""
     keeps = RULES[claim.rule]
     end = one.lo if claim.rule in ("at least", "above") else one.hi
-    held = None if np.isnan(one.lo) or np.isnan(one.hi) else bool(keeps(end, claim.bound))
+    held = None if np.isnan(end) else bool(keeps(end, claim.bound))
     return {"met": bool(keeps(one.value, claim.bound)), "held": held}
 
 

@@ -15,6 +15,7 @@ from latent_audit.errors import InputError
 from latent_audit.metrics import stats
 
 LENGTH, OPENING = "prompt length", "first token"
+WITHHELD = "withheld: "  # how `told` begins of a score that does not beat both
 # Laplace's half count for each kind: a token that the fitted rows do not hold says nothing, log-odds 0.
 _HALF = 0.5
 _CHANCE = 0.5
@@ -138,7 +139,7 @@ def told(compared: Compared) -> str:
         return f"{own}; {beside}"
     failed = max((one for one in compared.rulers if one.difference_lo <= 0), key=lambda one: one.auroc)
     return (
-        f"withheld: {failed.ruler} alone separates these rows as well "
+        f"{WITHHELD}{failed.ruler} alone separates these rows as well "
         f"(AUROC {_number(failed.auroc, failed.lo, failed.hi)} against {_number(*compared[:3])})"
     )
 

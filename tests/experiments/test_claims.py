@@ -111,6 +111,9 @@ def test_a_claim_is_met_by_its_value_and_held_by_the_nearer_end():
         (most, 0.4, 0.1, 0.6, True, False),
         (least, 0.4, 0.1, 0.6, False, False),
         (most, 0.4, np.nan, np.nan, True, None),
+        # The far end of a ratio may be unbounded, which report.json cannot hold.
+        (least, 0.6, 0.5, np.nan, True, True),
+        (most, 0.4, 0.1, np.nan, True, None),
     ):
         assert claims.judged(claim, claims.Measured(value, lo, hi)) == {"met": met, "held": held}
 
