@@ -27,7 +27,14 @@ def by_hand(groups):
     return passed
 
 
-@pytest.mark.parametrize("groups", [list(range(6)), ["a", "a", "a", "b", "b", "b"][::-1], [("a", 1), ("a", 2), ("a", 1), ("a", 2), ("a", 1), ("a", 1)]])
+@pytest.mark.parametrize(
+    "groups",
+    [
+        list(range(6)),
+        ["a", "a", "a", "b", "b", "b"][::-1],
+        [("a", 1), ("a", 2), ("a", 1), ("a", 2), ("a", 1), ("a", 1)],
+    ],
+)
 def test_every_group_is_judged_by_the_others(groups):
     found = rule.leave_out(SCORES, SAFE, groups)
     assert found.passed.tolist() == by_hand(groups)
