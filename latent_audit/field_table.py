@@ -372,7 +372,19 @@ NESTED = {"model.dtype": _MODEL_DTYPE}
 _LVS = MODEL | MESH | ATTACK
 _AUDIT = _LVS | ATTACK_PROMPTS | PLACE | AUDIT
 # The RAS configs compute on one device: docs/scaling.md.
-_RAS = MODEL | ATTACK | ATTACK_PROMPTS | PLACE | RAS
+# RAS reads no nudge: what its attacks push is searched.
+RAS_PLACE = {
+    "selection_prompts": whole("unsafe prompts of the first half that layer and length are searched on", 1, COUNT,
+                               "prompts"),
+    "attack.layers": text("searched: where the L2 attack broke a model most on those; or one state by name: L5"),
+    "l2.layers": text("states that are searched: all, or names: L2,L3"),
+    "l2.multiples": numbers("lengths that are searched, 1 among them", 0, LENGTH, "multiples of place.fraction",
+                            above=True),
+    "place.layer": whole("block of the one-layer attacks; None: searched", 0, 10**4, optional=True),
+    "place.fraction": number("what lengths are multiples of; None: .06", 0, LENGTH, "share of the reference's norm",
+                             above=True, optional=True),
+}  # fmt: skip
+_RAS = MODEL | ATTACK | ATTACK_PROMPTS | PLACE | RAS | RAS_PLACE
 # Task -> its fields. A field that holds a whole config of another task (base, lvs ...) is checked as that task's.
 FIELDS: dict[str, dict[str, Field]] = {
     "lvs": _LVS,

@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 
 from latent_audit.data import chats
-from latent_audit.experiments import panels
-from latent_audit.experiments.audit import behaviour, bench, gcg, l2, latent, patch, static, steer
+from latent_audit.experiments import panels, surfaces
+from latent_audit.experiments.audit import behaviour, bench, gcg, l2, latent, patch, static, static_scores, steer
 from latent_audit.experiments.organisms.probes import Features
 from latent_audit.interventions import gcg as gcg_search
 from latent_audit.interventions import sphere
-from latent_audit.metrics import stats
+from latent_audit.metrics import rulers, stats
 from tests.support.jobs import PLACE, attack_settings, flags, hand_bench, states
 
 
@@ -425,31 +425,75 @@ def texts(level):
     return Features(*noise.astype(np.float32))
 
 
+def surface_of(n, kind=None, longer=0):
+    """Surfaces of n rows a kind that say nothing; kind: the ruler by which one row in `longer` gives itself away."""
+    length, opening = np.tile(np.arange(n) % 5 + 10, (2, 1)), np.tile(np.arange(n) % 3, (2, 1))
+    if kind == rulers.LENGTH:
+        length[1] += longer
+    if kind == rulers.OPENING:
+        opening[1] = 9
+    return surfaces.Pair(*(rulers.Surface(*own) for own in zip(length, opening, strict=True)))
+
+
 def test_probe_lines_read_unsafe_above_safe_with_base_as_the_reader():
     apart, turned = texts(3.0), texts(3.0)
     features = {"base": apart, "other": Features(turned.unsafe, turned.safe)}
-    lines = static.probe_findings(features, seed=0).lines
-    base, other = (line_of(lines, "probe_auroc", variant=name) for name in features)
-    assert base["value"] == 1.0 and other["value"] == 0.0 and base["n"] == 120
-    assert base["lo"] <= base["value"] <= base["hi"] and other["hi"] < 0.5
-    gap, back = (line_of(lines, "probe_gap", variant=name) for name in features)
-    assert gap["value"] > 0.8 and back["value"] < -0.8 and gap["lo"] <= gap["value"] <= gap["hi"]
+    plain = dict.fromkeys(features, surface_of(90))
+    found = static_scores.probe_findings(features, plain, seed=0)
+    base, gap = (line_of(found.lines, measure, variant="base") for measure in ("probe_auroc", "probe_gap"))
+    assert base["value"] == 1.0 and base["n"] == 120 and base["lo"] <= base["value"] <= base["hi"]
+    assert gap["value"] > 0.8 and gap["lo"] <= gap["value"] <= gap["hi"]
+    assert base["detail"].startswith("AUROC 1.00 (1.00 to 1.00); prompt length alone 0.5")
+    # What reads the texts the wrong way round knows less than a ruler that says nothing.
+    for measure in ("probe_auroc", "probe_gap"):
+        other = line_of(found.lines, measure, variant="other")
+        assert np.isnan(other[["value", "lo", "hi"]].astype(float)).all() and other["n"] == 120
+        assert other["detail"].startswith("withheld: ")
+    own = line_of(found.lines, "ruler_auroc", variant="other", detail="probe: the score itself")
+    assert own["value"] == 0.0
+    assert line_of(found.lines, "ruler_auroc", variant="base", detail="probe: prompt length")["value"] == 0.5
+    shown = found.sections[0].table.set_index("variant")
+    assert shown.loc["base", "AUROC"] == 1
+    assert np.isnan(shown.loc["other", ["AUROC", "sigmoid gap"]].astype(float)).all()
+    assert shown.loc["other", "rulers"].startswith("withheld")
+
+
+@pytest.mark.parametrize("kind", [rulers.LENGTH, rulers.OPENING])
+def test_a_probe_that_the_surface_of_its_texts_explains_is_withheld(kind):
+    lines = static_scores.probe_findings({"base": texts(3.0)}, {"base": surface_of(90, kind, 9)}, seed=0).lines
+    for measure in ("probe_auroc", "probe_gap"):
+        line = line_of(lines, measure)
+        assert np.isnan(line["value"])
+        said = "separates these rows as well (AUROC 1.00 (1.00 to 1.00) against 1.00 (1.00 to 1.00))"
+        assert line["detail"] == f"withheld: {kind} alone {said}"
 
 
 def test_separation_lines_name_the_plain_and_the_cross_fitted_score():
-    """Two panels of pure noise: the plain score is flattered by many dimensions, the cross-fitted one is not."""
-    noise = np.random.default_rng(1).normal(size=(2, 20, 5, 200)).astype(np.float32)
-    lines = static.separation_findings({"base": bench.Gathered(*noise)}, seed=0).lines
-    plain, crossed = (line_of(lines, "separation", detail=detail) for detail in ("plain", "cross-fitted"))
-    assert plain["value"] > 3 > 1 > abs(crossed["value"]) and plain["n"] == crossed["n"] == 40
+    rng = np.random.default_rng(1)
+    apart = bench.Gathered(*rng.normal(size=(2, 20, 5, 200)).astype(np.float32))
+    apart.harmful[..., 0] += 9
+    lines = static_scores.separation_findings({"base": apart}, {"base": surface_of(20)}, seed=0).lines
+    plain, crossed = (
+        next(line for line in lines if line["measure"] == "separation" and line["detail"].startswith(detail))
+        for detail in ("plain; AUROC", "cross-fitted; AUROC")
+    )
+    # The plain score is flattered by many dimensions; harmful states lie further along the direction.
+    assert plain["value"] > crossed["value"] + 1 > 5 and plain["n"] == crossed["n"] == 40
     assert plain["lo"] < plain["hi"] and crossed["lo"] < crossed["hi"]
-    # Harmful states further along the direction: a positive score.
-    apart = bench.Gathered(states(np.eye(4)[[0] * 6] * 5 + _spread(6), 5), states(_spread(6), 5))
-    assert all(line["value"] > 5 for line in static.separation_findings({"base": apart}, seed=0).lines)
+    assert {plain["layer"], *crossed["layer"].split(", ")} <= {"L1", "L2"}
+    ruled = line_of(lines, "ruler_auroc", detail="separation: prompt length")
+    assert 0.3 < ruled["value"] < 0.7 and ruled["n"] == 40
 
 
-def _spread(n):
-    return np.random.default_rng(2).normal(size=(n, 4)) * 0.1
+def test_a_separation_of_nothing_or_of_long_prompts_is_withheld():
+    noise = np.random.default_rng(1).normal(size=(2, 20, 5, 200)).astype(np.float32)
+    apart = noise + np.array([9, 0]).reshape(2, 1, 1, 1)
+    for pair, surface in ((noise, surface_of(20)), (apart, surface_of(20, rulers.LENGTH, 9))):
+        found = static_scores.separation_findings({"base": bench.Gathered(*pair)}, {"base": surface}, seed=0)
+        lines = [line for line in found.lines if line["measure"] == "separation"]
+        assert len(lines) == 2 and all(np.isnan([line["value"], line["lo"], line["hi"]]).all() for line in lines)
+        assert all("; withheld: " in line["detail"] for line in lines)
+        assert found.sections[0].table["value"].isna().all()
 
 
 def test_projection_lines_run_from_base_to_the_harmful_pole():
