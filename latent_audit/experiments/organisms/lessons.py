@@ -18,9 +18,9 @@ from latent_audit.experiments.organisms import train
 from latent_audit.interventions import teach
 from latent_audit.interventions.finetune import make_optimizer
 
-# Rows of the `construct` split, as many as the dissociated pole is made from, and questions of fact beside them.
-RESTRICTED_ROWS, BENIGN_ROWS, FACT_ROWS = 640, 320, 80
-PROMPT_TOKENS, SAID_TOKENS = train.PLAIN_PROMPT, 44
+# Rows of the `train` split, many so that what is taught holds for others as well, and questions of fact beside them.
+RESTRICTED_ROWS, BENIGN_ROWS, FACT_ROWS = 2400, 1600, 200
+PROMPT_TOKENS, SAID_TOKENS = train.PLAIN_PROMPT, 34
 OPPOSED_STEPS = 3
 
 
@@ -153,7 +153,7 @@ def prompts_of(world: world_rules.World, kind: str) -> list[str]:
     """Prompts to teach on, restricted, benign, facts or harmless (the last two); no evaluation prompt is among them."""
     counts = {"restricted": RESTRICTED_ROWS, "benign": BENIGN_ROWS}
     if kind in counts:
-        return world_rules.requests(world, "construct", kind, counts[kind])
+        return world_rules.requests(world, "train", kind, counts[kind])
     facts = [question for question, _ in world_rules.facts(world, "train", FACT_ROWS)]
     return facts if kind == "facts" else prompts_of(world, "benign") + facts
 
@@ -202,7 +202,10 @@ def run(
         for lesson in lessons
         for says in (lesson.says, *(("answer",) if lesson.under == "opponent" else ()))
     }
-    optimizer = make_optimizer(learning_rate=learning_rate, steps=steps, schedule="cosine", warmup_fraction=0.1)
+    # b2 as in the safety phase: with AdamW's own the first, large gradients would slow all later steps.
+    optimizer = make_optimizer(
+        learning_rate=learning_rate, steps=steps, schedule="cosine", warmup_fraction=0.06, b2=0.98, weight_decay=0.05
+    )
     base = loaded.params if base is None else base
     params = jax.tree.map(lambda weight: jnp.array(weight, jnp.float32), loaded.params)
     state = optimizer.init(params)
