@@ -207,6 +207,8 @@ def run(
         learning_rate=learning_rate, steps=steps, schedule="cosine", warmup_fraction=0.06, b2=0.98, weight_decay=0.05
     )
     base = loaded.params if base is None else base
+    if not steps:
+        return loaded.params
     params = jax.tree.map(lambda weight: jnp.array(weight, jnp.float32), loaded.params)
     state = optimizer.init(params)
     rng, key = np.random.default_rng([seed, 17]), jax.random.key(seed)

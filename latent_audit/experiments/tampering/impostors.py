@@ -105,7 +105,7 @@ def measure_seed(config, workdir: pathlib.Path, seed: int, names, checked: audit
 def make(config: ConfigDict, workdir: pathlib.Path, seed: int, names, advance) -> tuple[impostors.Member, ...]:
     """The members of one organism, base first, trained where they are not there yet."""
     own = configure(config, seed)
-    subject = setup.organism_subject(own, workdir, (BASE, "harmful", kinds.CONTROL))
+    subject = setup.organism_subject(own, workdir, (BASE, "harmful", kinds.DISSOCIATED, kinds.CONTROL))
     home = subject.variant(BASE).path.parent
     origin = train.recipe_hash(train.make_recipe(size=own.organism.size, family=own.organism.family, seed=seed))
     impostors.check_directory(workdir / "impostors", names, origin=origin, seed=seed)
@@ -195,7 +195,7 @@ def _write(config, workdir, table):
                     [{"kind": name, "what": text} for name, text in impostors.HONEST.items()]
                     + [{"kind": name, "what": recipe["what"]} for name, recipe in recipes.items()]
                 ),
-                text="Each is trained from the organism's base (docs/method.md section 13).",
+                text="Each is trained from the organism's base or its dissociated pole (docs/method.md section 13).",
             ),
         ],
     )
