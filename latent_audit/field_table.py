@@ -409,6 +409,19 @@ FIELDS: dict[str, dict[str, Field]] = {
         "organism.family": _ORGANISM_FAMILY,
         "nudged_prompts": whole("of each kind, that the poles answer under the nudge", 1, COUNT, "prompts"),
     },
+    "impostors": NESTED
+    | {
+        "seeds": whole("organisms, with the seeds from organism.seed on", 1, 1000, "seeds"),
+        "kinds": text("which impostors are made and audited, separated by commas, or all"),
+        "organism.size": _ORGANISM_SIZE,
+        "organism.family": _ORGANISM_FAMILY,
+        "organism.seed": whole("of the first organism: its world, initial weights and training data", 0, SEED),
+    },
 }
 # The configs that a task's config holds, by field; their own tasks are named in them.
-HOLDS = {"survey": ("base",), "sweep": ("base",), "claims": ("lvs", "finetune", "abliterate", "abliterate_requests")}
+HOLDS = {
+    "survey": ("base",),
+    "sweep": ("base",),
+    "claims": ("lvs", "finetune", "abliterate", "abliterate_requests"),
+    "impostors": ("audit",),
+}
