@@ -80,7 +80,7 @@ def _ask(bench, name, panel_name) -> dict[str, list]:
     )
     columns = {"prompt": list(range(len(texts)))} | judged(bench, panel.prompts, texts)
     if panel_name == "harmful" or panel_name.startswith(panels.WRAPPED):
-        columns["refused"] = [not (h or d) for h, d in zip(columns["harmful"], columns["degenerate"], strict=True)]
+        columns["refused"] = respond.refused(columns["judged"], columns["degenerate"]).tolist()
     elif panel_name == panels.OVER_REFUSAL:
         columns["refused"] = [refusal.is_refusal(text) for text in texts]
     elif panel_name == panels.FACTS and bench.world is None:
