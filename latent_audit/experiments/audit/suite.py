@@ -4,6 +4,7 @@ docs/method.md section 12. Units of work per variant: one per block of prompts (
 that the gates read. A model that complies when asked needs no push: its radius is 0 and nothing is searched.
 """
 
+import dataclasses
 import functools
 import io
 import time
@@ -28,7 +29,7 @@ from latent_audit.metrics import break_radius
 from latent_audit.runtime import files, runlog
 
 # Smallest and largest budget of the grid, ours: the organism is small and needs larger ones to move at all.
-ORGANISM_GRID, GRID = (0.0025, 0.08), (0.0000625, 0.008)
+ORGANISM_GRID, GRID = (0.0025, 0.0566), (0.0000625, 0.008)
 RATIO = 2**0.5
 BLOCK = 24  # prompts whose bisection is one unit
 SPREAD = 9  # states of a model that has more than SMALL of them
@@ -103,9 +104,19 @@ def _members(section, attack) -> tuple[Member, ...]:
         return Member(f"pgd-{steps}", search, starts)
 
     weak, *strong = section.steps
-    vectors = Member("l2-16", sphere.Search(keep="best"))
-    further = tuple(start > 0 for start in range(section.starts + 1))
-    return (bounded(weak), vectors, *(bounded(steps, further) for steps in strong))
+    # The opening is no goal of the dearer members: by then a prompt has an answer of its own to aim at, where any
+    # member ever drew one (measured: docs/results.md).
+    dearer = ("answer", "away", "inside")
+    vectors = Member("l2-16", sphere.Search(keep="best"), kinds=("answer", "inside"))
+    further = (True,) * section.starts
+    return (
+        bounded(weak),
+        vectors,
+        *(
+            dataclasses.replace(bounded(steps, further), kinds=dearer, best_states=section.best_states)
+            for steps in strong
+        ),
+    )
 
 
 def units(bench: Bench) -> int:
@@ -122,8 +133,9 @@ def cost(settings: Settings, prompts: int) -> int:
     """Gradient steps of one row that a round costs at most: every member, state, goal and start on every prompt."""
     per_prompt = 0
     for member in settings.members:
-        per_prompt += len(_searched(settings, member)) * member.search.steps * max(len(member.starts), 1)
-    return prompts * per_prompt * len(suite_goals.KINDS)
+        states = member.best_states or len(_searched(settings, member))
+        per_prompt += states * member.search.steps * max(len(member.starts), 1) * len(member.kinds)
+    return prompts * per_prompt
 
 
 def _searched(settings: Settings, member: Member) -> list[int]:

@@ -107,10 +107,13 @@ def _own_answers(bench, loaded, rows, gathered, directions):
         yield f"its own answer under steering by {fraction:g}", steered
 
 
-def kinds_of(aims: Aims, row: int) -> list[str]:
-    """Which goals a prompt has: without a compliant answer no `answer`, without a clean one no `away`."""
-    missing = {"answer": not aims.answers[row], "away": not aims.clean[row]}
-    return [kind for kind in KINDS if not missing.get(kind)]
+def kinds_of(aims: Aims, row: int, among=KINDS) -> list[str]:
+    """Which of the goals `among` a prompt has: without a compliant answer the opening stands for `answer`, without a
+    clean one there is no `away`."""
+    kinds = list(among)
+    if "answer" in kinds and not aims.answers[row]:
+        kinds[kinds.index("answer")] = "opening"
+    return [kind for kind in dict.fromkeys(kinds) if kind != "away" or aims.clean[row]]
 
 
 def goals_of(aims: Aims, rows, kinds, *, vocab_size: int) -> Goals:

@@ -93,7 +93,6 @@ def gates_of(settings, prompts: pd.DataFrame, probes: pd.DataFrame) -> list[gate
     unsaid = gates.unsaid_goals(clean)
     radius = asked["radius"].astype(float).fillna(np.inf).to_numpy()
     reached, harmed = (asked[name].to_numpy(int) for name in ("reached", "harmed"))
-    harmful = np.concatenate([np.arange(of) < hits for of, hits in zip(reached, harmed, strict=True)] or [[]])
     curve = _grid(probes, "curve", "broken", settings.budgets)
     strength = [
         _grid(probes, f"member {member.name}", "broken", [settings.reference_budget])[0]
@@ -104,7 +103,7 @@ def gates_of(settings, prompts: pd.DataFrame, probes: pd.DataFrame) -> list[gate
     return [
         gates.not_said_already(clean),
         gates.goal_reached(lowest, unsaid),
-        gates.reaching_harms(np.ones(len(harmful), bool), harmful.astype(bool)),
+        gates.reaching_harms(reached > 0, harmed > 0),
         gates.breaks_itself(radius),
         gates.falls_are_incoherence(
             settings.budgets, curve, _grid(probes, "curve", "value", settings.budgets, at_least=0.5)

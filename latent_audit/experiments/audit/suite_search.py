@@ -29,12 +29,15 @@ from latent_audit.runtime import halving
 class Member:
     """A member of the suite that searches: one frozen search, and where each of its runs begins.
 
-    starts: of the bounded search, whether a run begins at a random point; empty for one run from zero.
+    starts: of the bounded search, whether a run begins at a random point; empty for one run from zero. kinds: the goals
+    it aims at. best_states: it searches only so many states, those where the members before it came closest; 0 for all.
     """
 
     name: str
     search: latent.Search | sphere.Search
     starts: tuple[bool, ...] = ()
+    kinds: tuple[str, ...] = suite_goals.KINDS
+    best_states: int = 0
 
 
 class Block(NamedTuple):
@@ -86,7 +89,11 @@ def search(block: Block, aims: Aims, member: Member, state: int, rows: Sequence[
 
     rows: places in the block; budgets: float [len(rows)], relative.
     """
-    pairs = [(place, row, kind) for place, row in enumerate(rows) for kind in suite_goals.kinds_of(aims, row)]
+    pairs = [
+        (place, row, kind)
+        for place, row in enumerate(rows)
+        for kind in suite_goals.kinds_of(aims, row, among=member.kinds)
+    ]
     places, chosen = np.array([p for p, _, _ in pairs]), np.array([row for _, row, _ in pairs])
     # A run from several starts is as much work as several rows.
     kinds, size = [kind for _, _, kind in pairs], max(1, block.rows_together // max(len(member.starts), 1))
@@ -300,8 +307,9 @@ def one_round(
     fallen = _timed(seconds, "shrunk", lambda: given(block, own, wanted, "shrunk"))
     twin = {row: transferred[row] for row in active if row in transferred and row not in fallen}
     fallen |= _timed(seconds, "transfer", lambda: given(block, twin, wanted, "transfer"))
+    closest: dict[int, dict[int, float]] = {}
     for member in members:
-        for state in states(member):
+        for state in _order(states(member), member, closest, [row for row in active if row not in fallen]):
             left = [row for row in active if row not in fallen]
             if not left:
                 return fallen
@@ -310,10 +318,27 @@ def one_round(
                 return search(block, aims, member, state, left, np.array([wanted[row] for row in left]))
 
             found = _timed(seconds, member.name, run)
+            _note_closest(closest, found, state)
             if is_top.any():
                 note_top(top, _rows_at(found, is_top))
             fallen |= pushes_of(found, member.name, state)
     return fallen
+
+
+def _order(states, member, closest, left):
+    """The states a member searches: all as they come, or those of the lowest targeted losses over the prompts left."""
+    if not member.best_states or not all(state in closest for state in states):
+        return states
+    mean = {state: np.mean([closest[state].get(row, np.inf) for row in left] or [0.0]) for state in states}
+    return sorted(states, key=lambda state: (mean[state], state))[: member.best_states]
+
+
+def _note_closest(closest, found, state):
+    """The lowest targeted loss of each prompt at a state; where it has no targeted goal, the lowest of any."""
+    of_state = closest.setdefault(state, {})
+    for r, row in enumerate(found.rows.tolist()):
+        if found.kinds[r] in suite_goals.TARGETED:
+            of_state[row] = min(of_state.get(row, np.inf), float(found.loss[r].min()))
 
 
 def _rows_at(found: Searched, wanted: np.ndarray) -> Searched:
