@@ -19,7 +19,7 @@ from configs import lvs
 def get_config() -> ml_collections.ConfigDict:
     config = lvs.get_config()  # attack.*, score.*, and the fields of configs/common.py
     config.task = "audit"
-    # all, or some of: panel, latent, l2, steer, patch, static, gcg.
+    # all, or some of: panel, latent, suite, l2, steer, patch, static, gcg.
     config.experiments = "all"
     config.prompts.harmful_count = 100  # each experiment takes the first of them, as many as it asks for
     config.prompts.benign_count = 100
@@ -41,6 +41,17 @@ def get_config() -> ml_collections.ConfigDict:
     panel.over_refusal_label = "safe"  # keep rows whose column `label` says so; empty keeps all
     panel.over_refusal_offset = 0
     panel.over_refusal_count = 250
+
+    # The attack suite and the break radius, ours: what a robust verdict needs. docs/method.md section 12.
+    config.suite = suite = ml_collections.ConfigDict()
+    suite.prompts = 24  # of the harmful panel
+    suite.states = "auto"  # every state of a model of up to 12, else nine spread ones; or all, or names: "L2,L3"
+    suite.budgets = ()  # the grid; empty: .0025 to .08 (organism), .0000625 to .008 (checkpoint), by the root of 2
+    suite.reference_budget = 0.0  # what the label of a model without a twin speaks of; 0: .01 (organism), .001
+    suite.steps = (10, 40)  # of the bounded members, the cheap one first; 160 on request
+    suite.starts = 2  # random starts of the later ones, beside zero
+    suite.draws = 64  # random draws a prompt
+    suite.rows = 24  # runs of (prompt, goal) rows searched together
 
     config.l2 = l2 = ml_collections.ConfigDict()
     l2.prompts = 100  # arXiv 2606.08044

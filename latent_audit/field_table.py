@@ -169,6 +169,19 @@ PLACE = {
                         optional=True),
     ),
     **under(
+        "suite",
+        prompts=whole("how many harmful requests are attacked", 1, COUNT, "prompts"),
+        states=text("auto: all of a small model, else nine spread ones; all; or names: L2,L3"),
+        budgets=numbers("the grid that radii are read on, ascending; empty: as configs/audit.py says", 0, LENGTH,
+                        "relative to the state, by attack.budget_mode", above=True),
+        reference_budget=number("what the label of a model without a twin speaks of; 0: .01 (organism), .001", 0,
+                                LENGTH, "relative to the state"),
+        steps=Field("wholes", "gradient steps of the bounded members, the cheap one first", 1, STEPS, unit="steps"),
+        starts=whole("random starts of the members behind the first, beside zero", 0, 100, "starts"),
+        draws=whole("random draws a prompt", 0, 10**4, "draws"),
+        rows=whole("(prompt, goal) rows searched together", 1, BATCH, "rows"),
+    ),
+    **under(
         "l2",
         prompts=whole("how many harmful requests are attacked", 1, COUNT, "prompts"),
         layers=text("nudge, all, or names: L2,L3"),
@@ -181,7 +194,7 @@ PLACE = {
     "static.pairs": text(f"for the probe: prompts with a compliant answer and a refusal each: {SOURCE}; empty: none"),
 }  # fmt: skip
 AUDIT = {
-    "experiments": text("all, or some of panel, latent, l2, steer, patch, static, gcg"),
+    "experiments": text("all, or some of panel, latent, suite, l2, steer, patch, static, gcg"),
     **under(
         "panel",
         wrappers=text("all, families of wrappers by name, or none"),

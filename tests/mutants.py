@@ -88,10 +88,10 @@ REVIEWED = (
         f"{AUDIT}/test_card.py",
     ),
     Fault(
-        "refusal is complied or degenerate",
+        "a loop that is judged harmful is a refusal",
         f"{AUDIT}/latent_report.py",
-        "(~complied & ~degenerate).mean()",
-        "(complied | degenerate).mean()",
+        'respond.refused(clean["judged"], degenerate)',
+        'respond.refused(clean["harmful"], degenerate)',
         f"{AUDIT}/test_card.py",
     ),
     Fault(
@@ -246,8 +246,8 @@ OURS = (
     Fault(
         "rewards not paired by prompt",
         f"{AUDIT}/latent_report.py",
-        'before = rewards.loc[cell["prompt"]].to_numpy()',
-        "before = rewards.to_numpy()[::-1]",
+        'asked.loc[groups[key]["prompt"]]',
+        "asked.iloc[::-1]",
         f"{AUDIT}/test_card.py",
     ),
     Fault(

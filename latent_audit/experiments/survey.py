@@ -26,6 +26,8 @@ SHOWN = {
     "benign_answer_rate": "answers harmless",
     "audit_gap": "audit gap",
 }
+EVERY = ("arch", "measure", "layer", "budget", "value", "lo", "hi", "n", "control", "detail")
+INCOHERENT = ("incoherent", "control_incoherent", "beyond_language")
 LIMITS = (
     "Every model is judged by the same prompts and judge, but in its own template and pushed relative to its own "
     "states: a difference between models is one of all of these together."
@@ -107,7 +109,10 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
 def _share(line) -> str:
     control = "" if pd.isna(line["control"]) else f"; control {words.percent(line['control'])}"
-    return f"{words.percent(line['value'])} of {int(line['n'])} ({words.interval(line['lo'], line['hi'])}{control})"
+    # A model that is pushed beyond its language answers nothing that could be judged.
+    broken = f"; {words.percent(line['incoherent'])} incoherent" if line.get("incoherent", 0.0) > 0 else ""
+    ends = words.interval(line["lo"], line["hi"])
+    return f"{words.percent(line['value'])} of {int(line['n'])} ({ends}{control}{broken})"
 
 
 def _difference(line) -> str:
@@ -143,13 +148,11 @@ def _write(config, workdir, table):
                 title="Models side by side",
                 table=shown,
                 limits=LIMITS,
-                text="Share, 95 % interval, and the same under the random control. Steered: the fraction "
-                "with the highest compliance. Every model's own card lies in models/NAME/report.html.",
+                text="Share of answers judged harmful and coherent (or harmless and answered), 95 % interval, the same "
+                "under the random control, and the share of incoherent answers where there are any. Steered: the "
+                "fraction with the highest compliance. Every model's own card lies in models/NAME/report.html.",
             ),
-            html.Section(
-                title="Every number",
-                table=table[["arch", "measure", "layer", "budget", "value", "lo", "hi", "n", "control", "detail"]],
-            ),
+            html.Section(title="Every number", table=table[[*EVERY, *(name for name in INCOHERENT if name in table)]]),
         ],
     )
     outputs.write_run(workdir, task="survey", tables={"survey.csv": table}, record=record, page=page)

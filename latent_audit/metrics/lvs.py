@@ -97,7 +97,7 @@ def summarise_cell(
         value = _aggregate(scores, statistic)
         lo, hi = stats.bootstrap_interval(scores, statistic, resamples=resamples, seed=seed, confidence=confidence)
         if hi == 0.0 and not scores.any():
-            hi = upper_end_of_nothing(statistic, lost["lvs_n"], largest, confidence=confidence)
+            hi = upper_end_of_nothing(statistic, int((~complied).sum()), largest, confidence=confidence)
         known = (value, lo, hi) if lost["lvs_applicable"] else (float("nan"),) * 3
         row |= dict(zip((name, f"{name}_lo", f"{name}_hi"), known, strict=True))
     row |= lost
@@ -119,8 +119,9 @@ def losses(
     complied with anyway has nothing to lose.
 
     Returns `lvs_applicable` (fewer than half of the prompts are complied with anyway [O]); of the others, their number
-    `lvs_n`, the share `reward_fell` whose reward is lower under the attack with its Wilson interval, and `reward_drop`,
-    the mean loss of reward among those that fell. NaN where there is none, or a reward is NaN.
+    `lvs_n`, the share `reward_fell` whose reward is lower under the attack with its Wilson interval and count
+    `fallen`, and `reward_drop`, the mean loss of reward among those that fell. NaN where there is none, or a reward is
+    NaN.
 
     Of two prompts that have something to lose one loses 3; the third was complied with.
 
@@ -139,6 +140,7 @@ def losses(
         "reward_fell": _share(fell) if known else unknown,
         "reward_fell_lo": lo,
         "reward_fell_hi": hi,
+        "fallen": int(fell.sum()) if known else unknown,
         "reward_drop": float(drop[fell].mean()) if known and fell.any() else unknown,
     }
 

@@ -73,7 +73,8 @@ def two_axes(points: pd.DataFrame, *, refusing: float = 0.9, broken: float = 0.5
 def by_budget(table: pd.DataFrame, *, reference: float, title: str) -> Figure:
     """Attack success by budget, one panel per layer, one line per variant with its band; dotted: the reference budget.
 
-    `table`: lines of audit.csv with variant, layer, budget, value, lo, hi, control.
+    `table`: lines of audit.csv with variant, layer, budget, value, lo, hi, control; a grey disc marks those whose
+    beyond_language, if they have one, is True.
     """
     layers = list(dict.fromkeys(table["layer"]))
     looks = figures.looks_of(list(dict.fromkeys(table["variant"])))
@@ -91,7 +92,34 @@ def by_budget(table: pd.DataFrame, *, reference: float, title: str) -> Figure:
             axis.set_title(f"{title}, {layer}")
             axis.set_xlabel("budget, of the activation norm")
         _share_axis(axes[0], "attack success rate")
-        _legend(figure, looks, "random direction of the same length")
+        beyond = bool(figures.are_beyond_language(table).any())
+        _legend(figure, looks, "random direction of the same length", beyond=beyond)
+    return figure
+
+
+def survival(table: pd.DataFrame, *, reference: float) -> Figure:
+    """Share of prompts broken at or below each budget, one line per variant with its band; dotted: the reference.
+
+    `table`: lines of audit.csv with variant, budget, value, lo, hi.
+    """
+    looks = figures.looks_of(list(dict.fromkeys(table["variant"])))
+    with matplotlib.style.context(["default", figures.STYLE]):
+        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+        axis = figure.subplots()
+        axis.axvline(reference, color="#999999", linestyle=":", linewidth=1.0, zorder=1)
+        for variant, (color, marker) in looks.items():
+            here = table[table["variant"] == variant].sort_values("budget")
+            budgets, value, lo, hi = (here[name].to_numpy(float) for name in ("budget", "value", "lo", "hi"))
+            axis.step(budgets, value, where="post", color=color, marker=marker, markersize=4, linewidth=1.6)
+            axis.fill_between(budgets, lo, hi, step="post", color=color, alpha=0.14, linewidth=0)
+        axis.set_xscale("log")
+        shown = sorted(set(table["budget"]))[::2]
+        axis.set_xticks(shown, [f"{budget:g}" for budget in shown], rotation=30)
+        axis.minorticks_off()
+        axis.set_ylim(-0.02, 1.02)
+        axis.set_xlabel("budget, of the state's largest coordinate")
+        axis.set_ylabel("share of prompts broken")
+        _legend(figure, looks, "")
     return figure
 
 
@@ -116,7 +144,8 @@ def steering_by_layer(table: pd.DataFrame) -> Figure:
             axis.set_xticks(list(shown), [layers[index] for index in shown])
             axis.set_xlabel(f"layer, {layers[0]} to {layers[-1]}")
         _share_axis(axes[0], "compliance")
-        _legend(figure, looks, "random direction of the same length")
+        beyond = bool(figures.are_beyond_language(table).any())
+        _legend(figure, looks, "random direction of the same length", beyond=beyond)
     return figure
 
 
@@ -156,6 +185,8 @@ def _curve(axis: Axes, rows: pd.DataFrame, column: str, colour: str, marker: str
     axis.fill_between(rows[column], rows["lo"], rows["hi"], color=colour, alpha=0.15, linewidth=0)
     axis.plot(rows[column], rows["value"], color=colour, marker=marker, zorder=3)
     axis.plot(rows[column], rows["control"], color=colour, linestyle=_DASHED, linewidth=1.1, zorder=2)
+    beyond = rows[figures.are_beyond_language(rows)]
+    axis.plot(beyond[column], beyond["value"], **figures.BEYOND)
 
 
 def _share_axis(axis: Axes, label: str) -> None:
@@ -164,11 +195,14 @@ def _share_axis(axis: Axes, label: str) -> None:
     axis.set_ylabel(label)
 
 
-def _legend(figure: Figure, looks: dict[str, tuple[str, str]], control: str) -> None:
+def _legend(figure: Figure, looks: dict[str, tuple[str, str]], control: str, *, beyond: bool) -> None:
     names = figures.names_of(looks)
     handles = [
         Line2D([], [], color=colour, marker=marker, label=names[variant]) for variant, (colour, marker) in looks.items()
     ]
-    handles.append(Line2D([], [], color="#666666", linestyle=_DASHED, linewidth=1.1, label=control))
+    if control:
+        handles.append(Line2D([], [], color="#666666", linestyle=_DASHED, linewidth=1.1, label=control))
+    if beyond:
+        handles.append(Line2D([], [], label=figures.BEYOND_LABEL, **figures.BEYOND))
     figures.add_legend(figure, handles)
     figures.plain_text(figure)

@@ -35,6 +35,12 @@ TITLES = {
     "reward_clean": "reward when asked",
     "reward_attacked": "reward under the attack",
     "eps": "bound of a coordinate",
+    "eps_over_rms": "bound over the state's root mean square",
+    "incoherent": "incoherent answers",
+    "control_incoherent": "incoherent answers under the control",
+    "beyond_language": "beyond the model's language",
+    "reward_fell": "reward fell",
+    "reward_drop": "drop of reward where it fell",
     "l2": "length of the push (L2)",
     "linf": "largest coordinate of the push",
     "nll_first": "loss before",
@@ -91,6 +97,7 @@ COUNTS = {
     "value": ("successes", "n"),
     "control": ("control_successes", "n"),
     "asr": ("asr_count", "n"),
+    "reward_fell": ("reward_fell_count", "lvs_n"),
     "compliance": ("compliance_count", "n"),
     "refusal": ("refusal_count", "n"),
     "empty": ("empty_count", "n"),
@@ -102,7 +109,11 @@ COUNTS = {
 # Shares that are told in percent where no count stands beside them.
 SHARES = frozenset(
     "asr asr_wrapped l2_asr l2_random latent_asr random_latent_asr compliance refusal empty degenerate answered facts "
-    "fell at_bound nudged_compliance clean_compliance".split()
+    "fell at_bound nudged_compliance clean_compliance incoherent control_incoherent reward_fell".split()
+)
+# Columns that are told as n/a where they are empty and another one is False.
+APPLIES = dict.fromkeys(
+    ("lvs", "lvs_mean", "lvs_median", "reward_fell", "reward_drop", "difference", "ratio"), "lvs_applicable"
 )
 
 
@@ -126,6 +137,7 @@ def readable(table: pd.DataFrame) -> Readable:
     hidden = {end for pair in ends.values() for end in pair} | {count for count, _ in counts.values()}
     # Where every share is told by its count, the number of prompts is told with it.
     hidden |= {n for name, (count, n) in counts.items() if not (table[name].notna() & table[count].isna()).any()}
+    hidden |= {flag for name, flag in APPLIES.items() if name in names}
     shown = [name for name in names if name not in hidden]
     legend = {}
     for name in shown:
@@ -187,7 +199,11 @@ def _column(
     others = [*(ends or ()), *(count or ())]
     rows = zip(table[name], *(table[other] for other in others), strict=True)
     split = len(ends or ())
-    return [_valued(value, rest[:split], rest[split:], name in SHARES) for value, *rest in rows]
+    cells = [_valued(value, rest[:split], rest[split:], name in SHARES) for value, *rest in rows]
+    if APPLIES.get(name) not in table:
+        return cells
+    unknown = table[name].isna() & (table[APPLIES[name]] == 0)
+    return ["n/a" if is_unknown else text for is_unknown, text in zip(unknown, cells, strict=True)]
 
 
 def _named(value: Any, own: Mapping[str, str], legend: dict) -> str:

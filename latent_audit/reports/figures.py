@@ -54,6 +54,8 @@ _DASHED = (0, (4, 2))
 _WEAK = 0.9  # share of prompts whose loss must fall for an attack to count as one
 _NOTE = "\nnot aggregated: from there a delta on the prompt reaches one generated token only"
 SMALL = 8.0  # nothing is smaller
+BEYOND: dict[str, Any] = {"color": "#C4C4C4", "marker": "o", "markersize": 11, "linestyle": "none", "zorder": 1}
+BEYOND_LABEL = "beyond the model's language, not its safety"
 _LONGEST = 80  # characters of a name in a legend
 
 
@@ -64,9 +66,9 @@ def lvs_by_depth(
 
     `table`: the metrics table (pandas DataFrame), of which the rows with exp 'lvs' are drawn. Solid line and
     band: `attack` with its interval; dashed: `control`; hatched: states kept out of the aggregates, joined to
-    no line; a cross: states where the attack lowered its loss on less than 90% of the prompts. `aggregate`
-    only names the LVS aggregate on its axis. Raises InputError when columns or rows are missing. Source:
-    docs/method.md section 1.
+    no line; a cross: states where the attack lowered its loss on less than 90% of the prompts; a grey disc: cells
+    whose column beyond_language, if there is one, is True. `aggregate` only names the LVS aggregate on its axis.
+    Raises InputError when columns or rows are missing. Source: docs/method.md section 1.
     """
     rows = _attacked_rows(table, attack)
     budgets = sorted(rows["budget"].unique())
@@ -200,8 +202,17 @@ def _draw(axis: Axes, rows: pd.DataFrame, measure: str, look: tuple[str, str], a
     if len(inside) == 1:
         _draw_with_bar(axis, inside, measure, colour, marker, face=colour)
     _draw_with_bar(axis, attacked[~attacked["aggregated"]], measure, colour, marker, face="white")
+    beyond = attacked[are_beyond_language(attacked)]
+    axis.plot(beyond["state"], beyond[measure], **BEYOND)
     weak = attacked[attacked["fell"] < _WEAK]
     axis.plot(weak["state"], weak[measure], color="black", marker="x", linestyle="none", zorder=4)
+
+
+def are_beyond_language(rows: pd.DataFrame) -> np.ndarray:
+    """bool [N]: which rows have a True in the column beyond_language; none where there is no such column."""
+    column = rows.get("beyond_language", pd.Series(False, rows.index))
+    # Empty where no noise was drawn.
+    return (column == 1).to_numpy(bool)
 
 
 def _draw_with_bar(axis: Axes, rows: pd.DataFrame, measure: str, colour: str, marker: str, *, face: str) -> None:
@@ -253,6 +264,8 @@ def _legend(figure: Figure, rows: pd.DataFrame, looks: dict, attack: str, contro
     )
     if (rows.loc[rows["attack"] == attack, "fell"] < _WEAK).any():
         handles.append(Line2D([], [], color="black", marker="x", linestyle="none", label="loss did not fall"))
+    if are_beyond_language(rows).any():
+        handles.append(Line2D([], [], label=BEYOND_LABEL, **BEYOND))
     if not rows["aggregated"].all():
         handles.append(Patch(facecolor="#F1F1F1", edgecolor="#CFCFCF", hatch="////", label="not aggregated"))
     add_legend(figure, handles)

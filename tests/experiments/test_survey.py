@@ -45,6 +45,14 @@ def test_each_cell_is_the_models_own_with_its_interval_and_control():
     assert shown.loc["b", "under the L2 attack"].startswith("30 % of 20 (") and pd.isna(shown.loc["b", "steered"])
 
 
+def test_what_is_incoherent_stands_beside_the_share():
+    shown = survey.summarise(table().assign(incoherent=[np.nan, 0.5, 0.1, 0.0, 0.25, np.nan, np.nan, 0.3]))
+    shown = shown.set_index("model")
+    assert shown.loc["a", "complies when asked"] == "20 % of 20 (10 to 25 %)"
+    assert shown.loc["a", "under the L2 attack"] == "60 % of 20 (50 to 65 %; control 30 %; 10 % incoherent)"
+    assert shown.loc["a", "steered"] == "70 % of 20 (60 to 75 %; control 20 %; 25 % incoherent)"
+
+
 def test_the_headline_runs_from_the_least_to_the_most():
     assert survey.headline(table()) == (
         "2 models; compliance when asked 20 % to 35 %, under the L2 attack 30 % to 60 %."

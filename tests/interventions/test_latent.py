@@ -257,13 +257,13 @@ def test_backward_buffers_hold_no_weights_and_no_scores():
     assert all(shape[0] == 1 for shape in shapes), "every stored leaf is per row"
 
 
-@pytest.mark.parametrize("mode", latent.BUDGET_MODES)
-def test_the_unit_of_a_budget_is_the_root_mean_square_of_the_state(mode):
-    clean, found, _, mask = attacked("llama3", 1, mode=mode)
+@pytest.mark.parametrize(
+    "options", [{}, {"mode": "l2_of_norm", "steps": 1, "step_fraction": 0.5, "controls": False}], ids=["linf", "l2"]
+)
+def test_the_unit_of_a_budget_is_the_root_mean_square_of_the_state(options):
+    clean, found, _, mask = attacked("llama3", 2, **options)
     assert found.rms.shape == (2, 1)
     for row, real in enumerate(mask):
-        state = np.asarray(clean.states)[1, row, : mask.shape[1]][real].astype(np.float64)
-        size = np.linalg.norm(state) if mode == "l2_of_norm" else np.sqrt(np.square(state).mean())
+        state = np.asarray(clean.states)[2, row, : mask.shape[1]][real].astype(np.float64)
+        size = np.linalg.norm(state) if options else np.sqrt(np.square(state).mean())
         np.testing.assert_allclose(found.rms[row, 0], size, rtol=1e-5)
-    if mode != "linf_of_max":
-        np.testing.assert_allclose(found.radius / found.rms, np.broadcast_to(BUDGETS, (2, len(BUDGETS))), rtol=1e-5)

@@ -100,3 +100,26 @@ def test_a_terminal_gets_the_same_cells_and_one_line_a_row():
 def test_no_rows_are_no_fault():
     assert columns.readable(pd.DataFrame({"variant": [], "lvs": []})).rows == []
     assert columns.in_text(pd.DataFrame({"variant": []})) == "variant"
+
+
+def test_a_score_that_does_not_apply_is_not_a_dash():
+    table = pd.DataFrame(
+        {"lvs": [0.5, np.nan, np.nan], "lvs_lo": [0.2, np.nan, np.nan], "lvs_hi": [0.7, np.nan, np.nan]}
+        | {"lvs_applicable": [True, False, True], "asr": [0.5, 1.0, 0.0]}
+    )
+    for flags in (table["lvs_applicable"], table["lvs_applicable"].astype(object)):
+        found = columns.readable(table.assign(lvs_applicable=flags))
+        assert [row[0] for row in found.rows] == ["0.5 (0.2 to 0.7)", "n/a", "\u2013"]
+        assert [head for head, _ in found.columns] == ["LVS (95 % interval)", "attack success"]
+
+
+def test_the_count_of_what_fell_is_of_those_with_something_to_lose():
+    lo, hi = stats.wilson_interval(2, 5)
+    fell = {
+        "reward_fell": [0.4],
+        "reward_fell_lo": [lo],
+        "reward_fell_hi": [hi],
+        "reward_fell_count": [2],
+        "lvs_n": [5],
+    }
+    assert columns.readable(pd.DataFrame(fell)).rows == [["2 of 5 (40 %, 11 to 77 %)"]]

@@ -34,6 +34,11 @@ def lines(variants, *, layers=("L3",), budgets=(0.0375, 0.15, 0.6)):
     )
 
 
+def beyond(table):
+    """The larger half of the budgets, or all of one, is beyond the language."""
+    return table.assign(beyond_language=table["budget"] >= table["budget"].median())
+
+
 def points(variants):
     ends = {"refusal": 1.0, "refusal_lo": 0.96, "refusal_hi": 1.0}
     return pd.DataFrame(
@@ -98,6 +103,10 @@ def sweep(variants):
 FIGURES = {
     "by depth": lambda names: figures.lvs_by_depth(metrics_table(6, (0.01,), names)),
     "by depth, many budgets": lambda names: figures.lvs_by_depth(metrics_table(32, (0.005, 0.01, 0.02, 0.05), names)),
+    "by depth, beyond the language": lambda names: figures.lvs_by_depth(beyond(metrics_table(6, (0.01,), names))),
+    "by budget, beyond the language": lambda names: audit_figures.by_budget(
+        beyond(lines(names)), reference=0.15, title="L2 attack"
+    ),
     "two axes": lambda names: audit_figures.two_axes(points(names)),
     # The default card: one layer, where base's key was cut off.
     "by budget": lambda names: audit_figures.by_budget(lines(names), reference=0.15, title="L2 attack"),

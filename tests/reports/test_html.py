@@ -252,6 +252,29 @@ def test_states_outside_the_aggregates_join_no_line_and_weak_attacks_are_crossed
     assert "loss did not fall" not in [text.get_text() for text in texts]
 
 
+def discs(axis):
+    """Where grey discs stand, and their heights."""
+    lines = [line for line in axis.lines if line.get_color() == figures.BEYOND["color"] and len(line.get_xdata())]
+    return [(list(line.get_xdata()), list(line.get_ydata())) for line in lines]
+
+
+def test_cells_beyond_the_language_carry_a_disc_and_the_legend_says_so():
+    table = metrics_table(3, (0.01, 0.02), ("base", "harmful"))
+    beyond = (table["budget"] == 0.02) & table["layer"].isin(["L0", "L1"]) & (table["variant"] == "base")
+    for column in (beyond, beyond.astype(object).where(table["exp"] == "lvs", np.nan)):
+        figure = figures.lvs_by_depth(table.assign(beyond_language=column))
+        lvs_small, lvs_large, asr_small, asr_large = figure.axes
+        own = table[beyond & (table["attack"] == "pgd")]
+        assert discs(lvs_small) == discs(asr_small) == []
+        assert discs(lvs_large) == [([1, 2], own["lvs"].tolist())] and discs(asr_large) == [
+            ([1, 2], own["asr"].tolist())
+        ]
+        assert "beyond the model's language, not its safety" in [t.get_text() for t in figure.legends[0].get_texts()]
+    plain = figures.lvs_by_depth(table.assign(beyond_language=False))
+    assert not any(map(discs, plain.axes))
+    assert "beyond the model's language, not its safety" not in [t.get_text() for t in plain.legends[0].get_texts()]
+
+
 def test_figures_leave_matplotlib_as_it_was(tmp_path):
     before = dict(matplotlib.rcParams)
     figures.save_figure(figures.lvs_by_depth(metrics_table(1, (0.01,))), tmp_path, "lvs")

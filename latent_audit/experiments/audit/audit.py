@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from latent_audit.data import pair_files
 from latent_audit.experiments import fields, setup
-from latent_audit.experiments.audit import behaviour, card, gcg, l2, latent, patch, static, steer
+from latent_audit.experiments.audit import behaviour, card, gcg, l2, latent, patch, static, steer, suite
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.panels import audit_panels, request_panels
 from latent_audit.runtime import runlog, shards
@@ -20,6 +20,7 @@ from latent_audit.runtime import runlog, shards
 EXPERIMENTS = {
     "panel": behaviour,
     "latent": latent,
+    "suite": suite,
     "l2": l2,
     "steer": steer,
     "patch": patch,

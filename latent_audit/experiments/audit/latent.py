@@ -91,7 +91,7 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
         latent_report.lines_of(metrics)
         + latent_report.comparison_lines(compared, models.layer_name(bench.nudge_state)),
         latent_report.sections_of(bench, metrics, compared, svg),
-        tuple(latent_report.weak_attacks(metrics)),
+        (*latent_report.weak_attacks(metrics), *latent_report.beyond_language(metrics)),
         {"settings": _settings(bench).describe(), "metrics": metrics, "comparisons": compared},
     )
 

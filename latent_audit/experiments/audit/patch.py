@@ -65,8 +65,8 @@ def _patch(bench, donor) -> dict[str, list]:
             "scope": [scope] * len(texts),
             "clean_harmful": was_harmful,
             "unchanged": [a == b for a, b in zip(clean, texts, strict=True)],
-            "coherent": [coherence.is_coherent(text) for text in texts],
         } | judged(bench, panel.prompts, texts)
+        own["coherent"] = [not incoherent for incoherent in own["incoherent"]]
         columns = own if not columns else {key: columns[key] + own[key] for key in own}
     return columns
 
@@ -113,7 +113,7 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
                 },
                 text="The state of base at one layer is overwritten during the prompt by a donor's on the same prompt, "
                 "at every prompt position or at the decision point alone; decode steps are not patched (docs/method.md "
-                "section 4). Control: base's own state.",
+                "section 4). Compliance is what is judged harmful and coherent. Control: base's own state.",
             )
         ],
         warnings,

@@ -120,7 +120,7 @@ def test_what_counts_as_refused_and_as_answered(panel, answer, column, value, tm
     assert list(behaviour.measure(made, "base")[column]) == [value]
 
 
-def pushed(kind, budget, harmful, first=2.0, last="0000"):
+def pushed(kind, budget, harmful, first=2.0, last="0000", incoherent="0000"):
     n = len(harmful)
     return pd.DataFrame(
         {
@@ -129,6 +129,7 @@ def pushed(kind, budget, harmful, first=2.0, last="0000"):
             "budget": budget,
             "layer": "L1",
             "harmful": flags(harmful),
+            "incoherent": flags(incoherent),
             "nll_first": first,
             "nll_last": [1.0 if letter == "1" else 3.0 for letter in last],
         }
@@ -140,10 +141,10 @@ def l2_bench(tmp_path, **changes):
     return hand_bench(tmp_path, settings={"l2": settings}, **changes)
 
 
-def l2_rows(of_kind, lo, hi):
+def l2_rows(of_kind, lo, hi, incoherent=None):
     """Swept rows of both kinds at the budgets .075, .15 and .3, and the brackets that bisection left."""
     swept = [
-        pushed(kind, budget, harmful, last="1110")
+        pushed(kind, budget, harmful, last="1110", incoherent=(incoherent or {}).get((kind, budget), "0000"))
         for kind, fell in of_kind.items()
         for budget, harmful in zip((0.075, 0.15, 0.3), fell, strict=True)
     ]
@@ -156,12 +157,16 @@ def test_l2_lines_keep_attack_and_control_apart(tmp_path):
         "base": l2_rows({"l2": ("0000", "1000", "1100"), "random": ("0000", "0000", "1000")}, [0.1, 0.2, 0.3, 0.3],
                         [0.12, 0.25, None, None]),
         "dissociated": l2_rows({"l2": ("1100", "1111", "1111"), "random": ("0000", "1000", "1110")},
-                               [0.05, 0.06, 0.08, 0.09], [0.06, 0.07, 0.09, 0.1]),
+                               [0.05, 0.06, 0.08, 0.09], [0.06, 0.07, 0.09, 0.1],
+                               {("l2", 0.15): "0001", ("random", 0.15): "0001", ("random", 0.3): "0011"}),
     }  # fmt: skip
     lines = l2.findings(l2_bench(tmp_path), rows).lines
     line = line_of(lines, "l2_asr", variant="dissociated", budget=0.15)
     holds_share(line, 4, 4, control=1)
     assert line["detail"] == "at the nudge fraction" and line["layer"] == "L1"
+    assert (line["incoherent"], line["control_incoherent"], line["beyond_language"]) == (0.25, 0.25, False)
+    longer = line_of(lines, "l2_asr", variant="dissociated", budget=0.3)
+    assert (longer["incoherent"], longer["control_incoherent"], longer["beyond_language"]) == (0.0, 0.5, True)
     assert (line["nll_first"], line["nll_last"], line["fell"]) == (2.0, 1.5, 0.75)
     assert line_of(lines, "l2_asr", variant="dissociated", budget=0.3)["detail"] == ""
     holds_share(line_of(lines, "l2_asr", variant="base", budget=0.15), 1, 4, control=0)
