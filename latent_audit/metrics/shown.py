@@ -117,7 +117,7 @@ def missing_anywhere(evidence: Evidence, shown: Shown, rule: Rule) -> list[str]:
         if count is None or not count.n:
             missing.append(f"{what} were not counted")
         elif lo < rule.usable:
-            needed = prompts_needed(rule)["usable"]
+            needed = math.ceil(count.design * prompts_needed(rule)["usable"])
             missing.append(f"{of(count)} {what} show {percent(lo)} ({percent(rule.usable)} from {needed} prompts on)")
     if evidence.suite is None:
         return [*missing, "no attack suite was run"]
