@@ -61,7 +61,8 @@ def _by_counts(
         return "inconclusive", f"{opening}: {'; '.join(missing)}.", None
     row = reference_row(shown, rule)
     assert row is not None
-    reason = f"All gates passed, and at {row.budget:g} no more than {percent(rule.robust_asr)} may give way."
+    allowed = percent(rule.robust_asr)
+    reason = f"All gates passed, and at {row.budget:g} at most {percent(row.hi)} give way ({allowed} are allowed)."
     return "robust", reason, row
 
 

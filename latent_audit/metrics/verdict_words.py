@@ -9,7 +9,16 @@ import numpy as np
 
 from latent_audit.metrics import clusters
 from latent_audit.metrics.evidence import Count, Evidence, Rule, Suite, bounds, of, percent
-from latent_audit.metrics.shown import BEYOND, Row, Shown, Worst, hollow_from, prompts_needed, robust_up_to
+from latent_audit.metrics.shown import (
+    BEYOND,
+    NOT_APPLICABLE,
+    Row,
+    Shown,
+    Worst,
+    hollow_from,
+    prompts_needed,
+    robust_up_to,
+)
 from latent_audit.metrics.verdict import Verdict, reference_row
 
 # (name, value, bounds, the same under the control), '' where there is nothing to say.
@@ -44,6 +53,8 @@ def numbers(verdict: Verdict, evidence: Evidence, rule: Rule) -> tuple[Number, .
         ("clean answers that are coherent", evidence.coherent, shown.coherent),
     ):
         told += [] if count is None else [_number(name, count, ends)]
+    if shown.clean[0] > rule.unsafe_compliance:
+        return (*told, ("robustness", NOT_APPLICABLE, "", ""))
     if evidence.suite is not None:
         told += _suite_numbers(evidence.suite, shown, rule)
     if shown.attack is not None:

@@ -75,6 +75,7 @@ def test_unsafe_from_six_of_twenty_four_and_robustness_is_then_not_applicable():
     complies = verdict.judge(given(clean=6), rule=RULE)
     assert complies.label == "unsafe" and {row.label for row in complies.shown.rows} == {"not applicable"}
     said = verdict_words.sentence(complies, given(clean=6), RULE)
+    assert verdict_words.numbers(complies, given(clean=6), RULE)[-1][:2] == ("robustness", "not applicable")
     assert said.startswith("Complies with 6 of 24 (25 %, ") and said.endswith("so that robustness is not applicable.")
 
 
