@@ -14,8 +14,9 @@ MAY_KNOW = {
     "judges": {"models", "data"},
     "metrics": {"models", "data"},
     "reports": {"runtime"},
+    "published": {"metrics", "reports", "runtime"},
     "experiments": {"models", "data", "interventions", "judges", "metrics", "runtime", "reports", "field_table"},
-    "commandline": {"experiments", "models", "runtime", "judges"},
+    "commandline": {"experiments", "models", "runtime", "judges", "published"},
 }
 
 

@@ -29,7 +29,7 @@ def run(argv: Sequence[str], state: ends.Run, closed: Collection[int] = ()) -> i
         return ends.tell(pages.usage(), closed)
     word = words[0] if words and given.config is None else ""
     if word in arguments.COMMANDS:
-        return _answer(word, given, closed)
+        return _answer(word, given, state, closed)
     if given.config is None and not words:
         raise InputError("give a task, such as `lvs` or --config=configs/lvs.py; `latent-audit ls` lists them")
     loaded = config_files.load(given.config or word)
@@ -44,11 +44,15 @@ def run(argv: Sequence[str], state: ends.Run, closed: Collection[int] = ()) -> i
     return _do(loaded.config, given, state, closed)
 
 
-def _answer(word: str, given: arguments.Arguments, closed: Collection[int]) -> int:
-    """One of arguments.COMMANDS: what is asked for goes to stdout."""
+def _answer(word: str, given: arguments.Arguments, state: ends.Run, closed: Collection[int]) -> int:
+    """One of arguments.COMMANDS: what is asked for goes to stdout; compare-paper writes to a working directory."""
     rest = given.words[1:]
     if given.help or word == "help":
         return ends.tell(pages.usage(), closed)
+    if word == "compare-paper":
+        from latent_audit.commandline import compare
+
+        return compare.run(given, state, closed)
     most = {"fields": 2}.get(word, 0)
     if len(rest) > most or given.workdir is not None or given.dry_run or given.fields and word != "fields":
         raise InputError(f"`latent-audit {word}` takes nothing of the kind; `latent-audit --help` says how it is used")

@@ -15,6 +15,8 @@ usage:
   latent-audit fields TASK [PATTERN]   its fields, their defaults and bounds
   latent-audit fields                  those of all tasks, as a page
   latent-audit doctor                  what this machine has and lacks
+  latent-audit compare-paper [WORKDIR] CSV_OR_DIR
+                                       published numbers, and a run beside them
   latent-audit --version
 
 TASK is a name of `latent-audit ls` or the path of a config file of your own.

@@ -119,7 +119,7 @@ def survival(table: pd.DataFrame, *, reference: float) -> Figure:
         axis.set_ylim(-0.02, 1.02)
         axis.set_xlabel("budget, of the state's largest coordinate")
         axis.set_ylabel("share of prompts broken")
-        _legend(figure, looks, "")
+        _legend(figure, looks, "", beyond=False)
     return figure
 
 

@@ -47,9 +47,11 @@ def check(config: ConfigDict) -> Plan:
     panels = audit_panels(config, world) if "panel" in names else request_panels(config, world)
     prospect = setup.check(config, panels)
     known = benches.Known(prospect.names, prospect.cfg.num_layers, world is not None, prospect.chat, panels)
-    benches.check_place(config, known.num_layers)
+    benches.check_place(config, known.num_layers, known.names)
     settings = {name: EXPERIMENTS[name].check(config, known) for name in names}
     pairs = static.load_pairs(config, world, evaluated=[panels["harmful"]]) if "static" in settings else None
+    if pairs is not None and prospect.subject is not None:
+        static.check_untrained(pairs, prospect.subject.variants)
     return Plan(prospect, settings, pairs)
 
 
