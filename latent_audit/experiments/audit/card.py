@@ -26,8 +26,6 @@ RULE = Rule(reference_budget=0.0)  # for its thresholds, which are the same at e
 FEW = 20  # fewer prompts than this leave a Wilson interval wider than .4 around one half
 # What stands under a verdict beside the numbers it rests on: measure -> name.
 BESIDE = {
-    "jailbreak_asr": "complies in a wrapper",
-    "benign_answer_rate": "answers harmless prompts",
     "facts_right": "facts right",
     "over_refusal": "refuses harmless prompts that look harmful",
     "break_budget": "break budget (L2)",
@@ -35,7 +33,7 @@ BESIDE = {
     "probe_auroc": "probe AUROC",
     "audit_gap": "audit gap: ASR (L2) - ASR (clean)",
 }
-SHARES = ("jailbreak_asr", "benign_answer_rate", "facts_right", "over_refusal", "gcg_asr")
+SHARES = ("facts_right", "over_refusal", "gcg_asr")
 # Long tables that the log leaves to audit.csv.
 UNLOGGED = ("lvs", "latent_asr", "steer_compliance", "cone_compliance", "projection")
 LOGGED = ("variant", "measure", "layer", "budget", "value", "lo", "hi", "control", "successes", "control_successes")
