@@ -188,7 +188,14 @@ def compare_cells(
     }
 
 
-def _largest(clean_reward, attacked_reward, l2, kept, lowest_reward, eta) -> float:
+def _largest(
+    clean_reward: ArrayLike,
+    attacked_reward: ArrayLike,
+    l2: ArrayLike,
+    kept: np.ndarray,
+    lowest_reward: float | None,
+    eta: float,
+) -> float:
     """The largest LVS that a prompt of `kept` could have, were its reward `lowest_reward` (None: the lowest here)."""
     if lowest_reward is None:
         lowest_reward = min(np.min(clean_reward), np.min(attacked_reward))
