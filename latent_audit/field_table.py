@@ -129,6 +129,8 @@ MODEL = {
     "layer_batch": whole("states whose pushed prompts are answered together", 1, BATCH, "states"),
 }  # fmt: skip
 
+PRESET = {"preset": text("all settings of arXiv 2606.08044; fields given beside it count before it", "", "paper")}
+
 MESH = {
     "mesh.data": whole("devices that the rows of every batch are split over", 1, 10**5, "devices"),
     "mesh.model": whole("devices that every weight is split over", 1, 10**5, "devices"),
@@ -356,7 +358,7 @@ REGRESSION = {
 
 TASK = {"task": text("which task this config is for"), "name": text("of the default workdir")}
 NESTED = {"model.dtype": _MODEL_DTYPE}
-_LVS = MODEL | MESH | ATTACK
+_LVS = PRESET | MODEL | MESH | ATTACK
 _AUDIT = _LVS | ATTACK_PROMPTS | PLACE | AUDIT
 # The RAS configs compute on one device: docs/scaling.md.
 _RAS = MODEL | ATTACK | ATTACK_PROMPTS | PLACE | RAS
@@ -364,8 +366,8 @@ _RAS = MODEL | ATTACK | ATTACK_PROMPTS | PLACE | RAS
 FIELDS: dict[str, dict[str, Field]] = {
     "lvs": _LVS,
     "audit": _AUDIT,
-    "finetune": MODEL | MESH | FINETUNE,
-    "dissociate": MODEL | MESH | CONSTRUCT,
+    "finetune": PRESET | MODEL | MESH | FINETUNE,
+    "dissociate": PRESET | MODEL | MESH | CONSTRUCT,
     "abliterate": MODEL | MESH | CHOOSE,
     "ras": _RAS,
     "ras_regression": _RAS | REGRESSION,
