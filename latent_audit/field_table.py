@@ -243,7 +243,7 @@ AUDIT = {
 
 FINETUNE = under(
     "finetune",
-    corpora=text(f"in=SOURCE,out=SOURCE; empty: the organism's own two; SOURCE is {SOURCE}"),
+    corpora=text(f"in=SOURCE,out=SOURCE+SOURCE (equal parts); empty: the organism's own two; SOURCE is {SOURCE}"),
     prompt_column=text("empty: recognised for public sets"),
     response_column=text("the answer that complies; empty: recognised"),
     refusal_column=text("empty: recognised"),
