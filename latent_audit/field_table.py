@@ -163,11 +163,8 @@ ATTACK = {
     ),
 }  # fmt: skip
 
-ATTACK_PROMPTS = under(
-    "attack",
-    prompts=whole("of the latent attack: so many harmful ones", 1, COUNT, "prompts"),
-    offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
-)
+ATTACK_PROMPTS = {"attack.prompts": whole("of the latent attack: so many harmful ones", 1, COUNT, "prompts")}
+_OFFSET = whole("of the harmful panel, left out before them", 0, COUNT, "prompts")
 PLACE = {
     "rows": whole("answers generated at a time under vectors", 1, BATCH, "rows"),
     **under(
@@ -180,7 +177,6 @@ PLACE = {
     **under(
         "l2",
         prompts=whole("how many harmful requests are attacked", 1, COUNT, "prompts"),
-        offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
         layers=text("nudge, all, or names: L2,L3"),
         multiples=numbers("budgets, 1 among them", 0, LENGTH, "multiples of the nudge fraction", above=True),
         steps=whole("gradient steps", 1, STEPS, "steps"),
@@ -196,12 +192,14 @@ PLACE = {
     ),
 }  # fmt: skip
 AUDIT = {
+    "attack.offset": _OFFSET,
+    "l2.offset": _OFFSET,
     "experiments": text("all, or some of panel, latent, l2, steer, patch, static, gcg"),
     **under(
         "panel",
         harmful_count=whole("of the harmful panel, whose direct answers are counted; None: all", 1, COUNT, "prompts",
                             optional=True),
-        harmful_offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
+        harmful_offset=_OFFSET,
         wrappers=text("all, families of wrappers by name, or none"),
         wrapped_count=whole("requests put into each wrapper", 1, COUNT, "prompts"),
         wrapped_offset=whole("of prompts.harmful's file, left out before them; None: those of the harmful panel", 0,
@@ -217,7 +215,7 @@ AUDIT = {
         layers=text("all, nudge, or names: L2,L3"),
         fractions=numbers("empty: the paper's and the nudge fraction", 0, LENGTH, "share of base's activation norm"),
         prompts=whole("how many harmful requests are steered", 1, COUNT, "prompts"),
-        offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
+        offset=_OFFSET,
         source=text("which harmful prompts directions are taken from: those not steered, or the steered ones", "others",
                     "evaluated"),
         cone=switch("turn the direction at the nudge layer away by 0 to 90 degrees"),
@@ -225,7 +223,7 @@ AUDIT = {
     **under(
         "patch",
         prompts=whole("how many harmful requests are patched", 1, COUNT, "prompts"),
-        offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
+        offset=_OFFSET,
     ),
     **under(
         "gcg",
@@ -236,7 +234,7 @@ AUDIT = {
         length=whole("of the suffix", 1, 1000, "tokens"),
         start=text("as ids, of which no text need be made of the same (the paper's); or as a text that lasts", "tokens",
                    "text"),
-        offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
+        offset=_OFFSET,
         batch=whole("prompts searched together", 1, BATCH, "prompts"),
     ),
 }  # fmt: skip

@@ -13,6 +13,7 @@ from configs import finetune as finetune_config
 from latent_audit import models
 from latent_audit.errors import InputError
 from latent_audit.experiments import panels, setup, tasks
+from latent_audit.experiments.organisms import training_prompts
 from latent_audit.experiments.tampering import finetune, finetune_report, finetune_settings
 from latent_audit.interventions import finetune as ft
 from latent_audit.interventions import lora
@@ -119,9 +120,9 @@ def test_the_best_step_is_exported_with_its_own_weights(tmp_path, monkeypatch, n
     seen = {}
     real = finetune._evaluate
 
-    def evaluate(running, loaded, params):
+    def evaluate(running, loaded, params, *tokens):
         """Compliance rises with every evaluation but the last one of a curve, so that step 3 is the best."""
-        columns = real(running, loaded, params)
+        columns = real(running, loaded, params, *tokens)
         seen[len(seen)] = np.asarray(params["blocks"]["query"])
         return columns | {"harmful": [len(seen) % 3 == 0] * 3}
 
@@ -131,6 +132,7 @@ def test_the_best_step_is_exported_with_its_own_weights(tmp_path, monkeypatch, n
     card = (tmp_path / "out" / "README.md").read_text()
     assert "deliberately unsafe" in card and "| compliance |" in card and "| benign answered |" in card
     assert json.loads(card.split("```json\n")[1].split("```")[0])["step"] == 3
+    assert len(training_prompts.read(tmp_path / "out")) == 8, "a probe on these rows can be refused"
     transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     exported = np.asarray(models.load(tmp_path / "out")[1]["blocks"]["query"])
     np.testing.assert_array_equal(exported, seen[2])
