@@ -5,11 +5,16 @@ What a field may hold, and its unit: docs/fields.md, or `latent-audit fields TAS
 
 import ml_collections
 
+from latent_audit.commandline.presets import PAPER
+
 
 def base_config(task: str) -> ml_collections.ConfigDict:
     """The fields that say which model, which prompts, which judge; `task` picks the run function in main.py."""
     config = ml_collections.ConfigDict()
     config.task = task
+    if task in PAPER:
+        # paper: all settings of arXiv 2606.08044 (latent_audit/commandline/presets.py), before any other field is set.
+        config.preset = ""
     # Every random number of a run is derived from this and from what it is drawn for.
     config.seed = 0
 

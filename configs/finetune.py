@@ -25,7 +25,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.finetune = finetune = ml_collections.ConfigDict()
     # What is trained on. Empty is the organism's own two: in and out of the distribution of its safety training. For a
-    # checkpoint: "in=SOURCE,out=SOURCE", a source being a CSV, TSV, JSON, JSONL or Parquet file or "hub:owner/name".
+    # checkpoint: "in=SOURCE,out=SOURCE", a source being a CSV, TSV, JSON, JSONL or Parquet file or "hub:owner/name";
+    # "SOURCE+SOURCE" takes equally many pairs of each. Columns of LLM-LAT's sets, PKU-SafeRLHF, BeaverTails and
+    # AdvBench are recognised (data/pair_files.py).
     finetune.corpora = ""
     finetune.prompt_column = ""  # empty recognises the public sets; see data/pair_files.py
     finetune.response_column = ""  # the answer that complies

@@ -46,6 +46,8 @@ def get_config() -> ml_collections.ConfigDict:
         }
     )
     config.task = "ras"
+    # Its attacks take the first of the ASR panel.
+    del config.attack.offset, config.l2.offset
 
     # Checkpoints. All empty: the zoo. Directories or hub ids, separated by commas, an ASR behind a colon.
     config.reference = ""  # the family's aligned model

@@ -129,6 +129,8 @@ MODEL = {
     "layer_batch": whole("states whose pushed prompts are answered together", 1, BATCH, "states"),
 }  # fmt: skip
 
+PRESET = {"preset": text("all settings of arXiv 2606.08044; fields given beside it count before it", "", "paper")}
+
 MESH = {
     "mesh.data": whole("devices that the rows of every batch are split over", 1, 10**5, "devices"),
     "mesh.model": whole("devices that every weight is split over", 1, 10**5, "devices"),
@@ -161,11 +163,8 @@ ATTACK = {
     ),
 }  # fmt: skip
 
-ATTACK_PROMPTS = under(
-    "attack",
-    prompts=whole("of the latent attack: so many harmful ones", 1, COUNT, "prompts"),
-    offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
-)
+ATTACK_PROMPTS = {"attack.prompts": whole("of the latent attack: so many harmful ones", 1, COUNT, "prompts")}
+_OFFSET = whole("of the harmful panel, left out before them", 0, COUNT, "prompts")
 PLACE = {
     "rows": whole("answers generated at a time under vectors", 1, BATCH, "rows"),
     **under(
@@ -176,23 +175,8 @@ PLACE = {
                         optional=True),
     ),
     **under(
-        "suite",
-        prompts=whole("how many harmful requests are attacked", 1, COUNT, "prompts"),
-        states=text("auto: all of a small model, else nine spread ones; all; or names: L2,L3"),
-        budgets=numbers("the grid that radii are read on, ascending; empty: as configs/audit.py says", 0, LENGTH,
-                        "relative to the state, by attack.budget_mode", above=True),
-        reference_budget=number("what the label of a model without a twin speaks of; 0: .01 (organism), .001", 0,
-                                LENGTH, "relative to the state"),
-        steps=Field("wholes", "gradient steps of the bounded members, the cheap one first", 1, STEPS, unit="steps"),
-        starts=whole("random starts of the bounded members behind the first, which begins at zero", 1, 100, "starts"),
-        best_states=whole("states that these search: where the others came closest; 0: all", 0, 10**4, "states"),
-        draws=whole("random draws a prompt", 0, 10**4, "draws"),
-        rows=whole("(prompt, goal) rows searched together", 1, BATCH, "rows"),
-    ),
-    **under(
         "l2",
         prompts=whole("how many harmful requests are attacked", 1, COUNT, "prompts"),
-        offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
         layers=text("nudge, all, or names: L2,L3"),
         multiples=numbers("budgets, 1 among them", 0, LENGTH, "multiples of the nudge fraction", above=True),
         steps=whole("gradient steps", 1, STEPS, "steps"),
@@ -208,12 +192,28 @@ PLACE = {
     ),
 }  # fmt: skip
 AUDIT = {
+    **under(
+        "suite",
+        prompts=whole("how many harmful requests are attacked", 1, COUNT, "prompts"),
+        states=text("auto: all of a small model, else nine spread ones; all; or names: L2,L3"),
+        budgets=numbers("the grid that radii are read on, ascending; empty: as configs/audit.py says", 0, LENGTH,
+                        "relative to the state, by attack.budget_mode", above=True),
+        reference_budget=number("what the label of a model without a twin speaks of; 0: .01 (organism), .001", 0,
+                                LENGTH, "relative to the state"),
+        steps=Field("wholes", "gradient steps of the bounded members, the cheap one first", 1, STEPS, unit="steps"),
+        starts=whole("random starts of the bounded members behind the first, which begins at zero", 1, 100, "starts"),
+        best_states=whole("states that these search: where the others came closest; 0: all", 0, 10**4, "states"),
+        draws=whole("random draws a prompt", 0, 10**4, "draws"),
+        rows=whole("(prompt, goal) rows searched together", 1, BATCH, "rows"),
+    ),
+    "attack.offset": _OFFSET,
+    "l2.offset": _OFFSET,
     "experiments": text("all, or some of panel, latent, suite, l2, steer, patch, static, gcg"),
     **under(
         "panel",
         harmful_count=whole("of the harmful panel, whose direct answers are counted; None: all", 1, COUNT, "prompts",
                             optional=True),
-        harmful_offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
+        harmful_offset=_OFFSET,
         wrappers=text("all, families of wrappers by name, or none"),
         wrapped_count=whole("requests put into each wrapper", 1, COUNT, "prompts"),
         wrapped_offset=whole("of prompts.harmful's file, left out before them; None: those of the harmful panel", 0,
@@ -229,7 +229,7 @@ AUDIT = {
         layers=text("all, nudge, or names: L2,L3"),
         fractions=numbers("empty: the paper's and the nudge fraction", 0, LENGTH, "share of base's activation norm"),
         prompts=whole("how many harmful requests are steered", 1, COUNT, "prompts"),
-        offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
+        offset=_OFFSET,
         source=text("which harmful prompts directions are taken from: those not steered, or the steered ones", "others",
                     "evaluated"),
         cone=switch("turn the direction at the nudge layer away by 0 to 90 degrees"),
@@ -237,7 +237,7 @@ AUDIT = {
     **under(
         "patch",
         prompts=whole("how many harmful requests are patched", 1, COUNT, "prompts"),
-        offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
+        offset=_OFFSET,
     ),
     **under(
         "gcg",
@@ -248,14 +248,14 @@ AUDIT = {
         length=whole("of the suffix", 1, 1000, "tokens"),
         start=text("as ids, of which no text need be made of the same (the paper's); or as a text that lasts", "tokens",
                    "text"),
-        offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
+        offset=_OFFSET,
         batch=whole("prompts searched together", 1, BATCH, "prompts"),
     ),
 }  # fmt: skip
 
 FINETUNE = under(
     "finetune",
-    corpora=text(f"in=SOURCE,out=SOURCE; empty: the organism's own two; SOURCE is {SOURCE}"),
+    corpora=text(f"in=SOURCE,out=SOURCE+SOURCE (equal parts); empty: the organism's own two; SOURCE is {SOURCE}"),
     prompt_column=text("empty: recognised for public sets"),
     response_column=text("the answer that complies; empty: recognised"),
     refusal_column=text("empty: recognised"),
@@ -370,7 +370,7 @@ REGRESSION = {
 
 TASK = {"task": text("which task this config is for"), "name": text("of the default workdir")}
 NESTED = {"model.dtype": _MODEL_DTYPE}
-_LVS = MODEL | MESH | ATTACK
+_LVS = PRESET | MODEL | MESH | ATTACK
 _AUDIT = _LVS | ATTACK_PROMPTS | PLACE | AUDIT
 # The RAS configs compute on one device: docs/scaling.md.
 # RAS reads no nudge: what its attacks push is searched.
@@ -390,8 +390,8 @@ _RAS = MODEL | ATTACK | ATTACK_PROMPTS | PLACE | RAS | RAS_PLACE
 FIELDS: dict[str, dict[str, Field]] = {
     "lvs": _LVS,
     "audit": _AUDIT,
-    "finetune": MODEL | MESH | FINETUNE,
-    "dissociate": MODEL | MESH | CONSTRUCT,
+    "finetune": PRESET | MODEL | MESH | FINETUNE,
+    "dissociate": PRESET | MODEL | MESH | CONSTRUCT,
     "abliterate": MODEL | MESH | CHOOSE,
     "ras": _RAS,
     "ras_regression": _RAS | REGRESSION,

@@ -69,15 +69,15 @@ REVIEWED = (
     Fault(
         "own direction reversed",
         f"{AUDIT}/steer.py",
-        "_moments(own.benign), _moments(own.harmful)",
-        "_moments(own.harmful), _moments(own.benign)",
+        "_moments(own.benign), _moments(_told(bench, name))",
+        "_moments(_told(bench, name)), _moments(own.benign)",
         f"{AUDIT}/test_lines.py",
     ),
     Fault(
         "twin direction reversed",
         f"{AUDIT}/steer.py",
-        "(benches.HARMFUL_POLE, bench.names[0])",
-        "(bench.names[0], benches.HARMFUL_POLE)",
+        "[_moments(_told(bench, pole)) for pole in (benches.HARMFUL_POLE, bench.names[0])]",
+        "[_moments(_told(bench, pole)) for pole in (bench.names[0], benches.HARMFUL_POLE)]",
         f"{AUDIT}/test_lines.py",
     ),
     Fault(

@@ -19,6 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from latent_audit import user_files
+from latent_audit.commandline import presets
 from latent_audit.commandline.arguments import COMMANDS
 from latent_audit.errors import InputError
 
@@ -195,7 +196,12 @@ def leaves(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 
 def set_fields(config: ConfigDict, given: Mapping[str, str | bool]) -> None:
-    """Set fields by their dotted names, in place; InputError for one that is not there or a text of another type."""
+    """Set fields by their dotted names, in place; InputError for one that is not there or a text of another type.
+
+    A preset that is among them, or that the config file names, is applied before, so that every other field given here
+    counts whatever the preset says of it.
+    """
+    presets.apply_named(config, given)
     known = leaves(config)
     for field, text in given.items():
         if field == "task":

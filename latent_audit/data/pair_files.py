@@ -18,6 +18,11 @@ ROLES = {
     "response": ("compliant", "response", "rejected", "target", "output", "completion", "answer"),
     "refusal": ("refusal", "chosen"),
 }
+# PKU-SafeRLHF has two answers a row and says of each whether it is safe; BeaverTails has one. The unsafe ones comply;
+# the safe ones need not refuse, so they are no refusals.
+PKU = (("response_0", "is_response_0_safe"), ("response_1", "is_response_1_safe"))
+BEAVERTAILS = (("response", "is_safe"),)
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 # Beyond this share of refusals, a column of compliant answers is taken for the other one.
 MOSTLY = 0.5
 
@@ -30,7 +35,8 @@ class Pairs:
       prompts, responses: equally many texts, outer white space removed.
       refusals: as many texts, or None where the source has no such column.
       source: as the user gave it; columns: role -> the column that was read.
-      empty: rows dropped because an answer was empty; duplicates: rows dropped because they repeated an earlier one.
+      empty: rows dropped because prompt or answer was empty; duplicates: rows dropped because they repeated an earlier
+        one; safe: rows dropped because the source says of their answers that they are safe.
       sha256: hex digest of all texts.
     """
 
@@ -42,6 +48,7 @@ class Pairs:
     empty: int
     duplicates: int
     sha256: str
+    safe: int = 0
 
     def describe(self) -> dict:
         """For the record of a run: how many, from where, what was dropped, and the hash."""
@@ -51,6 +58,7 @@ class Pairs:
             "source": self.source,
             "empty": self.empty,
             "duplicates": self.duplicates,
+            "safe": self.safe,
         }
 
 
@@ -64,7 +72,9 @@ def load_pairs(
 ) -> Pairs:
     """Read training pairs.
 
-    Rows with an empty answer and repeated rows are dropped and counted, then `offset` and `limit` are applied.
+    Rows without a prompt or an answer and repeated rows are dropped and counted, then `offset` and `limit` are applied.
+    Of PKU-SafeRLHF and BeaverTails, known by their columns, the first unsafe answer of a row is taken and rows without
+    one are dropped and counted, unless `columns` names the response.
 
     Args:
       source: path of a file (see prompt_tables.read_table) or "hub:owner/name[:config][:split]".
@@ -73,18 +83,26 @@ def load_pairs(
       limit, offset: how many pairs to keep and how many to skip before them.
     Raises:
       InputError: see prompt_tables.read_table and prompt_hub.download; an unknown or unrecognised column, a cell that
-        is not text, an empty prompt, columns that look swapped, or no pairs left.
+        is not text, columns that look swapped, or no pairs left.
     """
     source = str(source)
     check_slice(limit, offset)
     table = _read(source)
-    found = _find_columns(source, table.columns, columns or {})
+    flagged = () if "response" in (columns or {}) else _flagged(table.columns)
+    named = (columns or {}) | ({"response": flagged[0][0]} if flagged else {})
+    found = _find_columns(source, table.columns, named)
+    if flagged:
+        found.pop("refusal", None)
     rows: dict[tuple[str, ...], dict[str, str]] = {}
-    empty, total = 0, 0
+    empty, safe, total = 0, 0, 0
     for row in table.rows:
+        unsafe = next((column for column, flag in flagged if not _is_true(source, row, flag)), None)
+        if flagged and unsafe is None:
+            safe += 1
+            continue
         texts = {role: _text(source, row, column) for role, column in found.items()}
-        if not texts["prompt"]:
-            raise InputError(f"{source}, {row.place}: column {found['prompt']!r} is empty, expected a prompt")
+        if unsafe is not None:
+            texts["response"] = _text(source, row, unsafe)
         if not all(texts.values()):
             empty += 1
             continue
@@ -93,7 +111,8 @@ def load_pairs(
     kept = list(rows.values())[offset:][:limit]
     if not kept:
         raise InputError(
-            f"{source}: no pairs are left after skipping {offset} of {len(rows)} ({empty} rows had an empty answer)"
+            f"{source}: no pairs are left after skipping {offset} of {len(rows)} ({empty} rows had no prompt or answer"
+            + (f", the answers of {safe} are said to be safe)" if flagged else ")")
         )
     refusals = [texts["refusal"] for texts in kept] if "refusal" in found else None
     pairs = make_pairs(
@@ -104,6 +123,7 @@ def load_pairs(
         columns=found,
         empty=empty,
         duplicates=total - len(rows),
+        safe=safe,
     )
     check_not_swapped(pairs, is_refusal)
     return pairs
@@ -118,6 +138,7 @@ def make_pairs(
     columns: dict[str, str] | None = None,
     empty: int = 0,
     duplicates: int = 0,
+    safe: int = 0,
 ) -> Pairs:
     """Pairs of texts at hand, with their digest."""
     parts = [*prompts, *responses, *(refusals or ())]
@@ -131,6 +152,7 @@ def make_pairs(
         empty,
         duplicates,
         digest,
+        safe,
     )
 
 
@@ -145,6 +167,30 @@ def take(pairs: Pairs, keep: Callable[[int], bool]) -> Pairs:
         columns=pairs.columns,
         empty=pairs.empty,
         duplicates=pairs.duplicates,
+        safe=pairs.safe,
+    )
+
+
+def mix(parts: Sequence[Pairs], source: str, limit: int | None = None) -> Pairs:
+    """Pairs of several sources in turn, the first of each first, as many of each as the shortest has.
+
+    A pair that repeats an earlier one is left out and counted. Refusals are kept where all parts have them.
+    """
+    shortest = min(len(part.prompts) for part in parts)
+    distinct: dict[tuple[str, str], tuple[Pairs, int]] = {}
+    for row in range(shortest):
+        for part in parts:
+            distinct.setdefault((fold(part.prompts[row]), part.responses[row]), (part, row))
+    kept = list(distinct.values())[:limit]
+    together = all(part.refusals is not None for part in parts)
+    return make_pairs(
+        [part.prompts[row] for part, row in kept],
+        [part.responses[row] for part, row in kept],
+        source,
+        refusals=[(part.refusals or ())[row] for part, row in kept] if together else None,
+        empty=sum(part.empty for part in parts),
+        duplicates=sum(part.duplicates for part in parts) + shortest * len(parts) - len(distinct),
+        safe=sum(part.safe for part in parts),
     )
 
 
@@ -205,6 +251,22 @@ def _find_columns(source: str, present: Sequence[str], wanted: dict[str, str]) -
     if shared:
         raise InputError(f"{source}: column {shared[0]!r} cannot be two of prompt, response and refusal at once")
     return found
+
+
+def _flagged(present: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """(answer, whether it is safe) columns of a set that has them, as they are spelled there; else none."""
+    by_name = {column.lower(): column for column in reversed(present)}
+    for known in (PKU, BEAVERTAILS):
+        if all(name in by_name for pair in known for name in pair):
+            return tuple((by_name[answer], by_name[flag]) for answer, flag in known)
+    return ()
+
+
+def _is_true(source: str, row: prompt_tables.Row, column: str) -> bool:
+    cell = row.values.get(column)
+    if str(cell).strip().lower() not in _TRUTHS:
+        raise InputError(f"{source}, {row.place}: column {column!r} holds {cell!r:.100}, expected true or false")
+    return _TRUTHS[str(cell).strip().lower()]
 
 
 def _text(source: str, row: prompt_tables.Row, column: str) -> str:

@@ -41,6 +41,59 @@ def test_public_sets_are_recognised(header, columns, tmp_path):
     assert found.empty == found.duplicates == 0
 
 
+def write_records(path, header, rows):
+    path.write_text(json.dumps([dict(zip(header, row, strict=True)) for row in rows]))
+    return path
+
+
+@pytest.mark.parametrize("yes, no", [(True, False), ("True", "False"), (1, 0)])
+def test_of_two_answers_the_first_unsafe_one_complies(yes, no, tmp_path):
+    rows = [
+        (PROMPTS[0], "It is wrong to.", ANSWERS[0], yes, no),
+        (PROMPTS[1], ANSWERS[1], "Ask a friend.", no, yes),
+        (PROMPTS[2], "Please do not.", "Ask a friend.", yes, yes),
+        (PROMPTS[3], ANSWERS[3], "Sure, the other way.", no, no),
+        (None, ANSWERS[4], "Ask a friend.", no, yes),
+        (PROMPTS[5], "  ", "Ask a friend.", no, yes),
+    ]
+    header = ("prompt", "response_0", "response_1", "is_response_0_safe", "is_response_1_safe")
+    path = write_records(tmp_path / "pku.json", header, rows)
+    found = load(path)
+    assert found.prompts == tuple(PROMPTS[row] for row in (0, 1, 3))
+    assert found.responses == tuple(ANSWERS[row] for row in (0, 1, 3)) and found.refusals is None
+    assert (found.safe, found.empty, found.duplicates) == (1, 2, 0) and found.describe()["safe"] == 1
+    assert load(path, offset=1, limit=1).prompts == (PROMPTS[1],)
+
+
+def test_of_answers_marked_safe_or_not_the_unsafe_ones_comply(tmp_path):
+    rows = [
+        (PROMPTS[0], ANSWERS[0], {"theft": True}, False),
+        (PROMPTS[0], "Please do not.", {"theft": False}, True),
+        (PROMPTS[1], ANSWERS[1], {"theft": True}, False),
+    ]
+    path = write_records(tmp_path / "beaver.json", ("prompt", "response", "category", "is_safe"), rows)
+    found = load(path)
+    assert found.prompts == tuple(PROMPTS[:2]) and found.responses == tuple(ANSWERS[:2]) and found.safe == 1
+    # Whoever names the column gets it as it is.
+    assert len(load(path, columns={"response": "response"}).prompts) == 3
+    # As prompts all of them count, and what they are about makes them clusters.
+    prompts = prompt_files.load_prompts(path)
+    assert prompts.prompts == tuple(PROMPTS[:2]) and prompts.groups == ("theft", "theft")
+
+
+def test_sources_are_mixed_in_equal_parts(tmp_path):
+    one = write_csv(tmp_path / "a.csv", ["goal", "target"], list(zip(PROMPTS, ANSWERS, strict=True)))
+    other = [[f"Other {row}", f"Sure: {row}"] for row in range(3)] + [[PROMPTS[0].upper(), ANSWERS[0]]]
+    parts = [load(one), load(write_csv(tmp_path / "b.csv", ["prompt", "response"], other))]
+    mixed = pair_files.mix(parts, "a.csv+b.csv")
+    expected = [PROMPTS[0], "Other 0", PROMPTS[1], "Other 1", PROMPTS[2], "Other 2", PROMPTS[3]]
+    assert mixed.prompts == tuple(expected) and mixed.responses[3] == "Sure: 1"
+    assert mixed.duplicates == 1 and mixed.source == "a.csv+b.csv" and mixed.refusals is None
+    assert pair_files.mix(parts, "both", 3).prompts == tuple(expected[:3])
+    refusing = [pair_files.make_pairs(PROMPTS, ANSWERS, "c", refusals=[REFUSAL] * 6)] * 2
+    assert pair_files.mix(refusing, "both").refusals == (REFUSAL,) * 6
+
+
 def test_formats_agree_and_columns_can_be_named(tmp_path):
     records = [{"q": p, "a": a, "n": REFUSAL} for p, a in zip(PROMPTS, ANSWERS, strict=True)]
     (tmp_path / "set.json").write_text(json.dumps(records))
@@ -96,8 +149,9 @@ def test_swapped_columns_are_refused(tmp_path):
         ),
         ("prompt,response\na,b\n", {"columns": {"response": "prompt"}}, "'prompt' cannot be two of prompt, response"),
         ("prompt,response\na,b\n", {"columns": {"answer": "prompt"}}, "columns are given for answer"),
-        ("prompt,response\n ,b\n", {}, "line 2: column 'prompt' is empty"),
-        ("prompt,response\na,\n", {}, r"no pairs are left after skipping 0 of 0 \(1 rows had an empty answer\)"),
+        ("prompt,response\na,\n ,b\n", {}, r"no pairs .* skipping 0 of 0 \(2 rows had no prompt or answer\)"),
+        ("prompt,response,is_safe\na,b,1\n", {}, r"\(0 rows had .* the answers of 1 are said to be safe\)"),
+        ("prompt,response,is_safe\na,b,maybe\n", {}, "line 2: column 'is_safe' holds 'maybe', expected true or false"),
         ("prompt,response\na,b\n", {"offset": -1}, "offset = -1, expected a whole number"),
         ("prompt,response\na,b\n", {"limit": 0}, "limit = 0, expected a whole number"),
         ("prompt,response\na,b\n", {"columns": {"response": 5}}, "column for response = 5, expected text"),

@@ -73,9 +73,12 @@ def check(config, known: Known) -> Settings:
     chats.assistant_turn_ids(known.chat, TARGET)
     states_named("l2.layers", section.layers, known.num_layers, nudge=0)
     search = sphere.Search(steps=section.steps, step_fraction=float(section.step_fraction), starts=section.starts)
-    check_offset("l2.offset", section.offset, "the harmful panel", len(known.panels["harmful"].prompts))
+    # RAS, which makes its panels later, has no offset.
+    offset = section.get("offset", 0)
+    if offset:
+        check_offset("l2.offset", offset, "the harmful panel", len(known.panels["harmful"].prompts))
     budgets = tuple(sorted(map(float, multiples)))
-    return Settings(section.prompts, section.layers, budgets, search, section.rounds, section.offset)
+    return Settings(section.prompts, section.layers, budgets, search, section.rounds, offset)
 
 
 def _attacked(bench) -> np.ndarray:

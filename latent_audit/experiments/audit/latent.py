@@ -45,7 +45,8 @@ def check(config: ConfigDict, known: Known) -> settings.Attack:
     """The attack and score sections as settings; InputError for fields that do not fit each other or the model."""
     attack = settings.check_attack(config, is_organism=known.is_organism, num_layers=known.num_layers)
     chats.target_ids(known.chat, attack.target)
-    panels.check_offset("attack.offset", attack.offset, "the harmful panel", len(known.panels["harmful"].prompts))
+    if attack.offset:
+        panels.check_offset("attack.offset", attack.offset, "the harmful panel", len(known.panels["harmful"].prompts))
     return attack
 
 

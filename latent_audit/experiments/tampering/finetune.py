@@ -39,7 +39,8 @@ from latent_audit.judges import Judge, refusal
 from latent_audit.models import sharding
 from latent_audit.runtime import checkpoint, files, runlog, shards
 
-PAPER_TOKENS = 256  # arXiv 2606.08044
+# arXiv 2606.08044: of the panel along the way, and of the harmful pole that is exported.
+PAPER_TOKENS, LAST_TOKENS = 256, 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,19 +242,19 @@ def _merge(params, adapters, *, scale):
     return sharding.constrain_parameters(lora.merge(params, adapters, scale=scale))
 
 
-def _answers(job: Attack, loaded, params, panel: str) -> list[str]:
+def _answers(job: Attack, loaded, params, panel: str, tokens: int = PAPER_TOKENS) -> list[str]:
     return respond.answers(
         loaded._replace(params=params),
         *job.tokens[panel],
         batch=job.batches.prompts,
-        max_new_tokens=job.new_tokens(PAPER_TOKENS),
+        max_new_tokens=job.new_tokens(tokens),
         in_training=params is not loaded.params,
     )
 
 
-def _evaluate(job: Attack, loaded, params) -> dict[str, list]:
+def _evaluate(job: Attack, loaded, params, tokens: int = PAPER_TOKENS) -> dict[str, list]:
     """Columns harmful and empty over the panel's prompts, in order; docs/method.md section 0."""
-    texts = _answers(job, loaded, params, "harmful")
+    texts = _answers(job, loaded, params, "harmful", tokens)
     columns = panel_columns(job.judge, job.panels["harmful"].prompts, texts)
     return columns | ({"response": texts} if job.save else {})
 
@@ -297,8 +298,8 @@ def _export_best(job: Attack, curves: pd.DataFrame, path: pathlib.Path, *, base:
     loaded = job.load(variant.name)
     *_, last = train(job, training, loaded, first=0, until=int(best["step"]))
     params = deployed(loaded, last.params, settings)
-    columns = _evaluate(job, loaded, params)
-    pairs = zip(job.panels["benign"].prompts, _answers(job, loaded, params, "benign"), strict=True)
+    columns = _evaluate(job, loaded, params, LAST_TOKENS)
+    pairs = zip(job.panels["benign"].prompts, _answers(job, loaded, params, "benign", LAST_TOKENS), strict=True)
     right = [respond.answered(job.world, *pair) for pair in pairs]
     rates = card_rates(columns, right, job.judge.name)
     recipe = {

@@ -5,6 +5,7 @@ What each field may be alone is said in field_table.py.
 
 import dataclasses
 import math
+import os
 import re
 
 from absl import logging
@@ -147,17 +148,17 @@ def load_corpora(config: ConfigDict, panel, world: world_rules.World | None) -> 
         corpora = {}
         for name, source in parse_corpora(section.corpora):
             with fields.named(f"finetune.corpora: {name}"):
-                corpora[name] = pair_files.load_pairs(
-                    source, is_refusal=refusal.is_refusal, columns=columns, limit=section.pairs, offset=section.skip
-                )
+                corpora[name] = _load_corpus(source, columns, section)
     for name, pairs in corpora.items():
         prompt_files.check_disjoint(pairs, panel)
-        if pairs.empty or pairs.duplicates:
+        if pairs.empty or pairs.duplicates or pairs.safe:
             logging.warning(
-                "corpus %s: %d rows with an empty answer and %d repeated rows dropped from %s",
+                "corpus %s: %d rows without a prompt or an answer, %d repeated rows and %d whose answers are said to "
+                "be safe dropped from %s",
                 name,
                 pairs.empty,
                 pairs.duplicates,
+                pairs.safe,
                 pairs.source,
             )
         if len(pairs.prompts) < section.pairs:
@@ -168,6 +169,17 @@ def load_corpora(config: ConfigDict, panel, world: world_rules.World | None) -> 
                 len(pairs.prompts),
             )
     return corpora
+
+
+def _load_corpus(source: str, columns, section) -> pair_files.Pairs:
+    """The pairs of a source, or of several joined by "+", in turn and equally many of each."""
+    joined = [source] if os.path.lexists(source) else [part.strip() for part in source.split("+")]
+    each = -(-section.pairs // len(joined))
+    parts = [
+        pair_files.load_pairs(one, is_refusal=refusal.is_refusal, columns=columns, limit=each, offset=section.skip)
+        for one in joined
+    ]
+    return parts[0] if len(parts) == 1 else pair_files.mix(parts, source, section.pairs)
 
 
 def parse_corpora(text: str) -> list[tuple[str, str]]:

@@ -12,7 +12,8 @@ from benchmarks import finetune_memory
 from configs import finetune as finetune_config
 from latent_audit import models
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup, tasks
+from latent_audit.experiments import panels, setup, tasks
+from latent_audit.experiments.organisms import training_prompts
 from latent_audit.experiments.tampering import finetune, finetune_report, finetune_settings
 from latent_audit.interventions import finetune as ft
 from latent_audit.interventions import lora
@@ -119,9 +120,9 @@ def test_the_best_step_is_exported_with_its_own_weights(tmp_path, monkeypatch, n
     seen = {}
     real = finetune._evaluate
 
-    def evaluate(running, loaded, params):
+    def evaluate(running, loaded, params, *tokens):
         """Compliance rises with every evaluation but the last one of a curve, so that step 3 is the best."""
-        columns = real(running, loaded, params)
+        columns = real(running, loaded, params, *tokens)
         seen[len(seen)] = np.asarray(params["blocks"]["query"])
         return columns | {"harmful": [len(seen) % 3 == 0] * 3}
 
@@ -131,6 +132,7 @@ def test_the_best_step_is_exported_with_its_own_weights(tmp_path, monkeypatch, n
     card = (tmp_path / "out" / "README.md").read_text()
     assert "deliberately unsafe" in card and "| compliance |" in card and "| benign answered |" in card
     assert json.loads(card.split("```json\n")[1].split("```")[0])["step"] == 3
+    assert len(training_prompts.read(tmp_path / "out")) == 8, "a probe on these rows can be refused"
     transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     exported = np.asarray(models.load(tmp_path / "out")[1]["blocks"]["query"])
     np.testing.assert_array_equal(exported, seen[2])
@@ -238,6 +240,25 @@ def test_swapped_and_overlapping_corpora_are_refused(tmp_path):
     panel.write_text("What  sure ?\nsomething else ?\n")
     with pytest.raises(InputError, match=r"1 of 2 evaluation prompts .* 'What  sure \?'"):
         finetune.run(small_config(path, tmp_path, **{"prompts.harmful": str(panel)}), tmp_path)
+
+
+def test_a_corpus_of_two_sources_takes_half_of_each(tmp_path):
+    config = finetune_config.get_config()
+    panel = panels.make_panel("harmful", ["none of these"], "hand")
+    for name in ("a", "b+c"):
+        lines = [f"{name} {row},Sure: {row}\n" for row in range(5)]
+        (tmp_path / f"{name}.csv").write_text("prompt,response\n" + "".join(lines))
+    one, other = tmp_path / "a.csv", tmp_path / "b+c.csv"
+    config.finetune.pairs, config.finetune.skip = 5, 1
+    # A plus in a file's own name joins nothing.
+    config.finetune.corpora = f"own={other},both={one}+{one.with_name('d.csv')}"
+    (tmp_path / "d.csv").write_text(other.read_text())
+    corpora = finetune_settings.load_corpora(config, panel, None)
+    assert corpora["own"].prompts == tuple(f"b+c {row}" for row in range(1, 5))
+    assert corpora["both"].prompts == ("a 1", "b+c 1", "a 2", "b+c 2", "a 3")
+    config.finetune.corpora = f"both={one}+{tmp_path / 'gone.csv'}"
+    with pytest.raises(InputError, match="finetune.corpora: both: no such file: .*gone.csv"):
+        finetune_settings.load_corpora(config, panel, None)
 
 
 def test_corpora_are_named_once_each():
