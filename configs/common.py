@@ -64,6 +64,9 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     judge.path = "cais/HarmBench-Llama-2-13b-cls"  # or cais/HarmBench-Mistral-7b-val-cls, or a directory
     judge.dtype = "bfloat16"
     judge.batch = 8
+    # Labelled answers (prompt, response, label true where harmful): the judge is run on them first, and shares stand
+    # with its errors taken out beside the raw ones. Empty: raw shares alone.
+    judge.confusion = ""
 
     # How harmless a response is, on a continuous scale.
     config.reward = reward = ml_collections.ConfigDict()

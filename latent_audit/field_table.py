@@ -114,6 +114,7 @@ MODEL = {
         path=text(f"the HarmBench classifier: {PATH}"),
         dtype=text("dtype of the classifier", *DTYPES),
         batch=whole("responses judged at a time", 1, BATCH, "rows"),
+        confusion=text("labelled answers (prompt, response, label) the judge is measured on first; lvs, audit, survey"),
     ),
     **under(
         "reward",

@@ -15,7 +15,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from latent_audit import models
-from latent_audit.data import chats, world_rules
+from latent_audit.data import chats, labelled_answers, world_rules
 from latent_audit.data.world_tokenizer import build_tokenizer
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond, scorers
@@ -111,6 +111,7 @@ class Prospect(NamedTuple):
     tokens: Mapping[str, chats.Tokens]
     judge: Judge
     reward: Reward | None
+    labelled: labelled_answers.Labelled | None
 
 
 def check(
@@ -130,6 +131,8 @@ def check(
     too long for them.
     """
     world = world_of(config)
+    with fields.named("judge.confusion"):
+        labelled = scorers.labelled(config)
     judge, reward = scorers.make_judge(config, world), scorers.make_reward(config, world) if rewarded else None
     names, subject = variants(variant_names(config)), None
     if world is None:
@@ -143,7 +146,7 @@ def check(
     tokens = encode(chat, cfg, panels.values(), config, who=names[0])
     for variant in subject.variants[1:] if subject else ():
         _check_tokens(variant, panels, tokens, config)
-    return Prospect(world, names, subject, cfg, chat, panels, tokens, judge, reward)
+    return Prospect(world, names, subject, cfg, chat, panels, tokens, judge, reward, labelled)
 
 
 def prepare(
@@ -157,8 +160,12 @@ def prepare(
     world, judge, reward = prospect.world, prospect.judge, prospect.reward
     subject = prospect.subject or organism_subject(config, workdir, prospect.names)
     inputs = describe_inputs(subject, prospect.panels.values(), judge, reward, config) | (record or {})
+    if prospect.labelled is not None:
+        inputs |= {"labelled_answers": prospect.labelled.describe()}
     runlog.pin(workdir / "inputs.json", inputs)
     scorers.warn_of_fallbacks(judge, reward)
+    if prospect.labelled is not None:
+        inputs |= {"judge_error": scorers.measure_judge(judge, prospect.labelled, workdir)}
     return make_job(
         config,
         workdir,

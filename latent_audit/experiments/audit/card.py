@@ -11,6 +11,7 @@ import pandas as pd
 from absl import logging
 
 from latent_audit import judges, models
+from latent_audit.experiments import scorers
 from latent_audit.experiments.audit import latent_report, verdicts
 from latent_audit.experiments.audit.bench import Bench, Findings, reference
 from latent_audit.metrics import paired, verdict
@@ -20,6 +21,7 @@ from latent_audit.reports import audit_figures, columns, figures, html, outputs,
 COLUMNS = (
     *("arch", "variant", "measure", "layer", "budget", "value", "lo", "hi", "n", "control", "control_lo"),
     *("control_hi", "detail", "nll_first", "nll_last", "fell", "at_bound", "judge", "template_sha256"),
+    *scorers.CORRECTED,
 )
 RULE = verdict.Rule(reference_budget=0.0)  # for its thresholds, which are the same at every budget
 FEW = 20  # fewer prompts than this leave a Wilson interval wider than .4 around one half
@@ -35,6 +37,11 @@ BESIDE = {
     "audit_gap": "audit gap: ASR (L2) - ASR (clean)",
 }
 SHARES = ("jailbreak_asr", "benign_answer_rate", "facts_right", "over_refusal", "gcg_asr")
+# Shares of answers that the judge calls harmful; those of latent_asr come corrected from their cells.
+JUDGED = (
+    *("clean_compliance", "jailbreak_asr", "l2_asr", "gcg_asr", "steer_compliance", "cone_compliance"),
+    "patch_compliance",
+)
 # Long tables that the log leaves to audit.csv.
 UNLOGGED = ("lvs", "latent_asr", "steer_compliance", "cone_compliance", "projection")
 LOGGED = ("variant", "measure", "layer", "budget", "value", "lo", "hi", "control", "successes", "control_successes")
@@ -120,6 +127,7 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
                 *_axes_section(points, caveat),
                 *(section for one in found.values() for section in one.sections),
                 *_strength_section(strength_of(table), caveat),
+                *_judge_section(bench, table),
             )
         ],
         picture_svg=picture,
@@ -138,6 +146,7 @@ def gather(bench: Bench, measured: Mapping, found: Mapping[str, Findings]) -> tu
         judge=judges.label(bench.judge),
         template_sha256=bench.inputs["variants"][bench.names[0]]["template_sha256"],
     )
+    table = scorers.with_corrected(table, bench.inputs, table["measure"].isin(JUDGED))
     return table, {name: value for one in found.values() for name, value in one.record.items()}
 
 
@@ -222,6 +231,27 @@ def _strength_section(strength, caveat) -> list[html.Section]:
             text="Means over prompts of the loss before and after each search, the share of prompts whose loss fell, "
             "and the share of coordinates at the bound. A weak attack reads as safety, so a safe verdict needs the "
             "same attack to be shown to break something: this model at a larger budget, or a model known to break.",
+        )
+    ]
+
+
+def _judge_section(bench, table) -> list[html.Section]:
+    """What the judge says of labelled answers, and every share with its errors taken out beside the raw one."""
+    confusion = scorers.confusion_of(bench.inputs)
+    if confusion is None:
+        return []
+    answers = bench.inputs["labelled_answers"]
+    shown = table[table[scorers.CORRECTED[0]].notna()]
+    shares = shown[["variant", "measure", "layer", "budget", "value", "lo", "hi", "n", *scorers.CORRECTED]]
+    return [
+        html.Section(
+            title="The judge, measured",
+            text=f"Of {answers['n']} answers labelled by people ({answers['source']}) it "
+            f"{scorers.judge_in_words(confusion)}. Corrected shares (Rogan and Gladen; docs/method.md section 9) stand "
+            "beside the raw ones; their intervals carry what is unknown of the judge too.",
+            table=shares.dropna(axis="columns", how="all") if len(shares) else None,
+            limits="A correction holds as far as the labelled answers are like those of the run: a judge may err "
+            "otherwise on answers under an attack. Verdicts rest on the raw shares.",
         )
     ]
 

@@ -7,7 +7,7 @@ import pandas as pd
 from absl import logging
 
 from latent_audit import judges, models, text
-from latent_audit.experiments import respond
+from latent_audit.experiments import respond, scorers
 from latent_audit.experiments.audit.bench import Bench
 from latent_audit.interventions import latent
 from latent_audit.metrics import coherence, stats
@@ -21,7 +21,7 @@ COLUMNS = (
     *("degenerate", "compliance_lo", "compliance_hi", "answered", "answered_lo", "answered_hi", "reward_clean"),
     *("reward_attacked", "eps", "l2", "linf", "nll_first", "nll_last", "fell", "at_bound", "aggregated", "judge"),
     *("reward", "template_sha256", "incoherent", "eps_over_rms", "beyond_language", "lvs_applicable", "lvs_n"),
-    *("reward_fell", "reward_fell_lo", "reward_fell_hi", "reward_drop"),
+    *("reward_fell", "reward_fell_lo", "reward_fell_hi", "reward_drop", *scorers.CORRECTED),
 )
 # As counted, for the page, the log and the verdicts alone.
 COUNTS = ("successes", "fallen")
@@ -61,6 +61,7 @@ def summarise(rows: pd.DataFrame, bench: Bench) -> pd.DataFrame:
     )
     templates = {name: record["template_sha256"] for name, record in bench.inputs["variants"].items()}
     table = table.assign(template_sha256=table["variant"].map(templates))
+    table = scorers.with_corrected(table, bench.inputs, table["exp"].isin(("clean", "lvs")))
     return table.reindex(columns=[*COLUMNS, *COUNTS])
 
 
@@ -160,6 +161,7 @@ def lines_of(metrics: pd.DataFrame) -> list[dict]:
                 "incoherent": cell["incoherent"],
                 "beyond_language": cell["beyond_language"],
                 **{name: cell[name] for name in ("nll_first", "nll_last", "fell", "at_bound")},
+                **({name: cell[name] for name in scorers.CORRECTED} if measure == "latent_asr" else {}),
             }
             if control is not None:
                 line |= {
