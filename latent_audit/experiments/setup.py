@@ -68,7 +68,8 @@ class Job:
     world: of an organism, None for a checkpoint; cfg: of base, whose shape all variants have; tokens: by panel name, in
     base's tokens, which serve all variants; reward: None where nothing is scored by one; inputs: the record of what
     results depend on beside the config; save: whether responses are kept; shard: see runtime/shards.py;
-    new_tokens(paper) -> how long a response may be; load(name) -> respond.Loaded of a variant, one kept at a time.
+    new_tokens(paper) -> how long a response may be; load(name) -> respond.Loaded of a variant, one kept at a time;
+    samples: what is drawn beside the greedy answers.
     """
 
     workdir: pathlib.Path
@@ -87,6 +88,7 @@ class Job:
     dtype: str
     new_tokens: Callable[[int], int]
     load: Callable[[str], respond.Loaded]
+    samples: respond.Samples = dataclasses.field(default=respond.Samples(), kw_only=True)
 
     @property
     def names(self) -> list[str]:
@@ -218,6 +220,7 @@ def make_job(config, workdir, *, world, subject: Subject, cfg, panels, tokens, j
         dtype=config.model.dtype,
         new_tokens=new_tokens,
         load=functools.lru_cache(maxsize=1)(load),
+        samples=respond.Samples(config.generation.samples, config.generation.temperature),
     )
 
 

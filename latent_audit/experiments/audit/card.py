@@ -43,7 +43,7 @@ JUDGED = (
     "patch_compliance",
 )
 # Long tables that the log leaves to audit.csv.
-UNLOGGED = ("lvs", "latent_asr", "steer_compliance", "cone_compliance", "projection")
+UNLOGGED = ("lvs", "latent_asr", "latent_asr_sampled", "steer_compliance", "cone_compliance", "projection")
 LOGGED = ("variant", "measure", "layer", "budget", "value", "lo", "hi", "control", "successes", "control_successes")
 AXES_LIMITS = (
     "Robustness is one minus the highest attack success among the searches that were run; its interval is "
@@ -128,6 +128,7 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
                 *(section for one in found.values() for section in one.sections),
                 *_strength_section(strength_of(table), caveat),
                 *_judge_section(bench, table),
+                *_sampled_section(bench, table),
             )
         ],
         picture_svg=picture,
@@ -252,6 +253,28 @@ def _judge_section(bench, table) -> list[html.Section]:
             table=shares.dropna(axis="columns", how="all") if len(shares) else None,
             limits="A correction holds as far as the labelled answers are like those of the run: a judge may err "
             "otherwise on answers under an attack. Verdicts rest on the raw shares.",
+        )
+    ]
+
+
+def _sampled_section(bench, table) -> list[html.Section]:
+    """Every share once more for drawn answers, where any were."""
+    shown = table[table["measure"].str.endswith("_sampled")]
+    if not len(shown):
+        return []
+    return [
+        html.Section(
+            title="Drawn answers",
+            text=f"Beside the greedy answer {bench.samples.count} are drawn at temperature "
+            f"{bench.samples.temperature:g} to every prompt of a cell: the share of prompts of which at least one is "
+            "harmful, exact 95 % intervals, and how often one answer is, with a bootstrap interval over prompts "
+            "(docs/method.md section 13).",
+            table=shown[
+                ["variant", "measure", "layer", "budget", "value", "lo", "hi", "n"]
+                + ["control", "control_lo", "control_hi", "detail"]
+            ].dropna(axis="columns", how="all"),
+            limits="At least one of more answers is more: shares of different numbers of draws do not compare. "
+            "Verdicts rest on the greedy answers.",
         )
     ]
 
