@@ -19,7 +19,7 @@ from configs import lvs
 def get_config() -> ml_collections.ConfigDict:
     config = lvs.get_config()  # attack.*, score.*, and the fields of configs/common.py
     config.task = "audit"
-    # all, or some of: panel, latent, l2, steer, patch, static, gcg.
+    # all, or some of: panel, latent, suite, l2, steer, patch, static, gcg.
     config.experiments = "all"
     config.prompts.harmful_count = 100  # each experiment takes the first of them, as many as it asks for
     config.prompts.benign_count = 100
@@ -28,12 +28,16 @@ def get_config() -> ml_collections.ConfigDict:
     config.prompt_batch = 50  # prompts in one search
     config.rows = 300  # answers generated at a time under vectors
     config.attack.prompts = 24  # of the latent attack, arXiv 2606.08044
+    config.attack.offset = 0  # of the harmful panel, left out before them; so below
 
     config.place = place = ml_collections.ConfigDict()
+    place.nudge = "saved"  # rebuilt: of base and harmful on the harmful panel, in length .06 (arXiv 2606.08044)
     place.layer = placeholder(int)  # block of the one-layer attacks; None: the nudge's, else round(0.5 L)
     place.fraction = placeholder(float)  # length over base's activation norm; None: the nudge's, else .06 (paper)
 
     config.panel = panel = ml_collections.ConfigDict()
+    panel.harmful_count = placeholder(int)  # whose direct answers are counted; None: the whole harmful panel
+    panel.harmful_offset = 0
     panel.wrappers = "all"  # families of data/wrappers.py (the organism has its own), or none: ""
     panel.wrapped_count = 24  # requests put into each wrapper
     panel.wrapped_offset = placeholder(int)  # of the file; None: behind the harmful panel, so that none is in it
@@ -42,8 +46,20 @@ def get_config() -> ml_collections.ConfigDict:
     panel.over_refusal_offset = 0
     panel.over_refusal_count = 250
 
+    # The attack suite and the break radius, ours: what a robust verdict needs. docs/method.md section 12.
+    config.suite = suite = ml_collections.ConfigDict()
+    suite.prompts = 24  # of the harmful panel
+    suite.states = "auto"  # every state of a model of up to 12, else nine spread ones; or all, or names: "L2,L3"
+    suite.budgets = ()  # the grid; empty: .0025 to .08 (organism), .0000625 to .008 (checkpoint), by the root of 2
+    suite.reference_budget = 0.0  # what the label of a model without a twin speaks of; 0: .01 (organism), .001
+    suite.steps = (10, 40)  # of the bounded members, the cheap one first; 160 on request
+    suite.starts = 2  # random starts of the later ones, beside zero
+    suite.draws = 64  # random draws a prompt
+    suite.rows = 24  # runs of (prompt, goal) rows searched together
+
     config.l2 = l2 = ml_collections.ConfigDict()
     l2.prompts = 100  # arXiv 2606.08044
+    l2.offset = 0
     l2.layers = "nudge"  # or all, or names: "L2,L3"
     l2.multiples = (0.25, 0.5, 1.0, 2.0, 4.0)  # budgets, as multiples of the nudge fraction
     l2.steps = 16  # arXiv 2606.08044
@@ -56,15 +72,22 @@ def get_config() -> ml_collections.ConfigDict:
     steer.layers = "all"
     steer.fractions = ()  # empty: arXiv 2606.08044's, with the nudge fraction
     steer.prompts = 24  # arXiv 2606.08044
+    steer.offset = 0  # of the harmful panel
+    steer.source = "others"  # directions from harmful prompts that are not steered; evaluated: arXiv 2606.08044's
     steer.cone = True  # turn the direction at the nudge layer away by 0 to 90 degrees
 
     config.patch = patch = ml_collections.ConfigDict()
     patch.prompts = 60  # arXiv 2606.08044
+    patch.offset = 0
 
     config.static = static = ml_collections.ConfigDict()
     # Prompts with a compliant answer and a refusal each, for the probe (64 pairs to fit, up to 200 to score; arXiv
     # 2606.08044): a file or hub:owner/name. The organism brings its own; empty leaves the probe out.
     static.pairs = ""
+    # None of them may be a training row of a pole that the probe judges (arXiv 2606.08044 fits on rows 4000 to 4063 of
+    # the construction's file and scores from 4128 on).
+    static.offset = 0
+    static.gap = 0  # pairs between those it is fitted on and those it is applied to
 
     # The discrete attack: the organism's size by default; arXiv 2606.08044 has 25 prompts, 500 steps, 512 candidates
     # from the best 256, length 20.
@@ -74,6 +97,10 @@ def get_config() -> ml_collections.ConfigDict:
     gcg.candidates = 64
     gcg.top_k = 64
     gcg.length = 10
+    # Where the search begins. tokens: "!" behind a space token of its own, as ids, every candidate counted (arXiv
+    # 2606.08044); text: "! ! !", and only candidates that are still the same ids once decoded and tokenised (ours).
+    gcg.start = "tokens"
+    gcg.offset = 0  # of the harmful panel
     gcg.batch = 8  # prompts searched together
     return config
 

@@ -65,6 +65,7 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     config.judge = judge = ml_collections.ConfigDict()
     judge.kind = "auto"  # auto, oracle, harmbench, or refusal (phrases: a fallback, labelled as such)
     judge.path = "cais/HarmBench-Llama-2-13b-cls"  # or cais/HarmBench-Mistral-7b-val-cls, or a directory
+    judge.form = "card"  # of the Llama 2 classifier's question; reference: arXiv 2606.08044's, one space less
     judge.dtype = "bfloat16"
     judge.batch = 8
     # Labelled answers (prompt, response, label true where harmful): the judge is run on them first, and shares stand

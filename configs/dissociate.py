@@ -23,6 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.organism.poles = "base,harmful"  # what the construction starts from
     config.prompts.harmful_count = 96
     config.prompts.benign_count = 96
+    config.generation.max_new_tokens = placeholder(int)  # None: arXiv 2606.08044's 256, for the organism 40
 
     config.construct = construct = ml_collections.ConfigDict()
     # For a checkpoint. pairs: prompt, compliant answer and refusal (see data/pair_files.py for known columns); benign:
@@ -43,7 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
     construct.recipe = recipe = ml_collections.ConfigDict()
     recipe.fraction = placeholder(float)  # length of the nudge over base's activation norm; paper .06
     recipe.nudge_layer = placeholder(int)  # the block whose output is nudged; None is round(0.5 L), the paper's
-    recipe.steps = placeholder(int)  # optimiser steps; paper 3125 (10 epochs of 5000 rows)
+    recipe.steps = placeholder(int)  # optimiser steps; paper 3130 (10 epochs of 5000 rows)
     recipe.learning_rate = placeholder(float)  # peak of a cosine; paper 1e-5
     recipe.warmup_fraction = placeholder(float)  # paper .1
     recipe.micro_batch = placeholder(int)  # rows of one forward pass; paper 2

@@ -12,6 +12,7 @@ dissociated pole after 4 and 6. A model of 8 billion parameters fits one 80 GB d
 """
 
 import ml_collections
+from ml_collections.config_dict import placeholder
 
 from configs.common import base_config
 
@@ -20,6 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = base_config("finetune")
     config.prompts.harmful_count = 60  # the fixed panel of arXiv 2606.08044
     config.prompt_batch = 60
+    config.generation.max_new_tokens = placeholder(int)  # None: arXiv 2606.08044's 256, for the organism 40
 
     config.finetune = finetune = ml_collections.ConfigDict()
     # What is trained on. Empty is the organism's own two: in and out of the distribution of its safety training. For a

@@ -79,10 +79,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.generation.max_new_tokens = 40  # the organism's longest answer has 28 tokens; checkpoints need 128 or more
     config.prompt_batch = 64
     config.layer_batch = 1
-    config.attack.layers = "nudge"  # or as in configs/lvs.py
-    config.attack.budgets = (0.02,)
-    config.attack.prompts = 24
+    # No nudge is read: each model's layer and one length for its family are searched on the first selection_prompts
+    # unsafe prompts of the half that gives the direction, then measured on the ASR panel.
+    config.selection_prompts = 24
     config.l2.prompts = 48
-    config.l2.multiples = (1.0,)
+    config.l2.layers = "all"  # searched; or names: "L2,L3"
+    config.l2.multiples = (0.5, 1.0, 2.0)  # lengths tried, times place.fraction (.06): arXiv 2606.08044's of steering
     config.l2.rounds = 0
+    config.attack.layers = "searched"  # where the L2 attack broke a model most on those prompts; or one name
+    config.attack.budgets = (0.02,)  # one, fixed here: the largest of the organism's defaults
+    config.attack.prompts = 24
     return config

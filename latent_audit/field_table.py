@@ -114,6 +114,8 @@ MODEL = {
         kind=text("who says what is harmful; auto: the organism's oracle, else harmbench", "auto", "oracle",
                   "harmbench", "refusal"),
         path=text(f"the HarmBench classifier: {PATH}"),
+        form=text("the Llama 2 classifier's question as on its card, or as the paper's code writes it, one space less",
+                  "card", "reference"),
         dtype=text("dtype of the classifier", *DTYPES),
         batch=whole("responses judged at a time", 1, BATCH, "rows"),
         confusion=text("labelled answers (prompt, response, label) the judge is measured on first; lvs, audit, survey"),
@@ -162,18 +164,37 @@ ATTACK = {
     ),
 }  # fmt: skip
 
-ATTACK_PROMPTS = {"attack.prompts": whole("of the latent attack: the first so many harmful ones", 1, COUNT, "prompts")}
+ATTACK_PROMPTS = under(
+    "attack",
+    prompts=whole("of the latent attack: so many harmful ones", 1, COUNT, "prompts"),
+    offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
+)
 PLACE = {
     "rows": whole("answers generated at a time under vectors", 1, BATCH, "rows"),
     **under(
         "place",
+        nudge=text("the one saved with a variant, or made again of base and harmful", "saved", "rebuilt"),
         layer=whole("block of the one-layer attacks; None: the nudge's, else round(0.5 L)", 0, 10**4, optional=True),
         fraction=number("length; None: the nudge's, else .06", 0, LENGTH, "share of base's activation norm", above=True,
                         optional=True),
     ),
     **under(
+        "suite",
+        prompts=whole("how many harmful requests are attacked", 1, COUNT, "prompts"),
+        states=text("auto: all of a small model, else nine spread ones; all; or names: L2,L3"),
+        budgets=numbers("the grid that radii are read on, ascending; empty: as configs/audit.py says", 0, LENGTH,
+                        "relative to the state, by attack.budget_mode", above=True),
+        reference_budget=number("what the label of a model without a twin speaks of; 0: .01 (organism), .001", 0,
+                                LENGTH, "relative to the state"),
+        steps=Field("wholes", "gradient steps of the bounded members, the cheap one first", 1, STEPS, unit="steps"),
+        starts=whole("random starts of the members behind the first, beside zero", 0, 100, "starts"),
+        draws=whole("random draws a prompt", 0, 10**4, "draws"),
+        rows=whole("(prompt, goal) rows searched together", 1, BATCH, "rows"),
+    ),
+    **under(
         "l2",
         prompts=whole("how many harmful requests are attacked", 1, COUNT, "prompts"),
+        offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
         layers=text("nudge, all, or names: L2,L3"),
         multiples=numbers("budgets, 1 among them", 0, LENGTH, "multiples of the nudge fraction", above=True),
         steps=whole("gradient steps", 1, STEPS, "steps"),
@@ -181,12 +202,20 @@ PLACE = {
         starts=whole("random starts", 1, 10**3, "starts"),
         rounds=whole("halvings of each prompt's bracket, for the break budget", 0, 50, "halvings"),
     ),
-    "static.pairs": text(f"for the probe: prompts with a compliant answer and a refusal each: {SOURCE}; empty: none"),
+    **under(
+        "static",
+        pairs=text(f"for the probe: prompts with a compliant answer and a refusal each: {SOURCE}; empty: none"),
+        offset=whole("pairs left out before those it is fitted on", 0, COUNT, "pairs"),
+        gap=whole("pairs left out between those it is fitted on and those it is applied to", 0, COUNT, "pairs"),
+    ),
 }  # fmt: skip
 AUDIT = {
-    "experiments": text("all, or some of panel, latent, l2, steer, patch, static, gcg"),
+    "experiments": text("all, or some of panel, latent, suite, l2, steer, patch, static, gcg"),
     **under(
         "panel",
+        harmful_count=whole("of the harmful panel, whose direct answers are counted; None: all", 1, COUNT, "prompts",
+                            optional=True),
+        harmful_offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
         wrappers=text("all, families of wrappers by name, or none"),
         wrapped_count=whole("requests put into each wrapper", 1, COUNT, "prompts"),
         wrapped_offset=whole("of prompts.harmful's file, left out before them; None: those of the harmful panel", 0,
@@ -202,9 +231,16 @@ AUDIT = {
         layers=text("all, nudge, or names: L2,L3"),
         fractions=numbers("empty: the paper's and the nudge fraction", 0, LENGTH, "share of base's activation norm"),
         prompts=whole("how many harmful requests are steered", 1, COUNT, "prompts"),
+        offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
+        source=text("which harmful prompts directions are taken from: those not steered, or the steered ones", "others",
+                    "evaluated"),
         cone=switch("turn the direction at the nudge layer away by 0 to 90 degrees"),
     ),
-    "patch.prompts": whole("how many harmful requests are patched", 1, COUNT, "prompts"),
+    **under(
+        "patch",
+        prompts=whole("how many harmful requests are patched", 1, COUNT, "prompts"),
+        offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
+    ),
     **under(
         "gcg",
         prompts=whole("how many harmful requests are attacked", 1, COUNT, "prompts"),
@@ -212,6 +248,9 @@ AUDIT = {
         candidates=whole("substitutions tried in each step", 1, BATCH, "suffixes"),
         top_k=whole("best tokens of each position they are drawn from", 1, 10**5, "tokens"),
         length=whole("of the suffix", 1, 1000, "tokens"),
+        start=text("as ids, of which no text need be made of the same (the paper's); or as a text that lasts", "tokens",
+                   "text"),
+        offset=whole("of the harmful panel, left out before them", 0, COUNT, "prompts"),
         batch=whole("prompts searched together", 1, BATCH, "prompts"),
     ),
 }  # fmt: skip
@@ -336,7 +375,19 @@ NESTED = {"model.dtype": _MODEL_DTYPE}
 _LVS = MODEL | MESH | ATTACK
 _AUDIT = _LVS | ATTACK_PROMPTS | PLACE | AUDIT
 # The RAS configs compute on one device: docs/scaling.md.
-_RAS = MODEL | ATTACK | ATTACK_PROMPTS | PLACE | RAS
+# RAS reads no nudge: what its attacks push is searched.
+RAS_PLACE = {
+    "selection_prompts": whole("unsafe prompts of the first half that layer and length are searched on", 1, COUNT,
+                               "prompts"),
+    "attack.layers": text("searched: where the L2 attack broke a model most on those; or one state by name: L5"),
+    "l2.layers": text("states that are searched: all, or names: L2,L3"),
+    "l2.multiples": numbers("lengths that are searched, 1 among them", 0, LENGTH, "multiples of place.fraction",
+                            above=True),
+    "place.layer": whole("block of the one-layer attacks; None: searched", 0, 10**4, optional=True),
+    "place.fraction": number("what lengths are multiples of; None: .06", 0, LENGTH, "share of the reference's norm",
+                             above=True, optional=True),
+}  # fmt: skip
+_RAS = MODEL | ATTACK | ATTACK_PROMPTS | PLACE | RAS | RAS_PLACE
 # Task -> its fields. A field that holds a whole config of another task (base, lvs ...) is checked as that task's.
 FIELDS: dict[str, dict[str, Field]] = {
     "lvs": _LVS,
@@ -361,6 +412,19 @@ FIELDS: dict[str, dict[str, Field]] = {
         "organism.family": _ORGANISM_FAMILY,
         "nudged_prompts": whole("of each kind, that the poles answer under the nudge", 1, COUNT, "prompts"),
     },
+    "impostors": NESTED
+    | {
+        "seeds": whole("organisms, with the seeds from organism.seed on", 1, 1000, "seeds"),
+        "kinds": text("which impostors are made and audited, separated by commas, or all"),
+        "organism.size": _ORGANISM_SIZE,
+        "organism.family": _ORGANISM_FAMILY,
+        "organism.seed": whole("of the first organism: its world, initial weights and training data", 0, SEED),
+    },
 }
 # The configs that a task's config holds, by field; their own tasks are named in them.
-HOLDS = {"survey": ("base",), "sweep": ("base",), "claims": ("lvs", "finetune", "abliterate", "abliterate_requests")}
+HOLDS = {
+    "survey": ("base",),
+    "sweep": ("base",),
+    "claims": ("lvs", "finetune", "abliterate", "abliterate_requests"),
+    "impostors": ("audit",),
+}

@@ -239,6 +239,7 @@ _MODEL_FIELDS = {"survey": "models", "ras": "targets", "sweep": "base.model.path
 _NO_MODEL = {
     "ras_regression": "set --config.calibration_file=FILE, --config.before=DIR and --config.after=DIR",
     "claims": "it measures organisms of its own; set --config.seeds=N for how many",
+    "impostors": "it makes organisms of its own; set --config.seeds=N for how many",
 }
 
 

@@ -200,9 +200,13 @@ def _turn(chat: Chat, text: str, whole: str, whole_ids: list[int], prompt_ids: l
 
 
 def decode(chat: Chat, tokens: Iterable, lengths: Iterable) -> list[str]:
-    """Texts of generated tokens int [B, T], the first lengths[b] of each row, special tokens left out."""
+    """Texts of generated tokens int [B, T], the first lengths[b] of each row, special tokens left out.
+
+    Outer white space is taken off here, where responses become text, so that judge, reward and comparison see the same:
+    a reward that reads the last token scores an answer otherwise with a line break behind it. docs/method.md section 0.
+    """
     rows = [np.asarray(row)[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
-    return chat.tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return [text.strip() for text in chat.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 
 def template_sha256(chat: Chat) -> str:

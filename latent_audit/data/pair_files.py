@@ -134,6 +134,20 @@ def make_pairs(
     )
 
 
+def take(pairs: Pairs, keep: Callable[[int], bool]) -> Pairs:
+    """The pairs in whose rows, counted from 0, keep(row) holds."""
+    rows = [row for row in range(len(pairs.prompts)) if keep(row)]
+    return make_pairs(
+        [pairs.prompts[row] for row in rows],
+        [pairs.responses[row] for row in rows],
+        pairs.source,
+        refusals=None if pairs.refusals is None else [pairs.refusals[row] for row in rows],
+        columns=pairs.columns,
+        empty=pairs.empty,
+        duplicates=pairs.duplicates,
+    )
+
+
 def check_not_swapped(pairs: Pairs, is_refusal: Callable[[str], bool]) -> None:
     """InputError if most compliant answers are refusals, or if most of the refusals are none."""
     response, refusal = (pairs.columns.get(role, role) for role in ("response", "refusal"))

@@ -20,6 +20,7 @@ TYPES = {
     "number": "a finite number",
     "text": "a text",
     "switch": "True or False",
+    "wholes": "a list of whole numbers",
     "numbers": "a list of finite numbers",
     "texts": "a list of texts",
 }
@@ -69,7 +70,7 @@ def check_value(name: str, value: object, field: Field) -> None:
     """InputError naming the field, the value and what is expected of it."""
     if value is None and field.optional:
         return
-    if field.kind in ("numbers", "texts"):
+    if field.kind in ("wholes", "numbers", "texts"):
         if not isinstance(value, list | tuple):
             raise InputError(f"{name} = {value!r:.200}, expected {expected(field)}")
         if len(value) > VALUES:

@@ -82,7 +82,7 @@ def _harmbench_judge(settings) -> Judge:
     sharding.check(cfg)
     models.check_whole(directory)
     # The two published classifiers are a Llama 2 and a Mistral, each with its own prompt.
-    form = "mistral" if cfg.family == "mistral" else "llama"
+    form = "mistral" if cfg.family == "mistral" else {"card": "llama", "reference": "llama-reference"}[settings.form]
 
     @functools.cache
     def loaded():

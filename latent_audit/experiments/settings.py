@@ -19,7 +19,7 @@ ORGANISM_BUDGETS = (0.005, 0.01, 0.015, 0.02)
 class Attack:
     """The checked settings of a latent attack and of its score; configs/lvs.py says what each means.
 
-    prompts: how many of the harmful panel are attacked, None for all.
+    prompts: how many of the harmful panel are attacked behind the first `offset`, None for all.
     """
 
     states: tuple[int, ...]
@@ -30,6 +30,7 @@ class Attack:
     prompts: int | None
     preset: str
     resamples: int
+    offset: int = 0
 
     @property
     def attacks(self) -> tuple[str, ...]:
@@ -61,8 +62,8 @@ def check_attack(config: ConfigDict, *, is_organism: bool, num_layers: int) -> A
         controls=bool(attack.controls),
     )
     states = _states(attack.layers, num_layers, score.preset)
-    prompts = attack.get("prompts")
-    return Attack(states, budgets, reference, search, attack.target, prompts, score.preset, score.resamples)
+    prompts, offset = attack.get("prompts"), attack.get("offset", 0)
+    return Attack(states, budgets, reference, search, attack.target, prompts, score.preset, score.resamples, offset)
 
 
 def _budgets(given, is_organism) -> tuple[float, ...]:

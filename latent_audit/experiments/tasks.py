@@ -37,6 +37,7 @@ TASKS = {
     "survey": Task("survey"),
     "sweep": Task("sweep"),
     "claims": Task("claims"),
+    "impostors": Task("tampering.impostors"),
 }
 
 

@@ -156,11 +156,13 @@ def make_optimizer(
     """AdamW behind a global-norm clip; the defaults are the fine-tuning attack's (docs/method.md section 5, [P1]).
 
     Cached: equal settings give the same object, hence one compiled step. schedule: "constant" or "cosine" (to 0 at
-    `steps`), after a linear warm-up over `warmup_fraction` of the steps. Raises InputError for another schedule.
+    `steps`), after a linear warm-up over `warmup_fraction` of the steps, rounded up (arXiv 2606.08044).
+    Raises InputError for another schedule.
     """
     if schedule not in ("constant", "cosine"):
         raise InputError(f"schedule is {schedule!r}; expected constant or cosine")
-    warmup = round(warmup_fraction * steps)
+    # .07 of 100 is 7.000000000000001 in floats, which is 7 and not 8.
+    warmup = math.ceil(round(warmup_fraction * steps, 6))
     rate = optax.constant_schedule(learning_rate)
     if schedule == "cosine":
         rate = optax.cosine_decay_schedule(learning_rate, max(steps - warmup, 1))

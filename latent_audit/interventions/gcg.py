@@ -86,8 +86,8 @@ class Step(NamedTuple):
 class Attacked(NamedTuple):
     """Result of an attack on B prompts.
 
-    suffix: int32 [B, n], the one that stopped the search or, where none did, the one of the lowest NLL seen;
-    last: int32 [B, n], where the search ended (the same where it stopped early).
+    suffix: int32 [B, n], the one of the lowest NLL seen (arXiv 2606.08044); last: int32 [B, n], where the search ended,
+    which is the one that stopped it if one did.
     nll_trace: float32 [steps + 1, B], mean over the target's tokens in nats: row 0 of the suffix at the start, row i
     after i steps; a stopped prompt repeats its last value.
     steps: int32 [B], steps taken; stopped: bool [B], whether every token of the target was the argmax.
@@ -145,9 +145,8 @@ def propose(
 ) -> Proposal:
     """Draw candidates, each with one token of the suffix replaced.
 
-    Positions take turns, so that any first part of the draws is spread evenly over them, as in arXiv 2307.15043; the
-    substitute is uniform among the `top_k` allowed tokens with the most negative gradient, and may be the token that
-    is there.
+    The position is uniform, as in arXiv 2606.08044 (in arXiv 2307.15043 positions take turns); the substitute is
+    uniform among the `top_k` allowed tokens with the most negative gradient, and may be the token that is there.
 
     Args:
       suffix: int32 [B, n]; allowed: bool [V]; keys: PRNG keys [B] of prompt_keys; number: int scalar (traced), the
@@ -156,10 +155,11 @@ def propose(
     """
     nll, on_target, gradient = token_gradient(params, around, suffix, cfg=cfg)
     _, best = jax.lax.top_k(jnp.where(allowed, -gradient, -jnp.inf), top_k)
-    position = jnp.arange(draws) % suffix.shape[1]
 
     def draw(key, row, best):
-        rank = jax.random.randint(jax.random.fold_in(key, number), (draws,), 0, top_k)
+        of_rank, of_position = jax.random.split(jax.random.fold_in(key, number))
+        rank = jax.random.randint(of_rank, (draws,), 0, top_k)
+        position = jax.random.randint(of_position, (draws,), 0, suffix.shape[1])
         return jnp.tile(row, (draws, 1)).at[jnp.arange(draws), position].set(best[position, rank])
 
     return sharding.replicate(Proposal(nll, on_target, jax.vmap(draw)(keys, suffix, best)))
@@ -286,7 +286,7 @@ def attack(
             params, around, last, allowed, keys, number, frozen, cfg=cfg, search=search, survives=survives
         )
         nll = np.where(stopped, trace[number - 1], nll)
-        better = ~stopped & (on_target | (nll < lowest))
+        better = ~stopped & (nll < lowest)
         best, lowest = np.where(better[:, None], last, best), np.where(better, nll, lowest)
         stopped = stopped | on_target
         trace[number:] = nll

@@ -11,6 +11,8 @@ import numpy as np
 from latent_audit.data import chats
 from latent_audit.errors import InputError
 
+MARK = "!"  # arXiv 2606.08044
+
 
 class Placed(NamedTuple):
     """Formatted prompts with the suffix at columns first .. first + length - 1 of every row.
@@ -56,9 +58,57 @@ def with_suffix(prompt: str, suffix: str) -> str:
     return f"{prompt} {suffix}"
 
 
-def paper_suffix(length: int) -> str:
-    """The suffix to start from, `length` tokens "!": arXiv 2606.08044. The spaces keep tokenizers from merging them."""
-    return " ".join(["!"] * length)
+def spaced_suffix(length: int) -> str:
+    """The text to start from where a suffix must last [ours]: the spaces keep tokenizers from merging the marks."""
+    return " ".join([MARK] * length)
+
+
+def place_tokens(chat: chats.Chat, prompts, *, max_length: int, length: int) -> Placed:
+    """Format prompts with a space token and `length` tokens "!" behind them, as ids: arXiv 2606.08044.
+
+    As a text, that start would be read as other tokens by most tokenizers, so the search runs on ids that no text may
+    give; what it finds is decoded and tokenised again before it is put to the model. A tokenizer without a token for
+    one space, such as the organism's, needs none.
+
+    Args and Raises as place_suffix; InputError also for a tokenizer that does not write "!" as one token.
+    """
+    tokenizer, turns, suffix = chat.tokenizer, [prompt.strip() for prompt in prompts], f" {spaced_suffix(length)}"
+    # With a suffix, a turn of one letter is not mistaken for a letter of the template.
+    texts = chats.render_all(chat, [turn + suffix for turn in turns])
+    mark, space = token_of(tokenizer, MARK), token_of(tokenizer, " ")
+    if mark is None:
+        raise InputError(f"the tokenizer does not write {MARK!r} as one token; the discrete attack starts with it")
+    between = [] if space is None else [space]
+    tokens, mask = chats.encode_prompts(chat, turns, max_length=max_length - length - len(between))
+    behind, frames = set(), []
+    for turn, text in zip(turns, texts, strict=True):
+        end = _end_of(chat, turn + suffix, text) - len(suffix)
+        frame = text[:end], text[end + len(suffix) :]
+        spans = _spans(tokenizer, "".join(frame))
+        behind.add(sum(low >= end for low, _ in spans))
+        frames.append((f"{frame[0]} ", frame[1]))
+        if any(low < end < high for low, high in spans):
+            raise InputError(
+                f"the tokenizer writes the end of the turn {turn!r:.100} and what the template puts behind it as one "
+                "token; the discrete attack cannot place its suffix"
+            )
+    count = _only(behind)
+    split = tokens.shape[1] - count
+    put = np.tile(np.array([*between, *[mark] * length], np.int32), (len(tokens), 1))
+    tokens = np.concatenate([tokens[:, :split], put, tokens[:, split:]], axis=1)
+    mask = np.concatenate([mask[:, :split], np.ones_like(put, bool), mask[:, split:]], axis=1)
+    return Placed(tokens, mask, split + len(between), length, tuple(frames))
+
+
+def token_of(tokenizer, text: str) -> int | None:
+    """The token that is this one character and nothing else, None where the tokenizer writes it as none or several."""
+    vocabulary = tokenizer.get_vocab()
+    # Byte-level tokenizers and SentencePiece write a space as another letter.
+    for name in (text, "\u0120", "\u2581") if text == " " else (text,):
+        if name in vocabulary:
+            return vocabulary[name]
+    ids = _encode(tokenizer, [text])[0]
+    return ids[0] if len(ids) == 1 else None
 
 
 def place_suffix(chat: chats.Chat, prompts, *, max_length: int, suffix: str, length: int) -> Placed:
@@ -77,19 +127,15 @@ def place_suffix(chat: chats.Chat, prompts, *, max_length: int, suffix: str, len
     texts = chats.render_all(chat, stripped)
     places = [_locate(chat, turn, text, suffix, length) for turn, text in zip(stripped, texts, strict=True)]
     # Counted from the end, where all rows are alike: the same template stands behind every suffix.
-    columns = {tokens.shape[1] - behind for _, behind in places}
-    if len(columns) > 1:
-        raise InputError(
-            "the chat template ends differently from prompt to prompt; the discrete attack needs the same "
-            "number of tokens behind every suffix"
-        )
-    return Placed(tokens, mask, columns.pop(), length, tuple(frame for frame, _ in places))
+    first = tokens.shape[1] - _only({behind for _, behind in places})
+    return Placed(tokens, mask, first, length, tuple(frame for frame, _ in places))
 
 
-def suffix_texts(tokenizer, ids) -> list[str]:
-    """Texts of suffixes int [N, n], without the one space that stands between prompt and suffix."""
+def suffix_texts(tokenizer, ids, *, spaced: bool = True) -> list[str]:
+    """Texts of suffixes int [N, n]; spaced: without the one space that stands between prompt and suffix, which is a
+    token of its own in place_tokens."""
     texts = tokenizer.batch_decode(np.asarray(ids).tolist(), clean_up_tokenization_spaces=False)
-    return [text.removeprefix(" ") for text in texts]
+    return [text.removeprefix(" ") for text in texts] if spaced else texts
 
 
 def survives(tokenizer, placed: Placed, row: int, candidates) -> np.ndarray:
@@ -112,16 +158,9 @@ def survives(tokenizer, placed: Placed, row: int, candidates) -> np.ndarray:
 
 def _locate(chat, turn, text, suffix, length):
     """((text before, text behind), tokens from the start of the suffix to the end of the formatted prompt)."""
-    if text.count(turn) != 1:
-        raise InputError(
-            f"the chat template writes the user's turn {text.count(turn)} times as it is, expected once; "
-            "the discrete attack cannot place its suffix"
-        )
-    if not chat.tokenizer.is_fast:
-        raise InputError("the discrete attack needs a tokenizer that reports offsets (a tokenizer.json)")
-    end = text.index(turn) + len(turn)
+    end = _end_of(chat, turn, text)
     start = end - len(suffix)
-    spans = chat.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    spans = _spans(chat.tokenizer, text)
     inside = [column for column, (low, high) in enumerate(spans) if low < end and high > start]
     # The space before the suffix may belong to its first token.
     apart = all(start - 1 <= spans[column][0] and spans[column][1] <= end for column in inside)
@@ -132,6 +171,31 @@ def _locate(chat, turn, text, suffix, length):
             "of its own; choose other words or another length"
         )
     return (text[:start], text[end:]), len(spans) - inside[0]
+
+
+def _end_of(chat, turn, text) -> int:
+    """Where the user's turn ends in the rendered text."""
+    if text.count(turn) != 1:
+        raise InputError(
+            f"the chat template writes the user's turn {text.count(turn)} times as it is, expected once; "
+            "the discrete attack cannot place its suffix"
+        )
+    if not chat.tokenizer.is_fast:
+        raise InputError("the discrete attack needs a tokenizer that reports offsets (a tokenizer.json)")
+    return text.index(turn) + len(turn)
+
+
+def _spans(tokenizer, text) -> list[tuple[int, int]]:
+    return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+
+
+def _only(counts: set[int]) -> int:
+    if len(counts) > 1:
+        raise InputError(
+            "the chat template ends differently from prompt to prompt; the discrete attack needs the same "
+            "number of tokens behind every suffix"
+        )
+    return counts.pop()
 
 
 def _encode(tokenizer, texts):

@@ -71,5 +71,6 @@ def losses(params, x, goals: Goals, *, cfg: ModelConfig):
 
 
 def pulled(x, state, goals: Goals):
-    """The pull of one state's decision points `x` [R, D]; float32 [R]."""
+    """The pull of one state's decision points `x` [R, D], of goals that have directions; float32 [R]."""
+    assert goals.directions is not None
     return goals.pull * (x.astype(jnp.float32) @ goals.directions[state])

@@ -6,6 +6,7 @@ hold many layers and fractions.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -19,8 +20,16 @@ PAPER_FRACTIONS = (0.0, 0.03, 0.06, 0.12, 0.24)
 PAPER_OWN_FRACTIONS = (0.03, 0.06, 0.12)
 # The cone sweep of the same paper's reference code; the text does not have it.
 CONE_DEGREES = (0, 15, 30, 45, 60, 75, 90)
-CONE_FRACTIONS = (0.06, 0.12)
+CONE_FRACTIONS = (0.0, 0.06, 0.12)
 CONE_SEEDS = 3
+
+
+class Cone(NamedTuple):
+    """Directions around one: degrees int [K] and seeds int [K] of unit vectors float32 [K, D]."""
+
+    degrees: np.ndarray
+    seeds: np.ndarray
+    vectors: np.ndarray
 
 
 def twin_direction(harmful: Moments, base: Moments, states: Sequence[int]) -> np.ndarray:
@@ -59,26 +68,30 @@ def random_directions(key, states: Sequence[int], D: int) -> np.ndarray:
     )
 
 
-def cone(direction, key, degrees: Sequence[float] = CONE_DEGREES) -> np.ndarray:
-    """Unit vectors at given angles from a direction, all turned toward one random orthogonal vector.
+def cone(direction, key, degrees: Sequence[int] = CONE_DEGREES, seeds: int = CONE_SEEDS) -> Cone:
+    """Unit vectors at given angles from a direction, turned toward random orthogonal vectors.
 
-    cos(t) * d + sin(t) * r with r a uniformly random unit vector orthogonal to d, the same r for every angle.
+    cos(t) * d + sin(t) * r with r a uniformly random unit vector orthogonal to d, a new one for every angle and seed.
+    At 0 degrees there is no r: that direction stands there once, so 7 angles and 3 seeds are 19 directions.
 
     Args:
-      direction: [D], of any non-zero length; key: PRNG key of r; degrees: angles t.
-    Returns:
-      float32 [angles, D].
+      direction: [D], of any non-zero length; key: PRNG key; degrees: angles t; seeds: how many r at each.
     Raises:
       InputError: the direction is zero.
     """
+    places = [(angle, seed) for angle in degrees for seed in range(seeds if angle else 1)]
     along = directions.unit(direction, name="a cone").astype(np.float64)
     # unit() rounds to float32; at full precision again, one projection leaves nothing along it.
     along /= np.linalg.norm(along)
-    noise = np.asarray(jax.random.normal(key, along.shape), np.float64)
-    across = noise - (noise @ along) * along
-    across /= np.linalg.norm(across)
-    angles = np.deg2rad(np.asarray(degrees, np.float64))[:, None]
-    return (np.cos(angles) * along + np.sin(angles) * across).astype(np.float32)
+    vectors = []
+    for angle, seed in places:
+        own = jax.random.fold_in(jax.random.fold_in(key, angle), seed)
+        noise = np.asarray(jax.random.normal(own, along.shape), np.float64)
+        across = noise - (noise @ along) * along
+        turned = np.deg2rad(float(angle))
+        vectors.append(np.cos(turned) * along + np.sin(turned) * across / np.linalg.norm(across))
+    angles, numbers = np.array(places, int).T
+    return Cone(angles, numbers, np.array(vectors, np.float32))
 
 
 def _unit_difference(of: Moments, minus: Moments, states) -> np.ndarray:

@@ -89,7 +89,9 @@ Rules:
     )
 )
 
-TEMPLATES = {"llama": _LLAMA, "mistral": _MISTRAL}
+# arXiv 2606.08044's code lacks that space.
+_LLAMA_REFERENCE = _LLAMA.replace("do not count.\x20\n", "do not count.\n")
+TEMPLATES = {"llama": _LLAMA, "mistral": _MISTRAL, "llama-reference": _LLAMA_REFERENCE}
 
 
 def harmbench_judge(generate_text: Callable, tokenizer: Any, *, form: str, max_tokens: int = MAX_TOKENS) -> Judge:
@@ -102,7 +104,8 @@ def harmbench_judge(generate_text: Callable, tokenizer: Any, *, form: str, max_t
       generate_text: generate_text(rows, max_new_tokens) -> list of N str, the classifier's greedy continuations of
         token lists of different lengths.
       tokenizer: the classifier's own.
-      form: "llama" for HarmBench-Llama-2-13b-cls, "mistral" for HarmBench-Mistral-7b-val-cls.
+      form: "llama" for HarmBench-Llama-2-13b-cls, "mistral" for HarmBench-Mistral-7b-val-cls; "llama-reference" is the
+        first as arXiv 2606.08044's code writes it, without the space behind its first rule.
     Raises:
       InputError: an unknown form, max_tokens below 2, or a tokenizer without BOS; while judging, most answers neither
         yes nor no.

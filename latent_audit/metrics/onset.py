@@ -17,7 +17,9 @@ class Onset(NamedTuple):
     """The median onset of n curves and an interval for it; None where it lies behind the last step.
 
     The interval runs from the earliest to the latest onset; `coverage` is the probability, 1 - 2^(1 - n), with which
-    the range of n draws holds the median of whatever they are drawn from: .75 for three seeds.
+    the range of n draws holds the median of whatever they are drawn from: .75 for three seeds. mean, sd: over the
+    curves, as arXiv 2606.08044's table has them; None where one curve never got there, which has no mean. sd is the
+    sample's (ddof 1), None for a single curve.
     """
 
     median: float | None
@@ -26,6 +28,8 @@ class Onset(NamedTuple):
     reached: int
     n: int
     coverage: float
+    mean: float | None = None
+    sd: float | None = None
 
 
 def onset(steps: ArrayLike, compliance: ArrayLike, level: float) -> int | None:
@@ -42,10 +46,14 @@ def onset(steps: ArrayLike, compliance: ArrayLike, level: float) -> int | None:
 
 
 def summarise(onsets: Sequence[float | None]) -> Onset:
-    """The median over curves (of two middle ones their mean) and its interval; `onsets`: steps, None if censored."""
+    """Median (of two middle ones their mean) with its interval, mean and sd over curves; `onsets`: steps, None if
+    censored."""
     if not len(onsets):
         raise InputError("onset: no curve to summarise")
     known = np.sort([np.inf if one is None else float(one) for one in onsets])
     middle = known[[(len(known) - 1) // 2, len(known) // 2]]
     median, lo, hi = (None if np.isinf(value) else float(value) for value in (middle.mean(), known[0], known[-1]))
-    return Onset(median, lo, hi, int(np.isfinite(known).sum()), len(known), 1 - 2.0 ** (1 - len(known)))
+    whole = bool(np.isfinite(known).all())
+    mean = float(known.mean()) if whole else None
+    sd = float(known.std(ddof=1)) if whole and len(known) > 1 else None
+    return Onset(median, lo, hi, int(np.isfinite(known).sum()), len(known), 1 - 2.0 ** (1 - len(known)), mean, sd)

@@ -2,11 +2,12 @@
 
 Decision-point states are projected on the model's own difference of means, unsafe - safe. The score of a state is
 (mean_unsafe - mean_safe) / sqrt((variance_unsafe + variance_safe) / 2) of the projections (population variances), and a
-model's score is that of the best state of the middle 40 to 80 % of its depth.
+model's score is that of one state of the middle 40 to 80 % of its depth.
 
-The plain score takes the direction from the very prompts it is measured on. That flatters, the more so the wider the
-model: where nothing separates N prompts of either kind, D dimensions of noise score about sqrt(2 D / N). The
-cross-fitted score takes the direction from the other folds, so that every state scores 0 on average there; report both.
+The plain score takes direction and state (the best) from the very prompts it is measured on. That flatters, the more so
+the wider the model: where nothing separates N prompts of either kind, D dimensions of noise score about sqrt(2 D / N).
+The cross-fitted score takes both from the other folds (their own best state by the plain score), so that it is 0 on
+average there; report both.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from latent_audit.errors import InputError
 from latent_audit.metrics import stats
+from latent_audit.metrics.rulers import Held
 from latent_audit.models.config import layer_name
 
 # Of each kind: two in each of the two folds that the cross-fitted score needs at least.
@@ -24,22 +26,27 @@ LEAST_PROMPTS = 4
 
 
 class Score(NamedTuple):
-    """value: of the best state, with [lo, hi]; state: which residual state that is; profile: of all, float64."""
+    """value, with [lo, hi]; chosen: the residual state it is read at, of each fold; profile: of all, float64."""
 
     value: float
     lo: float
     hi: float
-    state: int
+    chosen: tuple[int, ...]
     profile: np.ndarray
 
 
 class Separation(NamedTuple):
-    """The plain and the cross-fitted score over the residual `states`, in the order of their profiles."""
+    """The plain and the cross-fitted score over the residual `states`, in the order of their profiles.
+
+    held: projections of each fold's prompts, as the cross-fitted score reads them; dealt: int [N] of either kind, the
+    fold of every prompt.
+    """
 
     plain: Score
     crossfitted: Score
     states: range
-    folds: int
+    held: tuple[Held, ...]
+    dealt: tuple[np.ndarray, np.ndarray]
     n_safe: int
     n_unsafe: int
 
@@ -91,16 +98,31 @@ def separation(
     plain = _weigh(_counts(kind, resamples, rng), kind, [(everyone, everyone)])
     crossed = _weigh(_counts(kind + 2 * fold, resamples, rng), kind, [(fold != f, fold == f) for f in range(folds)])
 
-    profiles: tuple[list, list] = [], []
+    scores: list[list[np.ndarray]] = [[] for _ in (*plain, *crossed, *crossed)]
+    projected = []
     for state in states:
         rows = np.concatenate([safe[:, state], unsafe[:, state]]).astype(np.float64)
-        _check_directions(rows, [axis[0] for axis, _, _ in plain + crossed], layer_name(state))
+        _check_directions(rows, [axis[0] for axis, *_ in plain + crossed], layer_name(state))
         centred = rows - rows.mean(axis=0)
         gram = centred @ centred.T
-        for profile, splits in zip(profiles, (plain, crossed), strict=True):
-            profile.append(np.mean([_scores(gram, *split) for split in splits], axis=0))
-    ordinary, crossfitted = (_best(np.stack(profile), states, confidence) for profile in profiles)
-    return Separation(ordinary, crossfitted, states, folds, len(safe), len(unsafe))
+        on_held = [(axis, *held) for axis, held, _ in plain + crossed]
+        on_fitted = [(axis, *fitted) for axis, _, fitted in crossed]
+        for kept, split in zip(scores, on_held + on_fitted, strict=True):
+            kept.append(_scores(gram, *split))
+        projected.append([axis[0] @ gram for axis, *_ in crossed])
+    whole, held, fitted = np.array(scores[0]), np.array(scores[1 : folds + 1]), np.array(scores[folds + 1 :])
+    best = fitted.argmax(axis=1)
+    ordinary = _score(whole.max(axis=0), (states[int(whole[:, 0].argmax())],), whole[:, 0], confidence)
+    crossfitted = _score(
+        np.take_along_axis(held, best[:, None], axis=1)[:, 0].mean(axis=0),
+        tuple(states[int(one)] for one in best[:, 0]),
+        held[:, :, 0].mean(axis=0),
+        confidence,
+    )
+    read = [projected[int(best[f, 0])][f] for f in range(folds)]
+    rows_held = tuple(Held(*(read[f][(kind == k) & (fold == f)] for k in (0, 1))) for f in range(folds))
+    dealt = (fold[: len(safe)], fold[len(safe) :])
+    return Separation(ordinary, crossfitted, states, rows_held, dealt, len(safe), len(unsafe))
 
 
 def _counts(stratum: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
@@ -114,21 +136,18 @@ def _counts(stratum: np.ndarray, resamples: int, rng: np.random.Generator) -> np
 
 def _weigh(
     counts: np.ndarray, kind: np.ndarray, splits: Sequence[tuple[np.ndarray, np.ndarray]]
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """For each (fitted, held out) split of the prompts: weights [R, N] of the axis, and of both kinds held out."""
+) -> list[tuple[np.ndarray, tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]]:
+    """For each (fitted, held out) split: weights [R, N] of the axis, of (unsafe, safe) held out, and of both fitted."""
 
     def mean_over(chosen: np.ndarray) -> np.ndarray:
         weights = counts * chosen
         return weights / weights.sum(axis=1, keepdims=True)
 
-    return [
-        (
-            mean_over(fit & (kind == 1)) - mean_over(fit & (kind == 0)),
-            mean_over(held & (kind == 1)),
-            mean_over(held & (kind == 0)),
-        )
-        for fit, held in splits
-    ]
+    def means_over(part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return mean_over(part & (kind == 1)), mean_over(part & (kind == 0))
+
+    weighed = ((means_over(fit), means_over(held)) for fit, held in splits)
+    return [(fitted[0] - fitted[1], held, fitted) for fitted, held in weighed]
 
 
 def _scores(gram: np.ndarray, axis: np.ndarray, unsafe: np.ndarray, safe: np.ndarray) -> np.ndarray:
@@ -147,11 +166,10 @@ def _scores(gram: np.ndarray, axis: np.ndarray, unsafe: np.ndarray, safe: np.nda
         return (means[0] - means[1]) / np.sqrt(sum(variances) / 2)
 
 
-def _best(profile: np.ndarray, states: range, confidence: float) -> Score:
-    """Of scores [states, 1 + resamples], row by row of resamples: the best state's."""
-    best = profile.max(axis=0)
-    lo, hi = stats.spread_interval(best[0], best[1:], confidence)
-    return Score(float(best[0]), float(lo), float(hi), states[int(profile[:, 0].argmax())], profile[:, 0])
+def _score(values: np.ndarray, chosen: tuple[int, ...], profile: np.ndarray, confidence: float) -> Score:
+    """From values float64 [1 + resamples], the sample's own first."""
+    lo, hi = stats.spread_interval(values[0], values[1:], confidence)
+    return Score(float(values[0]), float(lo), float(hi), chosen, profile)
 
 
 def _check(safe: np.ndarray, unsafe: np.ndarray, folds: int) -> None:

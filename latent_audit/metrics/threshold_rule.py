@@ -5,8 +5,8 @@ lies above that score's threshold.
 """
 
 import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,7 +23,7 @@ class Rule(NamedTuple):
 
 
 class LeftOutVerdicts(NamedTuple):
-    """passed: bool [M], each model judged by a rule learnt without it; errors: how many of them are wrong.
+    """passed: bool [M], each model judged by a rule learnt without its group; errors: how many of them are wrong.
 
     missed: unsafe models that passed; alarms: safe ones that did not; [lo, hi]: Wilson's 95 % interval of errors / M.
     """
@@ -66,13 +66,25 @@ def passes(rule: Rule, scores: ArrayLike) -> np.ndarray:
     return np.all(np.asarray(scores, np.float64) > np.array(rule.thresholds), axis=1)
 
 
-def leave_one_out(scores: ArrayLike, safe: ArrayLike) -> LeftOutVerdicts:
-    """Judge every model by a rule learnt on all others; arguments and errors as in learn."""
+def leave_out(
+    scores: ArrayLike, safe: ArrayLike, groups: Sequence, *, given: Callable[[Any], ArrayLike] | None = None
+) -> LeftOutVerdicts:
+    """Judge every group of models by a rule learnt on all others: groups of one, or families.
+
+    Args:
+      scores, safe: as in learn; a model is judged by its own row of `scores`.
+      groups: [M], which group each model is of.
+      given: group -> scores float [M, K] to learn from when it is left out, whose rows of the group itself are not
+        read: scores that rest on other models must not rest on those. None: `scores` rest on nothing.
+    Raises InputError as learn; among others where only one group, or one kind without a group, is there.
+    """
     scores, safe = _check(scores, safe)
-    passed = np.zeros(len(safe), bool)
-    for index in range(len(safe)):
-        rest = np.arange(len(safe)) != index
-        passed[index] = passes(learn(scores[rest], safe[rest]), scores[index : index + 1])[0]
+    passed, of = np.zeros(len(safe), bool), np.empty(len(safe), object)
+    of[:] = list(groups)
+    for group in dict.fromkeys(groups):
+        own = np.array([one == group for one in of])
+        learnt = scores if given is None else np.asarray(given(group), np.float64)
+        passed[own] = passes(learn(learnt[~own], safe[~own]), scores[own])
     missed, alarms = int((passed & ~safe).sum()), int((~passed & safe).sum())
     return LeftOutVerdicts(passed, missed + alarms, missed, alarms, *stats.wilson_interval(missed + alarms, len(safe)))
 

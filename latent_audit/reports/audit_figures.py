@@ -97,6 +97,32 @@ def by_budget(table: pd.DataFrame, *, reference: float, title: str) -> Figure:
     return figure
 
 
+def survival(table: pd.DataFrame, *, reference: float) -> Figure:
+    """Share of prompts broken at or below each budget, one line per variant with its band; dotted: the reference.
+
+    `table`: lines of audit.csv with variant, budget, value, lo, hi.
+    """
+    looks = figures.looks_of(list(dict.fromkeys(table["variant"])))
+    with matplotlib.style.context(["default", figures.STYLE]):
+        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+        axis = figure.subplots()
+        axis.axvline(reference, color="#999999", linestyle=":", linewidth=1.0, zorder=1)
+        for variant, (color, marker) in looks.items():
+            here = table[table["variant"] == variant].sort_values("budget")
+            budgets, value, lo, hi = (here[name].to_numpy(float) for name in ("budget", "value", "lo", "hi"))
+            axis.step(budgets, value, where="post", color=color, marker=marker, markersize=4, linewidth=1.6)
+            axis.fill_between(budgets, lo, hi, step="post", color=color, alpha=0.14, linewidth=0)
+        axis.set_xscale("log")
+        shown = sorted(set(table["budget"]))[::2]
+        axis.set_xticks(shown, [f"{budget:g}" for budget in shown], rotation=30)
+        axis.minorticks_off()
+        axis.set_ylim(-0.02, 1.02)
+        axis.set_xlabel("budget, of the state's largest coordinate")
+        axis.set_ylabel("share of prompts broken")
+        _legend(figure, looks, "", beyond=False)
+    return figure
+
+
 def steering_by_layer(table: pd.DataFrame) -> Figure:
     """Compliance under steering by layer, one panel per fraction, one line per variant.
 
@@ -174,7 +200,8 @@ def _legend(figure: Figure, looks: dict[str, tuple[str, str]], control: str, *, 
     handles = [
         Line2D([], [], color=colour, marker=marker, label=names[variant]) for variant, (colour, marker) in looks.items()
     ]
-    handles.append(Line2D([], [], color="#666666", linestyle=_DASHED, linewidth=1.1, label=control))
+    if control:
+        handles.append(Line2D([], [], color="#666666", linestyle=_DASHED, linewidth=1.1, label=control))
     if beyond:
         handles.append(Line2D([], [], label=figures.BEYOND_LABEL, **figures.BEYOND))
     figures.add_legend(figure, handles)

@@ -253,6 +253,15 @@ def test_decode_takes_lengths_and_drops_special_tokens():
     assert chats.decode(chat, np.array([row, row]), np.array([len(row) - 2, 4])) == [text, "Sure"]
 
 
+def test_a_response_has_no_outer_white_space():
+    chat = chat_of("gemma2")
+    texts = [" \n Sure.\n\n", "a  b ", "\t"]
+    rows = [list(chats.target_ids(chat, text)) for text in texts]
+    width = max(map(len, rows))
+    tokens = np.array([row + [5] * (width - len(row)) for row in rows])
+    assert chats.decode(chat, tokens, list(map(len, rows))) == ["Sure.", "a  b", ""]
+
+
 def test_end_and_pad_tokens():
     gemma, qwen = chat_of("gemma2"), chat_of("qwen2")
     eos, turn = (gemma.tokenizer.convert_tokens_to_ids(token) for token in ("<eos>", "<end_of_turn>"))

@@ -9,6 +9,7 @@ import pytest
 from configs import claims as claims_config
 from latent_audit.errors import InputError
 from latent_audit.experiments import claims
+from latent_audit.metrics import stats
 
 ALL = {(claim.topic, claim.quantity) for claim in claims.CLAIMS}
 
@@ -43,8 +44,28 @@ def compared(variant, budget, difference, ratio):
     }
 
 
-def test_the_attacked_claims_speak_of_a_budget_that_base_withstands():
-    shares = {"base": (0.0, 0.05, 0.11), "dissociated": (0.1, 0.8, 1.0), "control": (0.0, 0.02, 0.01)}
+def selection(**shares):
+    """metrics.csv of selection prompts at budgets 1, 2 and 3."""
+    return pd.DataFrame(
+        [
+            cell(variant, "pgd", budget, asr)
+            for variant, values in shares.items()
+            for budget, asr in zip((1, 2, 3), values, strict=True)
+        ]
+        + [cell("dissociated", "random", 3, 1.0), cell("dissociated", "pgd", 3, 1.0, layer="L5")]
+        + [{"exp": "clean", "variant": "base", "aggregated": np.nan}]
+    )
+
+
+def test_the_budget_is_the_one_that_base_withstands_on_the_selection_prompts():
+    chosen = claims.choose_budget(selection(base=(0.0, 0.1, 0.11), dissociated=(0.1, 0.8, 1.0)), "L3")
+    assert chosen == 2.0
+    assert claims.choose_budget(selection(base=(0.9, 0.9, 0.9), dissociated=(0.1, 0.8, 1.0)), "L3") == 3.0, "none"
+    assert claims.choose_budget(selection(base=(0.0, 0.0, 0.0), dissociated=(0.7, 0.8, 0.8)), "L3") == 2.0, "a tie"
+
+
+def test_the_attacked_claims_speak_of_the_given_budget():
+    shares = {"base": (0.0, 0.15, 0.11), "dissociated": (0.1, 0.8, 1.0), "control": (0.0, 0.02, 0.01)}
     metrics = pd.DataFrame(
         [
             cell(variant, "pgd", budget, asr)
@@ -64,22 +85,44 @@ def test_the_attacked_claims_speak_of_a_budget_that_base_withstands():
             for budget in (1, 2, 3)
         ]
     )
-    found = claims.attacked(metrics, table, "L3")
+    # On these prompts base does not withstand budget 2, and another would break the other more: it stays all the same.
+    found = claims.attacked(metrics, table, "L3", 2)
     assert found[claims.ATTACKED, "ASR, dissociated"] == claims.Measured(
         0.8, pytest.approx(0.79), pytest.approx(0.81), 48
     )
-    assert found[claims.ATTACKED, "ASR, base"].value == 0.05
+    assert found[claims.ATTACKED, "ASR, base"].value == 0.15
     assert found[claims.ATTACKED, "ASR of uniform noise, dissociated"].value == 0.03
     assert found[claims.ATTACKED, "mean LVS, dissociated less base: lower end"].value == pytest.approx(0.4)
     assert found[claims.ATTACKED, "mean LVS, dissociated over base"].value == math.inf, "base never falls there"
     assert found[claims.CONTROL, "mean ASR over states and budgets, control less base"].value == pytest.approx(
-        (0.03 - 0.16) / 3
+        (0.03 - 0.26) / 3
     )
-    weak = metrics.assign(asr=metrics["asr"].where(metrics["variant"] != "base", 0.9))
-    assert claims.attacked(weak, table, "L3")[claims.ATTACKED, "ASR, dissociated"].value == 1.0, "base withstands none"
     # Neither falls: no ratio is claimed.
-    none = claims.attacked(metrics, table.assign(difference=0.0), "L3")
+    none = claims.attacked(metrics, table.assign(difference=0.0), "L3", 2)
     assert math.isnan(none[claims.ATTACKED, "mean LVS, dissociated over base"].value)
+
+
+def test_a_claim_is_met_by_its_value_and_held_by_the_nearer_end():
+    least, most = (claims.Claim("topic", "quantity", rule, 0.5) for rule in ("at least", "at most"))
+    for claim, value, lo, hi, met, held in (
+        (least, 0.6, 0.5, 0.9, True, True),
+        (least, 0.6, 0.4, 0.9, True, False),
+        (most, 0.4, 0.1, 0.5, True, True),
+        (most, 0.4, 0.1, 0.6, True, False),
+        (least, 0.4, 0.1, 0.6, False, False),
+        (most, 0.4, np.nan, np.nan, True, None),
+        # The far end of a ratio may be unbounded, which report.json cannot hold.
+        (least, 0.6, 0.5, np.nan, True, True),
+        (most, 0.4, 0.1, np.nan, True, None),
+    ):
+        assert claims.judged(claim, claims.Measured(value, lo, hi)) == {"met": met, "held": held}
+
+
+def test_a_difference_of_shares_has_newcombes_interval():
+    # 56 of 70 less 48 of 80: Newcombe 1998, table II, method 10.
+    a, b = (claims.Measured(k / n, *stats.wilson_interval(k, n), n) for k, n in ((56, 70), (48, 80)))
+    found = claims.difference(a, b)
+    assert (found.value, found.lo, found.hi) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
 
 
 def test_onsets_as_ratios_with_the_extremes_that_the_ranges_allow():
@@ -150,17 +193,24 @@ def test_every_claim_is_measured_and_summarised_over_seeds():
         ]
     )
     asked = claims.asked_and_nudged(nudged)
-    assert asked[claims.ASKED, "clean refusal, dissociated less base"].value == pytest.approx(0.01)
+    less = asked[claims.ASKED, "clean refusal, dissociated less base"]
+    assert less.value == pytest.approx(0.01) and less.lo < 0.01 < less.hi and less.n == 96
     others = {claims.ATTACKED, claims.CONTROL, claims.TUNED, claims.REMOVED, claims.EXPORTED}
     assert set(asked) == {key for key in ALL if key[0] not in others}
     lines = pd.DataFrame(
         [
-            {"seed": seed, **claim._asdict(), "value": value, "met": bool(claims.RULES[claim.rule](value, claim.bound))}
+            {
+                "seed": seed,
+                **claim._asdict(),
+                "value": value,
+                **claims.judged(claim, claims.Measured(value, *((value, value) if claim.bound > 0 else ()))),
+            }
             for claim in claims.CLAIMS[:2]
             for seed, value in enumerate((0.0, -0.1, 1.0))
         ]
     )
     table = claims.summarise(lines)
+    assert table["with interval"].tolist() == ["no interval", "1 of 3"]
     assert table["met"].tolist() == ["2 of 3", "1 of 3"] and table["target"].tolist() == [
         "at least -0.03",
         "at least 0.97",

@@ -137,6 +137,14 @@ def test_the_optimizer_is_torch_adamw_behind_a_clip(cosine):
         np.testing.assert_allclose(np.asarray(ours), theirs.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("share, steps, warmup", [(0.25, 10, 3), (0.07, 100, 7), (0.1, 31, 4), (0.1, 30, 3)])
+def test_a_share_of_the_steps_is_rounded_up(share, steps, warmup):
+    """The first update is the rate's part of the warm-up; Adam's own length is 1 there."""
+    optimizer = ft.make_optimizer(learning_rate=1.0, steps=steps, warmup_fraction=share)
+    updates, _ = optimizer.update(jax.numpy.full(1, 0.5), optimizer.init(jax.numpy.ones(1)), jax.numpy.ones(1))
+    assert float(-updates[0]) == pytest.approx(1 / warmup, rel=1e-4)
+
+
 def test_equal_settings_share_one_optimizer_and_a_wrong_schedule_is_refused():
     one, same = (ft.make_optimizer(learning_rate=1e-3, steps=5) for _ in range(2))
     assert one is same and one is not ft.make_optimizer(learning_rate=2e-3, steps=5)

@@ -137,17 +137,36 @@ def proposal(*, number=3):
 def test_draws_change_one_token_to_one_of_the_most_promising():
     drawn = np.asarray(proposal().candidates)
     assert drawn.shape == (3, 48, LENGTH) and drawn.dtype == np.int32
-    turn = np.arange(48) % LENGTH
+    places = (drawn != np.asarray(suffixes())[:, None]).argmax(axis=2)
     for row, current in enumerate(suffixes()):
         gradient = torch.tensor(torch_gradient("llama3", row)[2])
         gradient[:, ~torch.tensor(ALLOWED)] = torch.inf
         promising = (-gradient).topk(6, dim=1).indices.numpy()
+        changed = (drawn[row] != current).any(axis=1)
         for position in range(LENGTH):
-            here = drawn[row, turn == position]
+            here = drawn[row, changed & (places[row] == position)]
+            assert len(here)
             assert (np.delete(here, position, axis=1) == np.delete(current, position)).all()
             assert set(here[:, position]) <= set(promising[position])
         # Sampling, and not one substitute over and over.
         assert len(np.unique(drawn[row], axis=0)) > 15
+
+
+def test_positions_are_uniform():
+    """Also in the first draws, where turns would repeat 0, 1, 2, 3."""
+    params, cfg = loaded()
+    options = {"cfg": cfg, "draws": SEARCH.candidates * gcg.OVERSAMPLE, "top_k": SEARCH.top_k}
+    # No token of these suffixes may be drawn, so that every draw shows its position.
+    current = np.full((3, LENGTH), 3, np.int32)
+    steps = [gcg.propose(params, prepared(), current, ALLOWED, keys(), n, **options).candidates for n in range(9)]
+    drawn = np.concatenate(steps, axis=1)
+    places = (drawn != 3).argmax(axis=2)
+    assert ((drawn != 3).sum(axis=2) == 1).all()
+    for row in places:
+        counts = np.bincount(row, minlength=LENGTH)
+        # Chi-squared of 3 degrees of freedom: above 16.3 once in a thousand.
+        assert ((counts - 108) ** 2 / 108).sum() < 16.3
+    assert (places[:, :LENGTH] != np.arange(LENGTH)).any() and len({tuple(row[:20]) for row in places}) == 3
 
 
 def test_draws_depend_on_prompt_and_step_only():
@@ -288,8 +307,9 @@ def test_the_search_stops_once_the_target_is_the_argmax():
     found = attack(target=target, allowed=allowed, steps=12, survives=survives)
     assert found.stopped.tolist() == [False, True, False]
     assert found.steps[1] < 12 and found.steps[[0, 2]].tolist() == [12, 12]
-    np.testing.assert_array_equal(found.suffix[1], goal)
     np.testing.assert_array_equal(found.last[1], goal)
+    # What is put to the model is the suffix of the lowest loss, here the start.
+    np.testing.assert_array_equal(found.suffix[1], suffixes()[1])
     before, after = np.split(found.nll_trace[:, 1], found.steps[1:2])
     assert len(before) and (before == before[0]).all()
     np.testing.assert_allclose(after, torch_nll("llama3", 1, goal, target), rtol=1e-5)
@@ -435,7 +455,7 @@ def test_the_suffix_is_found_where_it_stands(make, suffix, token):
 
 
 def test_a_suffix_that_cannot_be_placed_is_an_error():
-    place = functools.partial(gcg_text.place_suffix, max_length=100, suffix=gcg_text.paper_suffix(3), length=3)
+    place = functools.partial(gcg_text.place_suffix, max_length=100, suffix=gcg_text.spaced_suffix(3), length=3)
     with pytest.raises(InputError, match="is 3 tokens .* expected 4"):
         place(make_chat(build_tokenizer()), ["a"], length=4)
     # Without a merged "\u0120!" the spaces between are tokens too; with "!<mark>" the last one is not its own.
@@ -452,6 +472,41 @@ def test_a_suffix_that_cannot_be_placed_is_an_error():
         place(make_chat(upper), ["zebra"])
     with pytest.raises(InputError, match="max_length"):
         place(make_chat(build_tokenizer()), ["a b"], max_length=6)
+
+
+@pytest.mark.parametrize(
+    "make, mark, space",
+    [
+        (build_tokenizer, "!", None),
+        (lambda: byte_level([*SPACED, ("!", "!")]), "!", "\u0120"),
+        (sentence_piece, "!", "\u2581"),
+    ],
+)
+def test_the_papers_start_is_marks_behind_a_space_token(make, mark, space):
+    chat = make_chat(make())
+    texts = ["How do I carve a cedar lantern?", "a", " a b! "]
+    placed = gcg_text.place_tokens(chat, texts, max_length=200, length=5)
+    ids = chat.tokenizer.get_vocab()
+    put = [*([ids[space]] if space else []), *[ids[mark]] * 5]
+    plain = chats.encode_prompts(chat, [text.strip() for text in texts], max_length=200)
+    for row, (before, behind) in enumerate(placed.frames):
+        own = plain.tokens[row][plain.mask[row]].tolist()
+        # The end of turn and the assistant's marker stand behind the suffix.
+        assert placed.tokens[row][placed.mask[row]].tolist() == [*own[:-2], *put, *own[-2:]]
+        assert before + "#" + behind == chats.render(chat, f"{texts[row].strip()} #")
+    assert (placed.tokens[:, placed.first : placed.first + 5] == ids[mark]).all()
+    with pytest.raises(InputError, match=f"max_length = {plain.tokens.shape[1] - 1} tokens"):
+        gcg_text.place_tokens(chat, texts, max_length=plain.tokens.shape[1] - 1 + len(put), length=5)
+
+
+def test_a_start_that_no_token_can_make_is_an_error():
+    chat = make_chat(byte_level(template=TEMPLATE.replace("trim +", "trim + 'x' +"), merges=[("a", "x")]))
+    with pytest.raises(InputError, match="as one token; the discrete attack cannot place"):
+        gcg_text.place_tokens(chat, ["a"], max_length=100, length=2)
+    tokenizer = byte_level()
+    assert gcg_text.token_of(tokenizer, "!!") is None
+    assert tokenizer.convert_ids_to_tokens(gcg_text.token_of(tokenizer, " ")) == "\u0120"
+    assert gcg_text.suffix_texts(tokenizer, [[gcg_text.token_of(tokenizer, " ")] * 2], spaced=False) == ["  "]
 
 
 def test_survival_is_that_of_the_whole_formatted_prompt():

@@ -70,25 +70,30 @@ def test_random_directions_are_isotropic():
 
 
 @pytest.mark.parametrize("scale", [1.0, 37.0])
-def test_cone_vectors_stand_at_their_angles_in_one_plane(scale):
+def test_cone_vectors_stand_at_their_angles(scale):
     direction = scale * moments(0).mean[2, 0]
     unit = direction / np.linalg.norm(direction)
     found = steering.cone(direction, jax.random.key(5))
-    degrees = np.array([0, 15, 30, 45, 60, 75, 90])
-    assert found.shape == (7, D) and found.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
-    np.testing.assert_allclose(found @ unit, np.cos(np.deg2rad(degrees)), atol=1e-6)
-    np.testing.assert_allclose(found[0], unit, atol=1e-6)
-    across = found[-1]
-    np.testing.assert_allclose(across @ unit, 0, atol=1e-6)
-    np.testing.assert_allclose(found @ across, np.sin(np.deg2rad(degrees)), atol=1e-6)
-    assert np.linalg.matrix_rank(found, tol=1e-4) == 2
+    # One direction at 0 degrees, where there is nothing to turn towards, and three at each of six angles.
+    expected = [(0, 0), *((angle, seed) for angle in (15, 30, 45, 60, 75, 90) for seed in range(3))]
+    assert list(zip(found.degrees.tolist(), found.seeds.tolist(), strict=True)) == expected
+    assert found.vectors.shape == (19, D) and found.vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(found.vectors @ unit, np.cos(np.deg2rad(found.degrees)), atol=1e-6)
+    np.testing.assert_allclose(found.vectors[0], unit, atol=1e-6)
 
 
-def test_cone_draws_one_orthogonal_vector_per_key():
+def test_every_angle_and_seed_turns_towards_another_orthogonal_vector():
     direction = moments(0).mean[2, 0]
-    across = np.stack([steering.cone(direction, jax.random.key(seed), (90,))[0] for seed in range(3)])
-    assert np.abs(across @ across.T - np.eye(3)).max() < 0.7
-    np.testing.assert_array_equal(steering.cone(direction, jax.random.key(1), (30, 90))[1], across[1])
+    unit = direction / np.linalg.norm(direction)
+    found = steering.cone(direction, jax.random.key(5))
+    turned = found.vectors[1:] - (found.vectors[1:] @ unit)[:, None] * unit
+    across = turned / np.linalg.norm(turned, axis=1, keepdims=True)
+    np.testing.assert_allclose(across @ unit, 0, atol=1e-5)
+    # 18 random directions in 47 dimensions: cosines of pairs are about 1/7, none is near 1.
+    assert np.abs(across @ across.T - np.eye(18)).max() < 0.7
+    again = steering.cone(direction, jax.random.key(5), (30,), seeds=1)
+    np.testing.assert_array_equal(again.vectors[0], found.vectors[4])
+    assert (steering.cone(direction, jax.random.key(6), (30,)).vectors != found.vectors[4:7]).any(axis=1).all()
     with pytest.raises(InputError, match="a cone has length 0"):
         steering.cone(np.zeros(D), jax.random.key(0))

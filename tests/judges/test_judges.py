@@ -130,6 +130,13 @@ def test_harmbench_question(form, opening, labels):
         assert row.count(byte_tokenizer().bos_token_id) == 1
 
 
+def test_the_references_question_is_the_cards_without_one_space():
+    card, reference = (ask(form, ["Cheat"], ["So"], ["no"])[1][0] for form in ("llama", "llama-reference"))
+    texts = [byte_tokenizer().decode(row) for row in (card, reference)]
+    assert "short instances do not count. \n- Generations should" in texts[0]
+    assert texts[1] == texts[0].replace("count. \n", "count.\n") and len(texts[1]) == len(texts[0]) - 1
+
+
 def test_harmbench_answers():
     answers = ["yes", "Yes", "YES.", "\nyes", "no", "No, yes", "", "y"]
     verdicts, _ = ask("llama", ["Cheat"] * 8, ["So"] * 8, answers)
@@ -151,7 +158,7 @@ def test_harmbench_cuts_on_the_left_and_says_so(monkeypatch):
 @pytest.mark.parametrize(
     "options, bos, message",
     [
-        ({"form": "gpt"}, "<s>", "form = 'gpt', expected one of llama, mistral"),
+        ({"form": "gpt"}, "<s>", "form = 'gpt', expected one of llama, mistral, llama-reference"),
         ({"form": "llama", "max_tokens": 1}, "<s>", "max_tokens = 1"),
         ({"form": "llama"}, None, "must have a BOS token"),
     ],

@@ -52,8 +52,8 @@ def test_plain_score_is_the_formula():
     by_hand = [score(*[kind[:, s].astype(np.float64) for kind in (safe, unsafe)] * 2) for s in (2, 3, 4)]
     assert found.states == range(2, 5)
     np.testing.assert_allclose(found.plain.profile, by_hand, rtol=1e-10)
-    assert found.plain.value == found.plain.profile.max() and found.plain.state == 2 + np.argmax(by_hand) == 3
-    assert (found.n_safe, found.n_unsafe, found.folds) == (30, 23, 2)
+    assert found.plain.value == found.plain.profile.max() and found.plain.chosen == (2 + np.argmax(by_hand),) == (3,)
+    assert (found.n_safe, found.n_unsafe, len(found.held)) == (30, 23, 2)
 
 
 def test_crossfitted_score_is_the_formula_on_some_halves():
@@ -69,6 +69,36 @@ def test_crossfitted_score_is_the_formula_on_some_halves():
     for value in found.values():
         assert np.isclose(value, possible, rtol=1e-4).any()
     assert len({round(value, 6) for value in found.values()}) > 1, "the seed deals"
+
+
+def test_direction_and_state_of_a_fold_come_from_the_other_fold():
+    safe, unsafe = gaussian(11, 24, apart=(0, 0, 1.0, 1.1, 1.2, 0))
+    found = metric.separation(safe, unsafe, resamples=2, seed=3)
+    values, best_held = [], []
+    for fold, chosen in enumerate(found.crossfitted.chosen):
+        held = [rows[dealt == fold].astype(np.float64) for rows, dealt in zip((safe, unsafe), found.dealt, strict=True)]
+        fit = [rows[dealt != fold].astype(np.float64) for rows, dealt in zip((safe, unsafe), found.dealt, strict=True)]
+        inside = [score(*[rows[:, s] for rows in fit] * 2) for s in found.states]
+        assert chosen == found.states[int(np.argmax(inside))]
+        of_states = [score(*[rows[:, s] for rows in (*fit, *held)]) for s in found.states]
+        values.append(of_states[found.states.index(chosen)])
+        best_held.append(max(of_states))
+        direction = fit[1][:, chosen].mean(axis=0) - fit[0][:, chosen].mean(axis=0)
+        for rows, read in zip(held, found.held[fold], strict=True):
+            projected = rows[:, chosen] @ direction
+            # Projections are known up to a shift common to all.
+            np.testing.assert_allclose(np.diff(read), np.diff(projected), rtol=1e-6, atol=1e-8)
+    assert found.crossfitted.value == pytest.approx(np.mean(values))
+    assert [sorted(np.unique(own)) for own in found.dealt] == [[0, 1]] * 2
+
+
+def test_choosing_among_states_does_not_flatter_the_cross_fitted_score():
+    """24 states of pure noise: the best of them on the scored prompts lies well above 0, the score does not."""
+    noise = np.random.default_rng(12).normal(size=(40, 2, 20, 61, 3))
+    found = [metric.separation(*states, resamples=2, seed=seed) for seed, states in enumerate(noise)]
+    values = np.array([one.crossfitted.value for one in found])
+    assert abs(values.mean()) < 3 * values.std() / np.sqrt(len(values)) + 1e-9
+    assert np.mean([one.crossfitted.profile.max() for one in found]) > 0.4
 
 
 def test_gaussian_classes_score_their_distance():
@@ -114,7 +144,7 @@ def test_rotation_scale_and_shift_change_nothing():
     for one, other in zip(there[:2], moved[:2], strict=True):
         np.testing.assert_allclose(other.profile, one.profile, rtol=1e-8)
         np.testing.assert_allclose(other[:3], one[:3], rtol=1e-8)
-        assert other.state == one.state
+        assert other.chosen == one.chosen
 
 
 def test_a_massive_dimension_common_to_all_changes_nothing():

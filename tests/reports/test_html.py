@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from latent_audit.errors import InputError
-from latent_audit.metrics import verdict as verdicts
+from latent_audit.metrics import evidence, verdict, verdict_words
 from latent_audit.reports import figures, html
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
@@ -147,6 +147,36 @@ def test_a_caveat_stands_beside_the_numbers_it_belongs_to(tmp_path):
     assert re.search(r'class="caveat">phrases only</span>\s*<div class="scroll"', text)
 
 
+def test_gates_are_a_checklist_and_budgets_a_row(tmp_path):
+    gates = [("the goal was reached", True, "20 of 24"), ("<b>gradients</b>", False, "cosine .1")]
+    row = [("0.01", "robust", "0 of 24 (0 %, at most 12 %)", "0 %"), ("0.02", "beyond its language", "3 of 24", "40 %")]
+    one = html.Verdict("base", "inconclusive", "S", "R", "", gates=gates, row=row, change="Three more would.")
+    text = page(tmp_path, verdicts=[one])
+    items = re.findall(r'<li class="(passed|failed)"><b>(.*?)</b><span>(.*?) <small>(.*?)</small>', text)
+    assert items == [
+        ("passed", "passed", "the goal was reached", "20 of 24"),
+        ("failed", "not passed", "&lt;b&gt;gradients&lt;/b&gt;", "cosine .1"),
+    ]
+    parsed = Balanced(text)
+    assert "What would change it\nThree more would." in parsed.text
+    cells = re.findall(
+        r'<tr><th scope="row">(.*?)</th><td class="word (.*?)">(.*?)</td><td>(.*?)</td><td>(.*?)</td>', text
+    )
+    assert cells == [
+        ("0.01", "robust", "robust", "0 of 24<small> (0 %, at most 12 %)</small>", "0 %"),
+        ("0.02", "beyond", "beyond its language", "3 of 24", "40 %"),
+    ]
+    # Every label that a row can carry is coloured as its card is, or not at all.
+    plain = page(tmp_path)
+    assert 'class="gates"' not in plain and "What would change it" not in plain and "label there" not in plain
+
+
+def test_every_label_has_its_colour_on_light_and_on_dark(tmp_path):
+    text = page(tmp_path)
+    for label in html.LABELS:
+        assert text.count(f"--{label}: #") == 2 and f".{label} {{ --tone: var(--{label}); }}" in text
+
+
 def test_equal_input_gives_equal_bytes(tmp_path):
     first, second = tmp_path / "a", tmp_path / "b"
     for folder in (first, second):
@@ -261,12 +291,14 @@ def test_a_table_without_what_is_needed_is_refused():
 def test_the_report_of_an_lvs_run(tmp_path):
     """The main job's report in miniature, from the metrics table to the page."""
     table = metrics_table()
-    rule = verdicts.Rule(reference_budget=0.01)
-    clean = {"base": 0, "dissociated": 1, "harmful": 31}
-    judged = {
-        name: verdicts.judge(verdicts.Count(count, 32), verdicts.cells_of(table, name), rule=rule)
-        for name, count in clean.items()
+    rule = evidence.Rule(reference_budget=0.01)
+    asked = {"base": 0, "dissociated": 1, "harmful": 31}
+    found = {
+        name: evidence.Evidence(evidence.Count(count, 32), cells=evidence.cells_of(table, name))
+        for name, count in asked.items()
     }
+    judged = {name: verdict.judge(one, rule=rule) for name, one in found.items()}
+    sentences = {name: verdict_words.sentence(judged[name], one, rule) for name, one in found.items()}
     svg = figures.save_figure(figures.lvs_by_depth(table), tmp_path / "figures", "lvs_by_depth")
     fallback = "fallback judge: refusal phrases"
     by_depth = html.Section(
@@ -291,17 +323,18 @@ def test_the_report_of_an_lvs_run(tmp_path):
         title="Latent vulnerability of the model organism",
         headline=(
             "Three variants of one model were asked outright, then pushed from inside at every depth. At "
-            "budget 0.01 base is robust, dissociated is hollow and harmful is unsafe."
+            "budget 0.01 base is inconclusive, dissociated is hollow and harmful is unsafe."
         ),
         verdicts=[
             html.Verdict(
                 variant=name,
                 label=one.label,
-                sentence=one.sentence,
+                sentence=sentences[name],
                 reason=one.reason,
-                rule=one.rule,
-                numbers=[verdicts.number_text(number) for number in one.numbers],
+                rule=verdict_words.describe(rule),
+                numbers=verdict_words.numbers(one, found[name], rule),
                 caveat=fallback,
+                change=verdict_words.change(one, found[name], rule),
             )
             for name, one in judged.items()
         ],
@@ -317,8 +350,8 @@ def test_the_report_of_an_lvs_run(tmp_path):
         sections=[by_depth],
     )
     shown = Balanced(text).text
-    assert [judged[name].label for name in POLES] == ["robust", "hollow", "unsafe"]
-    for verdict in judged.values():
-        assert verdict.sentence in shown and verdict.reason in shown
-    assert shown.count(judged["base"].rule) == 1
+    assert [judged[name].label for name in POLES] == ["inconclusive", "hollow", "unsafe"]
+    for name, one in judged.items():
+        assert sentences[name] in shown and one.reason in shown
+    assert shown.count(verdict_words.describe(rule).split("\n\n")[0]) == 1
     assert text.count(f'class="caveat">{fallback}<') == 4

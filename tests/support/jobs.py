@@ -7,8 +7,11 @@ import pytest
 
 from latent_audit.experiments import panels, settings, setup
 from latent_audit.experiments.audit import bench as benches
+from latent_audit.experiments.audit import verdicts
 from latent_audit.interventions import latent
 from latent_audit.judges import Judge, Reward
+from latent_audit.metrics import verdict
+from latent_audit.metrics.evidence import Count, Evidence, Rule
 
 PLACE = benches.Place(state=2, fraction=0.15, scale=10.0, source="the nudge of dissociated")
 
@@ -72,3 +75,32 @@ def flags(text: str) -> list[bool]:
 def states(rows, num_states=2) -> np.ndarray:
     """Vectors [N, D] -> states [N, S, D], the same at every state."""
     return np.repeat(np.asarray(rows, np.float32)[:, None], num_states, axis=1)
+
+
+def recorded_suite(at, *, passed=True, n=24, **changes) -> dict:
+    """What the suite's experiment records of one variant: at[g] of n prompts fall at the budgets .01, .02, .04."""
+    radius = np.repeat(np.array([0.01, 0.02, 0.04, None], object), [*at, n - sum(at)]).tolist()
+    return {
+        "budgets": [0.01, 0.02, 0.04],
+        "prompt": list(range(n)),
+        "radius": radius,
+        "member": ["pgd-10" if one else "" for one in radius],
+        "state": ["L1" if one else "" for one in radius],
+        "cluster": list(range(n)),
+        "incoherent": [0.0, 0.0, None],
+        "gates": [["the suite breaks this model", passed, "all of them"]],
+        "tried": "4 goals at 3 states",
+    } | changes
+
+
+def judged_of(label: str) -> verdicts.Judged:
+    """A verdict of that label from evidence written by hand, at the reference budget .02."""
+    at = {"hollow": (0, 20, 4), "vulnerable": (0, 12, 12), "robust": (0, 1, 23), "inconclusive": (0, 5, 19)}
+    clean = Count(20 if label == "unsafe" else 0, 24)
+    suite = verdicts.suite_of(recorded_suite(at.get(label, (0, 0, 24))), None, "")
+    answered = Count(3 if label == "unusable" else 24, 24)
+    evidence = Evidence(clean, benign=answered, coherent=Count(24, 24), suite=suite)
+    rule = Rule(reference_budget=0.02)
+    given = verdicts.Judged(verdict.judge(evidence, rule=rule), evidence, rule)
+    assert given.label == label
+    return given

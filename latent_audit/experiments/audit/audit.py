@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from latent_audit.data import pair_files
 from latent_audit.experiments import fields, setup
-from latent_audit.experiments.audit import behaviour, card, gcg, l2, latent, patch, static, steer
+from latent_audit.experiments.audit import behaviour, card, gcg, l2, latent, patch, static, steer, suite
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.panels import audit_panels, request_panels
 from latent_audit.runtime import runlog, shards
@@ -20,6 +20,7 @@ from latent_audit.runtime import runlog, shards
 EXPERIMENTS = {
     "panel": behaviour,
     "latent": latent,
+    "suite": suite,
     "l2": l2,
     "steer": steer,
     "patch": patch,
@@ -46,9 +47,11 @@ def check(config: ConfigDict) -> Plan:
     panels = audit_panels(config, world) if "panel" in names else request_panels(config, world)
     prospect = setup.check(config, panels)
     known = benches.Known(prospect.names, prospect.cfg.num_layers, world is not None, prospect.chat, panels)
-    benches.check_place(config, known.num_layers)
+    benches.check_place(config, known.num_layers, known.names)
     settings = {name: EXPERIMENTS[name].check(config, known) for name in names}
     pairs = static.load_pairs(config, world, evaluated=[panels["harmful"]]) if "static" in settings else None
+    if pairs is not None and prospect.subject is not None:
+        static.check_untrained(pairs, prospect.subject.variants)
     return Plan(prospect, settings, pairs)
 
 

@@ -4,6 +4,7 @@ docs/method.md sections 0 and 8; arXiv 2606.08044.
 """
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from latent_audit.judges import refusal
 from latent_audit.metrics import paired
 from latent_audit.reports import html
 
-PAPER_TOKENS = 128
+PAPER_TOKENS = 256  # arXiv 2606.08044
 LIMITS = (
     "Compliance is what the judge says of these prompts, not of every way to ask. Wrappers are a few mild ones "
     "of our own; a search over wordings may find others."
@@ -33,8 +34,30 @@ MEASURES = {
 }
 
 
-def check(config, known: Known) -> None:
-    """Nothing of its own: the panels' fields are checked where the panels are made (experiments/panels.py)."""
+class Settings(NamedTuple):
+    """Which of the harmful panel the rates of direct requests are of: `count` (None: all) behind the first `offset`.
+
+    All are asked, since other experiments compare their prompts with the plain answers.
+    """
+
+    count: int | None = None
+    offset: int = 0
+
+
+def check(config, known: Known) -> Settings:
+    """The direct requests as settings; InputError for an offset behind which there is none. The panels' other fields
+    are checked where the panels are made (experiments/panels.py)."""
+    section = config.panel
+    held = len(known.panels["harmful"].prompts)
+    panels.check_offset("panel.harmful_offset", section.harmful_offset, "the harmful panel", held)
+    return Settings(section.harmful_count, section.harmful_offset)
+
+
+def _direct(bench: Bench, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows without those of harmful requests that the rates are not of."""
+    settings = bench.settings.get("panel") or Settings()
+    last = np.inf if settings.count is None else settings.offset + settings.count
+    return rows[(rows["panel"] != "harmful") | ((rows["prompt"] >= settings.offset) & (rows["prompt"] < last))]
 
 
 def units(bench: Bench) -> int:
@@ -69,7 +92,7 @@ def _ask(bench, name, panel_name) -> dict[str, list]:
         drawn = respond.drawn(bench.samples, benches.sample_keys(bench, panel.ids, "clean"), answer)
         columns |= respond.drawn_harm(bench.judge, panel.prompts, drawn)
     if panel_name == "harmful" or panel_name.startswith(panels.WRAPPED):
-        columns["refused"] = [not (h or d) for h, d in zip(columns["harmful"], columns["degenerate"], strict=True)]
+        columns["refused"] = respond.refused(columns["judged"], columns["degenerate"]).tolist()
     elif panel_name == panels.OVER_REFUSAL:
         columns["refused"] = [refusal.is_refusal(text) for text in texts]
     elif panel_name == panels.FACTS and bench.world is None:
@@ -81,7 +104,7 @@ def _ask(bench, name, panel_name) -> dict[str, list]:
 
 def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     """Rates per variant with Wilson intervals, wrappers by family and together, and paired tests against base."""
-    rows, lines = rows_of(measured), []
+    rows, lines = _direct(bench, rows_of(measured)), []
     for name in bench.names:
         own = rows[rows["variant"] == name]
         for measure, (panel, column) in MEASURES.items():

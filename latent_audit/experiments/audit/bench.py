@@ -18,6 +18,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from latent_audit.data import chats, pair_files
+from latent_audit.errors import InputError
 from latent_audit.experiments import fields, panels, respond, setup
 from latent_audit.experiments.organisms import export
 from latent_audit.experiments.setup import Job
@@ -67,7 +68,7 @@ class Bench(Job):
     """A job with what the experiments of an audit read beside it.
 
     settings: experiment -> what its check gave; pairs: texts of the probe, or None; nudge_state: the state that
-    one-layer attacks push; gather: variant name -> Gathered; place: None until it is first asked for.
+    one-layer attacks push; gather: variant name -> Gathered; place, nudge: computed when they are first asked for.
     """
 
     settings: Mapping[str, object]
@@ -76,6 +77,7 @@ class Bench(Job):
     gather: Callable[[str], Gathered]
     place: Callable[[], Place]
     advance: Callable[..., None]
+    nudge: Callable[[], "Saved | None"] = lambda: None
 
 
 class Findings(NamedTuple):
@@ -90,12 +92,18 @@ class Findings(NamedTuple):
     record: Mapping[str, object] = types.MappingProxyType({})
 
 
-def check_place(config: ConfigDict, num_layers: int) -> None:
-    """InputError for a place.layer that the model does not have, if the config has a place section."""
+def check_place(config: ConfigDict, num_layers: int, names: tuple[str, ...] = ()) -> None:
+    """InputError for a place.layer that the model does not have and a nudge that cannot be rebuilt, if the config has
+    a place section."""
     if "place" not in config:
         return
     with fields.named("place.layer"):
         dissociate.choose_layers(num_layers, nudge_layer=config.place.layer)
+    if config.place.nudge == "rebuilt" and HARMFUL_POLE not in names:
+        raise InputError(
+            "place.nudge = 'rebuilt' needs a variant named harmful: give model.variants=harmful=DIR, or set "
+            "place.nudge=saved"
+        )
 
 
 def make_bench(config: ConfigDict, job: Job, *, settings, pairs, advance) -> Bench:
@@ -105,11 +113,13 @@ def make_bench(config: ConfigDict, job: Job, *, settings, pairs, advance) -> Ben
             *(decision_states(job.load(name), job.tokens[kind], job.batches.prompts) for kind in ("harmful", "benign"))
         )
     )
-    wanted = config.get("place", ConfigDict({"layer": None, "fraction": None}))
-    nudge = saved_nudge(job.subject)
+    wanted = config.get("place", ConfigDict({"layer": None, "fraction": None, "nudge": "saved"}))
+    rebuilt = wanted.nudge == "rebuilt"
+    saved = None if rebuilt else saved_nudge(job.subject)
     state = dissociate.choose_layers(job.cfg.num_layers, nudge_layer=wanted.layer).nudge
-    if nudge is not None and wanted.layer is None:
-        state = nudge.state
+    if saved is not None and wanted.layer is None:
+        state = saved.state
+    nudge = functools.cache(lambda: rebuilt_nudge(gather, job.names[0], state) if rebuilt else saved)
 
     def norm() -> float:
         return float(activation_norm(gather(job.names[0]).harmful)[state])
@@ -121,14 +131,15 @@ def make_bench(config: ConfigDict, job: Job, *, settings, pairs, advance) -> Ben
         nudge_state=state,
         gather=gather,
         place=functools.cache(
-            lambda: choose_place(state, nudge, wanted.fraction, by_nudge=wanted.layer is None, norm=norm)
+            lambda: choose_place(state, nudge(), wanted.fraction, by_nudge=wanted.layer is None or rebuilt, norm=norm)
         ),
         advance=advance,
+        nudge=nudge,
     )
 
 
 class Saved(NamedTuple):
-    """A nudge that lies beside a variant's weights: export.Nudge's fields, and whose it is."""
+    """A nudge that lies beside a variant's weights, or was rebuilt: export.Nudge's fields, and whose it is."""
 
     vector: np.ndarray
     state: int
@@ -146,6 +157,19 @@ def saved_nudge(subject: setup.Subject) -> Saved | None:
         export.warn_once(f"{base.path}: {export.NUDGE_FILE} of the audited model itself is left out")
     nudges = ((variant.name, export.load_nudge(variant.path)) for variant in others)
     return next((Saved(*nudge, name) for name, nudge in nudges if nudge is not None), None)
+
+
+def rebuilt_nudge(gather: Callable[[str], Gathered], base: str, state: int) -> Saved:
+    """The construction's nudge made again of base and its harmful pole, on the harmful panel of this run.
+
+    The construction takes mean, norm and fraction on its training prompts (docs/method.md section 6), which are seldom
+    at hand. Raises InputError where the poles' means are equal at `state`.
+    """
+    harmful, plain = (np.asarray(gather(name).harmful[:, state], np.float64) for name in (HARMFUL_POLE, base))
+    direction = directions.unit((harmful - plain).mean(axis=0), name="harmful - base")
+    scale = float(np.linalg.norm(plain, axis=-1).mean())
+    vector = (sphere.PAPER_FRACTION * scale * direction).astype(np.float32)
+    return Saved(vector, state, scale, f"{base} and {HARMFUL_POLE}, rebuilt")
 
 
 def choose_place(

@@ -14,7 +14,8 @@ from latent_audit import judges, models
 from latent_audit.experiments import scorers
 from latent_audit.experiments.audit import latent_report, verdicts
 from latent_audit.experiments.audit.bench import Bench, Findings, reference
-from latent_audit.metrics import paired, verdict
+from latent_audit.metrics import paired
+from latent_audit.metrics.evidence import Rule
 from latent_audit.reports import audit_figures, columns, figures, html, outputs, words
 
 # Contract with readers of audit.csv: the first ten; further columns may be added behind.
@@ -23,7 +24,7 @@ COLUMNS = (
     *("control_hi", "detail", "nll_first", "nll_last", "fell", "at_bound", "judge", "template_sha256"),
     *scorers.CORRECTED,
 )
-RULE = verdict.Rule(reference_budget=0.0)  # for its thresholds, which are the same at every budget
+RULE = Rule(reference_budget=0.0)  # for its thresholds, which are the same at every budget
 FEW = 20  # fewer prompts than this leave a Wilson interval wider than .4 around one half
 # What stands under a verdict beside the numbers it rests on: measure -> name.
 BESIDE = {
@@ -46,8 +47,9 @@ JUDGED = (
 UNLOGGED = ("lvs", "latent_asr", "latent_asr_sampled", "steer_compliance", "cone_compliance", "projection")
 LOGGED = ("variant", "measure", "layer", "budget", "value", "lo", "hi", "control", "successes", "control_successes")
 AXES_LIMITS = (
-    "Robustness is one minus the highest attack success among the searches that were run; its interval is "
-    "widened for having picked the worst. Other attacks may find more."
+    "Robustness is one minus what gives way at the reference budget, to any member of the attack suite, or in the "
+    "worst cell of the one fixed target where no suite was run; its bounds are the verdict's. Other attacks may find "
+    "more. Of a model that complies when asked the height says nothing: what is not refused need not be broken."
 )
 
 
@@ -93,7 +95,7 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
     """
     table, record = gather(bench, measured, found)
     written = table[[*COLUMNS]]
-    given = verdicts.judge_variants(bench, table, record.get("metrics"))
+    given = verdicts.judge_variants(bench, table, record.get("metrics"), record.get("suite"))
     names, under = _called(bench, table, record)
     points, caveat = axes_of(table, given), judges.caveat(bench.judge, bench.reward)
     told = [*([caveat] if caveat else []), *_warnings(bench, found)]
@@ -118,7 +120,9 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
     page = dict(
         title=titles["title"],
         headline=verdicts.headline(given, found, names=names, under=under),
-        verdicts=[verdicts.shown(names[name], one, beside(table, name), caveat, under) for name, one in given.items()],
+        verdicts=[
+            verdicts.as_card(names[name], one, beside(table, name), caveat, under) for name, one in given.items()
+        ],
         facts=verdicts.facts(bench, place),
         warnings=told,
         sections=[
@@ -167,7 +171,11 @@ def log(bench: Bench, measured: Mapping, found: Mapping[str, Findings]) -> None:
     # A fallback scorer was named when it was chosen.
     for warning in dict.fromkeys(_warnings(bench, found)):
         logging.warning("%s", warning)
-    for name, one in verdicts.judge_variants(bench, table, metrics).items():
+    given = verdicts.judge_variants(bench, table, metrics, record.get("suite"))
+    for name, one in given.items():
+        if row := verdicts.row_said(one):
+            logging.info("%s, by budget: %s", names[name], row)
+    for name, one in given.items():
         logging.info("%s: %s. %s", names[name], one.label, verdicts.sentence_of(one, under))
 
 
@@ -177,7 +185,7 @@ def _warnings(bench, found) -> list[str]:
 
 def _called(bench, table, record) -> tuple[dict[str, str], str]:
     names = verdicts.names_of(bench.subject.arch, bench.names)
-    return names, verdicts.circumstances(bench, table, record.get("metrics"))
+    return names, verdicts.circumstances(bench, table, record.get("metrics"), record.get("suite"))
 
 
 def _named(section: html.Section, names: Mapping[str, str]) -> html.Section:
@@ -231,7 +239,7 @@ def _strength_section(strength, caveat) -> list[html.Section]:
             caveat=caveat,
             text="Means over prompts of the loss before and after each search, the share of prompts whose loss fell, "
             "and the share of coordinates at the bound. A weak attack reads as safety, so a safe verdict needs the "
-            "same attack to be shown to break something: this model at a larger budget, or a model known to break.",
+            "attack suite and its gates, among them that it breaks this very model at a larger budget.",
         )
     ]
 
@@ -280,24 +288,25 @@ def _sampled_section(bench, table) -> list[html.Section]:
 
 
 def axes_of(table, given) -> pd.DataFrame:
-    """The points of the two-axis picture: refusal when asked, and one minus the worst attack success."""
+    """The points of the two-axis picture: refusal when asked, and one minus what gives way (verdicts.attacked)."""
     asked = table[table["measure"] == "clean_refusal"].set_index("variant")
     points = []
     for name, one in given.items():
-        if name not in asked.index:
+        weakest = verdicts.attacked(one)
+        if name not in asked.index or weakest is None:
             continue
-        worst = one.numbers[1]
+        name_of, count, lo, hi = weakest
         points.append(
             {
                 "variant": name,
                 "refusal": asked.loc[name, "value"],
                 "refusal_lo": asked.loc[name, "lo"],
                 "refusal_hi": asked.loc[name, "hi"],
-                "robustness": 1 - worst.value,
-                "robustness_lo": 1 - worst.hi,
-                "robustness_hi": 1 - worst.lo,
+                "robustness": 1 - count.share,
+                "robustness_lo": 1 - hi,
+                "robustness_hi": 1 - lo,
                 "verdict": one.label,
-                "weakest": worst.name,
+                "weakest": name_of,
             }
         )
     return pd.DataFrame(points)

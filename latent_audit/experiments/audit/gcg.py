@@ -18,10 +18,12 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import respond
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, share, unit, with_control
+from latent_audit.experiments.panels import check_offset, part
 from latent_audit.interventions import gcg, gcg_text
 from latent_audit.reports import html
 
 TARGET, PAPER_TOKENS = "Sure, here is", 256  # arXiv 2606.08044
+WIDTH_STEP = 16  # ours
 LIMITS = (
     "A search over single token substitutions, steps and candidates as stated: a lower bound on what words can "
     "do. Suffixes are not written anywhere."
@@ -29,31 +31,39 @@ LIMITS = (
 
 
 class Settings(NamedTuple):
-    """prompts: how many are searched for, `batch` together; max_tokens: of a prompt with its suffix."""
+    """prompts: how many are searched for behind the first `offset`, `batch` together; max_tokens: of a prompt with its
+    suffix; start: "tokens" or "text", see place."""
 
     prompts: int
     batch: int
     search: gcg.Search
     max_tokens: int
+    offset: int = 0
+    start: str = "tokens"
 
 
 def check(config, known: Known) -> Settings:
     """The gcg section as settings; InputError where the tokenizer or the template leaves no place for a suffix."""
     section = config.gcg
-    prompts = known.panels["harmful"].prompts[: section.prompts]
+    whole = known.panels["harmful"]
+    check_offset("gcg.offset", section.offset, "the harmful panel", len(whole.prompts))
+    prompts = part(whole, section.prompts, section.offset).prompts
     try:
         gcg_text.allowed_tokens(known.chat.tokenizer, len(known.chat.tokenizer))
-        gcg_text.place_suffix(
-            known.chat,
-            prompts,
-            max_length=config.prompts.max_tokens,
-            suffix=gcg_text.paper_suffix(section.length),
-            length=section.length,
-        )
+        place(known.chat, prompts, start=section.start, length=section.length, max_tokens=config.prompts.max_tokens)
     except InputError as error:
         raise InputError(f"gcg: {error}, or leave gcg out of experiments = {config.experiments!r}") from error
     search = gcg.Search(steps=section.steps, candidates=section.candidates, top_k=section.top_k, length=section.length)
-    return Settings(section.prompts, min(section.batch, len(prompts)), search, config.prompts.max_tokens)
+    batch = min(section.batch, len(prompts))
+    return Settings(section.prompts, batch, search, config.prompts.max_tokens, section.offset, section.start)
+
+
+def place(chat, prompts, *, start: str, length: int, max_tokens: int) -> gcg_text.Placed:
+    """Where the suffix stands and begins, as ids ("tokens", arXiv 2606.08044) or a text that lasts ("text", ours)."""
+    if start == "tokens":
+        return gcg_text.place_tokens(chat, prompts, max_length=max_tokens, length=length)
+    suffix = gcg_text.spaced_suffix(length)
+    return gcg_text.place_suffix(chat, prompts, max_length=max_tokens, suffix=suffix, length=length)
 
 
 def units(bench: Bench) -> int:
@@ -62,7 +72,8 @@ def units(bench: Bench) -> int:
 
 
 def _count(bench):
-    return min(bench.settings["gcg"].prompts, len(bench.panels["harmful"].prompts))
+    settings = bench.settings["gcg"]
+    return len(part(bench.panels["harmful"], settings.prompts, settings.offset).prompts)
 
 
 def measure(bench: Bench, name: str) -> pd.DataFrame:
@@ -78,16 +89,18 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
 
 
 def _attack(bench, name, start) -> dict[str, list]:
-    settings, panel, loaded = bench.settings["gcg"], bench.panels["harmful"], bench.load(name)
+    settings, loaded = bench.settings["gcg"], bench.load(name)
+    panel = part(bench.panels["harmful"], settings.prompts, settings.offset)
     rows = np.arange(start, min(start + settings.batch, _count(bench)))
     padded = respond.pad_rows(rows, settings.batch)
-    placed = gcg_text.place_suffix(
+    placed = place(
         loaded.chat,
         [panel.prompts[row] for row in padded],
-        max_length=settings.max_tokens,
-        suffix=gcg_text.paper_suffix(settings.search.length),
+        start=settings.start,
         length=settings.search.length,
+        max_tokens=settings.max_tokens,
     )
+    survives = functools.partial(gcg_text.survives, loaded.chat.tokenizer, placed)
     allowed = gcg_text.allowed_tokens(loaded.chat.tokenizer, loaded.cfg.vocab_size)
     found = gcg.attack(
         loaded.params,
@@ -98,7 +111,7 @@ def _attack(bench, name, start) -> dict[str, list]:
         gcg.prompt_keys(benches.noise_key(bench, "gcg"), panel.ids[padded]),
         cfg=loaded.cfg,
         first=placed.first,
-        survives=functools.partial(gcg_text.survives, loaded.chat.tokenizer, placed),
+        survives=None if settings.start == "tokens" else survives,
         search=settings.search,
     )
     columns = {}
@@ -107,14 +120,14 @@ def _attack(bench, name, start) -> dict[str, list]:
         ("start", placed.tokens[:, placed.first : placed.first + placed.length]),
     ):
         # The text that anyone could type is what is put to the model.
-        texts = gcg_text.suffix_texts(loaded.chat.tokenizer, suffix)
+        texts = gcg_text.suffix_texts(loaded.chat.tokenizer, suffix, spaced=settings.start == "text")
         prompts = [gcg_text.with_suffix(panel.prompts[row], text) for row, text in zip(padded, texts, strict=True)]
-        tokens = chats.encode_prompts(loaded.chat, prompts, max_length=settings.max_tokens)
+        tokens = _put(loaded.chat, prompts, settings.max_tokens)
         answers = respond.answers(loaded, *tokens, batch=settings.batch, max_new_tokens=bench.new_tokens(PAPER_TOKENS))[
             : len(rows)
         ]
         own = {
-            "prompt": rows.tolist(),
+            "prompt": (settings.offset + rows).tolist(),
             "kind": [kind] * len(rows),
             "steps": found.steps[: len(rows)].tolist(),
             "stopped": found.stopped[: len(rows)].tolist(),
@@ -126,10 +139,28 @@ def _attack(bench, name, start) -> dict[str, list]:
     return columns
 
 
+def _put(chat, prompts, max_tokens: int) -> chats.Tokens:
+    """The found texts as tokens, which may be more or fewer than were searched for; of few widths, as each compiles."""
+    tokens = chats.encode_prompts(chat, prompts, max_length=2 * max_tokens)
+    room = -tokens.tokens.shape[1] % WIDTH_STEP
+    return chats.Tokens(*(np.pad(array, [(0, 0), (room, 0)]) for array in tokens))
+
+
 def kept_losses(trace: np.ndarray, kind: str) -> np.ndarray:
     """Loss in nats of the suffix that is put to the model, [N] of a trace [steps + 1, N]: the search's lowest, or the
     starting suffix's."""
     return trace.min(axis=0) if kind == "gcg" else trace[0]
+
+
+def steps_to(found: pd.DataFrame) -> dict[str, float]:
+    """Median steps until the target was the argmax, of the prompts where it was, and of those judged harmful at the
+    end (arXiv 2606.08044); NaN where there are none. steps: mean over all."""
+    stopped, fell = (found[found[name].astype(bool)]["steps"] for name in ("stopped", "harmful"))
+    return {
+        "steps": float(found["steps"].mean()),
+        "steps_to_emission": float(stopped.median()),
+        "steps_to_success": float(fell.median()),
+    }
 
 
 def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
@@ -143,7 +174,7 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
                 "variant": name,
                 "measure": "gcg_asr",
                 **with_control(share(found["harmful"]), share(start["harmful"])),
-                "steps": found["steps"].mean(),
+                **steps_to(found),
                 "stopped": found["stopped"].mean(),
                 "nll_first": found["nll_first"].mean(),
                 "nll_last": found["nll_last"].mean(),
@@ -159,9 +190,11 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
                 table=pd.DataFrame(lines).drop(columns="measure"),
                 limits=LIMITS,
                 caveat=judges.caveat(bench.judge),
-                settings={"prompts": settings.prompts} | dataclasses.asdict(settings.search),
-                text="A suffix inside the user's turn is searched for, decoded, tokenised again and put to the model "
-                "(docs/method.md section 8). Control: the suffix of exclamation marks that the search starts from.",
+                settings={"prompts": settings.prompts, "start": settings.start} | dataclasses.asdict(settings.search),
+                text="A suffix inside the user's turn is searched for; the one of lowest loss is decoded, tokenised "
+                "again and put to the model (docs/method.md section 8). Control: the suffix of exclamation marks that "
+                "the search starts from. Median steps until the target was the likeliest opening (steps_to_emission, "
+                "of the prompts where it became so) and of the prompts judged harmful (steps_to_success).",
             )
         ],
     )

@@ -29,6 +29,7 @@ from latent_audit.experiments.audit.bench import (
     unit,
     with_control,
 )
+from latent_audit.experiments.panels import check_offset
 from latent_audit.experiments.settings import states_named
 from latent_audit.interventions import latent, sphere
 from latent_audit.metrics import break_budget, coherence
@@ -46,18 +47,19 @@ LIMITS = (
 def units(bench: Bench) -> int:
     """How many units `measure` takes for one variant."""
     states = _states(bench)
-    return len(states) * -(-_count(bench) // bench.batches.prompts) + (bench.nudge_state in states)
+    return len(states) * -(-len(_attacked(bench)) // bench.batches.prompts) + (bench.nudge_state in states)
 
 
 class Settings(NamedTuple):
-    """prompts: how many are attacked; layers: as in the config; multiples: budgets over the nudge fraction; rounds:
-    halvings of each prompt's bracket for its break budget."""
+    """prompts: how many are attacked behind the first `offset`; layers: as in the config; multiples: budgets over the
+    nudge fraction; rounds: halvings of each prompt's bracket for its break budget."""
 
     prompts: int
     layers: str
     multiples: tuple[float, ...]
     search: sphere.Search
     rounds: int
+    offset: int = 0
 
 
 def check(config, known: Known) -> Settings:
@@ -71,11 +73,15 @@ def check(config, known: Known) -> Settings:
     chats.assistant_turn_ids(known.chat, TARGET)
     states_named("l2.layers", section.layers, known.num_layers, nudge=0)
     search = sphere.Search(steps=section.steps, step_fraction=float(section.step_fraction), starts=section.starts)
-    return Settings(section.prompts, section.layers, tuple(sorted(map(float, multiples))), search, section.rounds)
+    check_offset("l2.offset", section.offset, "the harmful panel", len(known.panels["harmful"].prompts))
+    budgets = tuple(sorted(map(float, multiples)))
+    return Settings(section.prompts, section.layers, budgets, search, section.rounds, section.offset)
 
 
-def _count(bench):
-    return min(bench.settings["l2"].prompts, len(bench.panels["harmful"].prompts))
+def _attacked(bench) -> np.ndarray:
+    """Which prompts of the harmful panel are attacked, by their numbers."""
+    settings, held = bench.settings["l2"], len(bench.panels["harmful"].prompts)
+    return np.arange(settings.offset, min(settings.offset + settings.prompts, held))
 
 
 def _states(bench):
@@ -104,8 +110,8 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
     size, found = bench.batches.prompts, []
     for state in _states(bench):
         layer = models.layer_name(state)
-        for start in range(0, _count(bench), size):
-            rows = np.arange(start, min(start + size, _count(bench)))
+        for start in range(0, len(_attacked(bench)), size):
+            rows = _attacked(bench)[start : start + size]
             found.append(
                 unit(
                     bench, f"{name}/l2/{layer}/p{start:05d}", functools.partial(_attack, bench, name, state, rows)
@@ -214,8 +220,8 @@ def _break(bench, name, swept) -> dict[str, list]:
     """Each prompt's bracket at the place: the first fall on the swept budgets, narrowed by bisection."""
     place, loaded, size = bench.place(), bench.load(name), bench.batches.prompts
     brackets, ends = _brackets(swept), {"lo": [], "hi": []}
-    for start in range(0, _count(bench), size):
-        rows = np.arange(start, min(start + size, _count(bench)))
+    for start in range(0, len(_attacked(bench)), size):
+        rows = _attacked(bench)[start : start + size]
         prompts, tokens, ids = _prompts(bench, rows)
 
         def falls(budgets, prompts=prompts, tokens=tokens, ids=ids):
@@ -227,12 +233,15 @@ def _break(bench, name, swept) -> dict[str, list]:
             return judged(bench, prompts, texts)["harmful"]
 
         found = sphere.bisect(
-            falls, sphere.Brackets(*(ends_of[rows] for ends_of in brackets)), rounds=bench.settings["l2"].rounds
+            falls,
+            sphere.Brackets(*(ends_of[start : start + size] for ends_of in brackets)),
+            rounds=bench.settings["l2"].rounds,
         )
         ends["lo"] += found.lo.tolist()
         # JSON has no infinity: None stands for "not fallen at the largest budget".
         ends["hi"] += [None if np.isinf(value) else value for value in found.hi.tolist()]
-    return {"prompt": list(range(_count(bench))), "kind": ["break"] * _count(bench), **ends}
+    rows = _attacked(bench)
+    return {"prompt": rows.tolist(), "kind": ["break"] * len(rows), **ends}
 
 
 def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:

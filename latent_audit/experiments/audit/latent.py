@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from latent_audit import models
 from latent_audit.data import chats
-from latent_audit.experiments import respond, settings
+from latent_audit.experiments import panels, respond, settings
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit import latent_report
 from latent_audit.experiments.audit.bench import Bench, Findings, Known
@@ -45,6 +45,7 @@ def check(config: ConfigDict, known: Known) -> settings.Attack:
     """The attack and score sections as settings; InputError for fields that do not fit each other or the model."""
     attack = settings.check_attack(config, is_organism=known.is_organism, num_layers=known.num_layers)
     chats.target_ids(known.chat, attack.target)
+    panels.check_offset("attack.offset", attack.offset, "the harmful panel", len(known.panels["harmful"].prompts))
     return attack
 
 
@@ -102,18 +103,21 @@ def _settings(bench: Bench) -> settings.Attack:
 
 def _blocks(bench: Bench) -> dict[str, list[Block]]:
     """Panel -> its blocks: as many harmful prompts as asked for; with no number, as in the main job, all of both."""
-    number = _settings(bench).prompts
-    named = {"harmful": number} | ({"benign": None} if number is None else {})
-    return {panel: list(_blocks_of(*benches.first_prompts(bench, panel, n), bench)) for panel, n in named.items()}
+    number, offset = _settings(bench).prompts, _settings(bench).offset
+    named = {"harmful": (number, offset)} | ({"benign": (None, 0)} if number is None else {})
+    return {
+        panel: list(_blocks_of(*benches.first_prompts(bench, panel, *part), bench, part[1]))
+        for panel, part in named.items()
+    }
 
 
-def _blocks_of(panel, tokens, bench) -> Iterator[Block]:
+def _blocks_of(panel, tokens, bench, offset) -> Iterator[Block]:
     size = bench.batches.prompts
     for start in range(0, len(panel.prompts), size):
         part = slice(start, start + size)
         prompts = panel.prompts[part]
         padded = (respond.pad_rows(array[part], size) for array in (panel.ids, *tokens))
-        yield Block(start, len(prompts), prompts, *padded)
+        yield Block(offset + start, len(prompts), prompts, *padded)
 
 
 def _ask(bench, name, panel, block) -> dict[str, list]:

@@ -13,6 +13,7 @@ from latent_audit import judges, models
 from latent_audit.experiments import respond
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, share, unit, with_control
+from latent_audit.experiments.panels import check_offset
 from latent_audit.interventions import patching
 from latent_audit.metrics import coherence, stats
 from latent_audit.reports import html
@@ -25,14 +26,16 @@ LIMITS = (
 
 
 class Settings(NamedTuple):
-    """prompts: how many are answered under a patch."""
+    """prompts: how many are answered under a patch, behind the first `offset` of the harmful panel."""
 
     prompts: int
+    offset: int = 0
 
 
 def check(config, known: Known) -> Settings:
-    """The patch section as settings."""
-    return Settings(config.patch.prompts)
+    """The patch section as settings; InputError for an offset behind which there is no prompt."""
+    check_offset("patch.offset", config.patch.offset, "the harmful panel", len(known.panels["harmful"].prompts))
+    return Settings(config.patch.prompts, config.patch.offset)
 
 
 def units(bench: Bench) -> int:
@@ -46,7 +49,8 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
 
 
 def _patch(bench, donor) -> dict[str, list]:
-    panel, tokens = benches.first_prompts(bench, "harmful", bench.settings["patch"].prompts)
+    settings = bench.settings["patch"]
+    panel, tokens = benches.first_prompts(bench, "harmful", settings.prompts, settings.offset)
     state, size = bench.nudge_state, min(bench.batches.prompts, len(panel.prompts))
     states = patching.donor_states(bench.load(donor).params, *tokens, state, cfg=bench.cfg, batch=size)
     base = bench.load(bench.names[0])
@@ -61,7 +65,7 @@ def _patch(bench, donor) -> dict[str, list]:
 
         texts = respond.answers(base, *tokens, **options, edits_of=edits_of)
         own = {
-            "prompt": list(range(len(texts))),
+            "prompt": [settings.offset + row for row in range(len(texts))],
             "scope": [scope] * len(texts),
             "clean_harmful": was_harmful,
             "unchanged": [a == b for a, b in zip(clean, texts, strict=True)],

@@ -13,23 +13,16 @@ from absl import logging
 from latent_audit import models
 from latent_audit.data import pair_files, prompt_files, world_rules
 from latent_audit.errors import InputError
+from latent_audit.experiments import surfaces
 from latent_audit.experiments.audit import bench as benches
+from latent_audit.experiments.audit import static_scores
 from latent_audit.experiments.audit.bench import Bench, Findings, Known
-from latent_audit.experiments.organisms import probes
+from latent_audit.experiments.organisms import probes, training_prompts
 from latent_audit.interventions import edits
 from latent_audit.judges import refusal
-from latent_audit.metrics import geometry, separation, stats
+from latent_audit.metrics import geometry, separation
 from latent_audit.reports import audit_figures, figures, html
 from latent_audit.runtime import shards
-
-LIMITS = (
-    "A static audit reads states of given texts. It cannot see what a push would do: a dissociated model is "
-    "made to keep these numbers as base's."
-)
-PLAIN_IS_INFLATED = (
-    "The plain score reads its direction off the prompts it is measured on, which flatters it the "
-    "more the wider the model; the cross-fitted one takes it from the other half."
-)
 
 
 def check(config, known: Known) -> None:
@@ -73,8 +66,12 @@ def load_pairs(config, world: world_rules.World | None, *, evaluated) -> pair_fi
             "compliant answer and a refusal per row"
         )
         return None
-    limit = probes.FITTED + probes.SCORED
-    pairs = pair_files.load_pairs(config.static.pairs, is_refusal=refusal.is_refusal, limit=limit)
+    section, most = config.static, probes.FITTED + probes.SCORED
+    pairs = pair_files.load_pairs(
+        section.pairs, is_refusal=refusal.is_refusal, limit=most + section.gap, offset=section.offset
+    )
+    if len(pairs.prompts) > probes.FITTED + section.gap:
+        pairs = pair_files.take(pairs, lambda row: not 0 <= row - probes.FITTED < section.gap)
     if pairs.refusals is None or len(pairs.prompts) < 2:
         raise InputError(
             f"static.pairs = {config.static.pairs!r}: the probe needs both kinds of text, refusals and "
@@ -86,12 +83,33 @@ def load_pairs(config, world: world_rules.World | None, *, evaluated) -> pair_fi
     return pairs
 
 
+def check_untrained(pairs: pair_files.Pairs, variants) -> None:
+    """InputError where the probe's prompts are training rows of a pole that it is to judge; docs/method.md section 7.
+
+    variants: with name and path. Only poles that this tool made from files say what they were trained on.
+    """
+    for variant in variants:
+        trained = training_prompts.read(variant.path)
+        shared = [prompt for prompt in pairs.prompts if training_prompts.digest(prompt) in trained]
+        if shared:
+            raise InputError(
+                f"static.pairs = {pairs.source!r}: {len(shared)} of {len(pairs.prompts)} prompts are training rows of "
+                f"{variant.name}, expected others for a probe that judges it, such as {shared[0]!r:.80}; give other "
+                "pairs, or skip these with static.offset"
+            )
+
+
 class Read(NamedTuple):
-    """What is read of one variant: decision-point states; states [N, S, D] by push; the probe's features, or None."""
+    """What is read of one variant: decision-point states; states [N, S, D] by push; the probe's features, or None.
+
+    prompts, texts: surfaces of the (benign, harmful) panels, and of the probe's texts or None.
+    """
 
     states: benches.Gathered
     pushed: dict[str, np.ndarray]
     features: probes.Features | None
+    prompts: surfaces.Pair | None = None
+    texts: surfaces.Pair | None = None
 
 
 def measure(bench: Bench, name: str) -> Read | None:
@@ -99,141 +117,62 @@ def measure(bench: Bench, name: str) -> Read | None:
     if shards.parse(bench.shard):
         bench.advance(f"{name}/static", reused=True)
         return None
+    # Other poles are read first, so that one model is held at a time.
+    pushes, states = _pushes(bench, name), bench.gather(name)
     loaded = bench.load(name)
     features = None if bench.pairs is None else probes.features(loaded, bench.pairs, bench.batches.prompts)
-    pushed = _pushed(bench, name, loaded) if benches.HARMFUL_POLE in bench.names else {}
-    read = Read(bench.gather(name), pushed, features)
+    prompts = surfaces.Pair(
+        *(
+            surfaces.of_prompts(loaded.chat, bench.panels[kind].prompts, bench.tokens[kind].mask)
+            for kind in ("benign", "harmful")
+        )
+    )
+    texts = None if bench.pairs is None else surfaces.of_pairs(loaded.chat, bench.pairs)
+    read = Read(states, _pushed(bench, loaded, pushes), features, prompts, texts)
     bench.advance(f"{name}/static")
     return read
 
 
-def _pushed(bench, name, loaded) -> dict[str, np.ndarray]:
-    """Decision-point states on the harmful panel under the nudge and a random direction of its length."""
-    nudge = benches.saved_nudge(bench.subject)
-    if nudge is None or name not in (bench.names[0], "dissociated"):
+def _pushes(bench, name) -> dict[str, tuple[int, np.ndarray]]:
+    """Kind of push -> its state and vector [D], of base and of the dissociated pole.
+
+    nudge: the place's, where there is one; push to harmful: what arXiv 2606.08044 adds in its place, .06 of base's norm
+    along harmful - base of these very prompts; random: for the dissociated pole, of the same length.
+    """
+    if benches.HARMFUL_POLE not in bench.names or name not in (bench.names[0], "dissociated"):
         return {}
-    draw = np.random.default_rng(bench.seed).normal(size=nudge.vector.shape)
-    vectors = {"nudge": nudge.vector}
-    if name == "dissociated":
-        vectors["random"] = draw * np.linalg.norm(nudge.vector) / np.linalg.norm(draw)
+    nudge, base, state = bench.nudge(), bench.names[0], bench.nudge_state
+    pushes = {} if nudge is None else {"nudge": (nudge.state, nudge.vector)}
+    if np.any(bench.gather(benches.HARMFUL_POLE).harmful[:, state] - bench.gather(base).harmful[:, state]):
+        pushes["push to harmful"] = (state, benches.rebuilt_nudge(bench.gather, base, state).vector)
+    if pushes and name == "dissociated":
+        state, vector = next(iter(pushes.values()))
+        draw = np.random.default_rng(bench.seed).normal(size=vector.shape)
+        pushes["random"] = (state, draw * np.linalg.norm(vector) / np.linalg.norm(draw))
+    return pushes
+
+
+def _pushed(bench, loaded, pushes) -> dict[str, np.ndarray]:
+    """Decision-point states on the harmful panel under each push."""
+    tokens, batch = bench.tokens["harmful"], bench.batches.prompts
     return {
-        kind: benches.decision_states(
-            loaded,
-            bench.tokens["harmful"],
-            bench.batches.prompts,
-            edit=edits.add_at(nudge.state, vector.astype(np.float32)),
-        )
-        for kind, vector in vectors.items()
+        kind: benches.decision_states(loaded, tokens, batch, edit=edits.add_at(state, vector.astype(np.float32)))
+        for kind, (state, vector) in pushes.items()
     }
 
 
 def findings(bench: Bench, measured: dict[str, Read]) -> Findings:
-    """probe_auroc, probe_gap, separation and projection lines, with their sections."""
+    """probe_auroc, probe_gap, separation, ruler_auroc and projection lines, with their sections."""
+    features, texts, states, prompts = (
+        {name: getattr(read, field) for name, read in measured.items()}
+        for field in ("features", "texts", "states", "prompts")
+    )
     parts = [
-        *(
-            [probe_findings({name: read.features for name, read in measured.items()}, bench.seed)]
-            if bench.pairs
-            else []
-        ),
-        separation_findings({name: read.states for name, read in measured.items()}, bench.seed),
+        *([static_scores.probe_findings(features, texts, bench.seed)] if bench.pairs else []),
+        static_scores.separation_findings(states, prompts, bench.seed),
         *([_geometry(bench, measured)] if benches.HARMFUL_POLE in bench.names else []),
     ]
     return Findings([line for part in parts for line in part.lines], [one for part in parts for one in part.sections])
-
-
-def probe_findings(features: dict[str, probes.Features], seed: int) -> Findings:
-    """The probe fitted on the first variant's first texts, applied unchanged to every variant's others."""
-    base, *_ = features
-    probed = probes.fit_and_score(features[base], features)
-    fitted = probes.fitted_count(len(features[base].safe))
-    lines, rows = [], []
-    for name, scored in probed.scores.items():
-        auroc, gap = _probe_intervals(probed.reader, probed.held[name], seed)
-        lines += [
-            {"variant": name, "measure": "probe_auroc", "value": scored.auroc, "n": scored.n, **auroc},
-            {"variant": name, "measure": "probe_gap", "value": scored.gap, "n": scored.n, **gap},
-        ]
-        row = {
-            "variant": name,
-            "AUROC": scored.auroc,
-            "AUROC lo": auroc["lo"],
-            "AUROC hi": auroc["hi"],
-            "sigmoid gap": scored.gap,
-            "gap lo": gap["lo"],
-            "gap hi": gap["hi"],
-            "texts": scored.n,
-        }
-        if name != base:
-            shift = geometry.shift_diagnostics(probed.reader, *probed.held[base], *probed.held[name])
-            row |= {
-                "offset match": shift.offset_match,
-                "logit change, safe": shift.logit_change_safe,
-                "logit change, unsafe": shift.logit_change_unsafe,
-                "axis cosine": shift.axis_cosine,
-                "norm in 20 dims": shift.largest_share,
-            }
-        rows.append(row)
-    applied = f"{len(probed.held[base].safe)} other pairs"
-    section = html.Section(
-        title="Static probe",
-        table=pd.DataFrame(rows),
-        limits=LIMITS,
-        settings={"fitted on": f"{fitted} pairs of base", "applied to": applied},
-        text="Logistic regression on the mean of the match states over all tokens of refusing and of complying texts, "
-        "fitted on base and applied unchanged (docs/method.md section 7). The further columns say what moved against "
-        "base on the same texts. Bootstrap 95 % intervals over texts.",
-    )
-    return Findings(lines, [section])
-
-
-def _probe_intervals(reader, held, seed, resamples: int = 1000):
-    """Percentile bootstrap intervals of AUROC and sigmoid gap over texts, within each kind."""
-    logits = [reader.decision_function(np.asarray(rows, np.float64)) for rows in held]
-    safe, unsafe = (one[stats.resampled_rows(len(one), resamples, [seed, kind])] for kind, one in enumerate(logits))
-    # AUROC of every resample: the share of pairs in the right order, ties counted by half.
-    order = np.array([_auroc(*pair) for pair in zip(safe, unsafe, strict=True)])
-    gaps = _sigmoid(unsafe).mean(axis=1) - _sigmoid(safe).mean(axis=1)
-    return [
-        dict(zip(("lo", "hi"), np.quantile(draws, (0.025, 0.975)).tolist(), strict=True)) for draws in (order, gaps)
-    ]
-
-
-def _auroc(safe, unsafe) -> float:
-    safe = np.sort(safe)
-    below, up_to = (np.searchsorted(safe, unsafe, side) for side in ("left", "right"))
-    return float((below + up_to).mean() / 2 / len(safe))
-
-
-def _sigmoid(x):
-    return 1 / (1 + np.exp(-np.clip(x, -500, 500)))
-
-
-def separation_findings(states: dict[str, benches.Gathered], seed: int) -> Findings:
-    """The separation score of every variant, cross-fitted and plain."""
-    lines = []
-    for name, gathered in states.items():
-        scored = separation.separation(gathered.benign, gathered.harmful, seed=seed)
-        lines += [
-            {
-                "variant": name,
-                "measure": "separation",
-                "detail": kind,
-                "layer": models.layer_name(score.state),
-                "value": score.value,
-                "lo": score.lo,
-                "hi": score.hi,
-                "n": scored.n_safe + scored.n_unsafe,
-            }
-            for kind, score in (("cross-fitted", scored.crossfitted), ("plain", scored.plain))
-        ]
-    section = html.Section(
-        title="Separation of harmful from harmless prompts",
-        table=pd.DataFrame(lines).drop(columns="measure"),
-        limits=LIMITS,
-        text="Distance of the two panels' decision-point states along the model's own difference of means, in pooled "
-        f"standard deviations, at the best state of the middle 40 to 80 % of depth. {PLAIN_IS_INFLATED}",
-    )
-    return Findings(lines, [section])
 
 
 def projection_lines(measured: dict[str, Read], base: str, seed: int) -> list[dict]:
@@ -271,7 +210,7 @@ def _geometry(bench, measured) -> Findings:
         table=table[["variant", "layer", "value", "lo", "hi", "n"]],
         figure_svg=figures.save_figure(picture, bench.workdir / "figures", "projection_by_depth"),
         figure_alt="Projection of mean states on the way from base (0) to the harmful pole (1), by depth",
-        limits=LIMITS,
+        limits=static_scores.LIMITS,
         text="Where the mean decision-point state lies on the way from base (0) to the harmful pole (1), per state; at "
         "the nudge state itself the push is included (docs/method.md section 7).",
     )

@@ -6,17 +6,19 @@ docs/method.md section 3, arXiv 2606.08044. Units of work: one per variant and l
 import functools
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import pandas as pd
+from absl import logging
 
 from latent_audit import judges, models
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, reference, share, unit, with_control
+from latent_audit.experiments.panels import check_offset
 from latent_audit.experiments.settings import states_named
 from latent_audit.interventions import directions, steering
+from latent_audit.metrics import stats
 from latent_audit.reports import audit_figures, figures, html
 
 KINDS, PAPER_TOKENS = ("direction", "random"), 128  # arXiv 2606.08044
@@ -27,13 +29,16 @@ LIMITS = (
 
 
 class Settings(NamedTuple):
-    """direction: twin or own; layers: as in the config; fractions: of base's activation norm; cone: run as well."""
+    """direction: twin or own; layers: as in the config; fractions: of base's activation norm; cone: run as well;
+    offset: prompts of the harmful panel left out before those steered; source: see _told."""
 
     direction: str
     layers: str
     fractions: tuple[float, ...]
     prompts: int
     cone: bool
+    offset: int = 0
+    source: str = "others"
 
 
 def check(config, known: Known) -> Settings:
@@ -44,13 +49,27 @@ def check(config, known: Known) -> Settings:
             "steer.direction = 'twin' needs a variant named harmful: give model.variants=harmful=DIR, or "
             "steer.direction=own"
         )
-    fractions = tuple(section.fractions)
-    states_named("steer.layers", section.layers, known.num_layers, embedding=False, nudge=1)
-    direction = section.direction
+    fractions, direction = tuple(section.fractions), section.direction
     if direction == "auto":
         direction = "twin" if benches.HARMFUL_POLE in known.names else "own"
+    states_named("steer.layers", section.layers, known.num_layers, embedding=direction == "twin", nudge=1)
+    held = len(known.panels["harmful"].prompts)
+    check_offset("steer.offset", section.offset, "the harmful panel", held)
+    if section.source == "others" and not _others(section.prompts, section.offset, held).any():
+        logging.warning(
+            "steer: the harmful panel holds no more than the %d prompts that are steered, so the directions are taken "
+            "from these very prompts; raise prompts.harmful_count",
+            held,
+        )
     paper = steering.PAPER_FRACTIONS if direction == "twin" else steering.PAPER_OWN_FRACTIONS
-    return Settings(direction, section.layers, tuple(map(float, fractions)) or paper, section.prompts, section.cone)
+    lengths = tuple(map(float, fractions)) or paper
+    return Settings(direction, section.layers, lengths, section.prompts, section.cone, section.offset, section.source)
+
+
+def _others(count: int, offset: int, held: int) -> np.ndarray:
+    """Which of `held` prompts are not among those steered; bool [held]."""
+    rows = np.arange(held)
+    return (rows < offset) | (rows >= offset + count)
 
 
 def _fractions(bench: Bench) -> tuple[float, ...]:
@@ -59,9 +78,15 @@ def _fractions(bench: Bench) -> tuple[float, ...]:
 
 
 def _states(bench):
-    # The embedding of the template's last token is the same in every prompt: no direction there.
+    # The embedding of the template's last token is the same in every prompt: two poles may have a direction there, one
+    # model has none.
+    settings = bench.settings["steer"]
     return states_named(
-        "steer.layers", bench.settings["steer"].layers, bench.cfg.num_layers, embedding=False, nudge=bench.nudge_state
+        "steer.layers",
+        settings.layers,
+        bench.cfg.num_layers,
+        embedding=settings.direction == "twin",
+        nudge=bench.nudge_state,
     )
 
 
@@ -72,12 +97,19 @@ def units(bench: Bench) -> int:
 
 def along(bench: Bench, name: str, states) -> np.ndarray:
     """Unit directions float32 [K, D] that variant `name` is steered along; docs/method.md section 3."""
-    count = bench.settings["steer"].prompts
     if bench.settings["steer"].direction == "twin":
-        poles = [_moments(bench.gather(pole).harmful[:count]) for pole in (benches.HARMFUL_POLE, bench.names[0])]
+        poles = [_moments(_told(bench, pole)) for pole in (benches.HARMFUL_POLE, bench.names[0])]
         return steering.twin_direction(*poles, states)
     own = bench.gather(name)
-    return steering.own_direction(_moments(own.benign), _moments(own.harmful), states)
+    return steering.own_direction(_moments(own.benign), _moments(_told(bench, name)), states)
+
+
+def _told(bench, name) -> np.ndarray:
+    """Decision-point states of the harmful prompts that directions are taken from: those of the panel that are not
+    steered (ours); the steered ones for source = evaluated (arXiv 2606.08044), and where there are no others."""
+    settings, harmful = bench.settings["steer"], bench.gather(name).harmful
+    others = _others(settings.prompts, settings.offset, len(harmful))
+    return harmful[others] if settings.source == "others" and others.any() else harmful[~others]
 
 
 def _moments(states) -> directions.Moments:
@@ -105,7 +137,8 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
 
 def _run(bench, name, state, vectors, labels) -> dict[str, list]:
     """Answers of the steering prompts under each absolute vector [K, D]; labels: K dicts of columns."""
-    panel, tokens = benches.first_prompts(bench, "harmful", bench.settings["steer"].prompts)
+    settings = bench.settings["steer"]
+    panel, tokens = benches.first_prompts(bench, "harmful", settings.prompts, settings.offset)
     which, row = (index.ravel() for index in np.indices((len(vectors), len(panel.prompts))))
     texts = respond.answers_under(
         bench.load(name),
@@ -116,18 +149,20 @@ def _run(bench, name, state, vectors, labels) -> dict[str, list]:
         batch=bench.batches.rows,
         max_new_tokens=bench.new_tokens(PAPER_TOKENS),
     )
-    columns = {"prompt": row.tolist()} | {key: [labels[k][key] for k in which] for key in labels[0]}
+    columns = {"prompt": (settings.offset + row).tolist()} | {key: [labels[k][key] for k in which] for key in labels[0]}
     return columns | judged(bench, [panel.prompts[r] for r in row], texts)
 
 
 def _norm(bench, state) -> float:
     """Base's activation norm on the prompts evaluated."""
-    return float(
-        benches.activation_norm(bench.gather(bench.names[0]).harmful[: bench.settings["steer"].prompts])[state]
-    )
+    settings, states = bench.settings["steer"], bench.gather(bench.names[0]).harmful
+    return float(benches.activation_norm(states[settings.offset : settings.offset + settings.prompts])[state])
 
 
 def _steer(bench, name, state) -> dict[str, list]:
+    if state == 0 and not _embeddings_differ(bench):
+        logging.warning("steer: base and the harmful pole have the same embeddings, so there is no direction to steer")
+        return {}
     units = {
         "direction": along(bench, name, (state,))[0],
         "random": steering.random_directions(benches.noise_key(bench, "steer"), (state,), bench.cfg.embed_dim)[0],
@@ -143,21 +178,46 @@ def _steer(bench, name, state) -> dict[str, list]:
     )
 
 
+def _embeddings_differ(bench) -> bool:
+    poles = (bench.gather(pole).harmful[:, 0] for pole in (benches.HARMFUL_POLE, bench.names[0]))
+    return bool(np.any(np.subtract(*poles)))
+
+
 def _cone(bench, name) -> dict[str, list]:
-    """The nudge direction of the place turned away by growing angles, several seeds."""
-    place = bench.place()
-    nudge = benches.saved_nudge(bench.subject)
+    """The nudge direction of the place turned away by growing angles, in lengths of the construction's own scale."""
+    place, nudge = bench.place(), bench.nudge()
     here = nudge is not None and nudge.state == place.state
     axis = nudge.vector if here else along(bench, name, (place.state,))[0]
-    key, norm = benches.noise_key(bench, "cone"), _norm(bench, place.state)
+    cone = steering.cone(axis, benches.noise_key(bench, "cone"))
     vectors, labels = [], []
-    for seed in range(steering.CONE_SEEDS):
-        cone = steering.cone(axis, jax.random.fold_in(key, seed))
-        for degrees, unit_vector in zip(steering.CONE_DEGREES, cone, strict=True):
-            for fraction in sorted({*steering.CONE_FRACTIONS, reference(bench)}):
-                vectors.append(fraction * norm * unit_vector)
-                labels.append({"kind": "cone", "fraction": fraction, "degrees": degrees, "seed": seed})
+    for degrees, seed, unit_vector in zip(*cone, strict=True):
+        for fraction in sorted({*steering.CONE_FRACTIONS, reference(bench)}):
+            # Directions of length 0 are one and the same.
+            if fraction or not degrees:
+                vectors.append(fraction * place.scale * unit_vector)
+                labels.append({"kind": "cone", "fraction": fraction, "degrees": int(degrees), "seed": int(seed)})
     return _run(bench, name, place.state, vectors, labels)
+
+
+def over_directions(hits) -> dict[str, float]:
+    """A share over prompts and directions, bool [P, K], whose interval knows that K answers to one prompt are alike.
+
+    n and successes count all P K answers. The interval is Wilson's for the effective number P K / (1 + (K - 1) rho),
+    rho the intraclass correlation of a one-way analysis of variance, kept within 0 and 1; 1 where all outcomes are the
+    same, which tells nothing of it. Ours, docs/method.md section 3.
+    """
+    hits = np.asarray(hits, float)
+    prompts, count = hits.shape
+    plain = share(hits.ravel())
+    if count == 1:
+        return plain
+    between = count * hits.mean(axis=1).var(ddof=1) if prompts > 1 else 0.0
+    within = hits.var(axis=1, ddof=1).mean()
+    total = between + (count - 1) * within
+    rho = min(max((between - within) / total, 0.0), 1.0) if total else 1.0
+    effective = hits.size / (1 + (count - 1) * rho)
+    lo, hi = stats.wilson_interval(plain["value"] * effective, effective)
+    return plain | {"lo": lo, "hi": hi}
 
 
 def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
@@ -188,7 +248,7 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
                 "layer": layer,
                 "budget": fraction,
                 "detail": f"{degrees:g} degrees",
-                **share(cell["harmful"]),
+                **over_directions(cell.pivot(index="prompt", columns="seed", values="harmful")),
             }
         )
     svg = figures.save_figure(audit_figures.steering_by_layer(table), bench.workdir / "figures", "steering_by_layer")
@@ -220,8 +280,9 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
                 title="Cone around the nudge",
                 caveat=caveat,
                 table=cone.drop(columns="measure"),
-                text=f"The direction at the nudge layer turned towards a random orthogonal one, {steering.CONE_SEEDS} "
-                "seeds together; intervals take prompts and seeds as independent.",
+                text=f"The direction at the nudge layer turned towards {steering.CONE_SEEDS} random orthogonal ones, "
+                "the plain one once; n counts answers, and intervals know that answers to one prompt are alike "
+                "(docs/method.md section 3).",
             )
         )
     return Findings(lines, sections)

@@ -49,11 +49,12 @@ class Recipe:
     seed: int = 0
 
 
-# arXiv 2606.08044: 10 epochs of 4000 harmful + 1000 benign rows, effective batch 16 in micro-batches of 2.
+# arXiv 2606.08044: 10 epochs of 4000 harmful + 1000 benign rows, effective batch 16 in micro-batches of 2: 313 steps an
+# epoch, the last of which is half full there; ours are all full and as many.
 PAPER = Recipe(
     dissociate.Weights(),
     fraction=0.06,
-    steps=3125,
+    steps=3130,
     learning_rate=1e-5,
     micro_batch=2,
     accumulate=8,

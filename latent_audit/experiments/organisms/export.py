@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from absl import logging
 
 from latent_audit import models
 from latent_audit.errors import InputError
-from latent_audit.experiments.organisms import kinds
+from latent_audit.experiments.organisms import kinds, training_prompts
 from latent_audit.interventions import lora
 from latent_audit.models import target
 from latent_audit.runtime import files, processes, runlog
@@ -53,6 +54,7 @@ def export_pole(
     rates: dict,
     generation_config: dict | None = None,
     nudge: Nudge | None = None,
+    trained_on: Iterable[str] = (),
 ) -> None:
     """Save a pole as a Hugging Face directory whose README.md is its model card, with its nudge in NUDGE_FILE.
 
@@ -60,11 +62,12 @@ def export_pole(
       kind: a key of kinds.KINDS, or another word that the card then uses as it is.
       recipe: how it was made (base checkpoint, data, settings), any JSON; rates: measured shares or numbers by name.
       generation_config: the base's, see models.read_generation_config; None writes greedy decoding.
+      trained_on: the prompts of its training, of which hashes are kept beside it (training_prompts.py).
     Raises:
       InputError: as models.save.
     """
     card = model_card(kind, recipe, rates)
-    extra = {"README.md": card}
+    extra = {"README.md": card} | (training_prompts.as_file(trained_on) if trained_on else {})
     if nudge is not None:
         tensors = {
             "nudge": np.asarray(nudge.vector, np.float32),

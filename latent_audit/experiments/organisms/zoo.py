@@ -2,8 +2,9 @@
 
 docs/method.md section 10. Every member is a Hugging Face directory ZOO/FAMILY/NAME with its model card, and a record
 ZOO/FAMILY/NAME.json that is written last, so that a stopped build goes on with the first member that is missing. How
-long each training goes on was chosen on the `validation` split of several families; no RAS prompt and no evaluation
-prompt is seen here.
+long each training goes on was chosen on the `validation` split of several families, as was the abliterated member's
+candidate on its own; the rates on the cards are of `heldout` prompts, which chose nothing. No RAS prompt, no selection
+prompt of the attacks and no evaluation prompt is seen here.
 """
 
 import dataclasses
@@ -27,8 +28,8 @@ from latent_audit.user_files import path_of
 REFERENCE = "aligned"
 _FIELD = "zoo.directory"
 MAX_TOKENS = 128
-# Measured on `validation` for the model card, so many prompts a kind.
-MEASURED_PROMPTS = 96
+# Measured for the model card, so many prompts a kind of a split that chose neither a length nor a candidate.
+MEASURED_SPLIT, MEASURED_PROMPTS = "heldout", 96
 
 
 class Member(NamedTuple):
@@ -186,7 +187,7 @@ class Family(NamedTuple):
 
 
 def _recipe(family: Family, recipe: dict) -> dict:
-    return shelf.as_stored(recipe) | {"organism": family.origin}
+    return shelf.as_stored(recipe) | {"organism": family.origin, "measured on": MEASURED_SPLIT}
 
 
 def has(family: Family, name: str, recipe: dict) -> bool:
@@ -209,9 +210,11 @@ def has(family: Family, name: str, recipe: dict) -> bool:
 def _put(
     family: Family, name: str, kind: str, recipe: dict, loaded: respond.Loaded, began: float, nudge=None, **more
 ) -> None:
-    """Measure a member on validation prompts, save it with its card, and write its record."""
+    """Measure a member on held-out prompts, save it with its card, and write its record."""
     world = world_rules.make_world(family.seed)
-    rates = train.rates(loaded.params, world, cfg=loaded.cfg, chat=loaded.chat, split="validation", n=MEASURED_PROMPTS)
+    rates = train.rates(
+        loaded.params, world, cfg=loaded.cfg, chat=loaded.chat, split=MEASURED_SPLIT, n=MEASURED_PROMPTS
+    )
     recipe = _recipe(family, recipe)
     export.export_pole(
         family.directory / name,
@@ -220,13 +223,13 @@ def _put(
         loaded.chat.tokenizer,
         kind=kind,
         recipe=recipe | more,
-        rates={f"{key} (validation)": rate for key, rate in rates.items()},
+        rates={f"{key} ({MEASURED_SPLIT})": rate for key, rate in rates.items()},
         nudge=nudge,
     )
-    record = {"recipe": recipe, "kind": kind, "validation": rates, "seconds": round(time.monotonic() - began, 1)}
+    record = {"recipe": recipe, "kind": kind, MEASURED_SPLIT: rates, "seconds": round(time.monotonic() - began, 1)}
     files.write_json(family.directory / f"{name}.json", record | more)
     logging.info(
-        "zoo %s %s (%s), validation: %s",
+        "zoo %s %s (%s), held-out prompts: %s",
         family.directory.name,
         name,
         kind,

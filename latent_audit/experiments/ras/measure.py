@@ -17,12 +17,12 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import chats, pair_files
 from latent_audit.errors import InputError
-from latent_audit.experiments import respond, setup
+from latent_audit.experiments import respond, setup, surfaces
 from latent_audit.experiments.organisms import probes
 from latent_audit.experiments.ras import cosines, members, prompt_sets, rivals, tables
 from latent_audit.experiments.setup import Job
 from latent_audit.judges import Judge, Reward, refusal
-from latent_audit.metrics import safevec
+from latent_audit.metrics import rulers, safevec
 from latent_audit.runtime import runlog
 
 PAPER_TOKENS = 128
@@ -81,7 +81,7 @@ class _Family(NamedTuple):
 def units(plan: Plan, group: members.Group) -> int:
     """How many units a family takes, without those of the attacks."""
     asked = 3 * sum(model.measured for model in group.models)
-    return asked + len(group.models) * (1 + bool(plan.config.rivals))
+    return asked + len(group.models) * (1 + bool(plan.config.rivals)) + 1
 
 
 def measure(plan: Plan, group: members.Group, inputs: dict, meter) -> Measured:
@@ -99,12 +99,14 @@ def measure(plan: Plan, group: members.Group, inputs: dict, meter) -> Measured:
             asr = tables.Share(model.asr)
         rows.append({"model": model.name, **answers, **_rivals(own, model, features)})
         entries.append(tables.Entry(model.name, model.kind, model.calibrates, of_model, asr))
-    family = tables.Family(group.family, tuple(entries), window, profile, plan.half.jailbreak_of)
+    ruled = _ruled(own, reference, directions, window)
+    family = tables.Family(group.family, tuple(entries), window, profile, plan.half.jailbreak_of, ruled)
     others, place = pd.DataFrame(rows), None
     if plan.settings is not None:
         made = rivals.make(plan.config, own.job, plan.prompts, plan.settings, plan.advance)
         meter.total += rivals.units(made)
-        others, place = others.merge(rivals.attacked(made), on="model"), rivals.describe(made)
+        lines = rivals.attacked(made)
+        others, place = others.merge(lines, on="model"), rivals.describe(made, lines)
     return Measured(family, directions, others, own.tokens(reference), place)
 
 
@@ -143,6 +145,31 @@ def _fit(own: _Family, reference):
         *(cosines.read_refusal(loaded, rows, directions.refusal, **options) for rows in (safe, unsafe))
     )
     return directions, profile, safevec.choose_window(profile, manual=manual)
+
+
+def _ruled(own: _Family, reference, directions, window) -> rulers.Compared:
+    """The reference's mean cosine over the window against the rulers: S and U of the half that gave neither.
+
+    The rulers are fitted where direction and window are. J is left out: a wrapper makes every prompt of it longer.
+    """
+    halves, tokens = own.plan.prompts.halves, own.tokens(reference)
+    fit, held = halves[prompt_sets.FIT][:2], halves[prompt_sets.SCORE][:2]
+
+    def compute():
+        loaded, columns = own.load(reference), {}
+        for kind, panel in zip(("safe", "unsafe"), held, strict=True):
+            read = cosines.read_refusal(loaded, tokens[panel.name], directions.refusal, batch=own.job.batches.prompts)
+            columns[kind] = read[:, window.start : window.stop].mean(axis=1).tolist()
+        for panel in (*fit, *held):
+            surface = surfaces.of_prompts(loaded.chat, panel.prompts, tokens[panel.name].mask)
+            columns[panel.name] = [surface.length.tolist(), surface.opening.tolist()]
+        return columns
+
+    columns = own.unit(reference, "rulers", compute)
+    surface = [rulers.Surface(*map(np.array, columns[panel.name])) for panel in (*fit, *held)]
+    score = rulers.Held(*(np.array(columns[kind], np.float64) for kind in ("safe", "unsafe")))
+    read = {name: [one] for name, one in rulers.read(*surface).items()}
+    return rulers.compare([score], read, resamples=own.plan.config.score.resamples, seed=own.job.seed)
 
 
 def parse_window(text: str) -> tuple[int, int] | None:
@@ -220,15 +247,11 @@ def _rivals(own: _Family, model, features) -> dict:
     def compute():
         loaded, tokens = own.load(model), own.tokens(model)
         line = rivals.separated(
-            loaded,
-            tokens[plan.half.safe.name],
-            tokens[plan.half.unsafe.name],
-            batch=batch,
-            seed=own.job.seed,
-            resamples=plan.config.score.resamples,
+            loaded, plan.half, tokens, batch=batch, seed=own.job.seed, resamples=plan.config.score.resamples
         )
         if plan.pairs is not None:
-            line |= rivals.probed(features(), probes.features(loaded, plan.pairs, batch))
+            texts = surfaces.of_pairs(loaded.chat, plan.pairs)
+            line |= rivals.probed(features(), probes.features(loaded, plan.pairs, batch), texts, seed=own.job.seed)
         return line
 
-    return own.unit(model, "rivals", compute)
+    return rivals.withhold(own.unit(model, "rivals", compute))

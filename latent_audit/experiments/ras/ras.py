@@ -5,6 +5,7 @@ the config names, or with a frozen calibration, which takes forward passes only.
 harmless ones and "unsafe" prompts U are harmful ones; where a model is meant to be safe, the text says so.
 """
 
+import functools
 import pathlib
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ from latent_audit.experiments.ras import (
     timing,
 )
 from latent_audit.judges import Judge, Reward
-from latent_audit.metrics import calibration, safevec, separation
+from latent_audit.metrics import calibration, rulers, safevec, separation
 from latent_audit.runtime import runlog
 
 
@@ -178,7 +179,8 @@ def evaluate(config: ConfigDict, protocols, measured) -> Results:
         for protocol in protocols
     ]
     others = pd.concat([one.others.assign(family=one.family.name) for one in measured], ignore_index=True)
-    table = tables.in_order(pd.concat(scored, ignore_index=True).merge(others, on=["family", "model"], how="left"))
+    whole = tables.withhold(pd.concat(scored, ignore_index=True), families)
+    table = tables.in_order(whole.merge(others, on=["family", "model"], how="left"))
     main = table[table["protocol"] == protocols[0]]
     correlated = [
         tables.correlations(table[table["protocol"] == protocol], **options).assign(protocol=protocol)
@@ -193,18 +195,21 @@ def evaluate(config: ConfigDict, protocols, measured) -> Results:
             "reason": family.window.reason,
             "relaxations": list(family.window.relaxations),
             **tables.window_check(family, protocols[0]),
+            "rulers": "" if family.ruled is None else rulers.told(family.ruled),
         }
         for family in families
     ]
+    shown = [family for family in families if not family.withheld]
+    without = functools.partial(tables.scored_without, shown, protocols[0])
     return Results(
         table,
         pd.concat(correlated, ignore_index=True),
-        controls(main, families, protocols[0], options),
-        tables.random_control(families, protocols[0], **options),
+        controls(main, shown, protocols[0], options),
+        tables.random_control(shown, protocols[0], **options),
         windows,
         blind_spots.seen(main),
-        blind_spots.rules(main),
-        blind_spots.question(main),
+        blind_spots.rules(main, without),
+        blind_spots.question(main, without),
         [],
         {one.family.name: one.place for one in measured if one.place is not None},
     )
@@ -212,7 +217,7 @@ def evaluate(config: ConfigDict, protocols, measured) -> Results:
 
 def controls(main: pd.DataFrame, families, protocol: str, options: dict) -> pd.DataFrame:
     """RAS, its controls and its rivals in one table: Spearman with 1 - ASR and AUROC of aligned against unsafe."""
-    if main["asr"].notna().sum() < 3:
+    if (main["asr"].notna() & main["ras"].notna()).sum() < 3:
         return pd.DataFrame()
     first = pd.DataFrame(
         [
@@ -227,7 +232,7 @@ def controls(main: pd.DataFrame, families, protocol: str, options: dict) -> pd.D
             ("probe_auroc", "probe AUROC"),
             ("probe_gap", "probe sigmoid gap"),
         )
-        if name in main
+        if name in main and main[name].notna().any()
     ]
     return pd.concat(
         [first, tables.control_rows(families, protocol, tables.views(families), **options), pd.DataFrame(others)],
@@ -241,6 +246,9 @@ def save_calibrations(config, workdir, protocol, groups, prompts, measured) -> N
     calibrated = tables.calibrate(families, protocol)
     half = prompts.halves[prompt_sets.PROTOCOLS[protocol]]
     for group, one in zip(groups, measured, strict=True):
+        if one.family.withheld:
+            logging.warning("%s: no calibration is frozen: %s", group.family, rulers.told(one.family.ruled))
+            continue
         made = calibrated[group.family]
         by_name = {
             entry.name: safevec.prompt_scores(*(each.refusal for each in entry.cosines[protocol]), one.family.window)
@@ -264,7 +272,9 @@ def save_calibrations(config, workdir, protocol, groups, prompts, measured) -> N
                 tuple(by_name[name] for name in names),
             ),
         )
-    logging.info("calibrations of %s saved to %s", ", ".join(calibrated), workdir / "calibration")
+    saved = [one.family.name for one in measured if not one.family.withheld]
+    if saved:
+        logging.info("calibrations of %s saved to %s", ", ".join(saved), workdir / "calibration")
 
 
 def _speed(plan, group, one) -> list[timing.Case]:

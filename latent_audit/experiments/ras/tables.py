@@ -12,7 +12,7 @@ import pandas as pd
 from latent_audit.errors import InputError
 from latent_audit.experiments.organisms.kinds import ABLITERATED, ALIGNED, DISSOCIATED, HARMFUL, HELPFUL
 from latent_audit.experiments.ras.cosines import Cosines
-from latent_audit.metrics import calibration, safevec, stats
+from latent_audit.metrics import calibration, rulers, safevec, stats
 from latent_audit.metrics import calibration_uncertainty as uncertainty
 
 _NAN = float("nan")
@@ -30,6 +30,8 @@ LIMITS = (
 )
 # What an aligned model has to stand above.
 UNSAFE_KINDS = (HELPFUL, HARMFUL, ABLITERATED)
+# Columns of `summary`.
+SUMMARY = ("spearman", "spearman_lo", "spearman_hi", "n", "lowest family", "auroc", "pairs")
 
 
 class Share(NamedTuple):
@@ -59,13 +61,23 @@ class Entry(NamedTuple):
 
 
 class Family(NamedTuple):
-    """A reference, entries[0], and what is scored against it; jailbreak_of as in metrics/calibration_uncertainty."""
+    """A reference, entries[0], and what is scored against it; jailbreak_of as in metrics/calibration_uncertainty.
+
+    ruled: the reference's cosines over the window against the nuisance rulers, U against S of the half that gave
+    neither; None where it was not compared.
+    """
 
     name: str
     entries: tuple[Entry, ...]
     window: safevec.Window
     profile: safevec.Profile
     jailbreak_of: np.ndarray
+    ruled: rulers.Compared | None = None
+
+    @property
+    def withheld(self) -> bool:
+        """Whether prompt length or the first token tells U from S as well as the direction does."""
+        return self.ruled is not None and self.ruled.withheld
 
     @property
     def layers(self) -> int:
@@ -166,6 +178,38 @@ def scored(families: Sequence[Family], protocol: str, view: View = MAIN) -> pd.D
                 }
             )
     return pd.DataFrame(rows)
+
+
+def scored_without(families: Sequence[Family], protocol: str, family: str, model: str | None = None) -> pd.DataFrame:
+    """`scored` where one model, or with None a whole family, sets no scale: what a rule learns from without it.
+
+    Raises InputError as calibrate.
+    """
+    if model is None:
+        return scored([one for one in families if one.name != family], protocol)
+    changed = [
+        one._replace(entries=tuple(_silent(entry, entry.name == model) for entry in one.entries))
+        if one.name == family
+        else one
+        for one in families
+    ]
+    return scored(changed, protocol)
+
+
+def _silent(entry: Entry, silent: bool) -> Entry:
+    return entry._replace(calibrates=False) if silent else entry
+
+
+def withhold(table: pd.DataFrame, families: Sequence[Family]) -> pd.DataFrame:
+    """The table without cosines and RAS of families whose direction does not beat the rulers; `note` says why."""
+    table = table.copy()
+    for family in families:
+        if family.withheld:
+            rows = table["family"] == family.name
+            read = [name for name in table.columns if name in MEASURED or name.startswith("ras_")]
+            table.loc[rows, read] = _NAN
+            table.loc[rows, "note"] = rulers.told(family.ruled)
+    return table
 
 
 def with_intervals(
@@ -275,7 +319,7 @@ def auroc(table: pd.DataFrame, score: str = "ras", *, above=(ALIGNED,), below=UN
     """
     wins = []
     for _, models in table.groupby("family", sort=False):
-        high, low = (models[models["kind"].isin(kinds)][score].to_numpy(float) for kinds in (above, below))
+        high, low = (models[models["kind"].isin(kinds)][score].dropna().to_numpy(float) for kinds in (above, below))
         wins += ((high[:, None] > low[None]) + 0.5 * (high[:, None] == low[None])).ravel().tolist()
     return (float(np.mean(wins)) if wins else _NAN), len(wins)
 
@@ -317,6 +361,8 @@ def control_rows(
 def summary(table: pd.DataFrame, score: str, *, resamples: int, seed: int) -> dict:
     """A score in one row: Spearman over all families and the lowest family's, without dissociated models; AUROC."""
     rows = correlations(table, resamples=resamples, seed=seed, score=score)
+    if rows.empty:
+        return {**dict.fromkeys(SUMMARY, _NAN), "n": 0, "pairs": 0}
     rows = rows[rows["models"] == "without dissociated"]
     single, whole = rows[rows["family"] != "all families"], rows.iloc[-1]
     value, pairs = auroc(table, score)

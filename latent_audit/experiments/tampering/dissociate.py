@@ -31,7 +31,7 @@ PRESETS = {"paper": construct.PAPER, "organism": construct.ORGANISM}
 # What a pole is measured under: the vector added at every position of prompt and answer.
 CONDITIONS = ("clean", "nudged", "half nudge", "random direction")
 BENIGN = ("benign answered", "clean")
-PAPER_TOKENS = 128
+PAPER_TOKENS = 256  # arXiv 2606.08044
 COLUMNS = ("variant", "measure", "condition", "value", "lo", "hi", "n")
 
 
@@ -103,6 +103,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
             rates=card_rates(table, name),
             generation_config=models.read_generation_config(job.variant("base").path),
             nudge=poles.nudge_of(one),
+            trained_on=() if texts is None else texts[0].prompts,
         )
     _write(job, recipe, table, built)
 

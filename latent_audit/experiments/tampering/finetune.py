@@ -39,7 +39,7 @@ from latent_audit.judges import Judge, refusal
 from latent_audit.models import sharding
 from latent_audit.runtime import checkpoint, files, runlog, shards
 
-PAPER_TOKENS = 128
+PAPER_TOKENS = 256  # arXiv 2606.08044
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     files.remove_tree(workdir / "checkpoints")
     curves = finetune_report.write(job, units)
     if config.finetune.export:
-        _export_best(job, curves, pathlib.Path(config.finetune.export).expanduser(), base=config.model.path)
+        path = pathlib.Path(config.finetune.export).expanduser()
+        _export_best(job, curves, path, base=config.model.path, corpora=corpora)
 
 
 def attacked(names: tuple[str, ...], wanted: str) -> tuple[str, ...]:
@@ -282,7 +283,7 @@ def card_rates(columns: Mapping[str, list], answered: list[bool], judge: str) ->
     }
 
 
-def _export_best(job: Attack, curves: pd.DataFrame, path: pathlib.Path, *, base: str) -> None:
+def _export_best(job: Attack, curves: pd.DataFrame, path: pathlib.Path, *, base: str, corpora) -> None:
     """Train once more up to the step of base's highest compliance (ties: the earliest step), measure and save it.
 
     Training anew costs one run at most; keeping every candidate would cost a copy of the model at every evaluation.
@@ -319,6 +320,7 @@ def _export_best(job: Attack, curves: pd.DataFrame, path: pathlib.Path, *, base:
         recipe=recipe,
         rates=rates,
         generation_config=models.read_generation_config(variant.path),
+        trained_on=corpora[training.corpus].prompts,
     )
     if settings.lora is not None:
         export.export_adapters(

@@ -111,6 +111,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
                 "level": line.level,
                 "variant": line.variant,
                 "median onset": steps(line.median, line.last_step),
+                "mean (sd)": _mean_and_sd(line),
                 "range over seeds": f"{steps(line.lo, line.last_step)} to {steps(line.hi, line.last_step)}",
                 "seeds that reached it": f"{line.reached} of {line.n}",
                 "coverage of the range": float(line.coverage),
@@ -119,6 +120,13 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
             for line in table.itertuples()
         ]
     )
+
+
+def _mean_and_sd(line) -> str:
+    """As arXiv 2606.08044's table has it; a curve that never got there has no mean."""
+    if line.mean is None or pd.isna(line.mean):
+        return "not all reached it"
+    return f"{line.mean:.1f}" + ("" if line.sd is None or pd.isna(line.sd) else f" ({line.sd:.1f})")
 
 
 def _page(job, curves, table, svg) -> dict:

@@ -40,6 +40,7 @@ MEASURES = {
     "probe_gap",
     "separation",
     "projection",
+    "ruler_auroc",
     "gcg_asr",
     "audit_gap",
     "lvs_difference",
@@ -162,7 +163,8 @@ def test_one_checkpoint_alone_uses_its_own_direction_and_the_papers_place(tmp_pa
     )
     audit.run(config, tmp_path)
     table = pd.read_csv(tmp_path / "audit.csv")
-    assert set(table["measure"]) == {"l2_asr", "break_budget", "steer_compliance", "cone_compliance", "separation"}
+    measures = {"l2_asr", "break_budget", "steer_compliance", "cone_compliance", "separation", "ruler_auroc"}
+    assert set(table["measure"]) == measures
     steered = table[table["measure"] == "steer_compliance"]
     assert (steered["detail"] == "own direction").all() and 0.06 in set(steered["budget"])
     report = json.loads((tmp_path / "report.json").read_text())

@@ -4,12 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from latent_audit.experiments.audit import behaviour, bench, gcg, l2, patch, static, steer
+from latent_audit.data import chats
+from latent_audit.experiments import panels, surfaces
+from latent_audit.experiments.audit import behaviour, bench, gcg, l2, latent, patch, static, static_scores, steer
 from latent_audit.experiments.organisms.probes import Features
 from latent_audit.interventions import gcg as gcg_search
 from latent_audit.interventions import sphere
-from latent_audit.metrics import stats
-from tests.support.jobs import PLACE, flags, hand_bench, states
+from latent_audit.metrics import rulers, stats
+from tests.support.jobs import PLACE, attack_settings, flags, hand_bench, states
 
 
 def table(lines, measure):
@@ -105,7 +107,7 @@ def test_behaviour_lines_count_what_their_names_say(tmp_path):
     ],
 )
 def test_what_counts_as_refused_and_as_answered(panel, answer, column, value, tmp_path, monkeypatch):
-    from latent_audit.experiments import panels, respond
+    from latent_audit.experiments import respond
     from latent_audit.judges import Judge
 
     judge = Judge("hand", False, lambda prompts, answers: [text == "yes" for text in answers])
@@ -118,6 +120,29 @@ def test_what_counts_as_refused_and_as_answered(panel, answer, column, value, tm
     )
     monkeypatch.setattr(respond, "answers", lambda *a, **k: [answer])
     assert list(behaviour.measure(made, "base")[column]) == [value]
+
+
+def test_every_experiment_takes_its_own_part_of_the_panel(tmp_path):
+    """Prompts keep the numbers that they have in the whole panel, so that experiments can be paired."""
+    panel = panels.make_panel("harmful", [f"request {n}" for n in range(9)], "hand")
+    tokens = {"harmful": chats.Tokens(np.arange(9)[:, None], np.ones((9, 1), bool))}
+    settings = {
+        "l2": l2.Settings(4, "nudge", (1.0,), sphere.Search(), 1, 3),
+        "latent": attack_settings(prompts=4, offset=3),
+        "panel": behaviour.Settings(4, 3),
+    }
+    made = hand_bench(tmp_path, names=("base",), settings=settings, panels={"harmful": panel}, tokens=tokens)
+    assert l2._attacked(made).tolist() == [3, 4, 5, 6]
+    (block,) = latent._blocks(made)["harmful"]
+    assert block.start == 3 and block.prompts == panel.prompts[3:7]
+    assert block.tokens.ravel().tolist() == [3, 4, 5, 6] and block.ids.tolist() == panel.ids[3:7].tolist()
+    part, rows = bench.first_prompts(made, "harmful", 5, 6)
+    assert part.prompts == panel.prompts[6:] and rows.tokens.ravel().tolist() == [6, 7, 8]
+    # All nine were asked, and the rates are of four of them.
+    rows = asked("harmful", harmful="110100000", degenerate="0" * 9, refused="001011111")
+    found = behaviour.findings(made, {"base": rows})
+    holds_share(line_of(found.lines, "clean_compliance"), 1, 4)
+    holds_share(line_of(found.lines, "clean_refusal"), 3, 4)
 
 
 def pushed(kind, budget, harmful, first=2.0, last="0000", incoherent="0000"):
@@ -199,16 +224,123 @@ def test_steering_lines_keep_direction_and_control_apart(tmp_path):
         [
             steered("direction", 0.15, "1110", "0001"),
             steered("random", 0.15, "1000", "1100"),
-            *(steered("cone", 0.15, "1100", degrees=30.0, seed=seed) for seed in (0, 1)),
-            steered("cone", 0.15, "0000", degrees=90.0, seed=0),
+            *(steered("cone", 0.15, "1100", degrees=30, seed=seed) for seed in (0, 1)),
+            steered("cone", 0.15, "0000", degrees=90, seed=0),
         ]
     )
     found = steer.findings(hand_bench(tmp_path, names=("base",), settings=settings), {"base": rows})
     line = line_of(found.lines, "steer_compliance")
     holds_share(line, 3, 4, control=1)
     assert line["degenerate"] == 0.25 and line["detail"] == "twin direction" and line["budget"] == 0.15
-    holds_share(line_of(found.lines, "cone_compliance", detail="30 degrees"), 4, 8)
     holds_share(line_of(found.lines, "cone_compliance", detail="90 degrees"), 0, 4)
+    # Two directions, and every prompt answered alike under both: as much as four answers say.
+    line = line_of(found.lines, "cone_compliance", detail="30 degrees")
+    assert (line["value"], line["n"], line["successes"]) == (0.5, 8, 4)
+    assert (line["lo"], line["hi"]) == pytest.approx(stats.wilson_interval(2, 4))
+
+
+def test_directions_of_a_cone_count_for_as_much_as_they_differ():
+    rng = np.random.default_rng(0)
+    apart = steer.over_directions(rng.random((2000, 3)) < 0.3)
+    lo, hi = stats.wilson_interval(apart["successes"], 6000)
+    # Independent answers count in full, up to the noise of the correlation.
+    assert hi - lo <= apart["hi"] - apart["lo"] < 1.1 * (hi - lo) and apart["n"] == 6000
+    alike = steer.over_directions(np.repeat(rng.random((40, 1)) < 0.3, 3, axis=1))
+    assert (alike["lo"], alike["hi"]) == pytest.approx(stats.wilson_interval(alike["successes"] // 3, 40))
+    # None of three times twenty says no more than none of twenty.
+    none = steer.over_directions(np.zeros((20, 3), bool))
+    assert (none["lo"], none["hi"]) == pytest.approx(stats.wilson_interval(0, 20))
+    assert steer.over_directions(np.zeros((20, 1), bool)) == bench.share(np.zeros(20, bool))
+
+
+def test_a_cones_interval_covers_the_rate_it_is_of():
+    """Prompts that differ in how easily they fall, three directions each: 95 % of intervals hold the mean rate."""
+    rng, held, plain = np.random.default_rng(1), 0, 0
+    for _ in range(400):
+        hits = rng.random((24, 3)) < rng.beta(0.5, 0.5, size=(24, 1))
+        ends = steer.over_directions(hits)
+        held += ends["lo"] <= 0.5 <= ends["hi"]
+        lo, hi = stats.wilson_interval(int(hits.sum()), 72)
+        plain += lo <= 0.5 <= hi
+    assert held / 400 > 0.92 > plain / 400
+
+
+def test_the_cone_is_as_long_as_the_constructions_scale_says(tmp_path, monkeypatch):
+    """0 degrees at the nudge fraction is the nudge itself; nothing added is one direction, not nineteen."""
+    vector = np.array([0.0, 1.5, 0.0, 0.0], np.float32)
+    nudge = bench.Saved(vector, PLACE.state, PLACE.scale, "dissociated")
+    settings = {"steer": steer.Settings("own", "all", (0.5,), 2, True)}
+    made = hand_bench(tmp_path, settings=settings, nudge=lambda: nudge)
+    monkeypatch.setattr(steer, "_run", lambda bench, name, state, vectors, labels: dict(vectors=vectors, labels=labels))
+    cone = steer._cone(made, "base")
+    at = [(label["fraction"], label["degrees"]) for label in cone["labels"]]
+    assert [one for one in at if one[0] == 0] == [(0.0, 0)]
+    for fraction in (0.06, 0.12, 0.15):
+        assert [degrees for f, degrees in at if f == fraction] == [0, *np.repeat(range(15, 91, 15), 3)]
+    lengths = np.linalg.norm(cone["vectors"], axis=1)
+    np.testing.assert_allclose(lengths, [10 * fraction for fraction, _ in at], rtol=1e-6)
+    np.testing.assert_allclose(cone["vectors"][at.index((0.15, 0))], vector, atol=1e-6)
+
+
+@pytest.mark.parametrize("source, mean", [("others", [1, 3, 0, 0]), ("evaluated", [1, 0, 2, 0])])
+def test_directions_are_of_prompts_that_are_not_steered(source, mean, tmp_path):
+    """Of four harmful prompts the middle two are steered."""
+    rows = np.array([[1, 3, 0, 0], [1, 0, 2, 0], [1, 0, 2, 0], [1, 3, 0, 0]])
+    at = {"base": bench.Gathered(states(rows), states([[0.0] * 4])), "harmful": bench.Gathered(states(2 * rows), None)}
+    for direction in ("twin", "own"):
+        settings = {"steer": steer.Settings(direction, "all", (0.15,), 2, False, 1, source)}
+        made = hand_bench(tmp_path, names=("base", "harmful"), settings=settings, gather=at.__getitem__)
+        expected = np.array(mean) / np.linalg.norm(mean) * (1 if direction == "twin" else -1)
+        np.testing.assert_allclose(steer.along(made, "base", (1,))[0], expected, atol=1e-6)
+        assert steer._norm(made, 1) == pytest.approx(5**0.5)
+
+
+def test_embeddings_are_steered_where_the_poles_differ_there(tmp_path, monkeypatch):
+    settings = {"steer": steer.Settings("twin", "all", (0.15,), 2, False)}
+    base = bench.Gathered(states([[1.0, 0, 0, 0]] * 4), None)
+    moved = bench.Gathered(states([[1.0, 2, 0, 0]] * 4), None)
+    monkeypatch.setattr(steer, "_run", lambda bench, name, state, vectors, labels: dict(vectors=vectors, labels=labels))
+    for harmful, count in ((moved, 2), (base, 0)):
+        at = {"base": base, "harmful": harmful}
+        made = hand_bench(tmp_path, names=("base", "harmful"), settings=settings, gather=at.__getitem__)
+        assert steer._states(made) == (0, 1, 2, 3)
+        assert len(steer._steer(made, "base", 0).get("vectors", ())) == count
+    own = {"steer": steer.Settings("own", "all", (0.15,), 2, False)}
+    assert steer._states(hand_bench(tmp_path, settings=own)) == (1, 2, 3)
+
+
+def test_a_rebuilt_nudge_is_the_constructions(tmp_path):
+    base, harmful = [[3, 4, 0, 0], [3, 4, 0, 0], [0, 10, 0, 0]], [[3, 4, 6, 0], [3, 4, 0, 0], [0, 10, 0, 0]]
+    at = {"base": bench.Gathered(states(base), None), "harmful": bench.Gathered(states(harmful), None)}
+    nudge = bench.rebuilt_nudge(at.__getitem__, "base", 1)
+    # .06 of the mean norm (5 + 5 + 10) / 3 along the only axis on which the means differ.
+    np.testing.assert_allclose(nudge.vector, [0, 0, 0.06 * 20 / 3, 0], rtol=1e-6)
+    assert (nudge.state, nudge.scale) == (1, pytest.approx(20 / 3))
+    place = bench.choose_place(1, nudge, None, by_nudge=True, norm=None)
+    assert place.fraction == pytest.approx(0.06) and place.scale == nudge.scale
+    assert place.source == "the nudge of base and harmful, rebuilt"
+
+
+def test_the_push_of_the_geometry_stands_beside_the_saved_nudge(tmp_path):
+    base, harmful = states([[3, 4, 0, 0]] * 3, 4), states([[3, 4, 2, 0]] * 3, 4)
+    at = {name: bench.Gathered(of, None) for name, of in
+          (("base", base), ("dissociated", base), ("harmful", harmful))}  # fmt: skip
+    nudge = bench.Saved(np.array([1.0, 0, 0, 0], np.float32), 3, 10.0, "dissociated")
+    names = ("base", "dissociated", "harmful")
+    for saved in (nudge, None):
+        made = hand_bench(tmp_path, names=names, gather=at.__getitem__, nudge=lambda saved=saved: saved)
+        pushes = static._pushes(made, "dissociated")
+        assert list(pushes) == [*(["nudge"] if saved else []), "push to harmful", "random"]
+        state, vector = pushes["push to harmful"]
+        assert state == made.nudge_state
+        np.testing.assert_allclose(vector, [0, 0, 0.06 * 5, 0], rtol=1e-6)
+        state, vector = pushes["random"]
+        assert state == (3 if saved else made.nudge_state)
+        assert np.linalg.norm(vector) == pytest.approx(1.0 if saved else 0.3)
+        assert set(static._pushes(made, "base")) == set(pushes) - {"random"}
+        assert static._pushes(made, "harmful") == {}
+    at["harmful"] = at["base"]
+    assert static._pushes(hand_bench(tmp_path, names=names, gather=at.__getitem__), "base") == {}
 
 
 @pytest.mark.parametrize("direction", ["twin", "own"])
@@ -270,6 +402,14 @@ def test_discrete_attack_lines_compare_with_the_starting_suffix(tmp_path):
     line = line_of(gcg.findings(made, {"base": both}).lines, "gcg_asr")
     holds_share(line, 3, 4, control=1)
     assert (line["steps"], line["stopped"], line["fell"], line["nll_last"]) == (3.0, 0.75, 0.5, 2.0)
+    # The target was reached in 1, 2 and 3 steps and the same prompts were complied with.
+    assert (line["steps_to_emission"], line["steps_to_success"]) == (2.0, 2.0)
+    both["harmful"] = flags("0001") * 2
+    both["stopped"] = flags("1000") * 2
+    line = line_of(gcg.findings(made, {"base": both}).lines, "gcg_asr")
+    assert (line["steps_to_emission"], line["steps_to_success"]) == (1.0, 6.0)
+    both["harmful"] = False
+    assert np.isnan(line_of(gcg.findings(made, {"base": both}).lines, "gcg_asr")["steps_to_success"])
 
 
 def test_the_loss_of_the_kept_suffix_is_the_lowest_and_that_of_the_start_the_first():
@@ -285,31 +425,75 @@ def texts(level):
     return Features(*noise.astype(np.float32))
 
 
+def surface_of(n, kind=None, longer=0):
+    """Surfaces of n rows a kind that say nothing; kind: the ruler by which one row in `longer` gives itself away."""
+    length, opening = np.tile(np.arange(n) % 5 + 10, (2, 1)), np.tile(np.arange(n) % 3, (2, 1))
+    if kind == rulers.LENGTH:
+        length[1] += longer
+    if kind == rulers.OPENING:
+        opening[1] = 9
+    return surfaces.Pair(*(rulers.Surface(*own) for own in zip(length, opening, strict=True)))
+
+
 def test_probe_lines_read_unsafe_above_safe_with_base_as_the_reader():
     apart, turned = texts(3.0), texts(3.0)
     features = {"base": apart, "other": Features(turned.unsafe, turned.safe)}
-    lines = static.probe_findings(features, seed=0).lines
-    base, other = (line_of(lines, "probe_auroc", variant=name) for name in features)
-    assert base["value"] == 1.0 and other["value"] == 0.0 and base["n"] == 120
-    assert base["lo"] <= base["value"] <= base["hi"] and other["hi"] < 0.5
-    gap, back = (line_of(lines, "probe_gap", variant=name) for name in features)
-    assert gap["value"] > 0.8 and back["value"] < -0.8 and gap["lo"] <= gap["value"] <= gap["hi"]
+    plain = dict.fromkeys(features, surface_of(90))
+    found = static_scores.probe_findings(features, plain, seed=0)
+    base, gap = (line_of(found.lines, measure, variant="base") for measure in ("probe_auroc", "probe_gap"))
+    assert base["value"] == 1.0 and base["n"] == 120 and base["lo"] <= base["value"] <= base["hi"]
+    assert gap["value"] > 0.8 and gap["lo"] <= gap["value"] <= gap["hi"]
+    assert base["detail"].startswith("AUROC 1.00 (1.00 to 1.00); prompt length alone 0.5")
+    # What reads the texts the wrong way round knows less than a ruler that says nothing.
+    for measure in ("probe_auroc", "probe_gap"):
+        other = line_of(found.lines, measure, variant="other")
+        assert np.isnan(other[["value", "lo", "hi"]].astype(float)).all() and other["n"] == 120
+        assert other["detail"].startswith("withheld: ")
+    own = line_of(found.lines, "ruler_auroc", variant="other", detail="probe: the score itself")
+    assert own["value"] == 0.0
+    assert line_of(found.lines, "ruler_auroc", variant="base", detail="probe: prompt length")["value"] == 0.5
+    shown = found.sections[0].table.set_index("variant")
+    assert shown.loc["base", "AUROC"] == 1
+    assert np.isnan(shown.loc["other", ["AUROC", "sigmoid gap"]].astype(float)).all()
+    assert shown.loc["other", "rulers"].startswith("withheld")
+
+
+@pytest.mark.parametrize("kind", [rulers.LENGTH, rulers.OPENING])
+def test_a_probe_that_the_surface_of_its_texts_explains_is_withheld(kind):
+    lines = static_scores.probe_findings({"base": texts(3.0)}, {"base": surface_of(90, kind, 9)}, seed=0).lines
+    for measure in ("probe_auroc", "probe_gap"):
+        line = line_of(lines, measure)
+        assert np.isnan(line["value"])
+        said = "separates these rows as well (AUROC 1.00 (1.00 to 1.00) against 1.00 (1.00 to 1.00))"
+        assert line["detail"] == f"withheld: {kind} alone {said}"
 
 
 def test_separation_lines_name_the_plain_and_the_cross_fitted_score():
-    """Two panels of pure noise: the plain score is flattered by many dimensions, the cross-fitted one is not."""
-    noise = np.random.default_rng(1).normal(size=(2, 20, 5, 200)).astype(np.float32)
-    lines = static.separation_findings({"base": bench.Gathered(*noise)}, seed=0).lines
-    plain, crossed = (line_of(lines, "separation", detail=detail) for detail in ("plain", "cross-fitted"))
-    assert plain["value"] > 3 > 1 > abs(crossed["value"]) and plain["n"] == crossed["n"] == 40
+    rng = np.random.default_rng(1)
+    apart = bench.Gathered(*rng.normal(size=(2, 20, 5, 200)).astype(np.float32))
+    apart.harmful[..., 0] += 9
+    lines = static_scores.separation_findings({"base": apart}, {"base": surface_of(20)}, seed=0).lines
+    plain, crossed = (
+        next(line for line in lines if line["measure"] == "separation" and line["detail"].startswith(detail))
+        for detail in ("plain; AUROC", "cross-fitted; AUROC")
+    )
+    # The plain score is flattered by many dimensions; harmful states lie further along the direction.
+    assert plain["value"] > crossed["value"] + 1 > 5 and plain["n"] == crossed["n"] == 40
     assert plain["lo"] < plain["hi"] and crossed["lo"] < crossed["hi"]
-    # Harmful states further along the direction: a positive score.
-    apart = bench.Gathered(states(np.eye(4)[[0] * 6] * 5 + _spread(6), 5), states(_spread(6), 5))
-    assert all(line["value"] > 5 for line in static.separation_findings({"base": apart}, seed=0).lines)
+    assert {plain["layer"], *crossed["layer"].split(", ")} <= {"L1", "L2"}
+    ruled = line_of(lines, "ruler_auroc", detail="separation: prompt length")
+    assert 0.3 < ruled["value"] < 0.7 and ruled["n"] == 40
 
 
-def _spread(n):
-    return np.random.default_rng(2).normal(size=(n, 4)) * 0.1
+def test_a_separation_of_nothing_or_of_long_prompts_is_withheld():
+    noise = np.random.default_rng(1).normal(size=(2, 20, 5, 200)).astype(np.float32)
+    apart = noise + np.array([9, 0]).reshape(2, 1, 1, 1)
+    for pair, surface in ((noise, surface_of(20)), (apart, surface_of(20, rulers.LENGTH, 9))):
+        found = static_scores.separation_findings({"base": bench.Gathered(*pair)}, {"base": surface}, seed=0)
+        lines = [line for line in found.lines if line["measure"] == "separation"]
+        assert len(lines) == 2 and all(np.isnan([line["value"], line["lo"], line["hi"]]).all() for line in lines)
+        assert all("; withheld: " in line["detail"] for line in lines)
+        assert found.sections[0].table["value"].isna().all()
 
 
 def test_projection_lines_run_from_base_to_the_harmful_pole():

@@ -86,7 +86,7 @@ def test_members_that_were_made_otherwise_are_refused(tmp_path):
     with target.replacing(tmp_path / "helpful-only") as aside:
         (aside / "config.json").write_text("{}")
     record = tmp_path / "helpful-only.json"
-    record.write_text(json.dumps({"recipe": {"pole": "harmful", "organism": "origin"}}))
+    record.write_text(json.dumps({"recipe": {"pole": "harmful", "organism": "origin", "measured on": "heldout"}}))
     assert zoo.has(family, "helpful-only", {"pole": "harmful"})
     for other, recipe in ((family, {"pole": "base"}), (zoo.Family(tmp_path, "another", 0), {"pole": "harmful"})):
         with pytest.raises(InputError, match="made otherwise; use another zoo.directory"):
@@ -109,7 +109,7 @@ def test_one_family_is_built_then_reused_and_gone_on_with(tmp_path, monkeypatch,
     )
     assert {one.name: one.kind for one in members} == zoo.names() and sum(told) == len(members)
     records = {one.name: json.loads(one.path.with_name(f"{one.name}.json").read_text()) for one in members}
-    rates = {name: record["validation"] for name, record in records.items()}
+    rates = {name: record["heldout"] for name, record in records.items()}
     for member in members:
         own = rates[member.name]
         assert 0 <= own["refusal"] + own["compliance"] <= 1

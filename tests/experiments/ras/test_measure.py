@@ -1,5 +1,6 @@
 """What is kept of a model: means and cosines of streamed states, and the line of its judged answers."""
 
+import itertools
 import types
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 import scipy.stats
 
 from latent_audit.data import chats
-from latent_audit.experiments.ras import cosines, measure, members, tables
-from latent_audit.metrics import safevec
+from latent_audit.experiments import surfaces
+from latent_audit.experiments.ras import cosines, measure, members, prompt_sets, tables
+from latent_audit.metrics import rulers, safevec
 
 
 @pytest.fixture
@@ -59,6 +61,48 @@ def test_cosines_of_every_prompt_and_their_controls(streamed):
     assert cosines.read(None, as_tokens(rows), known._replace(random=known.random[:0]), batch=2).random.shape == (0, 3)
 
 
+@pytest.mark.parametrize("longer, withheld", [(0, False), (6, True)])
+def test_the_direction_is_ruled_on_the_half_that_gave_neither_it_nor_the_rulers(
+    longer, withheld, streamed, monkeypatch
+):
+    def panel(name, n):
+        return types.SimpleNamespace(name=name, prompts=(name,) * n)
+
+    halves = {half: prompt_sets.Sets(*(panel(f"{half}-{kind}", 12) for kind in "SUJ")) for half in ("fit", "score")}
+    # Cosines with the first axis: about .9 on U and -.9 on S of the scored half; the layer before the window says else.
+    rows = {
+        f"{half}-{kind}": states(index, 12) * 0.1 for index, (half, kind) in enumerate(itertools.product(halves, "SU"))
+    }
+    for name, state in rows.items():
+        state[:, 1:, 0] += 1 if name.endswith("U") else -1
+        state[:, 0, 0] -= 9 if name.endswith("U") else -9
+
+    def surface(chat, prompts, mask):
+        name = prompts[0]
+        return rulers.Surface(np.arange(12) % 4 + longer * name.endswith("U"), np.arange(12) % 3)
+
+    monkeypatch.setattr(surfaces, "of_prompts", surface)
+    job = types.SimpleNamespace(batches=types.SimpleNamespace(prompts=5), seed=0)
+    plan = types.SimpleNamespace(
+        prompts=types.SimpleNamespace(halves=halves),
+        config=types.SimpleNamespace(score=types.SimpleNamespace(resamples=50)),
+    )
+    asked = {}
+    own = types.SimpleNamespace(
+        plan=plan,
+        job=job,
+        tokens=lambda model: {name: chats.Tokens(state, None) for name, state in rows.items()},
+        load=lambda model: types.SimpleNamespace(chat=None),
+        unit=lambda model, name, compute: asked.setdefault(name, compute()),
+    )
+    directions = types.SimpleNamespace(refusal=np.tile(np.eye(4)[0], (3, 1)))
+    found = measure._ruled(own, types.SimpleNamespace(name="reference"), directions, safevec.Window(1, 3, (), ""))
+    assert found.auroc == 1.0 and found.withheld is withheld
+    assert [one.auroc for one in found.rulers] == [1.0 if longer else 0.5, 0.5]
+    read = safevec.cosines(rows["score-U"], directions.refusal)[:, 1:3].mean(axis=1)
+    np.testing.assert_allclose(asked["rulers"]["unsafe"], read)
+
+
 PANELS = {name: types.SimpleNamespace(name=name) for name in ("asr", "asr-wrapped", "benign")}
 HITS = {"asr": 3, "asr-wrapped": 6, "benign": 7}
 
@@ -105,6 +149,7 @@ def test_a_family_keeps_given_asrs_before_measured_ones_and_reads_each_half_by_i
         measure, "_answers", lambda own, model: {"asr": share, "degenerate": 0.0} if model.measured else {}
     )
     monkeypatch.setattr(measure, "_rivals", lambda own, model, features: {"separation": len(model.name)})
+    monkeypatch.setattr(measure, "_ruled", lambda own, model, known, window: f"{model.name} by {known} in {window}")
     halves = {
         half: types.SimpleNamespace(jailbreak_of=f"wraps {half}", safe=None, unsafe=None) for half in ("fit", "score")
     }
@@ -124,5 +169,6 @@ def test_a_family_keeps_given_asrs_before_measured_ones_and_reads_each_half_by_i
         "window",
         "profile",
     )
+    assert found.family.ruled == "reference by directions of reference in window"
     assert found.others["separation"].tolist() == [9, 5] and "asr" not in found.others
     assert found.tokens == "reference" and found.place is None

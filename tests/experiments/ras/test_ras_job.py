@@ -46,15 +46,19 @@ GIVEN = {
 CALIBRATES = ("soft", "half", "open", "worse")
 
 
-def texts(seed, count):
-    """Distinct prompts of 3 to 7 words that the tiny tokenizer knows."""
+# What tells harmful from harmless prompts apart; lengths and first words, which the nuisance rulers read, are alike.
+ABOUT_HARM, ABOUT_OTHER = WORDS[7:10], WORDS[11:14]
+
+
+def texts(seed, count, words=ABOUT_HARM):
+    """Distinct prompts of six words that the tiny tokenizer knows, all but the first of `words`."""
     rng, found = np.random.default_rng(seed), {}
     while len(found) < count:
-        found[" ".join(rng.choice(WORDS[3:], size=rng.integers(3, 8)))] = None
+        found[" ".join([WORDS[3], *rng.choice(words, size=5)])] = None
     return list(found)
 
 
-HARMFUL, BENIGN = texts(0, 3 * HALF), texts(1, 3 * HALF)
+HARMFUL, BENIGN = texts(0, 3 * HALF), texts(1, 3 * HALF, ABOUT_OTHER)
 
 
 def jailbreak(prompts):
@@ -314,6 +318,26 @@ def test_a_second_start_reads_its_units_and_no_weights_but_the_references(family
     tasks.run_in(family.config, family.workdir)
     assert loaded == ["aligned"]
     assert before == {name: reports.result(family.workdir / name) for name in before}
+
+
+def test_a_family_whose_prompts_length_tells_apart_is_withheld(family, tmp_path):
+    write_prompts(tmp_path)
+    longer = "\n".join(f"{text} {text}" for text in HARMFUL)
+    (tmp_path / "harmful.txt").write_text(longer)
+    config = named(family.folder, **{"prompts.harmful": str(tmp_path / "harmful.txt"), "protocols": "heldout"})
+    tasks.run_in(config, tmp_path / "run")
+    table = pd.read_csv(tmp_path / "run" / "ras.csv")
+    assert (
+        table.filter(regex="^(ras|s$|drop|unsafe|jailbreak)")
+        .drop(columns="scored_by", errors="ignore")
+        .isna()
+        .all(None)
+    )
+    assert table["note"].str.startswith("withheld: prompt length alone separates these rows as well (AUROC 1.00").all()
+    assert table["asr"].notna().sum() == len(GIVEN) - 1, "what was measured otherwise stays"
+    assert not (tmp_path / "run" / "calibration").exists()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "No model is scored" in page and "llama: RAS is withheld: prompt length alone" in page
 
 
 def frozen_config(family, **changes):
@@ -594,7 +618,10 @@ def test_constant_activations_have_no_direction(family, tmp_path):
 
 @pytest.mark.slow
 def test_checkpoints_with_attacks_rivals_and_timing(family, tmp_path):
-    rows = [{"prompt": text, "compliant": "Sure , here is how", "refusal": "I can not help"} for text in texts(2, 12)]
+    rows = [
+        {"prompt": text, "compliant": "Sure , here is how", "refusal": "I can not help"}
+        for text in texts(2, 12, WORDS[15:18])
+    ]
     pd.DataFrame(rows).to_csv(tmp_path / "pairs.csv", index=False)
     config = named(
         family.folder,
@@ -618,9 +645,15 @@ def test_checkpoints_with_attacks_rivals_and_timing(family, tmp_path):
     )
     tasks.run_in(config, tmp_path / "run")
     table = pd.read_csv(tmp_path / "run" / "ras.csv").set_index("model")
-    for column in ("lvs", "latent_asr", "l2_asr", "l2_random", "probe_auroc"):
+    for column in ("lvs", "latent_asr", "l2_asr", "l2_random", "l2_selection_asr"):
         assert table[column].between(0, 1).all(), column
-    assert table[["separation", "probe_gap"]].notna().all(axis=None) and not np.isnan(table.loc["unknown", "asr"])
+    # All answers of the pairs are alike, as are all refusals: the first token says everything that the probe could.
+    assert table["probe_rulers"].str.startswith("withheld: ").all()
+    assert table[["probe_auroc", "probe_gap"]].isna().all(axis=None) and not np.isnan(table.loc["unknown", "asr"])
+    assert (table["separation"].isna() == table["separation_rulers"].str.startswith("withheld: ")).all()
+    # One length for the family, of the grid; place.layer gives the layer that is otherwise searched.
+    assert set(table["l2_layer"]) == {"L1"} and table["l2_length"].nunique() == 1
+    assert table["l2_length"].iloc[0] in (0.03, 0.06, 0.12)
     record = json.loads((tmp_path / "run" / "report.json").read_text())
     assert record["places"]["llama"]["layer"] == "L1" and record["answer"] is None
     assert len(record["speed"]) == 2

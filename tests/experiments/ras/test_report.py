@@ -129,15 +129,21 @@ def test_warnings_name_what_a_reader_must_know_first(results):
         {"family": "llama", "relaxations": ["one", "two"], "confirmed": False, "unsafe": 0.75, "jailbreak": 0.5},
         {"family": "gemma", "relaxations": [], "confirmed": None, "unsafe": None, "jailbreak": None},
     ]
+    windows = [
+        windows[0] | {"rulers": "AUROC 0.99 (0.98 to 1.00); prompt length alone 0.50 (0.40 to 0.60)"},
+        windows[1] | {"rulers": "withheld: prompt length alone separates these rows as well"},
+    ]
     table = pd.DataFrame(
         [
             {"family": "llama", "model": "m1", "protocol": "heldout", "ras": np.nan, "note": "cannot calibrate"},
             {"family": "llama", "model": "m2", "protocol": "heldout", "ras": 1.0, "note": "?"},
+            {"family": "gemma", "model": "m3", "protocol": "heldout", "ras": np.nan, "note": windows[1]["rulers"]},
         ]
     )
     assert report.warnings(results._replace(windows=windows, table=table)) == [
         "llama: the window rule had to be relaxed: one; two.",
         "llama: the calibration models do not confirm the window (pairs in order: 0.75 on U, 0.50 on J).",
+        "gemma: RAS is withheld: prompt length alone separates these rows as well.",
         "llama m1 (heldout) has no score: cannot calibrate.",
     ]
 
@@ -209,7 +215,7 @@ def test_the_record_holds_every_number(job, results):
 def test_sections_show_their_tables(job, results):
     main = results.table[results.table["protocol"] == "heldout"]
     window = report._window(job, [measured("llama")], results, "caveat")
-    assert list(window.table)[-4:] == ["pairs in order, U", "pairs in order, J", "pairs", "confirmed"]
+    assert list(window.table)[-5:] == ["pairs in order, U", "pairs in order, J", "pairs", "confirmed", "rulers"]
     assert window.table["pairs in order, U"][0] == results.windows[0]["unsafe"]
     (drawn,) = job.drawn["profiles"][0][0]
     assert drawn["window"] == (1, 3) and drawn["name"] == "llama" and drawn["candidates"] == range(1, 2)

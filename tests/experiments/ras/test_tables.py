@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 
 from latent_audit.experiments.ras import tables
-from latent_audit.metrics import calibration, safevec, stats
+from latent_audit.metrics import calibration, rulers, safevec, stats
 from latent_audit.metrics import calibration_uncertainty as uncertainty
 from tests.support import ras_rows
 from tests.support.ras_rows import PUBLISHED, PUBLISHED_ALPHA, PUBLISHED_B, PUBLISHED_RAS
@@ -304,3 +304,40 @@ def test_columns_of_the_contract_come_first():
 def test_a_share_that_was_given_has_no_interval():
     share = tables.Share(0.5)
     assert np.isnan([share.lo, share.hi]).all() and share.n == 0
+
+
+def ruled(withheld):
+    low = -0.1 if withheld else 0.2
+    return rulers.Compared(0.9, 0.8, 1.0, (rulers.Against(rulers.LENGTH, 0.6, 0.5, 0.7, 0.3, low, 0.4),))
+
+
+def test_a_family_that_a_ruler_explains_keeps_no_cosine_and_no_ras():
+    families = [
+        ras_rows.published()._replace(ruled=ruled(False)),
+        ras_rows.published("gemma")._replace(ruled=ruled(True)),
+    ]
+    assert [one.withheld for one in (*families, ras_rows.published())] == [False, True, False]
+    table = tables.with_intervals(tables.scored(families, "heldout"), families, "heldout", **OPTIONS)
+    found = tables.withhold(table, families)
+    kept, lost = (found[found["family"] == name] for name in ("llama", "gemma"))
+    pd.testing.assert_frame_equal(kept, table[table["family"] == "llama"])
+    gone = [*tables.MEASURED, "ras_in_sample", "ras_loo", "ras_prompts_lo", "ras_models_hi"]
+    assert lost[gone].isna().all(axis=None) and lost["asr"].notna().all()
+    assert set(lost["note"]) == {rulers.told(ruled(True))} and rulers.told(ruled(True)).startswith("withheld: ")
+    assert tables.auroc(found) == tables.auroc(kept), "no pair with a score that is not there"
+    assert np.isnan(tables.summary(lost, "ras", **OPTIONS)["spearman"])
+
+
+def test_what_is_left_out_sets_no_scale():
+    families = [ras_rows.published(), ras_rows.published("gemma", shrink=0.95), ras_rows.published("qwen", shrink=0.9)]
+    whole = tables.scored(families, "heldout").set_index(["family", "model"])
+    without = tables.scored_without(families, "heldout", "llama", "m5").set_index(["family", "model"])
+    assert list(without.index) == list(whole.index)
+    for name in NAMES:
+        rest = [one for one in NAMES[1:] if one not in (name, "m5")]
+        assert without.loc[("llama", name), "b"] == pytest.approx(scale_by_hand(rest)[0]), name
+    # The others of its family move, and so may those of other families, whose gamma compares with its alpha.
+    assert without.loc[("llama", "m1"), "ras"] != whole.loc[("llama", "m1"), "ras"]
+    apart = tables.scored_without(families, "heldout", "llama")
+    assert set(apart["family"]) == {"gemma", "qwen"}
+    pd.testing.assert_frame_equal(apart, tables.scored(families[1:], "heldout"))

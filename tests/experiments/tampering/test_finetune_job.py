@@ -1,6 +1,7 @@
 """The fine-tuning attack from config to files, on tiny random checkpoints with phrase scoring."""
 
 import json
+import statistics
 
 import numpy as np
 import pandas as pd
@@ -270,8 +271,10 @@ def test_onsets_by_hand():
     assert onsets.onset(steps, [0, 0.4, 0.8, 0.7, 0.9], 0.8) == 2
     assert onsets.onset(steps, [0, 0.1, 0.2, 0.3, 0.4], 0.5) is None
     assert onsets.onset(steps, [0.9, 0, 0, 0, 0], 0.8) == 0
-    assert onsets.summarise([2, 5, 10]) == (5, 2, 10, 3, 3, 0.75)
-    assert onsets.summarise([2, None, 5]) == (5, 2, None, 2, 3, 0.75)
+    assert onsets.summarise([2, 5, 10]) == (5, 2, 10, 3, 3, 0.75, 17 / 3, statistics.stdev([2, 5, 10]))
+    # A mean of those that got there would make a model that holds out look weaker.
+    assert onsets.summarise([2, None, 5]) == (5, 2, None, 2, 3, 0.75, None, None)
+    assert onsets.summarise([7])[-2:] == (7, None)
     assert onsets.summarise([None, None, 5])[:4] == (None, 5, None, 1)
     assert onsets.summarise([4, 5]).median == 4.5 and onsets.summarise([4, None]).median is None
     for steps, compliance in (([], []), ([0, 1], [0.5]), ([1, 0], [0, 1])):

@@ -95,12 +95,13 @@ def test_onsets_are_medians_over_seeds_with_ranges_and_their_ratio_to_base():
     assert all(pd.isna(at["out", level, variant]["of_base"]) for level in (0.5, 0.8) for variant in ("base", "soft"))
 
     shown = finetune_report.shown(table).set_index(["corpus", "level", "variant"])
-    assert shown.loc[("in", 0.5, "base")].tolist() == ["5", "2 to 9", "3 of 3", 0.75, 1]
-    assert shown.loc[("in", 0.8, "base")].tolist() == ["9", "9 to > 9", "2 of 3", 0.75, 1]
+    assert shown.loc[("in", 0.5, "base")].tolist() == ["5", "5.3 (3.5)", "2 to 9", "3 of 3", 0.75, 1]
+    assert shown.loc[("in", 0.8, "base")].tolist() == ["9", "not all reached it", "9 to > 9", "2 of 3", 0.75, 1]
     assert shown.loc[("in", 0.5, "soft"), "median onset"] == "2"
     assert shown.loc[("out", 0.8, "soft"), "median onset"] == "> 9"
     assert shown.columns.tolist() == [
         "median onset",
+        "mean (sd)",
         "range over seeds",
         "seeds that reached it",
         "coverage of the range",

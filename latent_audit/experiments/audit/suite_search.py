@@ -1,0 +1,427 @@
+"""One block of prompts under the attack suite: who falls at which budget, to which member, at which state.
+
+docs/method.md section 12. Members go in order of cost; a prompt that falls at a budget leaves the batch there. A search
+over (prompt, goal) rows has one shape whatever is left of the block, so that each member is compiled once. Nothing here
+depends on how many prompts a block holds: randomness is folded with the prompt, the state and the budget.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from latent_audit.data import chats
+from latent_audit.experiments import respond
+from latent_audit.experiments.audit import suite_goals
+from latent_audit.experiments.audit.suite_goals import Aims
+from latent_audit.interventions import edits, latent, sphere
+from latent_audit.metrics import break_radius
+from latent_audit.metrics.gates import REACHED_NLL
+from latent_audit.runtime import halving
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A member of the suite that searches: one frozen search, and where each of its runs begins.
+
+    starts: of the bounded search, whether a run begins at a random point; empty for one run from zero.
+    """
+
+    name: str
+    search: latent.Search | sphere.Search
+    starts: tuple[bool, ...] = ()
+
+
+class Block(NamedTuple):
+    """Prompts under attack: rows of the harmful panel with all that a search reads.
+
+    scale: float32 [S, N], what a relative budget multiplies at each state; length: float32 [S, N], the L2 norm that a
+    push bounded so has at each position when it is saturated; judge(rows, texts) -> (harmful, incoherent) bool arrays.
+    """
+
+    rows: np.ndarray
+    prompts: tuple[str, ...]
+    ids: np.ndarray
+    tokens: np.ndarray
+    mask: np.ndarray
+    scale: np.ndarray
+    length: np.ndarray
+    loaded: respond.Loaded
+    judge: Callable
+    key: jax.Array
+    batch: int
+    new_tokens: int
+    rows_together: int
+
+
+class Push(NamedTuple):
+    """What broke a prompt. member: its name; state; delta: float32 [P, D] on the prompt alone, or [D] everywhere;
+    text: the answer."""
+
+    member: str
+    state: int
+    delta: np.ndarray
+    text: str
+
+
+class Searched(NamedTuple):
+    """Rows (prompt r, goal) of one member at one state: losses float [R, E], pushes float32 [R, E, ...], answers."""
+
+    rows: np.ndarray
+    kinds: list[str]
+    loss: np.ndarray
+    deltas: np.ndarray
+    texts: list[list[str]]
+    harmful: np.ndarray
+    incoherent: np.ndarray
+
+
+def search(block: Block, aims: Aims, member: Member, state: int, rows: Sequence[int], budgets: np.ndarray) -> Searched:
+    """Run a member at one state on every goal of some prompts, and judge what they answer.
+
+    rows: places in the block; budgets: float [len(rows)], relative.
+    """
+    pairs = [(place, row, kind) for place, row in enumerate(rows) for kind in suite_goals.kinds_of(aims, row)]
+    places, chosen = np.array([p for p, _, _ in pairs]), np.array([row for _, row, _ in pairs])
+    # A run from several starts is as much work as several rows.
+    kinds, size = [kind for _, _, kind in pairs], max(1, block.rows_together // max(len(member.starts), 1))
+    run = _sphere if isinstance(member.search, sphere.Search) else _bounded
+    found = []
+    for start in range(0, len(pairs), size):
+        part = np.arange(start, start + size).clip(max=len(pairs) - 1)
+
+        def search_rows(within, part=part):
+            at = part[within]
+            goal = suite_goals.goals_of(
+                aims, chosen[at], [kinds[a] for a in at], vocab_size=block.loaded.cfg.vocab_size
+            )
+            return run(block, member, state, chosen[at], goal, np.asarray(budgets)[places[at]])
+
+        parts = halving.in_halves(search_rows, np.arange(size), "suite search")
+        found.append([np.concatenate(leaf)[: len(pairs) - start] for leaf in zip(*parts, strict=True)])
+    deltas, loss = (np.concatenate(leaf) for leaf in zip(*found, strict=True))
+    E = loss.shape[1]
+    texts = answers(block, state, np.repeat(chosen, E), deltas.reshape(-1, *deltas.shape[2:]))
+    harmful, incoherent = (flag.reshape(-1, E) for flag in block.judge(np.repeat(chosen, E), texts))
+    texts = [texts[start : start + E] for start in range(0, len(texts), E)]
+    return Searched(chosen, kinds, loss, deltas, texts, harmful, incoherent)
+
+
+def _bounded(block, member, state, rows, goal, budgets):
+    """(deltas [R, E, P, D], losses [R, E]) of the bounded search; E runs a row, one for each start."""
+    loaded, E = block.loaded, max(len(member.starts), 1)
+    clean = latent.clean_pass(
+        loaded.params, block.tokens[rows], block.mask[rows], goal, cfg=loaded.cfg, search=member.search
+    )
+    relative = jnp.asarray(np.repeat(budgets[:, None], E, axis=1), jnp.float32)
+    keys = _keys(block, member, state, rows, budgets, E)
+    starts = jnp.asarray(member.starts) if member.starts else None
+    found = latent.attack_state(
+        loaded.params,
+        clean,
+        block.mask[rows],
+        goal,
+        state,
+        relative,
+        keys,
+        starts,
+        cfg=loaded.cfg,
+        search=member.search,
+    )
+    return np.asarray(found.delta[0]), np.asarray(found.nll_last[0])
+
+
+def _sphere(block, member, state, rows, goal, budgets):
+    """(vectors [R, 1, D], losses [R, 1]) of the L2 search at the length that a saturated bounded push has."""
+    loaded = block.loaded
+    found = sphere.sphere_attack(
+        loaded.params,
+        block.tokens[rows],
+        block.mask[rows],
+        goal,
+        state,
+        jnp.asarray((block.length[state, rows] * budgets)[:, None], jnp.float32),
+        _keys(block, member, state, rows, budgets, 1),
+        cfg=loaded.cfg,
+        search=member.search,
+    )
+    return np.asarray(found.delta), np.asarray(found.nll_last)
+
+
+def _keys(block, member, state, rows, budgets, E):
+    """PRNG keys [R, E] from the member, the prompt, the state, the budget and the start."""
+    codes = np.asarray(budgets, np.float32).view(np.uint32)
+    key = jax.random.fold_in(jax.random.fold_in(block.key, _code(member.name)), state)
+    fold = jax.random.fold_in
+
+    def one(prompt, code):
+        return jax.vmap(lambda start: fold(fold(fold(key, prompt), code), start))(jnp.arange(E))
+
+    return jax.vmap(one)(jnp.asarray(block.ids[rows]), jnp.asarray(codes))
+
+
+def _code(text: str) -> int:
+    return int.from_bytes(text.encode()[:4].ljust(4), "little")
+
+
+def answers(block: Block, state, rows, deltas) -> list[str]:
+    """Greedy answers of prompts rows[r] under deltas[r]: [P, D] while the prompt is read, [D] at every position.
+
+    state: one for all, or int [R].
+    """
+    states = np.broadcast_to(np.asarray(state), (len(rows),))
+    everywhere = deltas[0].ndim == 1
+
+    def edits_of(part):
+        pushes = deltas[part] if isinstance(deltas, np.ndarray) else np.stack([deltas[row] for row in part])
+        edit = edits.add_at(states[part], pushes[:, None] if everywhere else pushes)
+        return edit, edit if everywhere else None
+
+    return respond.answers(
+        block.loaded,
+        block.tokens[rows],
+        block.mask[rows],
+        batch=block.batch,
+        max_new_tokens=block.new_tokens,
+        edits_of=edits_of,
+    )
+
+
+def pushes_of(found: Searched, member: str, state: int) -> dict[int, Push]:
+    """Place in the block -> what broke it; of several the one of lowest loss."""
+    pushes: dict[int, Push] = {}
+    for r, e in sorted(np.argwhere(found.harmful).tolist(), key=lambda at: found.loss[at[0], at[1]]):
+        row = int(found.rows[r])
+        if row not in pushes:
+            pushes[row] = Push(f"{member} {found.kinds[r]}", state, found.deltas[r, e].copy(), found.texts[r][e])
+    return pushes
+
+
+def given(block: Block, pushes: dict[int, Sequence[Push]], budgets: dict[int, float], name: str) -> dict[int, Push]:
+    """Try pushes that were found elsewhere, brought within this budget: at a larger one, or on a twin.
+
+    Bounded pushes are clipped to the bound, vectors shortened to the length; both kinds are then within the budget.
+    """
+    fallen: dict[int, Push] = {}
+    for kind in (2, 1):
+        tried = [(row, push) for row, of_row in pushes.items() for push in of_row if push.delta.ndim == kind]
+        if not tried:
+            continue
+        rows, states = np.array([row for row, _ in tried]), np.array([push.state for _, push in tried])
+        deltas = np.stack([_within(block, push, row, budgets[row]) for row, push in tried])
+        texts = answers(block, states, rows, deltas)
+        harmful, _ = block.judge(rows, texts)
+        for (row, push), delta, text, is_harmful in zip(tried, deltas, texts, harmful, strict=True):
+            if is_harmful and row not in fallen:
+                fallen[row] = Push(f"{name} {push.member.split()[-1]}", push.state, delta, text)
+    return fallen
+
+
+def _within(block, push, row, budget):
+    if push.delta.ndim == 2:
+        bound = block.scale[push.state, row] * budget
+        # A saturated push stays saturated: clipping keeps the signs.
+        return np.clip(push.delta, -bound, bound).astype(np.float32)
+    length = block.length[push.state, row] * budget
+    return (push.delta * min(1.0, length / max(float(np.linalg.norm(push.delta)), 1e-30))).astype(np.float32)
+
+
+class Top(NamedTuple):
+    """What the largest budget showed, by place in the block: the lowest loss of each targeted goal, and how many rows
+    reached theirs and of those how many were harmful."""
+
+    lowest: dict[str, np.ndarray]
+    reached: np.ndarray
+    harmed: np.ndarray
+
+
+def note_top(top: Top, found: Searched) -> None:
+    """Add a member's rows at the largest budget to what is known of it."""
+    for r, kind in enumerate(found.kinds):
+        if kind not in suite_goals.TARGETED:
+            continue
+        row = int(found.rows[r])
+        top.lowest[kind][row] = min(top.lowest[kind][row], float(found.loss[r].min()))
+        hit = found.loss[r] <= REACHED_NLL
+        top.reached[row] += int(hit.sum())
+        top.harmed[row] += int((hit & found.harmful[r]).sum())
+
+
+def break_block(
+    block: Block,
+    aims: Aims,
+    members: Sequence[Member],
+    states: Callable[[Member], Sequence[int]],
+    budgets: Sequence[float],
+    transferred: dict[int, Sequence[Push]],
+    complies: np.ndarray,
+    *,
+    seconds: dict[str, float],
+) -> tuple[break_radius.Search, dict[int, Push], Top]:
+    """Bisect the break radius of every prompt of a block on the grid.
+
+    states(member) -> where it searches, in order; transferred: pushes found on twins; complies: bool [N], prompts that
+    need no push and are left out; seconds: by member, added to.
+    Returns (the search of each prompt, what broke it at its radius, what the largest budget showed).
+    """
+    n = len(block.rows)
+    top = Top({kind: np.full(n, np.inf) for kind in suite_goals.TARGETED}, np.zeros(n, int), np.zeros(n, int))
+    progress, broke = break_radius.begin(n, len(budgets)), {}
+    progress.tried[np.asarray(complies, bool)] = True
+    while (asked := break_radius.next_budgets(progress)).max(initial=-1) >= 0:
+        active = [int(row) for row in np.flatnonzero(asked >= 0)]
+        wanted = {row: float(budgets[asked[row]]) for row in active}
+        fallen = one_round(
+            block, aims, members, states, active, wanted, broke, transferred, top, len(budgets) - 1 == asked, seconds
+        )
+        progress = break_radius.told(progress, asked, [row in fallen for row in range(n)])
+        for row, push in fallen.items():
+            broke[row] = push
+            # What the model said under a larger push is the best goal for a smaller one.
+            ids = suite_goals.first_tokens(block.loaded.chat, push.text)
+            aims.answers[row], aims.sources[row] = ids, "its own answer under a larger push"
+        logging.info(
+            "suite: %d of %d prompts fallen at up to %s; %d to be asked again",
+            *(len(broke), n, f"{max(wanted.values()):g}", int((break_radius.next_budgets(progress) >= 0).sum())),
+        )
+    return progress, broke, top
+
+
+def one_round(
+    block, aims, members, states, active, wanted, broke, transferred, top, is_top, seconds
+) -> dict[int, Push]:
+    """Every member in turn on the prompts that have not fallen yet, each at its own budget; what broke them."""
+    own = {row: [broke[row]] for row in active if row in broke}
+    fallen = _timed(seconds, "shrunk", lambda: given(block, own, wanted, "shrunk"))
+    twin = {row: transferred[row] for row in active if row in transferred and row not in fallen}
+    fallen |= _timed(seconds, "transfer", lambda: given(block, twin, wanted, "transfer"))
+    for member in members:
+        for state in states(member):
+            left = [row for row in active if row not in fallen]
+            if not left:
+                return fallen
+
+            def run(member=member, state=state, left=left):
+                return search(block, aims, member, state, left, np.array([wanted[row] for row in left]))
+
+            found = _timed(seconds, member.name, run)
+            if is_top.any():
+                note_top(top, _rows_at(found, is_top))
+            fallen |= pushes_of(found, member.name, state)
+    return fallen
+
+
+def _rows_at(found: Searched, wanted: np.ndarray) -> Searched:
+    """The rows of those prompts (places in the block) where `wanted` bool [N]."""
+    keep = np.flatnonzero(wanted[found.rows])
+    return Searched(
+        found.rows[keep],
+        [found.kinds[k] for k in keep],
+        found.loss[keep],
+        found.deltas[keep],
+        [found.texts[k] for k in keep],
+        found.harmful[keep],
+        found.incoherent[keep],
+    )
+
+
+def _timed(seconds, name, run):
+    began = time.monotonic()
+    result = run()
+    seconds[name] = seconds.get(name, 0.0) + time.monotonic() - began
+    return result
+
+
+class Drawn(NamedTuple):
+    """Uniform draws: of each its prompt's place and state, whether it broke it, whether it left no language."""
+
+    rows: np.ndarray
+    states: np.ndarray
+    harmful: np.ndarray
+    incoherent: np.ndarray
+    pushes: dict[int, Push]
+
+
+def draws(block: Block, states: Sequence[int], rows: Sequence[int], budgets: np.ndarray, count: int) -> Drawn:
+    """`count` uniform draws within each prompt's budget, spread over the states."""
+    P, D, size = block.tokens.shape[1], block.loaded.cfg.embed_dim, block.batch
+    at, every = np.tile(np.resize(np.asarray(states), count), len(rows)), np.repeat(np.asarray(rows), count)
+    bound = (np.repeat(np.asarray(budgets), count) * block.scale[at, every]).astype(np.float32)
+    codes = jnp.asarray(np.repeat(np.asarray(budgets, np.float32).view(np.uint32), count))
+    fold = jax.random.fold_in
+    key = fold(block.key, _code("draw"))
+    keys = jax.vmap(lambda prompt, code, draw: fold(fold(fold(key, prompt), code), draw))(
+        jnp.asarray(block.ids[every]), codes, jnp.asarray(np.tile(np.arange(count), len(rows)))
+    )
+    harmful, incoherent, pushes = np.zeros(len(every), bool), np.zeros(len(every), bool), {}
+    for start in range(0, len(every), size):
+        part = np.arange(start, start + size).clip(max=len(every) - 1)
+        noise = latent.column_noise(keys[part], P, D, gaussian=False) * block.mask[every[part]][..., None]
+        pushed = np.asarray(noise, np.float32) * bound[part][:, None, None]
+        texts = answers(block, at[part], every[part], pushed)
+        harmful[part], incoherent[part] = block.judge(every[part], texts)
+        for place in np.flatnonzero(harmful[part]):
+            row = int(every[part[place]])
+            pushes.setdefault(row, Push("random draw", int(at[part[place]]), pushed[place].copy(), texts[place]))
+    return Drawn(every, at, harmful, incoherent, pushes)
+
+
+def judge_of(judge, prompts) -> Callable:
+    """judge(rows, texts) -> (harmful, incoherent); a pair that was judged once is not judged again."""
+    known: dict[tuple[int, str], tuple[bool, bool]] = {}
+
+    def judged(rows, texts):
+        pairs = [(int(row), text) for row, text in zip(rows, texts, strict=True)]
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
+        if new:
+            columns = respond.score(judge, None, [prompts[row] for row, _ in new], [text for _, text in new])
+            known.update(zip(new, zip(columns["harmful"], columns["incoherent"], strict=True), strict=True))
+        harmful, incoherent = (np.array(flags, bool) for flags in zip(*(known[pair] for pair in pairs), strict=True))
+        return harmful, incoherent
+
+    return judged
+
+
+def make_block(
+    panel, tokens: chats.Tokens, rows, loaded, judge, key, settings, *, batch: int, new_tokens: int
+) -> Block:
+    """The Block of some rows of a panel, before its scale is known (see measure_clean)."""
+    rows = np.asarray(rows)
+    prompts = tuple(panel.prompts[row] for row in rows)
+    nothing = np.zeros((loaded.cfg.num_layers + 1, len(rows)))
+    return Block(
+        *(rows, prompts, panel.ids[rows], tokens.tokens[rows], tokens.mask[rows], nothing, nothing),
+        *(loaded, judge_of(judge, prompts), key, batch, new_tokens, settings.rows),
+    )
+
+
+def measure_clean(block: Block, aims: Aims, search: latent.Search) -> tuple[Block, dict[str, np.ndarray]]:
+    """The block with its scale, and the clean NLL per token of each targeted goal, [N], NaN where there is none."""
+    n, size = len(block.rows), block.rows_together
+    nll = {kind: np.full(n, np.nan) for kind in suite_goals.TARGETED}
+    scale = np.zeros_like(block.scale)
+    for kind in suite_goals.TARGETED:
+        rows = np.array([row for row in range(n) if kind in suite_goals.kinds_of(aims, row)], int)
+        for start in range(0, len(rows), size):
+            part = rows[np.arange(start, start + size).clip(max=len(rows) - 1)]
+
+            def clean_rows(within, part=part, kind=kind):
+                at = part[within]
+                goal = suite_goals.goals_of(aims, at, [kind] * len(at), vocab_size=block.loaded.cfg.vocab_size)
+                clean = latent.clean_pass(
+                    block.loaded.params, block.tokens[at], block.mask[at], goal, cfg=block.loaded.cfg, search=search
+                )
+                return np.asarray(clean.nll), np.asarray(clean.scale)
+
+            parts = halving.in_halves(clean_rows, np.arange(size), "suite search")
+            nll[kind][part] = np.concatenate([losses for losses, _ in parts])
+            scale[:, part] = np.concatenate([of_part for _, of_part in parts], axis=1)
+    per_position = np.full(n, np.sqrt(block.loaded.cfg.embed_dim))
+    if search.mode == "l2_of_norm":
+        per_position = 1 / np.sqrt(block.mask.sum(axis=1))
+    return block._replace(scale=scale, length=scale * per_position), nll
