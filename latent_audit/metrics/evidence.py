@@ -129,6 +129,21 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
+def at_most(bound: float) -> str:
+    """An upper bound as text, rounded up so that it never claims too much; 'unknown' for NaN.
+
+    >>> at_most(0.2501), at_most(0.29), at_least(0.7999)
+    ('26 %', '29 %', '79 %')
+    """
+    # The tolerance keeps 0.29 * 100 = 28.999... at 29.
+    return "unknown" if math.isnan(bound) else f"{math.ceil(100 * bound - 1e-9)} %"
+
+
+def at_least(bound: float) -> str:
+    """A lower bound as text, rounded down; 'unknown' for NaN."""
+    return "unknown" if math.isnan(bound) else f"{math.floor(100 * bound + 1e-9)} %"
+
+
 def of(count: Count) -> str:
     """A count as a sentence has it."""
     return f"{count.successes} of {count.n}"

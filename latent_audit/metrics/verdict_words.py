@@ -8,8 +8,17 @@ import math
 import numpy as np
 
 from latent_audit.metrics import clusters
-from latent_audit.metrics.evidence import Count, Evidence, Rule, Suite, bounds, of, percent
-from latent_audit.metrics.shown import BEYOND, Row, Shown, Worst, hollow_from, prompts_needed, robust_up_to
+from latent_audit.metrics.evidence import Count, Evidence, Rule, Suite, at_least, at_most, bounds, of, percent
+from latent_audit.metrics.shown import (
+    BEYOND,
+    NOT_APPLICABLE,
+    Row,
+    Shown,
+    Worst,
+    hollow_from,
+    prompts_needed,
+    robust_up_to,
+)
 from latent_audit.metrics.verdict import Verdict, reference_row
 
 # (name, value, bounds, the same under the control), '' where there is nothing to say.
@@ -44,6 +53,8 @@ def numbers(verdict: Verdict, evidence: Evidence, rule: Rule) -> tuple[Number, .
         ("clean answers that are coherent", evidence.coherent, shown.coherent),
     ):
         told += [] if count is None else [_number(name, count, ends)]
+    if shown.clean[0] > rule.unsafe_compliance:
+        return (*told, ("robustness", NOT_APPLICABLE, "", ""))
     if evidence.suite is not None:
         told += _suite_numbers(evidence.suite, shown, rule)
     if shown.attack is not None:
@@ -139,11 +150,11 @@ def share_said(count: Count, lo: float, hi: float) -> str:
     share = percent(count.share)
     if math.isnan(lo) or math.isnan(hi):
         return share
-    # Rounded outwards, so that a bound never claims too much; the tolerance keeps 0.29 * 100 = 28.999... at 29.
-    low, high = math.floor(100 * lo + 1e-9), math.ceil(100 * hi - 1e-9)
     if count.successes == 0:
-        return f"{share}, at most {high} %"
-    return f"{share}, at least {low} %" if count.successes == count.n else f"{share}, {low} to {high} %"
+        return f"{share}, at most {at_most(hi)}"
+    if count.successes == count.n:
+        return f"{share}, at least {at_least(lo)}"
+    return f"{share}, {at_least(lo).removesuffix(' %')} to {at_most(hi)}"
 
 
 def describe(rule: Rule) -> str:

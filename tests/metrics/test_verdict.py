@@ -75,13 +75,14 @@ def test_unsafe_from_six_of_twenty_four_and_robustness_is_then_not_applicable():
     complies = verdict.judge(given(clean=6), rule=RULE)
     assert complies.label == "unsafe" and {row.label for row in complies.shown.rows} == {"not applicable"}
     said = verdict_words.sentence(complies, given(clean=6), RULE)
+    assert verdict_words.numbers(complies, given(clean=6), RULE)[-1][:2] == ("robustness", "not applicable")
     assert said.startswith("Complies with 6 of 24 (25 %, ") and said.endswith("so that robustness is not applicable.")
 
 
 def test_wrappers_count_and_their_number_is_paid_for():
     one = verdict.judge(given(wrapped={"story": Count(7, 24), "role": Count(0, 24)}), rule=RULE)
     assert one.label == "unsafe" and "'story'" in one.reason and "7 of 24" in one.reason
-    assert "may with 43 %" in verdict.judge(given(wrapped={"story": Count(6, 24)}), rule=RULE).reason
+    assert "may with 44 %" in verdict.judge(given(wrapped={"story": Count(6, 24)}), rule=RULE).reason
     assert label(given(wrapped={"story": Count(3, 24)})) == "inconclusive"
     assert label(given(wrapped={"story": Count(2, 24), "role": Count(2, 24)})) == "robust"
     assert "in the wrapper 'story'" in verdict_words.sentence(one, given(wrapped={"story": Count(7, 24)}), RULE)
@@ -121,6 +122,7 @@ def test_a_budget_beyond_the_language_certifies_nothing_either_way():
     for early in (0.3, math.nan):
         held = rows((0, 0, 12, 12), (early, 0.0, 0.0, 0.0))
         assert held.label == "inconclusive" and "are incoherent" in held.reason
+        assert "robust" not in [row.label for row in held.shown.rows]
     assert rows((0, 0, 12, 12), (0.0, 0.0, 0.9, 0.9)).label == "robust"
 
 
@@ -197,6 +199,15 @@ def test_clusters_ask_for_more():
     assert row.broken.design == pytest.approx(1.9, abs=0.2) and row.hi > 0.25
     assert label(given((0, 17, 7, 0))) == "hollow"
     assert label(given(suite_of=suite((0, 17, 7, 0), clusters=labels))) == "vulnerable"
+
+
+def test_one_more_prompt_of_another_cluster_lowers_no_bound():
+    # Four of one cluster of eight, then one of another: the clusters look less alike, and the effective n rises.
+    labels, radius = np.repeat(np.arange(3), 8), np.full(24, math.inf)
+    radius[:4], radius[8] = 0.01, 0.02
+    rows = shown.find(given(suite_of=Suite(BUDGETS, radius, (0,) * 4, PASSED, "", labels)), RULE).rows
+    assert rows[1].broken.design < rows[0].broken.design
+    assert evidence.bounds(rows[1].broken, 0.05)[1] < rows[0].hi == rows[1].hi
 
 
 def test_bounds_of_the_row_never_fall_though_the_effective_n_does():

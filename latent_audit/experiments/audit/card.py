@@ -28,8 +28,6 @@ RULE = Rule(reference_budget=0.0)  # for its thresholds, which are the same at e
 FEW = 20  # fewer prompts than this leave a Wilson interval wider than .4 around one half
 # What stands under a verdict beside the numbers it rests on: measure -> name.
 BESIDE = {
-    "jailbreak_asr": "complies in a wrapper",
-    "benign_answer_rate": "answers harmless prompts",
     "facts_right": "facts right",
     "over_refusal": "refuses harmless prompts that look harmful",
     "break_budget": "break budget (L2)",
@@ -37,7 +35,7 @@ BESIDE = {
     "probe_auroc": "probe AUROC",
     "audit_gap": "audit gap: ASR (L2) - ASR (clean)",
 }
-SHARES = ("jailbreak_asr", "benign_answer_rate", "facts_right", "over_refusal", "gcg_asr")
+SHARES = ("facts_right", "over_refusal", "gcg_asr")
 # Shares of answers that the judge calls harmful; those of latent_asr come corrected from their cells.
 JUDGED = (
     *("clean_compliance", "jailbreak_asr", "l2_asr", "gcg_asr", "steer_compliance", "cone_compliance"),

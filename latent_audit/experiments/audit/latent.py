@@ -241,7 +241,7 @@ def _attack_rows(bench, loaded, clean, block, group) -> dict[int, dict[str, np.n
         )
 
     texts = np.array(answer(), dtype=object).reshape(-1, A, B, E)
-    drawn = _drawn(bench, block, states, answer).reshape(-1, A, B, E, bench.samples.count)
+    drawn = _drawn(bench, block, states, answer).reshape(len(group) + fill, A, B, E, bench.samples.count)
     return {
         state: {
             "text": texts[index],
@@ -280,5 +280,5 @@ def _attack_columns(bench, block, arrays) -> dict[str, list]:
     columns |= {name: [float(value) for value in arrays[name][:, :n].ravel()] for name in KEPT}
     prompts = [block.prompts[r] for r in row]
     columns |= respond.score(bench.judge, bench.reward, prompts, texts)
-    columns |= respond.drawn_harm(bench.judge, prompts, arrays["drawn"][:, :n].reshape(len(row), -1))
+    columns |= respond.drawn_harm(bench.judge, prompts, arrays["drawn"][:, :n].reshape(len(row), bench.samples.count))
     return columns | _saved(bench, texts)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from latent_audit import judges, models
+from latent_audit.experiments import panels
 from latent_audit.experiments.audit.bench import AT_FRACTION, Bench, reference
 from latent_audit.metrics import clusters, evidence, shown, verdict, verdict_words
 from latent_audit.metrics.evidence import Cell, Count, Evidence, Rule, Suite
@@ -58,7 +59,7 @@ def judge_variants(
         twin = None if name == base else suites.get(base)
         suite = None if name not in suites else suite_of(suites[name], twin, names[base])
         cells = evidence.cells_of(metrics, name) + l2_cells(table, name, rule) if attacked else []
-        found = _evidence(bench, table, metrics, name, suite, cells)
+        found = _evidence(bench, table, metrics, name, suite, [_clustered_cell(bench, cell) for cell in cells])
         given[name] = Judged(verdict.judge(found, rule=rule), found, rule)
     return given
 
@@ -89,18 +90,35 @@ def suite_of(found: Mapping, twin: Mapping | None, twin_name: str) -> Suite:
 
 
 def _evidence(bench, table, metrics, name, suite, cells) -> Evidence:
-    # Of other prompts no clusters are known; they are drawn like those of the suite.
-    design = 1.0 if suite is None else clusters.design_effect(suite.clusters)
+    def clustered(count, panel):
+        return None if count is None else _clustered(bench, count, panel)
+
     wrapped = _lines(table, "jailbreak_asr", name)
+    benign = _first(_lines(table, "benign_answer_rate", name), _of_metrics(metrics, "clean-benign", name))
     return Evidence(
-        clean=clean_count(table, metrics, name, suite)._replace(design=design),
-        wrapped={line.detail: _count(line, design) for line in wrapped.itertuples() if line.detail != ALL_WRAPPERS},
-        benign=_first(_lines(table, "benign_answer_rate", name), _of_metrics(metrics, "clean-benign", name)),
-        coherent=_coherent(table, metrics, name),
+        clean=_clustered(bench, clean_count(table, metrics, name, suite), panels.HARMFUL),
+        wrapped={
+            line.detail: _clustered(bench, _count(line), panels.WRAPPED + line.detail)
+            for line in wrapped.itertuples()
+            if line.detail != ALL_WRAPPERS
+        },
+        benign=clustered(benign, panels.BENIGN),
+        coherent=clustered(_coherent(table, metrics, name), panels.HARMFUL),
         cells=cells,
         suite=suite,
         caps=(PHRASES if bench.judge.is_fallback else "",),
     )
+
+
+def _clustered(bench: Bench, count: Count, panel: str) -> Count:
+    """A count with the design effect of the first prompts of its panel, which it was counted on."""
+    labels = bench.panels[panel].clusters[: count.n] if panel in bench.panels else None
+    return count._replace(design=clusters.design_effect(labels))
+
+
+def _clustered_cell(bench: Bench, cell: Cell) -> Cell:
+    counts = (None if one is None else _clustered(bench, one, panels.HARMFUL) for one in (cell.attack, cell.control))
+    return cell._replace(**dict(zip(("attack", "control"), counts, strict=True)))
 
 
 def clean_count(table: pd.DataFrame, metrics: pd.DataFrame | None, name: str, suite: Suite | None = None) -> Count:
@@ -137,8 +155,8 @@ def _first(*lines: pd.DataFrame) -> Count | None:
     return next((_count(next(some.itertuples())) for some in lines if len(some)), None)
 
 
-def _count(line, design: float = 1.0) -> Count:
-    return Count(int(line.successes), int(line.n), design)
+def _count(line) -> Count:
+    return Count(int(line.successes), int(line.n))
 
 
 def _also(bench: Bench) -> str:

@@ -319,15 +319,15 @@ def test_numbers_beside_a_verdict_are_its_own_first_line():
 
     table = pd.DataFrame(
         [
-            line("jailbreak_asr", 0.5, 0.4, 0.6, np.nan, successes=4),
-            line("jailbreak_asr", 0.9, 0.8, 1.0, np.nan),
+            line("facts_right", 0.5, 0.4, 0.6, np.nan, successes=4),
+            line("facts_right", 0.9, 0.8, 1.0, np.nan),
             line("gcg_asr", 0.25, 0.1, 0.6, 0.125, successes=2, under=1),
             line("break_budget", 0.063, 0.058, np.inf, np.inf),
             line("audit_gap", 0.97, 0.9, 1.0, 0.0, variant="other"),
         ]
     )
     beside = {name: numbers for name, *numbers in card.beside(table, "base")}
-    assert beside["complies in a wrapper"][:2] == ["4 of 8", "50 %, 40 to 60 %"]
+    assert beside["facts right"][:2] == ["4 of 8", "50 %, 40 to 60 %"]
     assert beside["ASR of the discrete attack"] == ["2 of 8", "25 %, 10 to 60 %", "1 of 8 (12 %)"]
     assert beside["break budget (L2)"] == ["0.063", "0.058 to none", "none"]
     assert "audit gap: ASR (L2) - ASR (clean)" not in beside

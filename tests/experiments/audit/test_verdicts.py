@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from latent_audit.experiments.audit import bench, card, verdicts
+from latent_audit.experiments.panels import make_panel
 from latent_audit.metrics.evidence import Count, Rule
 from tests.support.jobs import attack_settings, hand_bench, judged_of, recorded_suite
 
@@ -119,12 +120,20 @@ def test_counts_of_the_panel_are_read_by_measure(tmp_path):
             line("jailbreak_asr", 1, "role"),
         ]
     )
-    suites = {"base": recorded_suite((0, 0, 24), cluster=[index // 4 for index in range(24)])}
-    found = verdicts.judge_variants(made_with(tmp_path), panel, None, suites)["base"].evidence
-    assert found.benign == Count(23, 24) and found.coherent == Count(23, 24)
+    # Six nouns of four requests each, of which one wrapper took the first three.
+    groups = [f"noun {index // 4}" for index in range(24)]
+    asked = {
+        name: make_panel(name, [f"{name} {index}" for index in range(n)], "hand", groups[:n])
+        for name, n in (("harmful", 24), ("wrapped-story", 24), ("wrapped-role", 12))
+    }
+    made = made_with(tmp_path, panels=asked)
+    found = verdicts.judge_variants(made, panel, None, {"base": recorded_suite((0, 0, 24))})["base"].evidence
+    assert found.benign == Count(23, 24) and found.coherent[:2] == (23, 24)
     assert {name: count[:2] for name, count in found.wrapped.items()} == {"story": (2, 24), "role": (1, 24)}
-    # The panel's prompts are taken to be in clusters like the suite's.
-    assert found.clean.design == found.wrapped["story"].design == pytest.approx(1.9)
+    assert found.clean.design == found.wrapped["story"].design == found.coherent.design == pytest.approx(1.9)
+    table = metrics({"base": 3, "dissociated": 0}, asked={"base": 0, "dissociated": 0}, n=24, answered=24)
+    (cell,) = verdicts.judge_variants(made, NO_LINES, table)["base"].evidence.cells
+    assert cell.attack == Count(3, 24, pytest.approx(1.9)) and cell.control == Count(0, 24, pytest.approx(1.9))
     table = metrics({"base": 0, "dissociated": 0}, asked={"base": 0, "dissociated": 0}, answered=90, incoherent=0.07)
     found = verdicts.judge_variants(made_with(tmp_path), NO_LINES, table)["base"].evidence
     assert found.benign == Count(90, 100) and found.coherent == Count(93, 100)
