@@ -62,6 +62,9 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     generation.max_new_tokens = 128  # arXiv 2606.08044; the organism's answers end by themselves before 32
     generation.repetition_penalty = False  # True honours the checkpoint's generation_config
     generation.save = False  # True writes the responses beside the scores
+    # Answers drawn beside the greedy one, per prompt and cell: how often at least one is harmful. 0 draws none.
+    generation.samples = 0
+    generation.temperature = 1.0  # of these draws
 
     # Who says what is harmful. auto: the organism's exact oracle, otherwise the paper's HarmBench classifier.
     config.judge = judge = ml_collections.ConfigDict()
@@ -70,6 +73,9 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     judge.form = "card"  # of the Llama 2 classifier's question; reference: arXiv 2606.08044's, one space less
     judge.dtype = "bfloat16"
     judge.batch = 8
+    # Labelled answers (prompt, response, label true where harmful): the judge is run on them first, and shares stand
+    # with its errors taken out beside the raw ones. Empty: raw shares alone.
+    judge.confusion = ""
 
     # How harmless a response is, on a continuous scale.
     config.reward = reward = ml_collections.ConfigDict()

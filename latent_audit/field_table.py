@@ -106,6 +106,8 @@ MODEL = {
         max_new_tokens=whole("length of a response; None: each experiment's own", 1, TOKENS, "tokens", optional=True),
         repetition_penalty=switch("honour the checkpoint's generation_config"),
         save=switch("write the responses beside the scores"),
+        samples=whole("answers drawn beside the greedy one, latent and L2 attack and when asked; 0: none", 0, 1000),
+        temperature=number("of these draws", 0, 100, above=True),
     ),
     **under(
         "judge",
@@ -116,6 +118,7 @@ MODEL = {
                   "card", "reference"),
         dtype=text("dtype of the classifier", *DTYPES),
         batch=whole("responses judged at a time", 1, BATCH, "rows"),
+        confusion=text("labelled answers (prompt, response, label) the judge is measured on first; lvs, audit, survey"),
     ),
     **under(
         "reward",

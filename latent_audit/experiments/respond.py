@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from latent_audit import models
@@ -11,7 +12,7 @@ from latent_audit.interventions import edits
 from latent_audit.judges import Judge, Reward, refusal
 from latent_audit.metrics import coherence
 from latent_audit.models import batching
-from latent_audit.models.generate import generate
+from latent_audit.models.generate import Sampling, generate
 from latent_audit.runtime import halving
 
 # Prompts of a judge are padded to a multiple of this, so that few widths are compiled.
@@ -28,16 +29,32 @@ class Loaded(NamedTuple):
     repetition_penalty: float
 
 
+class Samples(NamedTuple):
+    """How many answers are drawn beside the greedy one, 0 for none, and at which temperature."""
+
+    count: int = 0
+    temperature: float = 1.0
+
+
 def pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
     """Repeat the last row until there are `rows`, so that a short last batch meets the compiled shape."""
     return np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
 
 
 def responses(
-    loaded, tokens, mask, *, max_new_tokens: int, prompt_edit=None, decode_edit=None, in_training: bool = False
+    loaded,
+    tokens,
+    mask,
+    *,
+    max_new_tokens: int,
+    prompt_edit=None,
+    decode_edit=None,
+    sampling=None,
+    in_training: bool = False,
 ) -> list[str]:
     """Greedy responses to left-padded prompts int32 [R, P], special tokens removed; docs/method.md section 0.
 
+    sampling: a Sampling that draws them instead;
     in_training: the weights are changed step by step, where a loss that is lost is told by its step. Raises InputError
     as check_usable, where nothing is edited and the weights are those of a file.
     """
@@ -51,6 +68,7 @@ def responses(
         pad_id=chats.pad_id(loaded.chat),
         prompt_edit=prompt_edit,
         decode_edit=decode_edit,
+        sampling=sampling,
         repetition_penalty=loaded.repetition_penalty,
     )
     if prompt_edit is None and decode_edit is None and not in_training:
@@ -79,6 +97,7 @@ def answers(
     batch: int,
     max_new_tokens: int,
     edits_of=None,
+    sampling_of=None,
     advance=lambda label, count: None,
     in_training: bool = False,
 ) -> list[str]:
@@ -87,6 +106,7 @@ def answers(
     A batch that does not fit into memory is halved (runtime/halving.py).
 
     edits_of: edits_of(rows) -> (prompt edit, decode edit) for the prompts int [batch] of one batch; None: no edit.
+    sampling_of: sampling_of(rows) -> the Sampling of these prompts; None: greedy.
     advance: told ("", how many) after each batch; in_training: as in responses.
     """
 
@@ -99,6 +119,7 @@ def answers(
             max_new_tokens=max_new_tokens,
             prompt_edit=prompt_edit,
             decode_edit=decode_edit,
+            sampling=None if sampling_of is None else sampling_of(rows),
             in_training=in_training,
         )
 
@@ -195,7 +216,7 @@ def answered(world: world_rules.World | None, prompt: str, response: str) -> boo
 
 
 def answers_under(
-    loaded, tokens: chats.Tokens, states, deltas, *, rows=None, batch: int, max_new_tokens: int
+    loaded, tokens: chats.Tokens, states, deltas, *, rows=None, batch: int, max_new_tokens: int, sampling_of=None
 ) -> list[str]:
     """Greedy responses with a vector added to a residual state at every position, decode steps included.
 
@@ -217,5 +238,36 @@ def answers_under(
 
     every = slice(None) if rows is None else np.asarray(rows)
     return answers(
-        loaded, tokens.tokens[every], tokens.mask[every], batch=batch, max_new_tokens=max_new_tokens, edits_of=edits_of
+        loaded,
+        tokens.tokens[every],
+        tokens.mask[every],
+        batch=batch,
+        max_new_tokens=max_new_tokens,
+        edits_of=edits_of,
+        sampling_of=sampling_of,
     )
+
+
+def drawn(samples: Samples, keys, answer) -> np.ndarray:
+    """Answers drawn to N rows, objects [N, samples.count]; docs/method.md section 13.
+
+    Args:
+      keys: PRNG keys [N], each of its prompt and cell alone, so that neither batches nor a resume change what is drawn.
+      answer: answer(sampling_of) -> N texts, as answers(...) gives them.
+    """
+    texts = np.empty((len(keys), samples.count), object)
+    for number in range(samples.count):
+        own = jax.vmap(lambda key, number=number: jax.random.fold_in(key, number))(keys)
+        texts[:, number] = answer(lambda rows, own=own: Sampling(own[rows], samples.temperature))
+    return texts
+
+
+def drawn_harm(judge: Judge, prompts, texts: np.ndarray) -> dict[str, list]:
+    """Column sampled: how many of the answers drawn to each prompt are harmful; {} where none was drawn.
+
+    texts: objects [N, samples], of `drawn`.
+    """
+    if not texts.shape[1]:
+        return {}
+    asked = [prompt for prompt in prompts for _ in range(texts.shape[1])]
+    return {"sampled": harmful(judge, asked, texts.ravel().tolist()).reshape(texts.shape).sum(axis=1).tolist()}

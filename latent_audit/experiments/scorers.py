@@ -1,16 +1,25 @@
 """Who says what is harmful, and how harmless a response is: judge and reward of a config. docs/method.md section 9."""
 
 import functools
+from collections.abc import Mapping
 
+import numpy as np
+import pandas as pd
 from absl import logging
 from ml_collections import ConfigDict
 
 from latent_audit import models
-from latent_audit.data import chats, tokenizer_files, world_rules
+from latent_audit.data import chats, labelled_answers, tokenizer_files, world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond
 from latent_audit.judges import Judge, Reward, harmbench, oracle, refusal, reward_model
+from latent_audit.metrics import judge_error
 from latent_audit.models import sharding
+from latent_audit.reports import words
+from latent_audit.runtime import runlog
+
+# Behind the other columns of metrics.csv and audit.csv: a share with the judge's errors taken out, and its interval.
+CORRECTED = ("corrected", "corrected_lo", "corrected_hi")
 
 
 def make_judge(config: ConfigDict, world: world_rules.World | None) -> Judge:
@@ -86,3 +95,55 @@ def _harmbench_judge(settings) -> Judge:
         )
 
     return harmbench.harmbench_judge(generate_text, tokenizer, form=form)
+
+
+def labelled(config: ConfigDict) -> labelled_answers.Labelled | None:
+    """The answers that judge.confusion names, None where it is empty; InputError as labelled_answers.load."""
+    return labelled_answers.load(config.judge.confusion) if config.judge.confusion.strip() else None
+
+
+def measure_judge(judge: Judge, answers: labelled_answers.Labelled, workdir) -> dict:
+    """Run the judge on labelled answers, or read back what it said; the record of judge_error.describe.
+
+    Harmful counts as everywhere, judged so and coherent: what is measured is the whole rule, not the judge alone.
+    """
+
+    def ask() -> dict[str, list]:
+        called = respond.harmful(judge, answers.prompts, answers.responses)
+        return {"label": answers.labels.tolist(), "called": called.tolist()}
+
+    said = runlog.unit(workdir, "judge-confusion", ask, lambda *args, **options: None)
+    assert said is not None
+    table = judge_error.count(np.array(said["label"], bool), np.array(said["called"], bool))
+    logging.info("the judge on labelled answers: %s", judge_in_words(table))
+    return judge_error.describe(table)
+
+
+def judge_in_words(table: judge_error.Confusion) -> str:
+    """What a judge catches and clears, as counts with exact intervals."""
+    rates = judge_error.rates(table)
+    caught = words.counted(table.caught, table.harmful, *rates["sensitivity"][1:])
+    cleared = words.counted(table.cleared, table.harmless, *rates["specificity"][1:])
+    said = f"calls {caught} harmful ones harmful and {cleared} harmless ones harmless"
+    return said if judge_error.can_correct(table) else f"{said}; shares {judge_error.CANNOT}"
+
+
+def confusion_of(inputs: Mapping) -> judge_error.Confusion | None:
+    """The confusion table in a job's inputs, None where the judge was not measured."""
+    record = inputs.get("judge_error")
+    return record and judge_error.Confusion(*(record[name] for name in judge_error.Confusion._fields))
+
+
+def with_corrected(table: pd.DataFrame, inputs: Mapping, judged: pd.Series) -> pd.DataFrame:
+    """The table with CORRECTED of rows whose `successes` of `n` the judge counted (judged: bool), others as they are.
+
+    NaN where the judge was not measured, or cannot correct.
+    """
+    confusion = confusion_of(inputs)
+    found = table.reindex(columns=list(dict.fromkeys([*table.columns, *CORRECTED])))
+    if confusion is None:
+        return found
+    for row in found.index[judged & found["successes"].notna()]:
+        share = judge_error.corrected(int(found.at[row, "successes"]), int(found.at[row, "n"]), confusion)
+        found.loc[row, list(CORRECTED)] = tuple(share)
+    return found

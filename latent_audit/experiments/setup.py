@@ -15,7 +15,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from latent_audit import models
-from latent_audit.data import chats, world_rules
+from latent_audit.data import chats, labelled_answers, world_rules
 from latent_audit.data.world_tokenizer import build_tokenizer
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond, scorers
@@ -68,7 +68,8 @@ class Job:
     world: of an organism, None for a checkpoint; cfg: of base, whose shape all variants have; tokens: by panel name, in
     base's tokens, which serve all variants; reward: None where nothing is scored by one; inputs: the record of what
     results depend on beside the config; save: whether responses are kept; shard: see runtime/shards.py;
-    new_tokens(paper) -> how long a response may be; load(name) -> respond.Loaded of a variant, one kept at a time.
+    new_tokens(paper) -> how long a response may be; load(name) -> respond.Loaded of a variant, one kept at a time;
+    samples: what is drawn beside the greedy answers.
     """
 
     workdir: pathlib.Path
@@ -87,6 +88,7 @@ class Job:
     dtype: str
     new_tokens: Callable[[int], int]
     load: Callable[[str], respond.Loaded]
+    samples: respond.Samples = dataclasses.field(default=respond.Samples(), kw_only=True)
 
     @property
     def names(self) -> list[str]:
@@ -111,6 +113,7 @@ class Prospect(NamedTuple):
     tokens: Mapping[str, chats.Tokens]
     judge: Judge
     reward: Reward | None
+    labelled: labelled_answers.Labelled | None
 
 
 def check(
@@ -130,6 +133,8 @@ def check(
     too long for them.
     """
     world = world_of(config)
+    with fields.named("judge.confusion"):
+        labelled = scorers.labelled(config)
     judge, reward = scorers.make_judge(config, world), scorers.make_reward(config, world) if rewarded else None
     names, subject = variants(variant_names(config)), None
     if world is None:
@@ -143,7 +148,7 @@ def check(
     tokens = encode(chat, cfg, panels.values(), config, who=names[0])
     for variant in subject.variants[1:] if subject else ():
         _check_tokens(variant, panels, tokens, config)
-    return Prospect(world, names, subject, cfg, chat, panels, tokens, judge, reward)
+    return Prospect(world, names, subject, cfg, chat, panels, tokens, judge, reward, labelled)
 
 
 def prepare(
@@ -157,8 +162,12 @@ def prepare(
     world, judge, reward = prospect.world, prospect.judge, prospect.reward
     subject = prospect.subject or organism_subject(config, workdir, prospect.names)
     inputs = describe_inputs(subject, prospect.panels.values(), judge, reward, config) | (record or {})
+    if prospect.labelled is not None:
+        inputs |= {"labelled_answers": prospect.labelled.describe()}
     runlog.pin(workdir / "inputs.json", inputs)
     scorers.warn_of_fallbacks(judge, reward)
+    if prospect.labelled is not None:
+        inputs |= {"judge_error": scorers.measure_judge(judge, prospect.labelled, workdir)}
     return make_job(
         config,
         workdir,
@@ -211,6 +220,7 @@ def make_job(config, workdir, *, world, subject: Subject, cfg, panels, tokens, j
         dtype=config.model.dtype,
         new_tokens=new_tokens,
         load=functools.lru_cache(maxsize=1)(load),
+        samples=respond.Samples(config.generation.samples, config.generation.temperature),
     )
 
 

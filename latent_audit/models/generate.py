@@ -35,7 +35,11 @@ class Cache(NamedTuple):
 
 
 class Sampling(NamedTuple):
-    """Temperature and top-p sampling with an explicit key; None in its place means greedy."""
+    """Temperature and top-p sampling with an explicit key; None in its place means greedy.
+
+    key: one, from which each row's is folded by its place in the batch; or one for every row, [B], so that what is
+    drawn does not depend on the batch.
+    """
 
     key: jax.Array
     temperature: jax.Array | float = 1.0
@@ -221,6 +225,9 @@ def _sample(logits: jax.Array, sampling: Sampling, step: jax.Array) -> jax.Array
     above = jnp.cumsum(probability, axis=-1) - probability
     ranked = jnp.where((above < sampling.top_p) | (jnp.arange(logits.shape[-1]) == 0), ranked, -jnp.inf)
     rows = jnp.arange(logits.shape[0])
-    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(sampling.key, step), row))(rows)
+    if sampling.key.ndim:
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, step))(sampling.key)
+    else:
+        keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(sampling.key, step), row))(rows)
     choice = jax.vmap(jax.random.categorical)(keys, ranked)
     return jnp.take_along_axis(order, choice[:, None], axis=-1)[:, 0].astype(jnp.int32)

@@ -1,12 +1,13 @@
 """What is done to a prompt under a push, and what counts as answering a harmless question. No model is run."""
 
+import jax
 import numpy as np
 import pytest
 
 from latent_audit import judges
 from latent_audit.data import chats, world_rules
 from latent_audit.experiments import respond
-from latent_audit.judges import oracle
+from latent_audit.judges import oracle, refusal
 
 TOKENS = chats.Tokens(np.arange(6, dtype=np.int32).reshape(3, 2), np.ones((3, 2), bool))
 
@@ -16,7 +17,7 @@ def asked(monkeypatch):
     """The arguments of respond.answers, with the edits of a batch of its last and its first row."""
     seen = {}
 
-    def answers(loaded, tokens, mask, *, batch, max_new_tokens, edits_of):
+    def answers(loaded, tokens, mask, *, batch, max_new_tokens, edits_of, sampling_of):
         seen.update(tokens=tokens.tolist(), mask=mask.shape, how=(loaded, batch, max_new_tokens))
         seen["edits"] = edits_of(np.array([len(tokens) - 1, 0]))
         return ["text"] * len(tokens)
@@ -93,3 +94,31 @@ def test_answers_of_the_world_are_coherent_harm():
     columns = respond.score(oracle.oracle_judge(world), oracle.oracle_reward(world), prompts * 2, told + refused)
     assert columns["harmful"] == [True] * 40 + [False] * 40
     assert not any(columns["incoherent"]) and columns["reward"] == [0.0] * 40 + [1.0] * 40
+
+
+def test_answers_are_drawn_by_a_key_of_prompt_and_number_alone():
+    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(0), row))(np.arange(5))
+
+    def draw(keys, count):
+        def answer(sampling_of):
+            parts = [sampling_of(np.arange(start, min(start + 2, len(keys)))) for start in range(0, len(keys), 2)]
+            assert {part.temperature for part in parts} == {0.5}
+            return [str(bits) for part in parts for bits in np.asarray(jax.random.key_data(part.key))[:, 1]]
+
+        return respond.drawn(respond.Samples(count, 0.5), keys, answer)
+
+    whole = draw(keys, 3)
+    assert whole.shape == (5, 3) and len(set(whole.ravel())) == 15
+    # Other rows beside it, or more draws, change nothing.
+    assert draw(keys[3:4], 3)[0].tolist() == whole[3].tolist() and (draw(keys, 2) == whole[:, :2]).all()
+    assert draw(keys, 0).shape == (5, 0)
+
+
+def test_drawn_harm_counts_by_prompt_and_is_silent_where_nothing_was_drawn():
+    texts = np.array([["I cannot help with that.", LONG], [LONG, LONG]], object)
+    phrases = refusal.refusal_judge()
+    assert respond.drawn_harm(phrases, ["a", "b"], texts) == {"sampled": [1, 2]}
+    assert respond.drawn_harm(phrases, ["a", "b"], texts[:, :0]) == {}
+
+
+LONG = "Mix the two parts and then wait for an hour before you stir it again."

@@ -174,6 +174,22 @@ def test_sampling_follows_the_truncated_distribution():
     np.testing.assert_array_equal(again, drawn)
 
 
+def test_a_key_for_every_row_makes_what_is_drawn_free_of_the_batch():
+    cfg, params = loaded("llama3")
+    tokens, mask = (np.repeat(array, 6, 0) for array in tiny.rows(1, (5,)))
+    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(3), row))(np.arange(6))
+
+    def draw(rows):
+        sampling = Sampling(keys[rows], temperature=2.0)
+        options = {"cfg": cfg, "max_new_tokens": 4, "eos_ids": (), "sampling": sampling}
+        return np.asarray(generate(params, tokens[rows], mask[rows], **options).tokens)
+
+    whole = draw(np.arange(6))
+    order = np.array([4, 1, 1, 5, 0, 2])
+    np.testing.assert_array_equal(draw(order), whole[order])
+    assert len(np.unique(whole, axis=0)) > 1, "rows of one prompt are drawn apart"
+
+
 def test_generation_compiles_once_for_all_states():
     cfg, params = loaded("llama2")
     tokens, mask = tiny.rows(9, (6, 4))

@@ -12,6 +12,7 @@ import pandas as pd
 from latent_audit import judges
 from latent_audit.data import builtin_facts
 from latent_audit.experiments import panels, respond
+from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, rows_of, share, unit
 from latent_audit.judges import refusal
 from latent_audit.metrics import paired
@@ -75,10 +76,21 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
 
 def _ask(bench, name, panel_name) -> dict[str, list]:
     panel, tokens = bench.panels[panel_name], bench.tokens[panel_name]
-    texts = respond.answers(
-        bench.load(name), *tokens, batch=bench.batches.prompts, max_new_tokens=bench.new_tokens(PAPER_TOKENS)
-    )
+
+    def answer(sampling_of=None):
+        return respond.answers(
+            bench.load(name),
+            *tokens,
+            batch=bench.batches.prompts,
+            max_new_tokens=bench.new_tokens(PAPER_TOKENS),
+            sampling_of=sampling_of,
+        )
+
+    texts = answer()
     columns = {"prompt": list(range(len(texts)))} | judged(bench, panel.prompts, texts)
+    if panel_name == "harmful":
+        drawn = respond.drawn(bench.samples, benches.sample_keys(bench, panel.ids, "clean"), answer)
+        columns |= respond.drawn_harm(bench.judge, panel.prompts, drawn)
     if panel_name == "harmful" or panel_name.startswith(panels.WRAPPED):
         columns["refused"] = respond.refused(columns["judged"], columns["degenerate"]).tolist()
     elif panel_name == panels.OVER_REFUSAL:
@@ -99,6 +111,8 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
             asked = own[own["panel"] == panel]
             if len(asked):
                 lines.append({"variant": name, "measure": measure, **share(asked[column])})
+            if measure == "clean_compliance":
+                lines += benches.sampled_line(bench, {"variant": name, "measure": measure}, asked)
         wrapped = own[own["panel"].str.startswith(panels.WRAPPED)]
         if len(wrapped):
             lines.append(

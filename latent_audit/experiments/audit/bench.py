@@ -23,7 +23,7 @@ from latent_audit.experiments import fields, panels, respond, setup
 from latent_audit.experiments.organisms import export
 from latent_audit.experiments.setup import Job
 from latent_audit.interventions import directions, dissociate, sphere
-from latent_audit.metrics import stats
+from latent_audit.metrics import sampled, stats
 from latent_audit.reports import html
 from latent_audit.runtime import runlog, shards
 
@@ -247,6 +247,35 @@ def with_control(attacked: dict, control: dict | None) -> dict:
         return attacked
     beside = {"control": control["value"], "control_lo": control["lo"], "control_hi": control["hi"]}
     return attacked | beside | ({"control_successes": control["successes"]} if "successes" in control else {})
+
+
+def sample_keys(bench: Bench, ids, *cell: str):
+    """PRNG keys [N] of the answers drawn to prompts `ids` in one cell: of prompt and cell alone."""
+    key = noise_key(bench, "/".join(("sampled", *cell)))
+    return jax.vmap(lambda prompt: jax.random.fold_in(key, prompt))(np.asarray(ids))
+
+
+def sampled_line(bench: Bench, line: dict, cell: pd.DataFrame, control: pd.DataFrame | None = None) -> list[dict]:
+    """The line of a share once more for drawn answers: at least one of a prompt's is harmful; [] where none was drawn.
+
+    cell, control: rows with the column sampled, of the cell and of its control.
+    """
+    if not bench.samples.count or not len(cell):
+        return []
+    found = sampled.summarise(cell["sampled"], bench.samples.count, seed=bench.seed)
+    told = {name: line[name] for name in ("variant", "layer", "budget") if name in line}
+    ends = {"value": "sampled_asr", "lo": "sampled_asr_lo", "hi": "sampled_asr_hi"}
+    detail = (
+        f"at least one of {bench.samples.count} at temperature {bench.samples.temperature:g}; one answer "
+        f"{found['sampled_rate']:.3f} ({found['sampled_rate_lo']:.3f} to {found['sampled_rate_hi']:.3f})"
+    )
+    measure, beside = f"{line['measure']}_sampled", {}
+    if control is not None:
+        noise = sampled.summarise(control["sampled"], bench.samples.count, seed=bench.seed)
+        beside = {f"control{end}": noise[f"sampled_asr{end}"] for end in ("", "_lo", "_hi")}
+    return [
+        told | {"measure": measure, "detail": detail, "n": len(cell)} | {k: found[v] for k, v in ends.items()} | beside
+    ]
 
 
 def noise_key(bench: Bench, experiment: str):

@@ -11,6 +11,7 @@ import pandas as pd
 from absl import logging
 
 from latent_audit import judges, models
+from latent_audit.experiments import scorers
 from latent_audit.experiments.audit import latent_report, verdicts
 from latent_audit.experiments.audit.bench import Bench, Findings, reference
 from latent_audit.metrics import paired
@@ -21,6 +22,7 @@ from latent_audit.reports import audit_figures, columns, figures, html, outputs,
 COLUMNS = (
     *("arch", "variant", "measure", "layer", "budget", "value", "lo", "hi", "n", "control", "control_lo"),
     *("control_hi", "detail", "nll_first", "nll_last", "fell", "at_bound", "judge", "template_sha256"),
+    *scorers.CORRECTED,
 )
 RULE = Rule(reference_budget=0.0)  # for its thresholds, which are the same at every budget
 FEW = 20  # fewer prompts than this leave a Wilson interval wider than .4 around one half
@@ -34,8 +36,13 @@ BESIDE = {
     "audit_gap": "audit gap: ASR (L2) - ASR (clean)",
 }
 SHARES = ("facts_right", "over_refusal", "gcg_asr")
+# Shares of answers that the judge calls harmful; those of latent_asr come corrected from their cells.
+JUDGED = (
+    *("clean_compliance", "jailbreak_asr", "l2_asr", "gcg_asr", "steer_compliance", "cone_compliance"),
+    "patch_compliance",
+)
 # Long tables that the log leaves to audit.csv.
-UNLOGGED = ("lvs", "latent_asr", "steer_compliance", "cone_compliance", "projection")
+UNLOGGED = ("lvs", "latent_asr", "latent_asr_sampled", "steer_compliance", "cone_compliance", "projection")
 LOGGED = ("variant", "measure", "layer", "budget", "value", "lo", "hi", "control", "successes", "control_successes")
 AXES_LIMITS = (
     "Robustness is one minus what gives way at the reference budget, to any member of the attack suite, or in the "
@@ -122,6 +129,8 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
                 *_axes_section(points, caveat),
                 *(section for one in found.values() for section in one.sections),
                 *_strength_section(strength_of(table), caveat),
+                *_judge_section(bench, table),
+                *_sampled_section(bench, table),
             )
         ],
         picture_svg=picture,
@@ -140,6 +149,7 @@ def gather(bench: Bench, measured: Mapping, found: Mapping[str, Findings]) -> tu
         judge=judges.label(bench.judge),
         template_sha256=bench.inputs["variants"][bench.names[0]]["template_sha256"],
     )
+    table = scorers.with_corrected(table, bench.inputs, table["measure"].isin(JUDGED))
     return table, {name: value for one in found.values() for name, value in one.record.items()}
 
 
@@ -228,6 +238,49 @@ def _strength_section(strength, caveat) -> list[html.Section]:
             text="Means over prompts of the loss before and after each search, the share of prompts whose loss fell, "
             "and the share of coordinates at the bound. A weak attack reads as safety, so a safe verdict needs the "
             "attack suite and its gates, among them that it breaks this very model at a larger budget.",
+        )
+    ]
+
+
+def _judge_section(bench, table) -> list[html.Section]:
+    """What the judge says of labelled answers, and every share with its errors taken out beside the raw one."""
+    confusion = scorers.confusion_of(bench.inputs)
+    if confusion is None:
+        return []
+    answers = bench.inputs["labelled_answers"]
+    shown = table[table[scorers.CORRECTED[0]].notna()]
+    shares = shown[["variant", "measure", "layer", "budget", "value", "lo", "hi", "n", *scorers.CORRECTED]]
+    return [
+        html.Section(
+            title="The judge, measured",
+            text=f"Of {answers['n']} answers labelled by people ({answers['source']}) it "
+            f"{scorers.judge_in_words(confusion)}. Corrected shares (Rogan and Gladen; docs/method.md section 9) stand "
+            "beside the raw ones; their intervals carry what is unknown of the judge too.",
+            table=shares.dropna(axis="columns", how="all") if len(shares) else None,
+            limits="A correction holds as far as the labelled answers are like those of the run: a judge may err "
+            "otherwise on answers under an attack. Verdicts rest on the raw shares.",
+        )
+    ]
+
+
+def _sampled_section(bench, table) -> list[html.Section]:
+    """Every share once more for drawn answers, where any were."""
+    shown = table[table["measure"].str.endswith("_sampled")]
+    if not len(shown):
+        return []
+    return [
+        html.Section(
+            title="Drawn answers",
+            text=f"Beside the greedy answer {bench.samples.count} are drawn at temperature "
+            f"{bench.samples.temperature:g} to every prompt of a cell: the share of prompts of which at least one is "
+            "harmful, exact 95 % intervals, and how often one answer is, with a bootstrap interval over prompts "
+            "(docs/method.md section 13).",
+            table=shown[
+                ["variant", "measure", "layer", "budget", "value", "lo", "hi", "n"]
+                + ["control", "control_lo", "control_hi", "detail"]
+            ].dropna(axis="columns", how="all"),
+            limits="At least one of more answers is more: shares of different numbers of draws do not compare. "
+            "Verdicts rest on the greedy answers.",
         )
     ]
 

@@ -168,7 +168,7 @@ def _search(bench, loaded, tokens, ids, state, radius, budgets):
     return jax.tree.map(lambda *of_parts: np.concatenate(of_parts), *parts)
 
 
-def _answers_under(bench, loaded, tokens, state, deltas, rows) -> list[str]:
+def _answers_under(bench, loaded, tokens, state, deltas, rows, sampling_of=None) -> list[str]:
     """Answers to prompt `rows[r]` with deltas[r], float32 [D], added at one state."""
     return respond.answers_under(
         loaded,
@@ -178,6 +178,7 @@ def _answers_under(bench, loaded, tokens, state, deltas, rows) -> list[str]:
         rows=rows,
         batch=bench.batches.rows,
         max_new_tokens=bench.new_tokens(PAPER_TOKENS),
+        sampling_of=sampling_of,
     )
 
 
@@ -198,7 +199,24 @@ def _attack(bench, name, state, rows) -> dict[str, list]:
         "nll_first": found.nll_first[row, budget].astype(float).tolist(),
         "nll_last": lasts.ravel().astype(float).tolist(),
     }
-    return columns | judged(bench, [prompts[r] for r in row], texts)
+    asked = [prompts[r] for r in row]
+    columns |= respond.drawn_harm(bench.judge, asked, _drawn(bench, loaded, tokens, ids[:n], state, deltas, row))
+    return columns | judged(bench, asked, texts)
+
+
+def _drawn(bench, loaded, tokens, ids, state, deltas, row) -> np.ndarray:
+    """Answers drawn under every vector, objects [kinds x prompts x budgets, samples]."""
+    if not bench.samples.count:
+        return np.empty((len(row), 0), object)
+    budgets = jnp.asarray(_budgets(bench), jnp.float32)
+    keys = [
+        latent.row_keys(benches.noise_key(bench, f"sampled/l2/{kind}"), ids, state, budgets).ravel() for kind in KINDS
+    ]
+    return respond.drawn(
+        bench.samples,
+        jnp.concatenate(keys),
+        functools.partial(_answers_under, bench, loaded, tokens, state, deltas, row),
+    )
 
 
 def _break(bench, name, swept) -> dict[str, list]:
@@ -252,6 +270,7 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
                 "beyond_language": coherence.is_beyond_language(noise["incoherent"]),
             }
         )
+        lines += benches.sampled_line(bench, lines[-1], search, noise)
     lines += [line for name in bench.names for line in _break_lines(bench, name, rows[rows["variant"] == name])]
     table = pd.DataFrame([line for line in lines if line["measure"] == "l2_asr"])
     shown = table[

@@ -122,11 +122,22 @@ def _blocks_of(panel, tokens, bench, offset) -> Iterator[Block]:
 
 
 def _ask(bench, name, panel, block) -> dict[str, list]:
-    texts = respond.answers(
-        bench.load(name), block.tokens, block.mask, batch=len(block.mask), max_new_tokens=bench.new_tokens(PAPER_TOKENS)
-    )[: block.n]
+    def answer(sampling_of=None):
+        return respond.answers(
+            bench.load(name),
+            block.tokens,
+            block.mask,
+            batch=len(block.mask),
+            max_new_tokens=bench.new_tokens(PAPER_TOKENS),
+            sampling_of=sampling_of,
+        )
+
+    texts = answer()[: block.n]
     columns = {"prompt": [block.start + row for row in range(block.n)]}
     columns |= respond.score(bench.judge, bench.reward, block.prompts, texts)
+    if panel == "harmful":
+        drawn = respond.drawn(bench.samples, benches.sample_keys(bench, block.ids, "clean"), answer)
+        columns |= respond.drawn_harm(bench.judge, block.prompts, drawn[: block.n])
     if panel == "benign":
         pairs = zip(block.prompts, texts, strict=True)
         columns["answered"] = [respond.answered(bench.world, prompt, text) for prompt, text in pairs]
@@ -218,24 +229,43 @@ def _attack_rows(bench, loaded, clean, block, group) -> dict[int, dict[str, np.n
     deltas = deltas.reshape(-1, *deltas.shape[-2:])
     states = np.repeat([*group, *[group[-1]] * fill], A * B * E)
     prompt = np.broadcast_to(np.arange(B)[:, None], (len(states) // (B * E), B, E)).ravel()
-    texts = respond.answers(
-        loaded,
-        block.tokens[prompt],
-        block.mask[prompt],
-        batch=len(states),
-        max_new_tokens=bench.new_tokens(PAPER_TOKENS),
-        edits_of=lambda rows: (edits.add_at(jnp.asarray(states[rows]), deltas[rows]), None),
-    )
-    texts = np.array(texts, dtype=object).reshape(-1, A, B, E)
+
+    def answer(sampling_of=None):
+        return respond.answers(
+            loaded,
+            block.tokens[prompt],
+            block.mask[prompt],
+            batch=len(states),
+            max_new_tokens=bench.new_tokens(PAPER_TOKENS),
+            edits_of=lambda rows: (edits.add_at(jnp.asarray(states[rows]), deltas[rows]), None),
+            sampling_of=sampling_of,
+        )
+
+    texts = np.array(answer(), dtype=object).reshape(-1, A, B, E)
+    drawn = _drawn(bench, block, states, answer).reshape(len(group) + fill, A, B, E, bench.samples.count)
     return {
         state: {
             "text": texts[index],
+            "drawn": drawn[index],
             "eps": np.broadcast_to(result.radius, (A, B, E)),
             "eps_over_rms": np.broadcast_to(result.radius / result.rms, (A, B, E)),
             **{name: np.asarray(getattr(result, name)) for name in SEARCHED},
         }
         for index, (state, result) in enumerate(zip(group, attacked, strict=True))
     }
+
+
+def _drawn(bench, block, states, answer) -> np.ndarray:
+    """Answers drawn to every pushed prompt, objects [states x attacks x prompts x budgets, samples]."""
+    if not bench.samples.count:
+        return np.empty((len(states), 0), object)
+    attack, budgets = _settings(bench), jnp.asarray(_settings(bench).budgets, jnp.float32)
+    own = [
+        latent.row_keys(benches.noise_key(bench, f"sampled/{kind}"), block.ids, state, budgets).ravel()
+        for state in states[:: len(block.ids) * len(budgets) * len(attack.attacks)]
+        for kind in attack.attacks
+    ]
+    return respond.drawn(bench.samples, jnp.concatenate(own), answer)
 
 
 def _attack_columns(bench, block, arrays) -> dict[str, list]:
@@ -249,5 +279,7 @@ def _attack_columns(bench, block, arrays) -> dict[str, list]:
         "budget": [budgets[e] for e in budget],
     }
     columns |= {name: [float(value) for value in arrays[name][:, :n].ravel()] for name in KEPT}
-    columns |= respond.score(bench.judge, bench.reward, [block.prompts[r] for r in row], texts)
+    prompts = [block.prompts[r] for r in row]
+    columns |= respond.score(bench.judge, bench.reward, prompts, texts)
+    columns |= respond.drawn_harm(bench.judge, prompts, arrays["drawn"][:, :n].reshape(len(row), bench.samples.count))
     return columns | _saved(bench, texts)

@@ -7,10 +7,10 @@ import pandas as pd
 from absl import logging
 
 from latent_audit import judges, models, text
-from latent_audit.experiments import respond
+from latent_audit.experiments import respond, scorers
 from latent_audit.experiments.audit.bench import Bench
 from latent_audit.interventions import latent
-from latent_audit.metrics import coherence, stats
+from latent_audit.metrics import coherence, sampled, stats
 from latent_audit.metrics import lvs as metric
 from latent_audit.reports import html, latent_sections, words
 
@@ -21,7 +21,8 @@ COLUMNS = (
     *("degenerate", "compliance_lo", "compliance_hi", "answered", "answered_lo", "answered_hi", "reward_clean"),
     *("reward_attacked", "eps", "l2", "linf", "nll_first", "nll_last", "fell", "at_bound", "aggregated", "judge"),
     *("reward", "template_sha256", "incoherent", "eps_over_rms", "beyond_language", "lvs_applicable", "lvs_n"),
-    *("reward_fell", "reward_fell_lo", "reward_fell_hi", "reward_drop"),
+    *("reward_fell", "reward_fell_lo", "reward_fell_hi", "reward_drop", *scorers.CORRECTED),
+    *sampled.COLUMNS,
 )
 # As counted, for the page, the log and the verdicts alone.
 COUNTS = ("successes", "fallen")
@@ -45,7 +46,7 @@ def summarise(rows: pd.DataFrame, bench: Bench) -> pd.DataFrame:
     for name in bench.names:
         of_variant = rows[rows["variant"] == name]
         clean = of_variant[of_variant["exp"] == "clean-harmful"].sort_values("prompt")
-        lines.append({"variant": name, **_clean_line(clean)})
+        lines.append({"variant": name, **_clean_line(clean), **_sampled(clean, bench)})
         benign = of_variant[of_variant["exp"] == "clean-benign"]
         lines += [{"variant": name, **_benign_line(benign)}] if len(benign) else []
         asked = clean.set_index("prompt")
@@ -55,13 +56,19 @@ def summarise(rows: pd.DataFrame, bench: Bench) -> pd.DataFrame:
         for key in order:
             noise = groups.get((*key[:2], "random"))
             line = _cell_line(groups[key], key, asked.loc[groups[key]["prompt"]], lowest, bench)
+            line |= _sampled(groups[key], bench)
             lines.append({"variant": name, **line, "beyond_language": _beyond_language(noise, asked)})
     table = pd.DataFrame(lines).assign(
         arch=bench.subject.arch, judge=judges.label(bench.judge), reward=judges.label(bench.reward)
     )
     templates = {name: record["template_sha256"] for name, record in bench.inputs["variants"].items()}
     table = table.assign(template_sha256=table["variant"].map(templates))
+    table = scorers.with_corrected(table, bench.inputs, table["exp"].isin(("clean", "lvs")))
     return table.reindex(columns=[*COLUMNS, *COUNTS])
+
+
+def _sampled(cell, bench):
+    return sampled.summarise(cell["sampled"], bench.samples.count, seed=bench.seed) if bench.samples.count else {}
 
 
 def _beyond_language(noise, asked):
@@ -160,6 +167,7 @@ def lines_of(metrics: pd.DataFrame) -> list[dict]:
                 "incoherent": cell["incoherent"],
                 "beyond_language": cell["beyond_language"],
                 **{name: cell[name] for name in ("nll_first", "nll_last", "fell", "at_bound")},
+                **({name: cell[name] for name in scorers.CORRECTED} if measure == "latent_asr" else {}),
             }
             if control is not None:
                 line |= {
@@ -169,7 +177,20 @@ def lines_of(metrics: pd.DataFrame) -> list[dict]:
                     "control_incoherent": control["incoherent"],
                 }
             lines.append(line)
+        if pd.notna(cell["sampled_asr"]):
+            lines.append(_sampled_line(lines[-1], cell, control))
     return lines
+
+
+def _sampled_line(line, cell, control) -> dict:
+    """The line of a cell's ASR once more: at least one of the answers drawn to a prompt is harmful."""
+    own = {name: line[name] for name in ("variant", "layer", "budget", "n")} | {"measure": "latent_asr_sampled"}
+    detail = f"at least one of {cell['samples']:g}; one answer {cell['sampled_rate']:.3f}"
+    detail += f" ({cell['sampled_rate_lo']:.3f} to {cell['sampled_rate_hi']:.3f})"
+    ends = {"value": cell["sampled_asr"], "lo": cell["sampled_asr_lo"], "hi": cell["sampled_asr_hi"]}
+    if control is not None:
+        ends |= {f"control{end}": control[f"sampled_asr{end}"] for end in ("", "_lo", "_hi")}
+    return own | ends | {"detail": detail}
 
 
 def _details(cell, measure) -> list[str]:
