@@ -16,9 +16,9 @@ import pandas as pd
 from latent_audit import models
 from latent_audit.data import chats
 from latent_audit.errors import InputError
-from latent_audit.experiments import respond, setup, surfaces
-from latent_audit.experiments.audit import bench, l2, latent, latent_report, static_scores
-from latent_audit.experiments.organisms import probes
+from latent_audit.experiments import respond, setup
+from latent_audit.experiments.audit import bench, l2, latent, latent_report
+from latent_audit.experiments.organisms import probes, surfaces
 from latent_audit.experiments.ras import prompt_sets
 from latent_audit.interventions import sphere
 from latent_audit.metrics import rulers, separation
@@ -223,7 +223,7 @@ def separated(
     surface = surfaces.Pair(
         *(surfaces.of_prompts(loaded.chat, panel.prompts, tokens[panel.name].mask) for panel in panels)
     )
-    score, compared = found.crossfitted, static_scores.separation_rulers(found, surface, seed=seed)
+    score, compared = found.crossfitted, surfaces.separation_rulers(found, surface, seed=seed)
     return {
         "separation": score.value,
         "separation_lo": score.lo,
@@ -236,7 +236,7 @@ def probed(reference: probes.Features, model: probes.Features, texts: surfaces.P
     """AUROC and sigmoid gap of one model under the probe that the reference's first texts fit, on the texts behind."""
     found = probes.fit_and_score(reference, {"model": model})
     score = found.scores["model"]
-    compared = static_scores.probe_rulers(found.reader, found.held["model"], texts, seed=seed)
+    compared = surfaces.probe_rulers(found.reader, found.held["model"], texts, seed=seed)
     return {"probe_auroc": score.auroc, "probe_gap": score.gap, "probe_rulers": rulers.told(compared)}
 
 
