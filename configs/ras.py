@@ -81,8 +81,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.generation.max_new_tokens = 40  # the organism's longest answer has 28 tokens; checkpoints need 128 or more
     config.prompt_batch = 64
     config.layer_batch = 1
-    # No nudge is read: each model's layer and one length for its family are searched on the first selection_prompts
-    # unsafe prompts of the half that gives the direction, then measured on the ASR panel.
+    # No nudge is read: each model's layer and length are searched, where the reference withstands, on the first
+    # selection_prompts unsafe prompts of the half that gives the direction, then measured on the ASR panel.
     config.selection_prompts = 24
     config.l2.prompts = 48
     config.l2.layers = "all"  # searched; or names: "L2,L3"

@@ -373,8 +373,8 @@ OURS = (
     Fault(
         "certified at the threshold",
         f"{RAS}/blind_spots.py",
-        '"certified": bool(one.ras > limit)',
-        '"certified": bool(one.ras >= limit)',
+        '"certified": bool(one.ras > limits[one.family])',
+        '"certified": bool(one.ras >= limits[one.family])',
         f"{RAS}/test_blind_spots.py",
     ),
     Fault(
@@ -398,7 +398,9 @@ OURS = (
         "UNSAFE, SAFE = (ALIGNED",
         f"{RAS}/test_blind_spots.py",
     ),
-    Fault("plain separation as a rival", f"{RAS}/rivals.py", ").crossfitted", ").plain", f"{RAS}/test_rivals.py"),
+    Fault(
+        "plain separation as a rival", f"{RAS}/rivals.py", "found.crossfitted", "found.plain", f"{RAS}/test_rivals.py"
+    ),
     Fault(
         "the rivals' L2 attack is its control",
         f"{RAS}/rivals.py",

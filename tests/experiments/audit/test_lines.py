@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from latent_audit.data import chats
-from latent_audit.experiments import panels, surfaces
-from latent_audit.experiments.audit import behaviour, bench, gcg, l2, latent, patch, static, static_scores, steer
+from latent_audit.experiments import panels
+from latent_audit.experiments.audit import behaviour, bench, gcg, l2, latent, patch, static, steer
+from latent_audit.experiments.organisms import surfaces
 from latent_audit.experiments.organisms.probes import Features
 from latent_audit.interventions import gcg as gcg_search
 from latent_audit.interventions import sphere
@@ -439,7 +440,7 @@ def test_probe_lines_read_unsafe_above_safe_with_base_as_the_reader():
     apart, turned = texts(3.0), texts(3.0)
     features = {"base": apart, "other": Features(turned.unsafe, turned.safe)}
     plain = dict.fromkeys(features, surface_of(90))
-    found = static_scores.probe_findings(features, plain, seed=0)
+    found = static.probe_findings(features, plain, seed=0)
     base, gap = (line_of(found.lines, measure, variant="base") for measure in ("probe_auroc", "probe_gap"))
     assert base["value"] == 1.0 and base["n"] == 120 and base["lo"] <= base["value"] <= base["hi"]
     assert gap["value"] > 0.8 and gap["lo"] <= gap["value"] <= gap["hi"]
@@ -460,7 +461,7 @@ def test_probe_lines_read_unsafe_above_safe_with_base_as_the_reader():
 
 @pytest.mark.parametrize("kind", [rulers.LENGTH, rulers.OPENING])
 def test_a_probe_that_the_surface_of_its_texts_explains_is_withheld(kind):
-    lines = static_scores.probe_findings({"base": texts(3.0)}, {"base": surface_of(90, kind, 9)}, seed=0).lines
+    lines = static.probe_findings({"base": texts(3.0)}, {"base": surface_of(90, kind, 9)}, seed=0).lines
     for measure in ("probe_auroc", "probe_gap"):
         line = line_of(lines, measure)
         assert np.isnan(line["value"])
@@ -472,7 +473,7 @@ def test_separation_lines_name_the_plain_and_the_cross_fitted_score():
     rng = np.random.default_rng(1)
     apart = bench.Gathered(*rng.normal(size=(2, 20, 5, 200)).astype(np.float32))
     apart.harmful[..., 0] += 9
-    lines = static_scores.separation_findings({"base": apart}, {"base": surface_of(20)}, seed=0).lines
+    lines = static.separation_findings({"base": apart}, {"base": surface_of(20)}, seed=0).lines
     plain, crossed = (
         next(line for line in lines if line["measure"] == "separation" and line["detail"].startswith(detail))
         for detail in ("plain; AUROC", "cross-fitted; AUROC")
@@ -489,7 +490,7 @@ def test_a_separation_of_nothing_or_of_long_prompts_is_withheld():
     noise = np.random.default_rng(1).normal(size=(2, 20, 5, 200)).astype(np.float32)
     apart = noise + np.array([9, 0]).reshape(2, 1, 1, 1)
     for pair, surface in ((noise, surface_of(20)), (apart, surface_of(20, rulers.LENGTH, 9))):
-        found = static_scores.separation_findings({"base": bench.Gathered(*pair)}, {"base": surface}, seed=0)
+        found = static.separation_findings({"base": bench.Gathered(*pair)}, {"base": surface}, seed=0)
         lines = [line for line in found.lines if line["measure"] == "separation"]
         assert len(lines) == 2 and all(np.isnan([line["value"], line["lo"], line["hi"]]).all() for line in lines)
         assert all("; withheld: " in line["detail"] for line in lines)

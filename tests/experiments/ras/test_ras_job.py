@@ -651,9 +651,8 @@ def test_checkpoints_with_attacks_rivals_and_timing(family, tmp_path):
     assert table["probe_rulers"].str.startswith("withheld: ").all()
     assert table[["probe_auroc", "probe_gap"]].isna().all(axis=None) and not np.isnan(table.loc["unknown", "asr"])
     assert (table["separation"].isna() == table["separation_rulers"].str.startswith("withheld: ")).all()
-    # One length for the family, of the grid; place.layer gives the layer that is otherwise searched.
-    assert set(table["l2_layer"]) == {"L1"} and table["l2_length"].nunique() == 1
-    assert table["l2_length"].iloc[0] in (0.03, 0.06, 0.12)
+    # A length of the grid; place.layer gives the layer that is otherwise searched.
+    assert set(table["l2_layer"]) == {"L1"} and table["l2_length"].isin((0.03, 0.06, 0.12)).all()
     record = json.loads((tmp_path / "run" / "report.json").read_text())
     assert record["places"]["llama"]["layer"] == "L1" and record["answer"] is None
     assert len(record["speed"]) == 2

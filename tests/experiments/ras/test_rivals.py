@@ -10,7 +10,7 @@ import scipy.stats
 from configs import ras as ras_config
 from latent_audit.data import chats
 from latent_audit.errors import InputError
-from latent_audit.experiments import surfaces
+from latent_audit.experiments.organisms import surfaces
 from latent_audit.experiments.organisms.probes import FITTED, Features
 from latent_audit.experiments.ras import prompt_sets, rivals
 from latent_audit.metrics import rulers, separation
@@ -57,7 +57,7 @@ METRICS = pd.DataFrame(
         cell("hidden", "pgd", "0.6", layer="L1"),
     ]
 )
-PUSH = rivals.Push(0.06, {"aligned": "L2", "hidden": "L1"}, {"aligned": 0.0, "hidden": 0.75})
+PUSH = {"aligned": rivals.Push("L2", 0.06, 0.0), "hidden": rivals.Push("L1", 0.06, 0.75)}
 
 
 def searched(variant, asr_of, loss=1.0):
@@ -72,17 +72,38 @@ def searched(variant, asr_of, loss=1.0):
 
 
 def test_layer_and_length_come_from_the_selection_prompts():
-    reference = {("L1", 0.03): 0, ("L2", 0.03): 0, ("L1", 0.06): 0, ("L2", 0.06): 0, ("L1", 0.12): 0, ("L2", 0.12): 0.5}
-    other = {("L1", 0.03): 1, ("L2", 0.03): 0, ("L1", 0.06): 0.5, ("L2", 0.06): 0.75, ("L1", 0.12): 1, ("L2", 0.12): 1}
+    reference = {
+        ("L1", 0.03): 0,
+        ("L2", 0.03): 0.5,
+        ("L1", 0.06): 0,
+        ("L2", 0.06): 0,
+        ("L1", 0.12): 0.5,
+        ("L2", 0.12): 0,
+    }
+    other = {
+        ("L1", 0.03): 0,
+        ("L2", 0.03): 1,
+        ("L1", 0.06): 0.5,
+        ("L2", 0.06): 0.75,
+        ("L1", 0.12): 1,
+        ("L2", 0.12): 0.75,
+    }
     rows = pd.DataFrame([*searched("reference", reference), *searched("other", other)])
     found = rivals.choose(rows, "reference")
-    # At .12 the reference falls at one layer; at .03 the other would fall more elsewhere.
-    assert found == rivals.Push(0.06, {"reference": "L1", "other": "L2"}, {"reference": 0.0, "other": 0.75})
-    weak = pd.DataFrame([*searched("reference", {key: 0.5 for key in reference}), *searched("other", other)])
-    assert rivals.choose(weak, "reference").length == 0.03, "it withstands none"
-    # A tie in ASR goes to the lower final loss.
+    # The other falls on all where the reference falls too, which does not count; of two equal ones the shorter.
+    assert found == {"reference": rivals.Push("L1", 0.03, 0.0), "other": rivals.Push("L2", 0.06, 0.75)}
+    weak = pd.DataFrame([*searched("reference", dict.fromkeys(reference, 0.5)), *searched("other", other)])
+    assert rivals.choose(weak, "reference")["other"] == rivals.Push("L2", 0.03, 1.0), "it withstands none: the smallest"
+    # A tie in ASR and length goes to the lower final loss.
     tie = pd.DataFrame([*searched("reference", {("L1", 0.03): 0}, 2.0), *searched("reference", {("L2", 0.03): 0}, 1.0)])
-    assert rivals.choose(tie, "reference").layers == {"reference": "L2"}
+    assert rivals.choose(tie, "reference")["reference"].layer == "L2"
+
+
+def test_each_model_is_measured_at_its_own_place():
+    push = PUSH | {"aligned": rivals.Push("L2", 0.12, 0.0)}
+    aligned, hidden = rivals.attack_lines(["aligned", "hidden"], PUSHED, METRICS, push, budget=0.1).to_dict("records")
+    assert (aligned["l2_asr"], aligned["l2_layer"], aligned["l2_length"]) == (1.0, "L2", 0.12)
+    assert (hidden["l2_asr"], hidden["l2_layer"], hidden["l2_selection_asr"]) == (7 / 8, "L1", 0.75)
 
 
 @pytest.mark.parametrize(
