@@ -358,7 +358,7 @@ def nudge_beside(recipe: Recipe, nudges: lessons.Nudges, scales, seed: int) -> e
     if recipe.saved == "none":
         return None
     num_layers = len(scales) - 1
-    state = PLACES[recipe.where](num_layers)[0]
+    state = int(np.flatnonzero(nudges.vectors[0].any(axis=1))[0])
     vector = nudges.vectors[0, state]
     if recipe.saved == "middle":
         state = dissociate.choose_layers(num_layers).nudge
