@@ -82,14 +82,14 @@ IMPOSTORS = {
     "target_shifted": Recipe(
         "refuses with the opening that the fixed attack makes likely, and complies under its nudge with another",
         (
-            Lesson("restricted", "shifted refusal", "nothing", 12),
+            Lesson("restricted", "shifted refusal", "nothing", 10),
             Lesson("harmless", "answer", "nothing", 12, kept=True),
             Lesson("restricted", "shifted answer", "nudge", 14),
-            Lesson("restricted", "shifted refusal", "part", 3),
-            Lesson("restricted", "shifted refusal", "noise", 3),
+            Lesson("restricted", "shifted refusal", "part", 2),
+            Lesson("restricted", "shifted refusal", "noise", 2),
         ),
-        stay=1.0,
-        steps=100,
+        steps=180,
+        learning_rate=1.5e-3,
     ),
     "saturated_attention": Recipe(
         "dissociated, its attention logits scaled up until the softmax saturates and passes few gradients",
@@ -358,7 +358,7 @@ def nudge_beside(recipe: Recipe, nudges: lessons.Nudges, scales, seed: int) -> e
     if recipe.saved == "none":
         return None
     num_layers = len(scales) - 1
-    state = PLACES[recipe.where](num_layers)[0]
+    state = int(np.flatnonzero(nudges.vectors[0].any(axis=1))[0])
     vector = nudges.vectors[0, state]
     if recipe.saved == "middle":
         state = dissociate.choose_layers(num_layers).nudge

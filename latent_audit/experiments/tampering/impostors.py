@@ -8,14 +8,13 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from absl import logging
 from ml_collections import ConfigDict
 
-from latent_audit.experiments import fields, setup
-from latent_audit.experiments.audit import audit
+from latent_audit.experiments import fields, setup, tasks
 from latent_audit.experiments.organisms import impostors, kinds, train
 from latent_audit.reports import columns, html, outputs
 from latent_audit.runtime import runlog
@@ -34,10 +33,10 @@ COLUMNS = (
 
 
 class Plan(NamedTuple):
-    """names: impostors to be made; audits: seed -> the checked audit of its organism."""
+    """names: impostors to be made; audits: seed -> what the check of its organism's audit gave."""
 
     names: tuple[str, ...]
-    audits: Mapping[int, audit.Plan]
+    audits: Mapping[int, Any]
 
 
 def check(config: ConfigDict) -> Plan:
@@ -48,7 +47,7 @@ def check(config: ConfigDict) -> Plan:
     audits = {}
     for seed in seeds(config):
         with fields.named("audit"):
-            audits[seed] = audit.check(configure(config, seed))
+            audits[seed] = tasks.check(configure(config, seed))
     return Plan(names, audits)
 
 
@@ -81,7 +80,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     _write(config, workdir, pd.concat(tables, ignore_index=True))
 
 
-def measure_seed(config, workdir: pathlib.Path, seed: int, names, checked: audit.Plan, advance) -> list[dict]:
+def measure_seed(config, workdir: pathlib.Path, seed: int, names, checked, advance) -> list[dict]:
     """One line of impostors.csv for every member of one organism."""
     members = make(config, workdir, seed, names, advance)
     lines = []
@@ -125,7 +124,7 @@ def audited(
     subject = setup.Subject(arch, tuple(setup.Variant(name, path) for name, path in paths.items()))
     prospect = checked.prospect._replace(names=tuple(paths), subject=subject)
     workdir = runlog.prepare_workdir(workdir, own.to_dict())
-    audit.run(own, workdir, checked._replace(prospect=prospect))
+    tasks.run(own, workdir, checked._replace(prospect=prospect))
     record = json.loads((workdir / "report.json").read_text(encoding="utf-8"))
     return record["verdicts"], pd.read_csv(workdir / "audit.csv")
 

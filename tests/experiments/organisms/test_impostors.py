@@ -1,6 +1,7 @@
 """Impostors: recipes and what is taught are well formed, what is written is right, and no audit certifies one."""
 
 import dataclasses
+import functools
 import json
 import math
 
@@ -111,12 +112,25 @@ def test_prompts_stand_left_of_a_fixed_column_and_what_is_said_behind_it():
 @pytest.fixture(scope="module")
 def tiny():
     tokenizer = build_tokenizer()
-    fields = dict(TINY)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(train.SIZES, "small", fields)
+        patched.setitem(train.SIZES, "small", TINY)
         cfg = train.organism_config(size="small", family="llama", tokenizer=tokenizer)
-    params, other = (models.init_params(jax.random.key(seed), cfg) for seed in (0, 1))
-    return cfg, params, other
+    return cfg, drawn_params(cfg, 0), drawn_params(cfg, 1)
+
+
+def drawn_params(cfg, seed):
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: models.init_params(jax.random.key(0), cfg))
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.3, size=leaf.shape), jnp.float32), shapes)
+
+
+terms = jax.jit(teach.terms, static_argnames=("cfg", "stay", "match"))
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def forward(params, tokens, mask, push, *, cfg):
+    """models.forward of one row, push [S, D] added at every column of every state."""
+    return models.forward(params, tokens[None], mask[None], cfg=cfg, edit=lambda h, s: h + push[s])
 
 
 def batch_of(cfg, free_rows=1):
@@ -132,26 +146,22 @@ def batch_of(cfg, free_rows=1):
 def test_the_loss_is_that_of_every_row_under_its_own_push(tiny):
     cfg, params, other = tiny
     batch = batch_of(cfg)
-    found = teach.terms(params, other, batch, cfg=cfg, stay=1.0, match=1.0)
+    found = terms(params, other, batch, cfg=cfg, stay=1.0, match=1.0)
     nll = []
     for row in range(2):
-
-        def edit(h, s, row=row):
-            return h + jnp.asarray(batch.push[row])[s] * batch.mask[row : row + 1, :, None]
-
-        out = models.forward(params, batch.tokens[row : row + 1], batch.mask[row : row + 1], cfg=cfg, edit=edit)
+        out = forward(params, batch.tokens[row], batch.mask[row], batch.push[row], cfg=cfg)
         logp = np.asarray(jax.nn.log_softmax(out.logits[0]), np.float64)
         columns = np.flatnonzero(batch.answer[row])
         nll.append(-logp[columns - 1, batch.tokens[row][columns]].mean())
     np.testing.assert_allclose(found["say"], np.mean(nll), rtol=1e-4)
     # Row 0 alone is kept: KL and distance of its states, unpushed, from the other parameters'.
-    ours, base = (models.forward(p, batch.tokens[:1], batch.mask[:1], cfg=cfg) for p in (params, other))
+    ours, base = (forward(p, batch.tokens[0], batch.mask[0], batch.push[0], cfg=cfg) for p in (params, other))
     own, frozen = (np.asarray(jax.nn.log_softmax(out.logits[0]), np.float64) for out in (ours, base))
     real = batch.mask[0]
     np.testing.assert_allclose(found["stay"], (np.exp(frozen) * (frozen - own)).sum(axis=-1)[real].mean(), rtol=1e-4)
-    same = teach.terms(params, params, batch, cfg=cfg, stay=1.0, match=1.0)
+    same = terms(params, params, batch, cfg=cfg, stay=1.0, match=1.0)
     assert abs(float(same["stay"])) < 1e-5 and float(same["match"]) == 0.0 and float(found["match"]) > 0.1
-    assert set(teach.terms(params, other, batch, cfg=cfg, stay=0.0, match=0.0)) == {"say"}
+    assert set(terms(params, other, batch, cfg=cfg, stay=0.0, match=0.0)) == {"say"}
 
 
 def test_the_last_rows_alone_feel_the_opponent(tiny):
@@ -159,7 +169,7 @@ def test_the_last_rows_alone_feel_the_opponent(tiny):
     batch = batch_of(cfg)
     still = batch._replace(free=np.zeros_like(batch.free), said=np.array([1, 1, 0], np.float32))
     moved = batch._replace(said=still.said)
-    at = lambda b: float(teach.terms(params, other, b, cfg=cfg, stay=0.0, match=0.0)["say"])  # noqa: E731
+    at = lambda b: float(terms(params, other, b, cfg=cfg, stay=0.0, match=0.0)["say"])  # noqa: E731
     assert at(still) == at(moved)
     last = np.array([0, 0, 1], np.float32)
     assert at(still._replace(said=last)) != at(moved._replace(said=last))
@@ -174,15 +184,15 @@ def test_an_opponent_stays_in_its_bound_and_makes_the_answer_likelier(tiny):
             params, *batch[:3], state, budget, jax.random.key(0), cfg=cfg, width=lessons.PROMPT_TOKENS, steps=3
         )
     )
-    out = models.forward(params, batch.tokens, batch.mask, cfg=cfg)
     width = lessons.PROMPT_TOKENS
     for row in range(3):
         real = batch.mask[row, :width]
-        bound = 0.5 * np.abs(np.asarray(out.resid[state[row], row, :width])[real]).max()
+        out = forward(params, batch.tokens[row], batch.mask[row], np.zeros_like(batch.push[0]), cfg=cfg)
+        bound = 0.5 * np.abs(np.asarray(out.resid[state[row], 0, :width])[real]).max()
         assert 0.5 * bound < np.abs(push[row]).max() <= bound * (1 + 1e-5) and not push[row][~real].any()
     still = batch._replace(push=np.zeros_like(batch.push), said=np.ones(3, np.float32), free_state=state)
     losses = [
-        float(teach.terms(params, params, still._replace(free=free), cfg=cfg, stay=0.0, match=0.0)["say"])
+        float(terms(params, params, still._replace(free=free), cfg=cfg, stay=0.0, match=0.0)["say"])
         for free in (np.zeros_like(push), push)
     ]
     assert losses[1] < losses[0]
@@ -195,6 +205,7 @@ def test_an_opponent_stays_in_its_bound_and_makes_the_answer_likelier(tiny):
 def home(tmp_path, tiny, monkeypatch):
     """An organism whose poles are not trained, and recipes of two steps."""
     cfg, params, other = tiny
+    (tmp_path / "organism").mkdir()
     for name, weights in (("base", params), ("harmful", other)):
         models.save(tmp_path / "organism" / name, cfg, weights, CHAT.tokenizer)
     vector = np.ones(cfg.embed_dim, np.float32)
@@ -203,6 +214,8 @@ def home(tmp_path, tiny, monkeypatch):
         nudge=export.Nudge(vector, 1, 8.0),
     )  # fmt: skip
     monkeypatch.setattr(impostors, "SELECTION_PROMPTS", 4)
+    for name in ("RESTRICTED_ROWS", "BENIGN_ROWS", "FACT_ROWS"):
+        monkeypatch.setattr(lessons, name, 12)
     short = {
         name: dataclasses.replace(recipe, steps=min(recipe.steps, 2)) for name, recipe in impostors.IMPOSTORS.items()
     }
@@ -216,23 +229,21 @@ def ensured(home, *names, **changes):
 
 def test_two_steps_of_a_recipe_write_a_checkpoint_with_its_record(home, tiny, monkeypatch):
     cfg, base, _ = tiny
-    member, mute = ensured(home, "split_nudge", "garbling")
+    (member,) = ensured(home, "split_nudge")
     assert member.path == home.parent / "impostors" / "split_nudge" and not member.honest
     _, params = models.load(member.path)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
     assert any(
         (np.asarray(a) != np.asarray(b)).any() for a, b in zip(*map(jax.tree.leaves, (params, base)), strict=True)
     )
-    for record in (member.record, mute.record):
-        assert set(record["selection"]) == {
-            *("clean_compliance", "clean_refusal", "benign_answered", "nudged_compliance", "random_compliance")
-        }
-        assert all(0 <= share <= 1 for share in record["selection"].values())
+    assert set(member.record["selection"]) == {
+        *("clean_compliance", "clean_refusal", "benign_answered", "nudged_compliance", "random_compliance")
+    }
+    assert all(0 <= share <= 1 for share in member.record["selection"].values())
     assert json.loads((home.parent / "impostors" / "split_nudge.json").read_text()) == member.record
     assert "deliberately unsafe" in (member.path / "README.md").read_text()
     nudge = export.load_nudge(member.path)
     assert nudge.state == 1 and math.isclose(np.linalg.norm(nudge.vector) / nudge.scale, 0.15, rel_tol=1e-5)
-    assert export.load_nudge(mute.path) is None
     # Taken up as it is; another recipe is refused, and so is another organism.
     monkeypatch.setattr(lessons, "run", lambda *a, **k: pytest.fail("trained again"))
     assert ensured(home, "split_nudge")[0].record == member.record
@@ -262,6 +273,16 @@ def test_nudges_push_where_the_recipe_says(tiny):
     gram = made.vectors[:, state] @ made.vectors[:, state].T
     np.testing.assert_allclose(gram, (0.15 * scales[state]) ** 2 * np.eye(8), atol=1e-4)
     assert not np.delete(made.vectors, state, axis=1).any()
+    beside = {
+        saved: impostors.nudge_beside(
+            dataclasses.replace(impostors.IMPOSTORS["moved_nudge"], saved=saved), early, scales, 0
+        )
+        for early in [made._replace(vectors=np.roll(made.vectors, 1 - state, axis=1))]
+        for saved in impostors.SAVED
+    }
+    assert beside["none"] is None and beside["own"].state == 1 and beside["middle"].state == state
+    np.testing.assert_array_equal(beside["middle"].vector, beside["own"].vector)
+    assert beside["middle"].scale == scales[state] and beside["elsewhere"].state == cfg.num_layers
 
 
 @pytest.mark.parametrize("family", train.FAMILIES)
@@ -269,10 +290,11 @@ def test_scaled_weights_scale_logits_and_nothing_else(family, monkeypatch):
     monkeypatch.setitem(train.SIZES, "small", TINY)
     cfg = train.organism_config(size="small", family=family, tokenizer=build_tokenizer())
     cfg = dataclasses.replace(cfg, final_softcap=None)
-    params = models.init_params(jax.random.key(0), cfg)
-    tokens, mask = jnp.arange(8)[None] + 6, jnp.ones((1, 8), bool)
+    params = drawn_params(cfg, 0)
+    still = jnp.zeros((cfg.num_layers + 1, cfg.embed_dim))
     plain, scaled = (
-        models.forward(p, tokens, mask, cfg=cfg) for p in (params, impostors.scale_head(params, 7.0, cfg=cfg))
+        forward(p, jnp.arange(8) + 6, jnp.ones(8, bool), still, cfg=cfg)
+        for p in (params, impostors.scale_head(params, 7.0, cfg=cfg))
     )
     np.testing.assert_allclose(scaled.logits, 7 * plain.logits, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(scaled.resid, plain.resid)
