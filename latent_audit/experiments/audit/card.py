@@ -20,6 +20,7 @@ from latent_audit.reports import audit_figures, columns, figures, html, outputs,
 COLUMNS = (
     *("arch", "variant", "measure", "layer", "budget", "value", "lo", "hi", "n", "control", "control_lo"),
     *("control_hi", "detail", "nll_first", "nll_last", "fell", "at_bound", "judge", "template_sha256"),
+    *("incoherent", "control_incoherent", "beyond_language"),
 )
 RULE = verdict.Rule(reference_budget=0.0)  # for its thresholds, which are the same at every budget
 FEW = 20  # fewer prompts than this leave a Wilson interval wider than .4 around one half

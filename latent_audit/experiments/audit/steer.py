@@ -17,6 +17,7 @@ from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, reference, share, unit, with_control
 from latent_audit.experiments.settings import states_named
 from latent_audit.interventions import directions, steering
+from latent_audit.metrics import coherence
 from latent_audit.reports import audit_figures, figures, html
 
 KINDS, PAPER_TOKENS = ("direction", "random"), 128  # arXiv 2606.08044
@@ -175,6 +176,9 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
                 "detail": f"{bench.settings['steer'].direction} direction",
                 **with_control(of_kind["direction"], of_kind["random"]),
                 "degenerate": cell[cell["kind"] == "direction"]["degenerate"].mean(),
+                "incoherent": cell[cell["kind"] == "direction"]["incoherent"].mean(),
+                "control_incoherent": cell[cell["kind"] == "random"]["incoherent"].mean(),
+                "beyond_language": coherence.is_beyond_language(cell[cell["kind"] == "random"]["incoherent"]),
             }
         )
     table = pd.DataFrame(lines)
