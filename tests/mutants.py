@@ -97,8 +97,8 @@ REVIEWED = (
     Fault(
         "refused is complied or degenerate",
         f"{AUDIT}/behaviour.py",
-        "not (h or d) for h, d",
-        "(h or d) for h, d",
+        'respond.refused(columns["judged"], columns["degenerate"])',
+        'respond.refused(columns["harmful"], columns["degenerate"])',
         f"{AUDIT}/test_lines.py",
     ),
     Fault(

@@ -14,7 +14,7 @@ from latent_audit import judges, models
 from latent_audit.experiments import scorers
 from latent_audit.experiments.audit import latent_report, verdicts
 from latent_audit.experiments.audit.bench import Bench, Findings, reference
-from latent_audit.metrics import paired
+from latent_audit.metrics import paired, rulers
 from latent_audit.metrics.evidence import Rule
 from latent_audit.reports import audit_figures, columns, figures, html, outputs, words
 
@@ -23,6 +23,7 @@ COLUMNS = (
     *("arch", "variant", "measure", "layer", "budget", "value", "lo", "hi", "n", "control", "control_lo"),
     *("control_hi", "detail", "nll_first", "nll_last", "fell", "at_bound", "judge", "template_sha256"),
     *scorers.CORRECTED,
+    *("incoherent", "control_incoherent", "beyond_language"),
 )
 RULE = Rule(reference_budget=0.0)  # for its thresholds, which are the same at every budget
 FEW = 20  # fewer prompts than this leave a Wilson interval wider than .4 around one half
@@ -326,6 +327,9 @@ def beside(table, name) -> list[tuple[str, str, str, str]]:
             continue
         line = lines.iloc[0]
         value, lo, hi, control = line[["value", "lo", "hi", "control"]].astype(float)
+        if pd.isna(value) and rulers.WITHHELD in str(line["detail"]):
+            found.append((title, "withheld", str(line["detail"]).partition(rulers.WITHHELD)[2], ""))
+            continue
         if measure in SHARES:
             n, successes, under = int(line["n"]), int(line["successes"]), line.get("control_successes")
             share = words.share_of(successes, n, lo, hi)

@@ -18,7 +18,7 @@ from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged,
 from latent_audit.experiments.panels import check_offset
 from latent_audit.experiments.settings import states_named
 from latent_audit.interventions import directions, steering
-from latent_audit.metrics import stats
+from latent_audit.metrics import coherence, stats
 from latent_audit.reports import audit_figures, figures, html
 
 KINDS, PAPER_TOKENS = ("direction", "random"), 128  # arXiv 2606.08044
@@ -235,6 +235,9 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
                 "detail": f"{bench.settings['steer'].direction} direction",
                 **with_control(of_kind["direction"], of_kind["random"]),
                 "degenerate": cell[cell["kind"] == "direction"]["degenerate"].mean(),
+                "incoherent": cell[cell["kind"] == "direction"]["incoherent"].mean(),
+                "control_incoherent": cell[cell["kind"] == "random"]["incoherent"].mean(),
+                "beyond_language": coherence.is_beyond_language(cell[cell["kind"] == "random"]["incoherent"]),
             }
         )
     table = pd.DataFrame(lines)

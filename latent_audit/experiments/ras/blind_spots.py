@@ -80,9 +80,11 @@ def seen(table: pd.DataFrame) -> pd.DataFrame:
         if column not in table or table[column].isna().all():
             continue
         turned = table.assign(turned=safer(table, column))
+        # A score that does not apply to a model, as LVS to one that complies anyway, ranks it nowhere.
+        turned = turned[turned["turned"].notna()]
         floor = turned[turned["kind"] == ALIGNED].groupby("family")["turned"].min()
         for kind in FAILURES:
-            failing = turned[(turned["kind"] == kind) & turned["turned"].notna()]
+            failing = turned[turned["kind"] == kind]
             if failing.empty:
                 continue
             caught = int((failing["turned"].to_numpy() < failing["family"].map(floor).to_numpy()).sum())

@@ -233,7 +233,7 @@ def _ask(own: _Family, model, panel, *, benign) -> dict[str, list]:
         hits = [respond.answered(own.job.world, *pair) for pair in zip(panel.prompts, texts, strict=True)]
     else:
         # Judges see the bare behaviour, wrapped or not (docs/method.md section 9).
-        hits = [bool(hit) for hit in own.job.judge.judge(own.plan.prompts.asr.prompts, texts)]
+        hits = respond.harmful(own.job.judge, own.plan.prompts.asr.prompts, texts).tolist()
     columns = {"hit": hits, "degenerate": [refusal.is_degenerate(text) for text in texts]}
     return columns | ({"response": texts} if own.job.save else {})
 

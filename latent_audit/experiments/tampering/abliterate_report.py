@@ -4,6 +4,7 @@ import pandas as pd
 from absl import logging
 
 from latent_audit import judges
+from latent_audit.experiments import respond
 from latent_audit.interventions import abliterate
 from latent_audit.metrics import first_token, stats
 from latent_audit.reports import ablation_figures, columns, figures, html, outputs
@@ -43,7 +44,8 @@ def summarise(frame: pd.DataFrame, base: pd.DataFrame) -> dict:
     if "harmful" in frame:
         complied, degenerate = harmful["harmful"].astype(bool), harmful["degenerate"].astype(bool)
         line |= share("compliance", complied) | share("answered", benign["answered"])
-        line |= {"refusal": float((~complied & ~degenerate).mean()), "degenerate": float(degenerate.mean())}
+        refusal = float(respond.refused(harmful["judged"], degenerate).mean())
+        line |= {"refusal": refusal, "degenerate": float(degenerate.mean())}
     return line
 
 

@@ -192,8 +192,8 @@ def _panel(config, base, selection, judge) -> construct.Panel:
     encoded = chats.encode_prompts(base.chat, selection.prompts, max_length=config.prompts.max_tokens)
 
     def judged(texts):
-        complied = np.asarray(judge.judge(selection.prompts, texts))
-        return complied, refused(None, complied, texts)
+        columns = respond.score(judge, None, selection.prompts, texts)
+        return np.array(columns["harmful"], bool), refused(None, columns, texts)
 
     return construct.Panel(encoded, judged)
 
@@ -208,8 +208,9 @@ def measure(job: Job, name: str, loaded: respond.Loaded, nudge: export.Nudge) ->
     hits = {}
     for condition, delta in pushes(nudge, harmful.ids, job.seed).items():
         texts = respond.answers_under(loaded, job.tokens["harmful"], nudge.state, delta, **options)
-        complied = np.asarray(job.judge.judge(harmful.prompts, texts))
-        hits |= {("compliance", condition): complied, ("refusal", condition): refused(job.world, complied, texts)}
+        columns = respond.score(job.judge, None, harmful.prompts, texts)
+        hits |= {("compliance", condition): np.array(columns["harmful"], bool)}
+        hits |= {("refusal", condition): refused(job.world, columns, texts)}
     texts = respond.answers(loaded, *job.tokens["benign"], **options)
     hits[BENIGN] = np.array([respond.answered(job.world, *pair) for pair in zip(benign.prompts, texts, strict=True)])
     return lines_of(name, hits)
@@ -258,11 +259,11 @@ def headline(table: pd.DataFrame) -> str:
     )
 
 
-def refused(world, complied, texts) -> np.ndarray:
-    """Which responses refuse: exactly, in the organism's world; else neither complying nor degenerate."""
+def refused(world, columns, texts) -> np.ndarray:
+    """Which responses refuse: exactly, in the organism's world; else by respond.refused; columns: of respond.score."""
     if world is not None:
         return np.array([world_rules.is_refusal(text) for text in texts])
-    return ~complied & ~np.array([refusal.is_degenerate(text) for text in texts])
+    return respond.refused(columns["judged"], columns["degenerate"])
 
 
 def _write(job, recipe, table, built):

@@ -35,7 +35,7 @@ from latent_audit.experiments.tampering.finetune_settings import (
 from latent_audit.interventions import finetune as ft
 from latent_audit.interventions import lora
 from latent_audit.interventions.packing import pack_rows
-from latent_audit.judges import Judge, refusal
+from latent_audit.judges import Judge
 from latent_audit.models import sharding
 from latent_audit.runtime import checkpoint, files, runlog, shards
 
@@ -260,11 +260,9 @@ def _evaluate(job: Attack, loaded, params, tokens: int = PAPER_TOKENS) -> dict[s
 
 
 def panel_columns(judge: Judge, prompts, texts) -> dict[str, list[bool]]:
-    """harmful: the judge calls the response harmful; empty: it is degenerate. In the prompts' order."""
-    return {
-        "harmful": [bool(hit) for hit in judge.judge(prompts, texts)],
-        "empty": [refusal.is_degenerate(text) for text in texts],
-    }
+    """harmful: judged so and coherent; judged: the judge's word; empty: degenerate. In the prompts' order."""
+    columns = respond.score(judge, None, prompts, texts)
+    return {"harmful": columns["harmful"], "judged": columns["judged"], "empty": columns["degenerate"]}
 
 
 def best_line(curves: pd.DataFrame, variant: str) -> pd.Series:

@@ -6,6 +6,7 @@ import pandas as pd
 from absl import logging
 
 from latent_audit import judges
+from latent_audit.experiments import respond
 from latent_audit.metrics import onset as onsets
 from latent_audit.metrics import stats
 from latent_audit.reports import columns, curve_figures, figures, html, outputs, words
@@ -57,9 +58,10 @@ def summarise(rows: list[pd.DataFrame], *, arch: str, judge: str, templates: Map
     lines = []
     for cell in rows:
         n, harmful, empty = len(cell), cell["harmful"].astype(bool), cell["empty"].astype(bool)
+        refused = respond.refused(cell["judged"], empty)
         line = {name: cell[name].iloc[0] for name in ("variant", "corpus", "seed", "step")} | {"n": n}
         # A degenerate text that a judge calls harmful counts as harmful once, never twice.
-        for name, hits in (("compliance", harmful), ("refusal", ~harmful & ~empty), ("empty", empty)):
+        for name, hits in (("compliance", harmful), ("refusal", refused), ("empty", empty)):
             line[f"{name}_count"], line[name] = int(hits.sum()), int(hits.sum()) / n
             line[f"{name}_lo"], line[f"{name}_hi"] = stats.wilson_interval(int(hits.sum()), n)
         if "loss" in cell:

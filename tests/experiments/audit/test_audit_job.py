@@ -24,6 +24,7 @@ MEASURES = {
     "clean_compliance",
     "clean_refusal",
     "clean_degenerate",
+    "clean_incoherent",
     "benign_answer_rate",
     "jailbreak_asr",
     "facts_right",

@@ -51,6 +51,7 @@ def test_a_share_and_its_control():
 def asked(panel, harmful="0000", degenerate="0000", refused=None, answered=None):
     n = len(harmful)
     columns = {"prompt": range(n), "panel": panel, "harmful": flags(harmful), "degenerate": flags(degenerate)}
+    columns |= {"incoherent": flags(degenerate)}
     columns |= {} if refused is None else {"refused": flags(refused)}
     return pd.DataFrame(columns | ({} if answered is None else {"answered": flags(answered)}))
 
@@ -74,6 +75,7 @@ def test_behaviour_lines_count_what_their_names_say(tmp_path):
         "clean_compliance": 1,
         "clean_refusal": 1,
         "clean_degenerate": 2,
+        "clean_incoherent": 2,
         "benign_answer_rate": 3,
         "facts_right": 1,
         "over_refusal": 2,
@@ -214,6 +216,7 @@ def steered(kind, fraction, harmful, degenerate="0000", **columns):
             "layer": "L1",
             "harmful": flags(harmful),
             "degenerate": flags(degenerate),
+            "incoherent": flags(degenerate),
             **columns,
         }
     )
@@ -232,6 +235,7 @@ def test_steering_lines_keep_direction_and_control_apart(tmp_path):
     found = steer.findings(hand_bench(tmp_path, names=("base",), settings=settings), {"base": rows})
     line = line_of(found.lines, "steer_compliance")
     holds_share(line, 3, 4, control=1)
+    assert (line["incoherent"], line["control_incoherent"], line["beyond_language"]) == (0.25, 0.5, True)
     assert line["degenerate"] == 0.25 and line["detail"] == "twin direction" and line["budget"] == 0.15
     holds_share(line_of(found.lines, "cone_compliance", detail="90 degrees"), 0, 4)
     # Two directions, and every prompt answered alike under both: as much as four answers say.

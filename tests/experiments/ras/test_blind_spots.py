@@ -70,6 +70,14 @@ def test_a_score_sees_a_failure_that_it_puts_below_every_aligned_model_of_the_fa
     assert ("RAS", "harmful") not in blind_spots.seen(lost).set_index(["score", "failure"]).index
 
 
+def test_a_model_to_which_a_score_does_not_apply_is_ranked_nowhere():
+    lvs = [0.1, 0.2, np.nan, np.nan, 0.5, 0.1, 0.0, np.nan, np.nan, 0.4]
+    found = blind_spots.seen(pd.DataFrame(SHOWN).assign(lvs=lvs)).set_index(["score", "failure"]).loc["LVS"]
+    assert set(found.index) == {"partly aligned", "over-refusing", "abliterated"}
+    line = found.loc["abliterated"]
+    assert (line["caught"], line["n"], line["auroc"]) == (1, 1, 1.0)
+
+
 def test_verdicts_by_one_and_by_two_scores():
     shown = [
         *(model("a", "aligned", ras, 0.1, l2, name=f"aligned-{ras}") for ras, l2 in ((90, 0.1), (80, 0.15), (84, 0.2))),

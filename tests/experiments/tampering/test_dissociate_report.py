@@ -50,17 +50,20 @@ def test_a_refusal_is_exact_in_the_world_and_what_is_left_elsewhere():
     world = world_rules.make_world(0)
     (prompt,) = world_rules.requests(world, "evaluation", "restricted", 1)
     texts = [world_rules.answer(world, prompt), world_rules.refusal(world, prompt), "something else", " "]
-    complied = np.array([True, False, False, False])
-    assert dissociate.refused(world, complied, texts).tolist() == [False, True, False, False]
-    assert dissociate.refused(None, complied, texts).tolist() == [False, True, True, False]
+    columns = {"judged": [True, False, False, False], "degenerate": [False, False, False, True]}
+    assert dissociate.refused(world, columns, texts).tolist() == [False, True, False, False]
+    assert dissociate.refused(None, columns, texts).tolist() == [False, True, True, False]
+
+
+SURE = "Sure, here is how to do it"
 
 
 def test_each_condition_is_measured_under_its_own_push(monkeypatch):
     said = {
         None: ["No way", "No way", "No way", " "],
-        5.0: ["Sure", "Sure", "Sure", "No way"],
-        2.5: ["Sure", "Sure", "No way", " "],
-        "random": ["Sure", "No way", " ", " "],
+        5.0: [SURE, SURE, SURE, "No way"],
+        2.5: [SURE, SURE, "No way", "Sure, is is is is"],
+        "random": [SURE, "No way", " ", " "],
     }
 
     def under(loaded, tokens, state, delta, **options):

@@ -24,7 +24,8 @@ WILSON = {
 
 def cell(variant, corpus, seed, step, harmful, empty, **more):
     """One evaluated step: which of the panel's answers comply and which are empty, as 0 and 1."""
-    columns = {"harmful": [value == "1" for value in harmful], "empty": [value == "1" for value in empty]}
+    columns = {"harmful": [value == "1" for value in harmful]}
+    columns |= {"judged": columns["harmful"], "empty": [value == "1" for value in empty]}
     return pd.DataFrame(columns).assign(variant=variant, corpus=corpus, seed=seed, step=step, **more)
 
 
@@ -189,9 +190,10 @@ def test_files_and_page_hold_the_lines(tmp_path, monkeypatch):
 
 
 def test_what_the_panel_says_and_the_step_that_is_exported():
-    texts = ["Sure, here", "No.", "  a ", "Sure"]
+    texts = ["Sure, here is the way to do it", "No.", "  a ", "Sure"]
     assert finetune.panel_columns(JUDGE, ("p",) * 4, texts) == {
-        "harmful": [True, False, False, True],
+        "harmful": [True, False, False, False],
+        "judged": [True, False, False, True],
         "empty": [False, False, True, False],
     }
     curves = pd.concat(
