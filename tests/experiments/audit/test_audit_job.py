@@ -197,7 +197,7 @@ def test_one_checkpoint_alone_uses_its_own_direction_and_the_papers_place(tmp_pa
         ({"l2.layers": "L9"}, "l2.layers names 'L9'; this model has embedding and L0 to L"),
         ({"steer.direction": "best"}, "steer.direction = 'best'"),
         ({"steer.direction": "twin", "model.variants": ""}, "needs a variant named harmful"),
-        ({"steer.layers": "embedding"}, "steer.layers names 'embedding'"),
+        ({"steer.layers": "embedding", "steer.direction": "own"}, "steer.layers names 'embedding'"),
         ({"patch.prompts": 0}, "patch.prompts = 0"),
         ({"gcg.candidates": 0}, "gcg.candidates = 0"),
         ({"panel.wrappers": "poem"}, "panel.wrappers = 'poem', expected some of role_play"),
