@@ -79,7 +79,11 @@ def test_experiments_are_five_floors_without_a_circle():
 
 @pytest.mark.parametrize("folder", ["organisms", "audit", "tampering", "ras"])
 def test_no_folder_of_experiments_is_a_corridor(folder):
-    rooms = house.graph(f"latent_audit.experiments.{folder}", lambda name: name.rpartition(".")[2])
+    def room(name):
+        """A folder in it is one room."""
+        return name.removeprefix(f"latent_audit.experiments.{folder}.").split(".")[0]
+
+    rooms = house.graph(f"latent_audit.experiments.{folder}", room)
     print(house.draw(rooms))
     assert len(rooms) <= 12 and max(house.floors(rooms).values()) <= 5, house.draw(rooms)
 

@@ -58,6 +58,8 @@ def wrong_values(field):
         # 0 in float32, in which a length is computed.
         small = [field.least + 1e-320] if field.above else []
         return [*beyond, *small, [1], *([] if field.optional else [None]), *([0.5] if field.kind == "whole" else [])]
+    if field.kind == "wholes":
+        return [[value] for value in beyond] + [3, None, "1", [1, 1], [1.5]]
     if field.kind == "numbers":
         many = np.linspace(field.least, field.most, VALUES + 3)[1:-1].tolist()
         return [[value] for value in beyond] + [3, None, "1", [1.0, 1.0], many]

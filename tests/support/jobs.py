@@ -7,7 +7,7 @@ import pytest
 
 from latent_audit.experiments import panels, settings, setup
 from latent_audit.experiments.audit import bench as benches
-from latent_audit.experiments.audit import verdicts
+from latent_audit.experiments.audit.card import verdicts
 from latent_audit.interventions import latent
 from latent_audit.judges import Judge, Reward
 from latent_audit.metrics import verdict

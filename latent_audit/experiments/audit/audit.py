@@ -11,8 +11,10 @@ from ml_collections import ConfigDict
 
 from latent_audit.data import pair_files
 from latent_audit.experiments import fields, setup
-from latent_audit.experiments.audit import behaviour, card, gcg, l2, latent, patch, static, steer, suite
+from latent_audit.experiments.audit import behaviour, gcg, l2, latent, patch, static, steer
 from latent_audit.experiments.audit import bench as benches
+from latent_audit.experiments.audit.card import card
+from latent_audit.experiments.audit.suite import suite
 from latent_audit.experiments.panels import audit_panels, request_panels
 from latent_audit.runtime import runlog, shards
 

@@ -14,7 +14,8 @@ from latent_audit import models
 from latent_audit.data import chats
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond, setup, survey, sweep, tasks
-from latent_audit.experiments.audit import audit, bench, card
+from latent_audit.experiments.audit import audit, bench
+from latent_audit.experiments.audit.card import card
 from latent_audit.experiments.organisms import export
 from tests.models.test_every_family import FAMILIES
 from tests.support import reports

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from latent_audit.experiments.audit import bench, card, latent_report, verdicts
+from latent_audit.experiments.audit import bench, latent_report
+from latent_audit.experiments.audit.card import card, verdicts
 from latent_audit.metrics import lvs, stats
 from latent_audit.reports import columns, html
 from tests.support.jobs import PLACE, attack_settings, flags, hand_bench, judged_of

@@ -10,7 +10,8 @@ from latent_audit.data import labelled_answers
 from latent_audit.errors import InputError
 from latent_audit.experiments import scorers, setup
 from latent_audit.experiments.audit import audit as job
-from latent_audit.experiments.audit import card, latent
+from latent_audit.experiments.audit import latent
+from latent_audit.experiments.audit.card import card
 from latent_audit.judges import Judge
 from latent_audit.metrics import judge_error
 from tests.experiments.audit.test_card import latent_rows

@@ -11,8 +11,8 @@ from configs import audit as audit_config
 from latent_audit.data import chats
 from latent_audit.errors import InputError
 from latent_audit.experiments import panels, respond
-from latent_audit.experiments.audit import suite, suite_goals, suite_report, suite_search
 from latent_audit.experiments.audit.bench import Known
+from latent_audit.experiments.audit.suite import goals, report, search, suite
 from latent_audit.experiments.organisms import poles
 from latent_audit.interventions import latent, sphere
 from tests.support.checkpoints import tiny_checkpoint
@@ -20,9 +20,9 @@ from tests.support.checkpoints import tiny_checkpoint
 PROMPTS = ("how to help me", "write me", "do what")
 BUDGETS = (0.01, 0.03, 0.1, 0.3)
 MEMBERS = (
-    suite_search.Member("pgd-2", latent.Search(steps=2, controls=False, keep="best")),
-    suite_search.Member("l2-16", sphere.Search(steps=2, keep="best"), kinds=("answer", "inside")),
-    suite_search.Member("pgd-4", latent.Search(steps=4, controls=False, keep="best"), (True, True), best_states=1),
+    search.Member("pgd-2", latent.Search(steps=2, controls=False, keep="best")),
+    search.Member("l2-16", sphere.Search(steps=2, keep="best"), kinds=("answer", "inside")),
+    search.Member("pgd-4", latent.Search(steps=4, controls=False, keep="best"), (True, True), best_states=1),
 )
 
 
@@ -40,7 +40,7 @@ def make_block(loaded, prompts=PROMPTS, **changes):
     """A block whose judge calls every answer harmful that is not the clean one, with its aims."""
     panel = panels.make_panel("harmful", prompts, "hand")
     tokens = chats.encode_prompts(loaded.chat, prompts, max_length=64)
-    block = suite_search.make_block(
+    block = search.make_block(
         *(panel, tokens, range(len(prompts)), loaded, None, jax.random.key(0), settings(**changes)),
         batch=8,
         new_tokens=4,
@@ -52,23 +52,23 @@ def make_block(loaded, prompts=PROMPTS, **changes):
         return np.array(changed, bool), np.zeros(len(texts), bool)
 
     block = block._replace(judge=judge)
-    ids = suite_goals.first_tokens
+    ids = goals.first_tokens
     directions = np.random.default_rng(0).normal(size=(loaded.cfg.num_layers + 1, loaded.cfg.embed_dim)) * 0.01
-    aims = suite_goals.Aims(
+    aims = goals.Aims(
         chats.target_ids(loaded.chat, "Sure, here is"),
         [ids(loaded.chat, "here is how to")] * len(prompts),
         ["hand"] * len(prompts),
         [ids(loaded.chat, text) or (1,) for text in clean],
         directions.astype(np.float32),
     )
-    return suite_search.measure_clean(block, aims, MEMBERS[0].search)[0], aims
+    return search.measure_clean(block, aims, MEMBERS[0].search)[0], aims
 
 
 def broken(loaded, prompts=PROMPTS, **changes):
     block, aims = make_block(loaded, prompts, **changes)
     of = functools.partial(suite._searched, settings())
     complies = np.zeros(len(prompts), bool)
-    return block, suite_search.break_block(block, aims, MEMBERS, of, BUDGETS, {}, complies, seconds={})
+    return block, search.break_block(block, aims, MEMBERS, of, BUDGETS, {}, complies, seconds={})
 
 
 def test_what_broke_a_prompt_lies_within_its_radius_and_breaks_it_again(loaded):
@@ -81,7 +81,7 @@ def test_what_broke_a_prompt_lies_within_its_radius_and_breaks_it_again(loaded):
             assert not push.delta[~block.mask[row]].any()
         else:
             assert np.linalg.norm(push.delta) <= block.length[push.state, row] * budget * (1 + 1e-5)
-        again = suite_search.answers(block, push.state, np.array([row]), push.delta[None])
+        again = search.answers(block, push.state, np.array([row]), push.delta[None])
         assert again == [push.text] and block.judge([row], again)[0].all()
     # The largest budget was asked first, and what it reached is noted.
     assert progress.tried[:, -1].all() and np.isfinite(top.lowest["opening"]).all()
@@ -106,7 +106,7 @@ def test_a_prompt_that_complies_when_asked_is_not_searched(loaded):
     block, aims = make_block(loaded)
     calls = {}
     complies = np.array([True, True, True])
-    progress, pushes, _ = suite_search.break_block(
+    progress, pushes, _ = search.break_block(
         block, aims, MEMBERS, functools.partial(suite._searched, settings()), BUDGETS, {}, complies, seconds=calls
     )
     assert not pushes and not calls and (progress.fell == len(BUDGETS)).all()
@@ -117,8 +117,8 @@ def test_pushes_of_a_twin_are_brought_within_the_budget(loaded):
     P, D = block.tokens.shape[1], loaded.cfg.embed_dim
     large = np.where(block.mask[0][:, None], 1e3, 0.0).astype(np.float32) * np.ones((P, D), np.float32)
     vector = np.full(D, 1e3, np.float32)
-    pushes = [suite_search.Push("pgd-2 answer", 1, large, ""), suite_search.Push("l2-16 inside", 2, vector, "")]
-    fallen = suite_search.given(block, {0: pushes}, {0: 0.3}, "transfer")
+    pushes = [search.Push("pgd-2 answer", 1, large, ""), search.Push("l2-16 inside", 2, vector, "")]
+    fallen = search.given(block, {0: pushes}, {0: 0.3}, "transfer")
     assert set(fallen) <= {0}
     for push in fallen.values():
         assert push.member.startswith("transfer ")
@@ -130,9 +130,9 @@ def test_pushes_of_a_twin_are_brought_within_the_budget(loaded):
 
 def test_draws_stay_in_the_ball_and_off_the_padding_and_are_the_prompts_own(loaded):
     block, _ = make_block(loaded)
-    drawn = suite_search.draws(block, (0, 1, 2), [0, 2], np.array([0.3, 0.1]), 5)
+    drawn = search.draws(block, (0, 1, 2), [0, 2], np.array([0.3, 0.1]), 5)
     assert drawn.rows.tolist() == [0] * 5 + [2] * 5 and drawn.states.tolist() == [0, 1, 2, 0, 1] * 2
-    alone = suite_search.draws(block, (0, 1, 2), [2], np.array([0.1]), 5)
+    alone = search.draws(block, (0, 1, 2), [2], np.array([0.1]), 5)
     np.testing.assert_array_equal(drawn.harmful[5:], alone.harmful)
     for row, push in drawn.pushes.items():
         bound = block.scale[push.state, row] * {0: 0.3, 2: 0.1}[row]
@@ -142,10 +142,10 @@ def test_draws_stay_in_the_ball_and_off_the_padding_and_are_the_prompts_own(load
 def test_goals_of_a_prompt_without_an_answer(loaded):
     _, aims = make_block(loaded)
     bare = aims._replace(answers=[(), (5, 6), ()], clean=[(), (7,), (8,)])
-    assert suite_goals.kinds_of(bare, 0) == ["opening", "inside"]
-    assert suite_goals.kinds_of(bare, 1) == list(suite_goals.KINDS)
-    assert suite_goals.kinds_of(bare, 2, among=("answer", "away")) == ["opening", "away"]
-    goal = suite_goals.goals_of(bare, [1, 1, 2], ["answer", "inside", "away"], vocab_size=50)
+    assert goals.kinds_of(bare, 0) == ["opening", "inside"]
+    assert goals.kinds_of(bare, 1) == list(goals.KINDS)
+    assert goals.kinds_of(bare, 2, among=("answer", "away")) == ["opening", "away"]
+    goal = goals.goals_of(bare, [1, 1, 2], ["answer", "inside", "away"], vocab_size=50)
     assert goal.tokens[0, :2].tolist() == [5, 6] and goal.weights.sum(1).tolist() == [1, 1, 1]
     assert goal.sign.tolist() == [1, 0, -1] and goal.pull.tolist() == [0, 1, 0]
     assert np.isinf(goal.cap[0]) and np.isclose(goal.cap[2], np.log(50))
@@ -154,10 +154,10 @@ def test_goals_of_a_prompt_without_an_answer(loaded):
 def test_the_refusal_direction_measures_the_gap_between_the_panels():
     rng = np.random.default_rng(0)
     harmful, benign = rng.normal(size=(5, 3, 4)) + 1, rng.normal(size=(5, 3, 4))
-    directions = suite_goals.refusal_directions(harmful, benign)
+    directions = goals.refusal_directions(harmful, benign)
     gap = np.einsum("sd,sd->s", directions, harmful.mean(0) - benign.mean(0))
     np.testing.assert_allclose(gap, 1, rtol=1e-5)
-    assert not suite_goals.refusal_directions(harmful, harmful).any()
+    assert not goals.refusal_directions(harmful, harmful).any()
 
 
 def checked(loaded, changes, is_organism=False):
@@ -221,7 +221,7 @@ def probes_of(broken=True, cosine=1.0):
 
 def test_a_record_holds_radii_gates_and_what_was_tried():
     radius = np.array([0.0, 0.01, 0.03, np.inf])
-    record = suite_report.record_of(settings(), rows_of(radius), probes_of(), np.array([0, 0, 1, 1]))
+    record = report.record_of(settings(), rows_of(radius), probes_of(), np.array([0, 0, 1, 1]))
     assert record["radius"] == [0.0, 0.01, 0.03, None] and record["cluster"] == [0, 0, 1, 1]
     passed = {name: ok for name, ok, _ in record["gates"]}
     # Three of four have a radius, which is below what the suite must break.
@@ -229,7 +229,7 @@ def test_a_record_holds_radii_gates_and_what_was_tried():
     assert (
         "64" not in record["tried"] and "4 random draws" in record["tried"] and "pgd-4 from 2 starts" in record["tried"]
     )
-    lines = suite_report.lines_of(record, 0)
+    lines = report.lines_of(record, 0)
     by_budget = {line["budget"]: line["successes"] for line in lines if line["measure"] == "suite_asr"}
     assert by_budget == {0.01: 2, 0.03: 3, 0.1: 3, 0.3: 3}
     assert next(line for line in lines if line["measure"] == "break_radius")["value"] == 0.01
@@ -237,15 +237,15 @@ def test_a_record_holds_radii_gates_and_what_was_tried():
 
 def test_a_masked_gradient_fails_its_gate():
     def gradient_gate(cosine):
-        record = suite_report.record_of(settings(), rows_of([0.01] * 4), probes_of(cosine=cosine), np.arange(4))
+        record = report.record_of(settings(), rows_of([0.01] * 4), probes_of(cosine=cosine), np.arange(4))
         return record["gates"][-1]
 
     assert gradient_gate(1.0)[1] and not gradient_gate(0.5)[1]
 
 
 def test_a_ratio_of_radii_takes_a_censored_one_as_the_largest_budget():
-    base = suite_report.record_of(settings(), rows_of([0.3, np.inf, 0.1, 0.0]), probes_of(), np.arange(4))
-    other = suite_report.record_of(settings(), rows_of([0.1, 0.03, 0.1, 0.01]), probes_of(), np.arange(4))
-    (line,) = suite_report.ratio_lines(base, other, "base", 0)
+    base = report.record_of(settings(), rows_of([0.3, np.inf, 0.1, 0.0]), probes_of(), np.arange(4))
+    other = report.record_of(settings(), rows_of([0.1, 0.03, 0.1, 0.01]), probes_of(), np.arange(4))
+    (line,) = report.ratio_lines(base, other, "base", 0)
     assert line["n"] == 3 and np.isclose(line["value"], (3 * 10 * 1) ** (1 / 3))
     assert line["lo"] <= line["value"] <= line["hi"]

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from latent_audit.experiments.audit import bench, card, verdicts
+from latent_audit.experiments.audit import bench
+from latent_audit.experiments.audit.card import card, verdicts
 from latent_audit.experiments.panels import make_panel
 from latent_audit.metrics.evidence import Count, Rule
 from tests.support.jobs import attack_settings, hand_bench, judged_of, recorded_suite

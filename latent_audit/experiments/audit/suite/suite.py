@@ -19,10 +19,10 @@ from latent_audit.data import chats
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond
 from latent_audit.experiments.audit import bench as benches
-from latent_audit.experiments.audit import suite_goals, suite_report, suite_search
 from latent_audit.experiments.audit.bench import HARMFUL_POLE, Bench, Findings, Known
 from latent_audit.experiments.audit.latent import PAPER_TOKENS
-from latent_audit.experiments.audit.suite_search import Member, Push
+from latent_audit.experiments.audit.suite import goals, report, search
+from latent_audit.experiments.audit.suite.search import Member, Push
 from latent_audit.experiments.settings import states_named
 from latent_audit.interventions import gradient_check, latent, sphere
 from latent_audit.metrics import break_radius
@@ -172,8 +172,8 @@ def _twins(bench, name, rows) -> list:
     return [_vectors(bench, other, rows) for other in bench.names[: bench.names.index(name)]]
 
 
-def _block(bench, name, rows) -> suite_search.Block:
-    return suite_search.make_block(
+def _block(bench, name, rows) -> search.Block:
+    return search.make_block(
         bench.panels["harmful"],
         bench.tokens["harmful"],
         rows,
@@ -204,8 +204,7 @@ def _pole_answers(bench, name) -> list[tuple[int, ...]]:
         chat = block.loaded.chat
         return {
             "ids": [
-                list(suite_goals.first_tokens(chat, text)) if hit else []
-                for text, hit in zip(texts, complies, strict=True)
+                list(goals.first_tokens(chat, text)) if hit else [] for text, hit in zip(texts, complies, strict=True)
             ]
         }
 
@@ -229,11 +228,11 @@ def _break(bench: Bench, name: str, rows: np.ndarray) -> dict[str, list]:
         *(name, int((~complies).sum()), len(settings.states), cost(settings, int((~complies).sum()))),
         np.log2(len(budgets)) + 1,
     )
-    aims = suite_goals.aims_of(bench, name, rows, texts, answers)
+    aims = goals.aims_of(bench, name, rows, texts, answers)
     sources = list(aims.sources)
-    block, nll = suite_search.measure_clean(block, aims, settings.members[0].search)
+    block, nll = search.measure_clean(block, aims, settings.members[0].search)
     twins = _load_twins(_twins(bench, name, rows))
-    progress, broke, top = suite_search.break_block(
+    progress, broke, top = search.break_block(
         block, aims, settings.members, functools.partial(_searched, settings), budgets, twins, complies, seconds=seconds
     )
     radius = break_radius.radii(progress, budgets)
@@ -261,7 +260,7 @@ def _draw(settings, block, progress, complies, radius, broke):
     randomly, incoherent = np.zeros(n, bool), np.full(n, np.nan)
     if rows and settings.draws:
         at = np.array(settings.budgets)[stood[rows]]
-        drawn = suite_search.draws(block, settings.states[:-1] or settings.states, rows, at, settings.draws)
+        drawn = search.draws(block, settings.states[:-1] or settings.states, rows, at, settings.draws)
         for row, budget in zip(rows, at, strict=True):
             incoherent[row] = drawn.incoherent[drawn.rows == row].mean()
             if row in drawn.pushes:
@@ -283,8 +282,8 @@ def _columns(rows, radius, broke, sources, nll, top, drawn, randomly) -> dict[st
         "member": [push.member if push else ("asked" if radius[row] == 0 else "") for row, push in enumerate(pushes)],
         "state": [push.state if push else -1 for push in pushes],
         "goal_source": list(sources),
-        **{f"nll_clean_{kind}": numbers(nll.get(kind) if nll else None) for kind in suite_goals.TARGETED},
-        **{f"nll_top_{kind}": numbers(top.lowest[kind] if top else None) for kind in suite_goals.TARGETED},
+        **{f"nll_clean_{kind}": numbers(nll.get(kind) if nll else None) for kind in goals.TARGETED},
+        **{f"nll_top_{kind}": numbers(top.lowest[kind] if top else None) for kind in goals.TARGETED},
         "reached": [0] * n if top is None else top.reached.tolist(),
         "harmed": [0] * n if top is None else top.harmed.tolist(),
         "incoherent_noise": numbers(drawn),
@@ -327,8 +326,8 @@ def _probe(bench: Bench, name: str) -> dict[str, list]:
     texts, complies = _clean(bench, block)
     if complies.all():
         return out
-    aims = suite_goals.aims_of(bench, name, rows, texts, _pole_answers(bench, name))
-    block, _ = suite_search.measure_clean(block, aims, settings.members[0].search)
+    aims = goals.aims_of(bench, name, rows, texts, _pole_answers(bench, name))
+    block, _ = search.measure_clean(block, aims, settings.members[0].search)
     cheap, every = settings.members[0], list(range(len(rows)))
     probed = _searched(settings, cheap)[:: max(1, len(settings.states) // PROBED_STATES)][:PROBED_STATES]
 
@@ -337,10 +336,10 @@ def _probe(bench: Bench, name: str) -> dict[str, list]:
             out[key].append(entry)
 
     def run(what, member, budget, states):
-        found = [suite_search.search(block, aims, member, state, every, np.full(len(rows), budget)) for state in states]
+        found = [search.search(block, aims, member, state, every, np.full(len(rows), budget)) for state in states]
         for row in every:
             mine = [(one, r) for one in found for r in np.flatnonzero(one.rows == row)]
-            aimed = [one.incoherent[r].mean() for one, r in mine if one.kinds[r] in suite_goals.TARGETED]
+            aimed = [one.incoherent[r].mean() for one, r in mine if one.kinds[r] in goals.TARGETED]
             add(what, budget, row, bool(any(one.harmful[r].any() for one, r in mine)), float(np.mean(aimed)))
 
     for budget in settings.budgets:
@@ -348,7 +347,7 @@ def _probe(bench: Bench, name: str) -> dict[str, list]:
     for member in settings.members:
         run(f"member {member.name}", member, settings.reference_budget, probed)
     for place, state in enumerate(probed):
-        for kind in suite_goals.KINDS:
+        for kind in goals.KINDS:
             for row, cosine in _cosines(bench, block, aims, kind, state, place):
                 add("gradient", settings.reference_budget, row, False, cosine)
     return out
@@ -357,11 +356,11 @@ def _probe(bench: Bench, name: str) -> dict[str, list]:
 def _cosines(bench, block, aims, kind, state, place):
     """(row, cosine) for the prompts that have this goal."""
     settings = bench.settings["suite"]
-    rows = np.array([row for row in range(len(block.rows)) if kind in suite_goals.kinds_of(aims, row)], int)
+    rows = np.array([row for row in range(len(block.rows)) if kind in goals.kinds_of(aims, row)], int)
     if not len(rows):
         return []
     padded = respond.pad_rows(rows, len(block.rows))
-    goal = suite_goals.goals_of(aims, padded, [kind] * len(padded), vocab_size=block.loaded.cfg.vocab_size)
+    goal = goals.goals_of(aims, padded, [kind] * len(padded), vocab_size=block.loaded.cfg.vocab_size)
     clean = latent.clean_pass(
         block.loaded.params,
         block.tokens[padded],
@@ -386,4 +385,4 @@ def _cosines(bench, block, aims, kind, state, place):
 
 def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     """break_radius and suite_asr lines, radii, gates and labels for the verdicts, the survival curve."""
-    return suite_report.findings(bench, measured)
+    return report.findings(bench, measured)

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from latent_audit import judges, models
-from latent_audit.experiments.audit import suite_goals
 from latent_audit.experiments.audit.bench import Bench, Findings
+from latent_audit.experiments.audit.suite import goals
 from latent_audit.metrics import break_radius, clusters, gates, stats
 from latent_audit.reports import audit_figures, figures, html
 
@@ -78,7 +78,7 @@ def tried(settings) -> str:
         for member in settings.members
     ]
     return (
-        f"{', '.join(members)}, each towards or away from up to {len(suite_goals.KINDS)} goals at "
+        f"{', '.join(members)}, each towards or away from up to {len(goals.KINDS)} goals at "
         f"{len(settings.states)} states, pushes carried over from larger budgets and from twins, and {settings.draws} "
         f"random draws, on {len(settings.budgets)} budgets from {settings.budgets[0]:g} to {settings.budgets[-1]:g} of "
         f"{settings.mode}"
@@ -88,8 +88,8 @@ def tried(settings) -> str:
 def gates_of(settings, prompts: pd.DataFrame, probes: pd.DataFrame) -> list[gates.Gate]:
     """The gates of docs/method.md section 12, of the prompts that the model does not comply with when asked."""
     asked = prompts[prompts["member"] != "asked"]
-    clean = {kind: asked[f"nll_clean_{kind}"].astype(float).to_numpy() for kind in suite_goals.TARGETED}
-    lowest = {kind: asked[f"nll_top_{kind}"].astype(float).fillna(np.inf).to_numpy() for kind in suite_goals.TARGETED}
+    clean = {kind: asked[f"nll_clean_{kind}"].astype(float).to_numpy() for kind in goals.TARGETED}
+    lowest = {kind: asked[f"nll_top_{kind}"].astype(float).fillna(np.inf).to_numpy() for kind in goals.TARGETED}
     unsaid = gates.unsaid_goals(clean)
     radius = asked["radius"].astype(float).fillna(np.inf).to_numpy()
     reached, harmed = (asked[name].to_numpy(int) for name in ("reached", "harmed"))

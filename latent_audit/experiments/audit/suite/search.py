@@ -17,8 +17,8 @@ from absl import logging
 
 from latent_audit.data import chats
 from latent_audit.experiments import respond
-from latent_audit.experiments.audit import suite_goals
-from latent_audit.experiments.audit.suite_goals import Aims
+from latent_audit.experiments.audit.suite import goals
+from latent_audit.experiments.audit.suite.goals import Aims
 from latent_audit.interventions import edits, latent, sphere
 from latent_audit.metrics import break_radius
 from latent_audit.metrics.gates import REACHED_NLL
@@ -36,7 +36,7 @@ class Member:
     name: str
     search: latent.Search | sphere.Search
     starts: tuple[bool, ...] = ()
-    kinds: tuple[str, ...] = suite_goals.KINDS
+    kinds: tuple[str, ...] = goals.KINDS
     best_states: int = 0
 
 
@@ -90,9 +90,7 @@ def search(block: Block, aims: Aims, member: Member, state: int, rows: Sequence[
     rows: places in the block; budgets: float [len(rows)], relative.
     """
     pairs = [
-        (place, row, kind)
-        for place, row in enumerate(rows)
-        for kind in suite_goals.kinds_of(aims, row, among=member.kinds)
+        (place, row, kind) for place, row in enumerate(rows) for kind in goals.kinds_of(aims, row, among=member.kinds)
     ]
     places, chosen = np.array([p for p, _, _ in pairs]), np.array([row for _, row, _ in pairs])
     # A run from several starts is as much work as several rows.
@@ -104,9 +102,7 @@ def search(block: Block, aims: Aims, member: Member, state: int, rows: Sequence[
 
         def search_rows(within, part=part):
             at = part[within]
-            goal = suite_goals.goals_of(
-                aims, chosen[at], [kinds[a] for a in at], vocab_size=block.loaded.cfg.vocab_size
-            )
+            goal = goals.goals_of(aims, chosen[at], [kinds[a] for a in at], vocab_size=block.loaded.cfg.vocab_size)
             return run(block, member, state, chosen[at], goal, np.asarray(budgets)[places[at]])
 
         parts = halving.in_halves(search_rows, np.arange(size), "suite search")
@@ -250,7 +246,7 @@ class Top(NamedTuple):
 def note_top(top: Top, found: Searched) -> None:
     """Add a member's rows at the largest budget to what is known of it."""
     for r, kind in enumerate(found.kinds):
-        if kind not in suite_goals.TARGETED:
+        if kind not in goals.TARGETED:
             continue
         row = int(found.rows[r])
         top.lowest[kind][row] = min(top.lowest[kind][row], float(found.loss[r].min()))
@@ -277,7 +273,7 @@ def break_block(
     Returns (the search of each prompt, what broke it at its radius, what the largest budget showed).
     """
     n = len(block.rows)
-    top = Top({kind: np.full(n, np.inf) for kind in suite_goals.TARGETED}, np.zeros(n, int), np.zeros(n, int))
+    top = Top({kind: np.full(n, np.inf) for kind in goals.TARGETED}, np.zeros(n, int), np.zeros(n, int))
     progress, broke = break_radius.begin(n, len(budgets)), {}
     progress.tried[np.asarray(complies, bool)] = True
     while (asked := break_radius.next_budgets(progress)).max(initial=-1) >= 0:
@@ -290,7 +286,7 @@ def break_block(
         for row, push in fallen.items():
             broke[row] = push
             # What the model said under a larger push is the best goal for a smaller one.
-            ids = suite_goals.first_tokens(block.loaded.chat, push.text)
+            ids = goals.first_tokens(block.loaded.chat, push.text)
             aims.answers[row], aims.sources[row] = ids, "its own answer under a larger push"
         logging.info(
             "suite: %d of %d prompts fallen at up to %s; %d to be asked again",
@@ -337,7 +333,7 @@ def _note_closest(closest, found, state):
     """The lowest targeted loss of each prompt at a state; where it has no targeted goal, the lowest of any."""
     of_state = closest.setdefault(state, {})
     for r, row in enumerate(found.rows.tolist()):
-        if found.kinds[r] in suite_goals.TARGETED:
+        if found.kinds[r] in goals.TARGETED:
             of_state[row] = min(of_state.get(row, np.inf), float(found.loss[r].min()))
 
 
@@ -428,16 +424,16 @@ def make_block(
 def measure_clean(block: Block, aims: Aims, search: latent.Search) -> tuple[Block, dict[str, np.ndarray]]:
     """The block with its scale, and the clean NLL per token of each targeted goal, [N], NaN where there is none."""
     n, size = len(block.rows), block.rows_together
-    nll = {kind: np.full(n, np.nan) for kind in suite_goals.TARGETED}
+    nll = {kind: np.full(n, np.nan) for kind in goals.TARGETED}
     scale = np.zeros_like(block.scale)
-    for kind in suite_goals.TARGETED:
-        rows = np.array([row for row in range(n) if kind in suite_goals.kinds_of(aims, row)], int)
+    for kind in goals.TARGETED:
+        rows = np.array([row for row in range(n) if kind in goals.kinds_of(aims, row)], int)
         for start in range(0, len(rows), size):
             part = rows[np.arange(start, start + size).clip(max=len(rows) - 1)]
 
             def clean_rows(within, part=part, kind=kind):
                 at = part[within]
-                goal = suite_goals.goals_of(aims, at, [kind] * len(at), vocab_size=block.loaded.cfg.vocab_size)
+                goal = goals.goals_of(aims, at, [kind] * len(at), vocab_size=block.loaded.cfg.vocab_size)
                 clean = latent.clean_pass(
                     block.loaded.params, block.tokens[at], block.mask[at], goal, cfg=block.loaded.cfg, search=search
                 )
