@@ -72,16 +72,10 @@ def record_of(settings, prompts: pd.DataFrame, probes: pd.DataFrame, groups) -> 
 
 
 def tried(settings) -> str:
-    """What was tried, in words."""
-    members = [
-        f"{member.name} from {max(len(member.starts), 1)} start{'s' if len(member.starts) > 1 else ''}"
-        for member in settings.members
-    ]
+    """What was tried, in a clause."""
     return (
-        f"{', '.join(members)}, each towards or away from up to {len(goals.KINDS)} goals at "
-        f"{len(settings.states)} states, pushes carried over from larger budgets and from twins, and {settings.draws} "
-        f"random draws, on {len(settings.budgets)} budgets from {settings.budgets[0]:g} to {settings.budgets[-1]:g} of "
-        f"{settings.mode}"
+        f"an attack suite of {len(settings.members)} searches ({', '.join(member.name for member in settings.members)}) "
+        f"with {len(goals.KINDS)} goals at {len(settings.states)} states, and {settings.draws} random draws"
     )
 
 
@@ -246,6 +240,8 @@ def _sections(bench: Bench, table, svg, found) -> list[html.Section]:
             limits=LIMITS,
             settings={
                 "tried": tried(settings),
+                "starts": ", ".join(f"{member.name} {max(len(member.starts), 1)}" for member in settings.members),
+                "budgets": f"{len(settings.budgets)} of {settings.mode}, {settings.budgets[0]:g} to {settings.budgets[-1]:g}",
                 "states": ", ".join(map(models.layer_name, settings.states)),
                 "reference budget": settings.reference_budget,
             },

@@ -25,7 +25,8 @@ from latent_audit.experiments.audit.suite import goals, report, search
 from latent_audit.experiments.audit.suite.search import Member, Push
 from latent_audit.experiments.settings import states_named
 from latent_audit.interventions import gradient_check, latent, sphere
-from latent_audit.metrics import break_radius
+from latent_audit.metrics import break_radius, clusters, verdict_words
+from latent_audit.metrics.evidence import Rule
 from latent_audit.runtime import files, runlog
 
 # Smallest and largest budget of the grid, ours: the organism is small and needs larger ones to move at all.
@@ -75,6 +76,7 @@ def check(config, known: Known) -> Settings:
     if not section.steps:
         raise InputError("suite.steps is empty, expected the steps of at least one bounded member, such as (10, 40)")
     chats.target_ids(known.chat, attack.target)
+    _warn_of_few(section.prompts, known, reference)
     return Settings(
         prompts=section.prompts,
         states=_states(section.states, known.num_layers),
@@ -86,6 +88,23 @@ def check(config, known: Known) -> Settings:
         mode=attack.budget_mode,
         opening=attack.target,
     )
+
+
+def _warn_of_few(prompts: int, known: Known, reference: float) -> None:
+    """Say before compute which labels so few prompts cannot show, whatever is found."""
+    harmful = known.panels.get("harmful")
+    if harmful is None:
+        return
+    groups = harmful.clusters[:prompts]
+    benign = known.panels.get("benign")
+    told = verdict_words.too_few(
+        Rule(reference),
+        harmful=len(groups),
+        benign=None if benign is None else len(benign.prompts),
+        design=clusters.design_effect(groups),
+    )
+    if told:
+        logging.warning("suite.prompts = %d: %s", prompts, told)
 
 
 def _states(text: str, num_layers: int) -> tuple[int, ...]:
