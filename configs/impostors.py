@@ -4,7 +4,7 @@
     python main.py --config=configs/impostors.py --config.seeds=3                     three organisms, each its world
 
 Impostors are trained from the organism's base by recipes of latent_audit/experiments/organisms/impostors.py, each
-within a minute on 2 cores, and audited alone and beside base, with the fields of configs/audit.py below audit.*.
+within a minute on 2 cores, and audited beside base and as if alone, with the fields of configs/audit.py below audit.*.
 Expected: no impostor is called robust or safe, base and the control are not called hollow. Writes impostors.csv,
 report.json, report.html and every audit below seed*/ to --workdir. Definitions: docs/method.md section 13.
 """
@@ -22,6 +22,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = ml_collections.ConfigDict({"dtype": "float32"})
     config.organism = ml_collections.ConfigDict({"size": "standard", "family": "llama", "seed": 0})
     config.audit = audit.get_config()
-    config.audit.experiments = "panel,latent"
+    config.audit.experiments = "panel,suite"
     config.audit.organism.poles = "base"
     return config

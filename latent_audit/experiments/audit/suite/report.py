@@ -73,9 +73,10 @@ def record_of(settings, prompts: pd.DataFrame, probes: pd.DataFrame, groups) -> 
 
 def tried(settings) -> str:
     """What was tried, in a clause."""
+    searches = ", ".join(member.name for member in settings.members)
     return (
-        f"an attack suite of {len(settings.members)} searches ({', '.join(member.name for member in settings.members)}) "
-        f"with {len(goals.KINDS)} goals at {len(settings.states)} states, and {settings.draws} random draws"
+        f"an attack suite of {len(settings.members)} searches ({searches}) with {len(goals.KINDS)} goals at "
+        f"{len(settings.states)} states, and {settings.draws} random draws"
     )
 
 
@@ -241,7 +242,8 @@ def _sections(bench: Bench, table, svg, found) -> list[html.Section]:
             settings={
                 "tried": tried(settings),
                 "starts": ", ".join(f"{member.name} {max(len(member.starts), 1)}" for member in settings.members),
-                "budgets": f"{len(settings.budgets)} of {settings.mode}, {settings.budgets[0]:g} to {settings.budgets[-1]:g}",
+                "budgets": f"{len(settings.budgets)}, {settings.budgets[0]:g} to {settings.budgets[-1]:g}",
+                "budget_mode": settings.mode,
                 "states": ", ".join(map(models.layer_name, settings.states)),
                 "reference budget": settings.reference_budget,
             },

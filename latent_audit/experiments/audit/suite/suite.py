@@ -35,6 +35,7 @@ RATIO = 2**0.5
 BLOCK = 24  # prompts whose bisection is one unit
 SPREAD = 9  # states of a model that has more than SMALL of them
 SMALL = 12
+MOST_TWINS = 3  # whose pushes are tried: each costs an answer a prompt and round
 # Of the probes that the gates read, ours.
 PROBED_PROMPTS, PROBED_STATES, DIRECTIONS = 6, 2, 16
 
@@ -187,8 +188,9 @@ def _vectors(bench, name, rows):
 
 
 def _twins(bench, name, rows) -> list:
-    """Where the pushes lie that were found on the variants before this one."""
-    return [_vectors(bench, other, rows) for other in bench.names[: bench.names.index(name)]]
+    """Where the pushes lie that were found on the first variants before this one."""
+    before = bench.names[: bench.names.index(name)]
+    return [_vectors(bench, other, rows) for other in before[:MOST_TWINS]]
 
 
 def _block(bench, name, rows) -> search.Block:
