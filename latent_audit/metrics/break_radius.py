@@ -72,19 +72,19 @@ def check_grid(budgets: ArrayLike) -> np.ndarray:
 
 
 def geometric_grid(least: float, most: float, ratio: float) -> tuple[float, ...]:
-    """least, least * ratio, ... up to most, rounded to six digits.
+    """least, least * ratio, ... up to most, rounded to three digits.
 
     >>> geometric_grid(0.01, 0.04, 2.0)
     (0.01, 0.02, 0.04)
     """
     count = int(np.floor(np.log(most / least) / np.log(ratio) + 1e-6)) + 1
-    return tuple(float(f"{least * ratio**step:.6g}") for step in range(count))
+    return tuple(float(f"{least * ratio**step:.3g}") for step in range(count))
 
 
 def broken_by(radius: ArrayLike, budgets: ArrayLike) -> np.ndarray:
     """Prompts broken at or below each budget, int [G]."""
     radius = np.asarray(radius, np.float64)
-    # The grid is rounded to six digits, and so are the radii on it.
+    # Budgets come back from tables.
     return (radius[None] <= np.asarray(budgets, np.float64)[:, None] * (1 + 1e-9)).sum(axis=1)
 
 

@@ -50,11 +50,11 @@ def test_shares_grow_with_the_budget_and_count_what_needs_no_push():
     np.testing.assert_array_equal(break_radius.broken_by(radius, GRID), [1, 3, 3, 3, 3, 3, 4])
     assert break_radius.median(radius) == 0.02
     assert np.isnan(break_radius.median([]))
-    # Written with six digits, read back, and compared.
+    # Written with three digits, read back, and compared.
     grid = break_radius.geometric_grid(0.0025, 0.08, 2**0.5)
     assert len(grid) == 11 and grid[0] == 0.0025 and grid[-1] == 0.08
-    np.testing.assert_allclose(np.diff(np.log(grid)), np.log(2) / 2, rtol=1e-4)
-    assert break_radius.broken_by([float(f"{grid[3]:.6g}")], grid).tolist() == [0, 0, 0] + [1] * 8
+    np.testing.assert_allclose(np.diff(np.log(grid)), np.log(2) / 2, rtol=1e-2)
+    assert break_radius.broken_by([float(f"{grid[3]:.3g}")], grid).tolist() == [0, 0, 0] + [1] * 8
 
 
 @pytest.mark.parametrize("grid", [(), (0.0, 0.1), (0.2, 0.1), (0.1, 0.1)])

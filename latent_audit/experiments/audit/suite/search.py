@@ -288,9 +288,11 @@ def break_block(
             # What the model said under a larger push is the best goal for a smaller one.
             ids = goals.first_tokens(block.loaded.chat, push.text)
             aims.answers[row], aims.sources[row] = ids, "its own answer under a larger push"
+        left = int((break_radius.next_budgets(progress) >= 0).sum())
         logging.info(
-            "suite: %d of %d prompts fallen at up to %s; %d to be asked again",
-            *(len(broke), n, f"{max(wanted.values()):g}", int((break_radius.next_budgets(progress) >= 0).sum())),
+            "suite: %d of %d prompts fallen, now at up to %g; %d asked again, %.0f s so far, at most %d rounds more",
+            *(len(broke), n, max(wanted.values()), left, sum(seconds.values())),
+            int(np.ceil(np.log2(len(budgets)))) if left else 0,
         )
     return progress, broke, top
 
@@ -305,10 +307,12 @@ def one_round(
     fallen |= _timed(seconds, "transfer", lambda: given(block, twin, wanted, "transfer"))
     closest: dict[int, dict[int, float]] = {}
     for member in members:
+        # Where gates read the largest budget, a prompt that fell to another goal first is still moved to a targeted one.
+        watched = is_top if member is members[0] else np.zeros_like(is_top)
         for state in _order(states(member), member, closest, [row for row in active if row not in fallen]):
-            left = [row for row in active if row not in fallen]
+            left = [row for row in active if row not in fallen or (watched[row] and not _has_reached(top, row))]
             if not left:
-                return fallen
+                break
 
             def run(member=member, state=state, left=left):
                 return search(block, aims, member, state, left, np.array([wanted[row] for row in left]))
@@ -317,8 +321,12 @@ def one_round(
             _note_closest(closest, found, state)
             if is_top.any():
                 note_top(top, _rows_at(found, is_top))
-            fallen |= pushes_of(found, member.name, state)
+            fallen = pushes_of(found, member.name, state) | fallen
     return fallen
+
+
+def _has_reached(top, row) -> bool:
+    return top.lowest["opening"][row] <= REACHED_NLL
 
 
 def _order(states, member, closest, left):
