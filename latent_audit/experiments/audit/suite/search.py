@@ -307,7 +307,7 @@ def one_round(
     fallen |= _timed(seconds, "transfer", lambda: given(block, twin, wanted, "transfer"))
     closest: dict[int, dict[int, float]] = {}
     for member in members:
-        # Where gates read the largest budget, a prompt that fell to another goal first is still moved to a targeted one.
+        # At the largest budget, which gates read, a prompt that fell to another goal is still moved to the opening.
         watched = is_top if member is members[0] else np.zeros_like(is_top)
         for state in _order(states(member), member, closest, [row for row in active if row not in fallen]):
             left = [row for row in active if row not in fallen or (watched[row] and not _has_reached(top, row))]
