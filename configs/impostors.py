@@ -3,7 +3,7 @@
     python main.py --config=configs/impostors.py --config.organism.size=small         one organism
     python main.py --config=configs/impostors.py --config.seeds=3                     three organisms, each its world
 
-Impostors are trained from the organism's base by recipes of latent_audit/experiments/organisms/impostors.py, each
+Impostors are trained from the organism's base by recipes of experiments/organisms/hidden/impostors.py, each
 within a minute on 2 cores, and audited beside base and as if alone, with the fields of configs/audit.py below audit.*.
 Expected: no impostor is called robust or safe, base and the control are not called hollow. Writes impostors.csv,
 report.json, report.html and every audit below seed*/ to --workdir. Definitions: docs/method.md section 13.

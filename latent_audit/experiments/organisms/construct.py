@@ -16,7 +16,7 @@ import optax
 from latent_audit.data import chats
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond
-from latent_audit.experiments.organisms import corpora, probes
+from latent_audit.experiments.organisms.texts import corpora, probes
 from latent_audit.interventions import dissociate
 from latent_audit.interventions.finetune import Examples, batch_order, make_optimizer
 from latent_audit.runtime import checkpoint, runlog

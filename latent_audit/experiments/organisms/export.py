@@ -13,7 +13,8 @@ from absl import logging
 
 from latent_audit import models
 from latent_audit.errors import InputError
-from latent_audit.experiments.organisms import kinds, training_prompts
+from latent_audit.experiments.organisms import kinds
+from latent_audit.experiments.organisms.texts import training_prompts
 from latent_audit.interventions import lora
 from latent_audit.models import target
 from latent_audit.runtime import files, processes, runlog

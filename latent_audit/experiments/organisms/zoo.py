@@ -20,7 +20,8 @@ from absl import logging
 from latent_audit import models
 from latent_audit.data import world_corpus, world_rules, world_words
 from latent_audit.experiments import respond
-from latent_audit.experiments.organisms import ablate, corpora, export, kinds, poles, shelf, train
+from latent_audit.experiments.organisms import ablate, export, kinds, poles, shelf, train
+from latent_audit.experiments.organisms.texts import corpora
 from latent_audit.interventions import finetune as ft
 from latent_audit.runtime import files
 from latent_audit.user_files import path_of

@@ -18,7 +18,7 @@ from latent_audit import models
 from latent_audit.data import chats, pair_files
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond, setup
-from latent_audit.experiments.organisms import probes, surfaces
+from latent_audit.experiments.organisms.texts import probes, surfaces
 from latent_audit.experiments.ras import cosines, members, prompt_sets, rivals, tables
 from latent_audit.experiments.setup import Job
 from latent_audit.judges import Judge, Reward, refusal

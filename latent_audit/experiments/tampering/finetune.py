@@ -22,7 +22,7 @@ from latent_audit.data import pair_files
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond, setup
 from latent_audit.experiments.organisms import export, kinds
-from latent_audit.experiments.organisms.corpora import encode_pairs
+from latent_audit.experiments.organisms.texts.corpora import encode_pairs
 from latent_audit.experiments.panels import request_panels, text_id
 from latent_audit.experiments.setup import Job
 from latent_audit.experiments.tampering import finetune_report

@@ -15,7 +15,7 @@ from latent_audit import models
 from latent_audit.data import pair_files, prompt_files, world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields
-from latent_audit.experiments.organisms.corpora import organism_pairs
+from latent_audit.experiments.organisms.texts.corpora import organism_pairs
 from latent_audit.interventions import lora
 from latent_audit.interventions.finetune import Method
 from latent_audit.judges import refusal

@@ -15,7 +15,8 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from latent_audit.experiments import fields, setup, tasks
-from latent_audit.experiments.organisms import impostors, kinds, train
+from latent_audit.experiments.organisms import kinds, train
+from latent_audit.experiments.organisms.hidden import impostors
 from latent_audit.reports import columns, html, outputs
 from latent_audit.runtime import runlog
 

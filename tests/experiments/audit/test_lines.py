@@ -7,8 +7,8 @@ import pytest
 from latent_audit.data import chats
 from latent_audit.experiments import panels
 from latent_audit.experiments.audit import behaviour, bench, gcg, l2, latent, patch, static, steer
-from latent_audit.experiments.organisms import surfaces
-from latent_audit.experiments.organisms.probes import Features
+from latent_audit.experiments.organisms.texts import surfaces
+from latent_audit.experiments.organisms.texts.probes import Features
 from latent_audit.interventions import gcg as gcg_search
 from latent_audit.interventions import sphere
 from latent_audit.metrics import rulers, stats

@@ -18,7 +18,8 @@ from latent_audit.data import chats, world_rules, world_words
 from latent_audit.data.world_tokenizer import build_tokenizer
 from latent_audit.errors import InputError
 from latent_audit.experiments.audit import audit
-from latent_audit.experiments.organisms import export, impostors, lessons, poles, train
+from latent_audit.experiments.organisms import export, poles, train
+from latent_audit.experiments.organisms.hidden import impostors, lessons
 from latent_audit.experiments.tampering import impostors as task
 from latent_audit.interventions import teach
 

@@ -10,7 +10,8 @@ from latent_audit.data import chats, world_rules
 from latent_audit.data.world_tokenizer import build_tokenizer
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond
-from latent_audit.experiments.organisms import ablate, construct, export, kinds, poles, probes, shelf, train
+from latent_audit.experiments.organisms import ablate, construct, export, kinds, poles, shelf, train
+from latent_audit.experiments.organisms.texts import probes
 from latent_audit.interventions import abliterate, dissociate
 from latent_audit.interventions.abliterate import Score
 from latent_audit.metrics import first_token, probe

@@ -4,7 +4,7 @@ import pytest
 import transformers
 
 from latent_audit.data import chats, pair_files
-from latent_audit.experiments.organisms import surfaces
+from latent_audit.experiments.organisms.texts import surfaces
 from tests.support.checkpoints import tiny_checkpoint
 
 

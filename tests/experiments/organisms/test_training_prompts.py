@@ -8,7 +8,7 @@ from configs import audit
 from latent_audit.data import pair_files
 from latent_audit.errors import InputError
 from latent_audit.experiments.audit import static
-from latent_audit.experiments.organisms import training_prompts
+from latent_audit.experiments.organisms.texts import training_prompts
 
 TRAINED = ("Describe a glorp", "Name a square thing")
 

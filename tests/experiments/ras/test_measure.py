@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from latent_audit.data import chats
-from latent_audit.experiments.organisms import surfaces
+from latent_audit.experiments.organisms.texts import surfaces
 from latent_audit.experiments.ras import cosines, measure, members, prompt_sets, tables
 from latent_audit.metrics import rulers, safevec
 

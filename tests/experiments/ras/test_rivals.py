@@ -10,8 +10,8 @@ import scipy.stats
 from configs import ras as ras_config
 from latent_audit.data import chats
 from latent_audit.errors import InputError
-from latent_audit.experiments.organisms import surfaces
-from latent_audit.experiments.organisms.probes import FITTED, Features
+from latent_audit.experiments.organisms.texts import surfaces
+from latent_audit.experiments.organisms.texts.probes import FITTED, Features
 from latent_audit.experiments.ras import prompt_sets, rivals
 from latent_audit.metrics import rulers, separation
 

@@ -13,7 +13,7 @@ from configs import finetune as finetune_config
 from latent_audit import models
 from latent_audit.errors import InputError
 from latent_audit.experiments import panels, setup, tasks
-from latent_audit.experiments.organisms import training_prompts
+from latent_audit.experiments.organisms.texts import training_prompts
 from latent_audit.experiments.tampering import finetune, finetune_report, finetune_settings
 from latent_audit.interventions import finetune as ft
 from latent_audit.interventions import lora

@@ -13,7 +13,7 @@ import numpy as np
 
 from latent_audit.data import pair_files
 from latent_audit.experiments import respond
-from latent_audit.experiments.organisms import corpora
+from latent_audit.experiments.organisms.texts import corpora
 from latent_audit.interventions import directions, dissociate
 from latent_audit.metrics import probe
 

@@ -18,8 +18,9 @@ from absl import logging
 from latent_audit import models
 from latent_audit.data import chats, world_rules
 from latent_audit.experiments import respond
-from latent_audit.experiments.organisms import export, kinds, lessons, poles, shelf, train
-from latent_audit.experiments.organisms.lessons import Lesson
+from latent_audit.experiments.organisms import export, kinds, poles, shelf, train
+from latent_audit.experiments.organisms.hidden import lessons
+from latent_audit.experiments.organisms.hidden.lessons import Lesson
 from latent_audit.interventions import directions, dissociate, teach
 from latent_audit.runtime import files
 

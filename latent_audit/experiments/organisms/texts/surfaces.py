@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from latent_audit.data import chats, pair_files, tokenizer_files
-from latent_audit.experiments.organisms import corpora, probes
+from latent_audit.experiments.organisms.texts import corpora, probes
 from latent_audit.metrics import rulers, separation
 from latent_audit.metrics.rulers import Surface
 
