@@ -248,6 +248,20 @@ def attacked(judged: Judged) -> tuple[str, Count, float, float] | None:
     return f"one fixed target, worst of {worst.cells} cells ({worst.cell.layer})", worst.count, worst.lo, worst.hi
 
 
+def rows_of(judged: Judged) -> tuple[shown.Row, ...]:
+    """The label at every budget: of the suite's grid; without one, of the fixed target's, each as the reference one."""
+    given, found, rule = judged
+    if given.shown.rows or not found.cells:
+        return given.shown.rows
+    rows = []
+    for budget in sorted({cell.budget for cell in found.cells}):
+        there = verdict.judge(found, rule=dataclasses.replace(rule, reference_budget=budget))
+        worst = there.shown.attack
+        if worst is not None:
+            rows.append(shown.Row(budget, there.label, worst.count, worst.lo, worst.hi, math.nan))
+    return tuple(rows)
+
+
 def _alone(found: Evidence, rule: Rule) -> dict | None:
     """What the same evidence gives where no twin is known; None where there is none anyway."""
     if found.suite is None or found.suite.twin is None:
@@ -271,7 +285,7 @@ def record(judged: Judged) -> dict:
             "hi": row.hi,
             "incoherent": None if math.isnan(row.incoherent) else row.incoherent,
         }
-        for row in given.shown.rows
+        for row in rows_of(judged)
     ]
     up_to, start, ratio = shown.robust_up_to(given.shown), shown.hollow_from(given.shown), given.shown.ratio
     return {
@@ -302,8 +316,8 @@ def sentence_of(judged: Judged, under: str) -> str:
 
 
 def row_said(judged: Judged) -> str:
-    """The row of labels by budget as one line; '' without a suite."""
-    rows = judged.verdict.shown.rows
+    """The row of labels by budget as one line; '' where nothing was attacked."""
+    rows = rows_of(judged)
     return ", ".join(f"{row.budget:g} {row.label} ({evidence.of(row.broken)})" for row in rows)
 
 
@@ -319,7 +333,7 @@ def as_card(name: str, judged: Judged, beside: list[tuple], caveat: str, under: 
         [*verdict_words.numbers(*judged), *beside],
         caveat,
         gates=() if found.suite is None else [tuple(gate) for gate in found.suite.gates],
-        row=[verdict_words.row_text(row) for row in given.shown.rows],
+        row=[verdict_words.row_text(row) for row in rows_of(judged)],
         change=verdict_words.change(*judged),
     )
 
