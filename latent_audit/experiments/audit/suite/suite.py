@@ -35,6 +35,7 @@ RATIO = 2**0.5
 BLOCK = 24  # prompts whose bisection is one unit
 SPREAD = 9  # states of a model that has more than SMALL of them
 SMALL = 12
+VECTORS = "vectors"  # where pushes are kept while variants are left
 MOST_TWINS = 3  # whose pushes are tried: each costs an answer a prompt and round
 # Of the probes that the gates read, ours.
 PROBED_PROMPTS, PROBED_STATES, DIRECTIONS = 6, 2, 16
@@ -177,20 +178,27 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
         after = [
             pd.DataFrame({"there": [1]}) if path.exists() else pd.DataFrame() for path in _twins(bench, name, rows)
         ]
-        frames.append(benches.unit(bench, f"{name}/suite/p{rows[0]:05d}", compute, after=after).assign(kind="prompt"))
+        frames.append(benches.unit(bench, _key(name, rows), compute, after=after).assign(kind="prompt"))
     compute = functools.partial(_probe, bench, name)
     frames.append(benches.unit(bench, f"{name}/suite/probes", compute, after=list(frames)).assign(kind="probe"))
     return pd.concat(frames, ignore_index=True)
 
 
 def _vectors(bench, name, rows):
-    return bench.workdir / "vectors" / f"{name}-p{rows[0]:05d}.npz"
+    return bench.workdir / VECTORS / f"{name}-p{rows[0]:05d}.npz"
 
 
-def _twins(bench, name, rows) -> list:
-    """Where the pushes lie that were found on the first variants before this one."""
-    before = bench.names[: bench.names.index(name)]
-    return [_vectors(bench, other, rows) for other in before[:MOST_TWINS]]
+def _twins(bench, name) -> list[str]:
+    """The first variants before this one, whose pushes are tried on it."""
+    return bench.names[: bench.names.index(name)][:MOST_TWINS]
+
+
+def _key(name, rows) -> str:
+    return f"{name}/suite/p{rows[0]:05d}"
+
+
+def _is_done(bench, name, rows) -> bool:
+    return _vectors(bench, name, rows).exists() or runlog.load_unit(bench.workdir, _key(name, rows)) is not None
 
 
 def _block(bench, name, rows) -> search.Block:
@@ -242,7 +250,7 @@ def _break(bench: Bench, name: str, rows: np.ndarray) -> dict[str, list]:
     n = len(rows)
     budgets = settings.budgets
     if complies.all():
-        _save_vectors(_vectors(bench, name, rows), {}, block)
+        _save_vectors(bench, name, rows, {})
         return _columns(rows, np.zeros(n), {}, [""] * n, {}, None, None, np.zeros(n, bool))
     logging.info(
         "suite: %s, %d prompts, %d states, up to %d gradient rows a round, about %.1f rounds",
@@ -252,7 +260,7 @@ def _break(bench: Bench, name: str, rows: np.ndarray) -> dict[str, list]:
     aims = goals.aims_of(bench, name, rows, texts, answers)
     sources = list(aims.sources)
     block, nll = search.measure_clean(block, aims, settings.members[0].search)
-    twins = _load_twins(_twins(bench, name, rows))
+    twins = _load_twins([_vectors(bench, other, rows) for other in _twins(bench, name)])
     progress, broke, top = search.break_block(
         block, aims, settings.members, functools.partial(_searched, settings), budgets, twins, complies, seconds=seconds
     )
@@ -264,7 +272,7 @@ def _break(bench: Bench, name: str, rows: np.ndarray) -> dict[str, list]:
         *(name, int(np.isfinite(radius).sum()), n, break_radius.median(radius), time.monotonic() - began),
         ", ".join(f"{member} {spent:.0f} s" for member, spent in seconds.items()),
     )
-    _save_vectors(_vectors(bench, name, rows), broke, block)
+    _save_vectors(bench, name, rows, broke)
     return _columns(rows, radius, broke, sources, nll, top, drawn, randomly)
 
 
@@ -312,9 +320,11 @@ def _columns(rows, radius, broke, sources, nll, top, drawn, randomly) -> dict[st
     }
 
 
-def _save_vectors(path, broke: dict[int, Push], block) -> None:
-    """Keep what broke each prompt, for the variants that come after this one."""
-    arrays = {}
+def _save_vectors(bench, name, rows, broke: dict[int, Push]) -> None:
+    """Keep what broke each prompt while variants are left that come after this one; findings removes it."""
+    if name == bench.names[-1]:
+        return
+    path, arrays = _vectors(bench, name, rows), {}
     for row, push in broke.items():
         arrays[f"{row}/{push.state}/{push.member}"] = push.delta
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -327,7 +337,10 @@ def _load_twins(paths) -> dict[int, list[Push]]:
     found: dict[int, list[Push]] = {}
     for path in paths:
         if not path.exists():
-            raise InputError(f"{path} is missing although its unit is there; remove the unit beside it and start again")
+            raise InputError(
+                f"{path}: the pushes that broke that variant are gone, and another variant is still to be attacked with "
+                "them; give another --workdir, or remove its folder below units/ and start again"
+            )
         with np.load(path, allow_pickle=False) as arrays:
             for key in arrays.files:
                 row, state, member = key.split("/")
@@ -406,4 +419,6 @@ def _cosines(bench, block, aims, kind, state, place):
 
 def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     """break_radius and suite_asr lines, radii, gates and labels for the verdicts, the survival curve."""
+    # What opens a model is no result of a run: it goes as soon as no variant needs it.
+    files.remove_tree(bench.workdir / VECTORS)
     return report.findings(bench, measured)
