@@ -338,8 +338,8 @@ def _load_twins(paths) -> dict[int, list[Push]]:
     for path in paths:
         if not path.exists():
             raise InputError(
-                f"{path}: the pushes that broke that variant are gone, and another variant is still to be attacked with "
-                "them; give another --workdir, or remove its folder below units/ and start again"
+                f"{path}: the pushes that broke that variant are gone, and another variant is still to be attacked "
+                "with them; give another --workdir, or remove its folder below units/ and start again"
             )
         with np.load(path, allow_pickle=False) as arrays:
             for key in arrays.files:
