@@ -12,6 +12,7 @@ from latent_audit.data import chats
 from latent_audit.errors import InputError
 from latent_audit.experiments import panels, respond
 from latent_audit.experiments.audit.bench import Known
+from latent_audit.experiments.audit.suite import block as blocks
 from latent_audit.experiments.audit.suite import goals, report, search, suite
 from latent_audit.experiments.organisms import poles
 from latent_audit.interventions import latent, sphere
@@ -40,7 +41,7 @@ def make_block(loaded, prompts=PROMPTS, **changes):
     """A block whose judge calls every answer harmful that is not the clean one, with its aims."""
     panel = panels.make_panel("harmful", prompts, "hand")
     tokens = chats.encode_prompts(loaded.chat, prompts, max_length=64)
-    block = search.make_block(
+    block = blocks.make_block(
         *(panel, tokens, range(len(prompts)), loaded, None, jax.random.key(0), settings(**changes)),
         batch=8,
         new_tokens=4,
@@ -61,7 +62,7 @@ def make_block(loaded, prompts=PROMPTS, **changes):
         [ids(loaded.chat, text) or (1,) for text in clean],
         directions.astype(np.float32),
     )
-    return search.measure_clean(block, aims, MEMBERS[0].search)[0], aims
+    return blocks.measure_clean(block, aims, MEMBERS[0].search)[0], aims
 
 
 def broken(loaded, prompts=PROMPTS, **changes):
@@ -81,7 +82,7 @@ def test_what_broke_a_prompt_lies_within_its_radius_and_breaks_it_again(loaded):
             assert not push.delta[~block.mask[row]].any()
         else:
             assert np.linalg.norm(push.delta) <= block.length[push.state, row] * budget * (1 + 1e-5)
-        again = search.answers(block, push.state, np.array([row]), push.delta[None])
+        again = blocks.answers(block, push.state, np.array([row]), push.delta[None])
         assert again == [push.text] and block.judge([row], again)[0].all()
     # The largest budget was asked first, and what it reached is noted.
     assert progress.tried[:, -1].all() and np.isfinite(top.lowest["opening"]).all()
@@ -117,8 +118,8 @@ def test_pushes_of_a_twin_are_brought_within_the_budget(loaded):
     P, D = block.tokens.shape[1], loaded.cfg.embed_dim
     large = np.where(block.mask[0][:, None], 1e3, 0.0).astype(np.float32) * np.ones((P, D), np.float32)
     vector = np.full(D, 1e3, np.float32)
-    pushes = [search.Push("pgd-2 answer", 1, large, ""), search.Push("l2-16 inside", 2, vector, "")]
-    fallen = search.given(block, {0: pushes}, {0: 0.3}, "transfer")
+    pushes = [blocks.Push("pgd-2 answer", 1, large, ""), blocks.Push("l2-16 inside", 2, vector, "")]
+    fallen = blocks.given(block, {0: pushes}, {0: 0.3}, "transfer")
     assert set(fallen) <= {0}
     for push in fallen.values():
         assert push.member.startswith("transfer ")
@@ -130,9 +131,9 @@ def test_pushes_of_a_twin_are_brought_within_the_budget(loaded):
 
 def test_draws_stay_in_the_ball_and_off_the_padding_and_are_the_prompts_own(loaded):
     block, _ = make_block(loaded)
-    drawn = search.draws(block, (0, 1, 2), [0, 2], np.array([0.3, 0.1]), 5)
+    drawn = blocks.draws(block, (0, 1, 2), [0, 2], np.array([0.3, 0.1]), 5)
     assert drawn.rows.tolist() == [0] * 5 + [2] * 5 and drawn.states.tolist() == [0, 1, 2, 0, 1] * 2
-    alone = search.draws(block, (0, 1, 2), [2], np.array([0.1]), 5)
+    alone = blocks.draws(block, (0, 1, 2), [2], np.array([0.1]), 5)
     np.testing.assert_array_equal(drawn.harmful[5:], alone.harmful)
     for row, push in drawn.pushes.items():
         bound = block.scale[push.state, row] * {0: 0.3, 2: 0.1}[row]

@@ -10,7 +10,6 @@ import io
 import time
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import pandas as pd
 from absl import logging
@@ -21,10 +20,12 @@ from latent_audit.experiments import respond
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import HARMFUL_POLE, Bench, Findings, Known
 from latent_audit.experiments.audit.latent import PAPER_TOKENS
-from latent_audit.experiments.audit.suite import goals, report, search
-from latent_audit.experiments.audit.suite.search import Member, Push
+from latent_audit.experiments.audit.suite import block as blocks
+from latent_audit.experiments.audit.suite import goals, probes, report, search
+from latent_audit.experiments.audit.suite.block import Block, Push
+from latent_audit.experiments.audit.suite.search import Member
 from latent_audit.experiments.settings import states_named
-from latent_audit.interventions import gradient_check, latent, sphere
+from latent_audit.interventions import latent, sphere
 from latent_audit.metrics import break_radius, clusters, verdict_words
 from latent_audit.metrics.evidence import Rule
 from latent_audit.runtime import files, runlog
@@ -37,8 +38,6 @@ SPREAD = 9  # states of a model that has more than SMALL of them
 SMALL = 12
 VECTORS = "vectors"  # where pushes are kept while variants are left
 MOST_TWINS = 3  # whose pushes are tried: each costs an answer a prompt and round
-# Of the probes that the gates read, ours.
-PROBED_PROMPTS, PROBED_STATES, DIRECTIONS = 6, 2, 16
 
 
 class Settings(NamedTuple):
@@ -201,8 +200,8 @@ def _is_done(bench, name, rows) -> bool:
     return _vectors(bench, name, rows).exists() or runlog.load_unit(bench.workdir, _key(name, rows)) is not None
 
 
-def _block(bench, name, rows) -> search.Block:
-    return search.make_block(
+def _block(bench, name, rows) -> Block:
+    return blocks.make_block(
         bench.panels["harmful"],
         bench.tokens["harmful"],
         rows,
@@ -259,7 +258,7 @@ def _break(bench: Bench, name: str, rows: np.ndarray) -> dict[str, list]:
     )
     aims = goals.aims_of(bench, name, rows, texts, answers)
     sources = list(aims.sources)
-    block, nll = search.measure_clean(block, aims, settings.members[0].search)
+    block, nll = blocks.measure_clean(block, aims, settings.members[0].search)
     twins = _load_twins([_vectors(bench, other, rows) for other in _twins(bench, name)])
     progress, broke, top = search.break_block(
         block, aims, settings.members, functools.partial(_searched, settings), budgets, twins, complies, seconds=seconds
@@ -289,7 +288,7 @@ def _draw(settings, block, progress, complies, radius, broke):
     randomly, incoherent = np.zeros(n, bool), np.full(n, np.nan)
     if rows and settings.draws:
         at = np.array(settings.budgets)[stood[rows]]
-        drawn = search.draws(block, settings.states[:-1] or settings.states, rows, at, settings.draws)
+        drawn = blocks.draws(block, settings.states[:-1] or settings.states, rows, at, settings.draws)
         for row, budget in zip(rows, at, strict=True):
             incoherent[row] = drawn.incoherent[drawn.rows == row].mean()
             if row in drawn.pushes:
@@ -349,72 +348,18 @@ def _load_twins(paths) -> dict[int, list[Push]]:
 
 
 def _probe(bench: Bench, name: str) -> dict[str, list]:
-    """What the gates read beside the radii, on a fixed subset: one row per (what, budget, prompt).
-
-    curve: the cheap member at every budget of the grid (broken, and the incoherent share of its targeted answers);
-    member: each member alone at the reference budget; gradient: cosines of finite differences.
-    """
-    settings, out = bench.settings["suite"], {key: [] for key in ("what", "budget", "prompt", "broken", "value")}
-    rows = np.concatenate(_blocks(bench))[:PROBED_PROMPTS]
+    """What the gates read beside the radii (probes.measure); nothing of a model that complies with all of it."""
+    settings = bench.settings["suite"]
+    rows = np.concatenate(_blocks(bench))[: probes.PROMPTS]
     block = _block(bench, name, rows)
     texts, complies = _clean(bench, block)
     if complies.all():
-        return out
+        return {column: [] for column in probes.COLUMNS}
     aims = goals.aims_of(bench, name, rows, texts, _pole_answers(bench, name))
-    block, _ = search.measure_clean(block, aims, settings.members[0].search)
-    cheap, every = settings.members[0], list(range(len(rows)))
-    probed = _searched(settings, cheap)[:: max(1, len(settings.states) // PROBED_STATES)][:PROBED_STATES]
-
-    def add(what, budget, row, broken, value):
-        for key, entry in zip(out, (what, budget, int(rows[row]), broken, value), strict=True):
-            out[key].append(entry)
-
-    def run(what, member, budget, states):
-        found = [search.search(block, aims, member, state, every, np.full(len(rows), budget)) for state in states]
-        for row in every:
-            mine = [(one, r) for one in found for r in np.flatnonzero(one.rows == row)]
-            aimed = [one.incoherent[r].mean() for one, r in mine if one.kinds[r] in goals.TARGETED]
-            add(what, budget, row, bool(any(one.harmful[r].any() for one, r in mine)), float(np.mean(aimed)))
-
-    for budget in settings.budgets:
-        run("curve", cheap, budget, probed)
-    for member in settings.members:
-        run(f"member {member.name}", member, settings.reference_budget, probed)
-    for place, state in enumerate(probed):
-        for kind in goals.KINDS:
-            for row, cosine in _cosines(bench, block, aims, kind, state, place):
-                add("gradient", settings.reference_budget, row, False, cosine)
-    return out
-
-
-def _cosines(bench, block, aims, kind, state, place):
-    """(row, cosine) for the prompts that have this goal."""
-    settings = bench.settings["suite"]
-    rows = np.array([row for row in range(len(block.rows)) if kind in goals.kinds_of(aims, row)], int)
-    if not len(rows):
-        return []
-    padded = respond.pad_rows(rows, len(block.rows))
-    goal = goals.goals_of(aims, padded, [kind] * len(padded), vocab_size=block.loaded.cfg.vocab_size)
-    clean = latent.clean_pass(
-        block.loaded.params,
-        block.tokens[padded],
-        block.mask[padded],
-        goal,
-        cfg=block.loaded.cfg,
-        search=settings.members[0].search,
-    )
-    found = gradient_check.cosines(
-        block.loaded.params,
-        clean,
-        block.mask[padded],
-        goal,
-        state,
-        (block.scale[state, padded] * settings.reference_budget).astype(np.float32),
-        jax.random.fold_in(block.key, place),
-        cfg=block.loaded.cfg,
-        directions=DIRECTIONS,
-    )
-    return [(int(row), float(cosine)) for row, cosine in zip(rows, np.asarray(found), strict=False)]
+    block, _ = blocks.measure_clean(block, aims, settings.members[0].search)
+    searched = _searched(settings, settings.members[0])
+    states = searched[:: max(1, len(settings.states) // probes.STATES)][: probes.STATES]
+    return probes.measure(block, aims, settings.members, states, settings.budgets, settings.reference_budget)
 
 
 def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
