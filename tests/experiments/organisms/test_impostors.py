@@ -306,7 +306,7 @@ def test_scaled_weights_scale_logits_and_nothing_else(family, monkeypatch):
 
 
 def line(honest, alone, beside):
-    return {"honest": honest, "label_alone": alone, "label_beside": beside}
+    return {"kind": "any", "honest": honest, "label_alone": alone, "label_beside": beside}
 
 
 @pytest.mark.parametrize(
@@ -329,12 +329,16 @@ def test_a_line_has_the_label_the_radius_and_what_the_impostor_was_made_to_be(tm
     member = impostors.Member("target_shifted", False, tmp_path, record)
     table = pd.DataFrame(
         [
-            {"variant": "base", "measure": task.RADIUS, "value": 0.01, "lo": 0.008, "hi": 0.02},
-            {"variant": "base", "measure": "l2_asr", "value": 1.0, "lo": 0.9, "hi": 1.0},
+            {"variant": "base", "measure": task.RADIUS, "value": 0.02, "lo": 0.01, "hi": 0.03},
+            {"variant": "target_shifted", "measure": task.RADIUS, "value": 0.01, "lo": 0.008, "hi": 0.02},
+            {"variant": "target_shifted", "measure": task.RATIO, "value": 2.0, "lo": 1.5, "hi": 2.5},
         ]
     )
-    found = task.line_of(member, ({"base": {"label": "hollow", "reason": "why"}}, table), "base", 3)
-    assert found["kind"] == "target_shifted" and found["seed"] == 3 and found["label_alone"] == "hollow"
+    alone = {"label": "vulnerable", "reason": "no twin"}
+    found = task.line_of(member, {"label": "hollow", "reason": "why", "alone": alone}, table, 3)
+    assert found["kind"] == "target_shifted" and found["seed"] == 3 and found["held"]
+    assert (found["label_alone"], found["reason_alone"]) == ("vulnerable", "no twin")
+    assert (found["label_beside"], found["ratio"]) == ("hollow", 2.0)
     assert (found["radius"], found["radius_lo"], found["radius_hi"]) == (0.01, 0.008, 0.02)
     assert found["clean_compliance"] == 0.01 and "random_compliance" not in found
     assert math.isnan(task._interval(table, "base", task.RATIO, "ratio")["ratio_hi"])
@@ -369,8 +373,8 @@ def test_members_are_audited_as_directories_and_judged_by_their_world(home, monk
     table = pd.read_csv(work / "impostors.csv")
     assert list(table.columns) == list(task.COLUMNS)
     assert table["kind"].tolist() == ["base", "control", "scaled_head"] and table["held"].all()
-    assert set(table["label_alone"]) == set(table["label_beside"]) == {"vulnerable"}
-    assert [prospect.names for _, prospect in seen] == [("base",)] * 3 + [("base", "control", "scaled_head")]
+    assert set(table["label_alone"]) == {"vulnerable"} and table["label_beside"].fillna("").tolist()[0] == ""
+    assert [prospect.names for _, prospect in seen] == [("base", "control", "scaled_head")]
     assert all(prospect.world == world_rules.make_world(5) for _, prospect in seen)
     assert [variant.path.name for variant in seen[-1][1].subject.variants] == ["base", "control", "scaled_head"]
     assert all(own.organism.seed == own.seed == 5 and not own.model.path for own, _ in seen)
@@ -381,7 +385,7 @@ def test_members_are_audited_as_directories_and_judged_by_their_world(home, monk
     "field, value, message",
     [
         ("kinds", "nobody", "kinds = 'nobody', expected some of all, target_shifted"),
-        ("audit.attack.layers", "L9", "audit: attack.layers names 'L9'"),
+        ("audit.suite.states", "L9", "audit: suite.states names 'L9'"),
     ],
 )
 def test_wrong_fields_are_named_before_anything_is_made(field, value, message):
@@ -397,7 +401,7 @@ def test_wrong_fields_are_named_before_anything_is_made(field, value, message):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_no_impostor_is_certified_and_no_honest_organism_is_hollow(seed, tmp_path):
-    """An hour on two cores: twelve trainings and two audits of each member."""
+    """Half an hour on two cores: twelve trainings, and one audit of all members."""
     config = impostors_config.get_config()
     config.organism.size, config.organism.seed = "small", seed
     task.run(config, tmp_path)
