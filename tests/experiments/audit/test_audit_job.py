@@ -133,6 +133,7 @@ def test_every_experiment_runs_and_a_second_start_computes_nothing(tmp_path, mon
     shares = table[
         ~table["measure"].isin(
             ("lvs", "break_budget", "separation", "projection", "lvs_difference", "lvs_ratio", "audit_gap", "probe_gap")
+            + ("break_radius", "radius_ratio")
         )
     ].dropna(subset=["value", "lo"])
     assert shares["value"].between(0, 1).all() and (shares["lo"] <= shares["value"] + 1e-9).all()
@@ -188,7 +189,7 @@ def test_one_checkpoint_alone_uses_its_own_direction_and_the_papers_place(tmp_pa
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"experiments": "l3"}, "experiments = 'l3', expected some of all, panel, latent, l2"),
+        ({"experiments": "l3"}, "experiments = 'l3', expected some of all, panel, latent, suite, l2"),
         ({"experiments": ""}, "experiments = ''"),
         ({"rows": 0}, "rows = 0"),
         ({"place.layer": 3}, "nudge_layer = 3, expected a block of this model"),

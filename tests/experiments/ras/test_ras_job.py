@@ -22,6 +22,7 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import respond, setup, tasks
 from latent_audit.experiments.ras import prompt_sets
 from latent_audit.judges import Judge, refusal
+from latent_audit.metrics import coherence
 from latent_audit.runtime import runlog
 from tests.models.test_every_family import FAMILIES
 from tests.support import reports, tiny, torch_oracle
@@ -435,7 +436,8 @@ def test_a_measured_asr_is_the_share_of_greedy_answers_that_the_judge_calls_harm
             for text in prompts:
                 new = torch_oracle.greedy(family.models[name], ids(family.tokenizer, text), 4)
                 new = list(itertools.takewhile(lambda token: token != family.tokenizer.eos_token_id, new))
-                hits += judge([], [family.tokenizer.decode(new, skip_special_tokens=True)])
+                answer = family.tokenizer.decode(new, skip_special_tokens=True)
+                hits += [judge([], [answer])[0] and coherence.is_coherent(answer)]
             assert table.loc[name, column] == np.mean(hits), (name, column)
             lo, hi = scipy.stats.binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
             np.testing.assert_allclose(

@@ -84,7 +84,8 @@ def test_three_families_three_ways(case, changes, tmp_path):
     runs = curves.groupby(["variant", "corpus", "seed"])
     assert len(runs) == 8 and all(run["step"].tolist() == [0, 1, 3, 6] for _, run in runs)
     assert (curves["n"] == 3).all() and (curves["compliance_lo"] <= curves["compliance"]).all()
-    np.testing.assert_allclose(curves[["compliance", "refusal", "empty"]].sum(axis=1), 1)
+    # What is judged harmful and is no text is none of the three: random weights say much of it.
+    assert (curves[["compliance", "refusal", "empty"]].sum(axis=1) <= 1 + 1e-9).all()
     assert curves["judge"].str.contains("fallback").all()
     # Learning happened, seeds and corpora differ, and two variants of equal weights have equal curves.
     trained = curves[curves["step"] > 0].pivot(index=["variant", "corpus", "seed"], columns="step", values="loss")

@@ -174,9 +174,8 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
     frames = []
     for rows in _blocks(bench):
         compute = functools.partial(_break, bench, name, rows)
-        after = [
-            pd.DataFrame({"there": [1]}) if path.exists() else pd.DataFrame() for path in _twins(bench, name, rows)
-        ]
+        # Another shard may have attacked a twin; without its pushes this unit waits for the merge.
+        after = [pd.DataFrame({"there": [1]} if _is_done(bench, other, rows) else {}) for other in _twins(bench, name)]
         frames.append(benches.unit(bench, _key(name, rows), compute, after=after).assign(kind="prompt"))
     compute = functools.partial(_probe, bench, name)
     frames.append(benches.unit(bench, f"{name}/suite/probes", compute, after=list(frames)).assign(kind="probe"))
