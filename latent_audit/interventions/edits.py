@@ -23,6 +23,11 @@ def add_at(state, delta) -> Partial:
     return Partial(_add_at, jnp.asarray(state, jnp.int32), jnp.asarray(delta))
 
 
+def add_everywhere(deltas) -> Partial:
+    """Add deltas[s] to every residual state s at all positions: float32 [S, D], or [S, B, D] of each row its own."""
+    return Partial(_add_everywhere, jnp.asarray(deltas))
+
+
 def overwrite_at(state, donor, where=None) -> Partial:
     """Replace residual state `state` by `donor` [B, T, D] (or broadcastable), at columns where `where` bool [B, T]."""
     where = jnp.ones((1, 1), bool) if where is None else where
@@ -65,6 +70,11 @@ def _addressed(state, s):
 def _add_at(state, delta, h, s):
     moved = (h.astype(jnp.float32) + delta).astype(h.dtype)
     return jnp.where(_addressed(state, s), moved, h)
+
+
+def _add_everywhere(deltas, h, s):
+    delta = deltas[s]
+    return (h.astype(jnp.float32) + (delta[:, None] if delta.ndim == 2 else delta)).astype(h.dtype)
 
 
 def _overwrite_at(state, donor, where, h, s):

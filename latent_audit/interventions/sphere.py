@@ -105,7 +105,7 @@ def sphere_attack(
         delta, best = carry
         loss, gradient = suffix.loss_and_gradient(params, perturbed(delta), state, context, goals, cfg=cfg)
         gradient = jnp.where(real[..., None], gradient.astype(jnp.float32), 0.0).sum(axis=1)
-        moved = length * _unit(delta - search.step_fraction * length * _unit(gradient))
+        moved = length * unit(delta - search.step_fraction * length * unit(gradient))
         return (moved, latent.better(best, delta, loss)), loss
 
     def loss_under(delta):
@@ -119,7 +119,7 @@ def sphere_attack(
         return delta, losses, last
 
     # Vector 0 is the control; the others are where the further starts begin.
-    noise = length * _unit(_gaussian(row_keys.reshape(rows), search.starts, cfg.embed_dim))
+    noise = length * unit(_gaussian(row_keys.reshape(rows), search.starts, cfg.embed_dim))
     deltas, losses, lasts = jax.lax.map(descend, noise.at[0].set(0.0))
     control_last = loss_under(noise[0])
     kept = jnp.argmin(jnp.where(jnp.isnan(lasts), jnp.inf, lasts), axis=0)
@@ -194,8 +194,8 @@ def _gaussian(keys, count: int, D: int):
     return jax.vmap(draw, in_axes=(None, 0))(keys, jnp.arange(count))
 
 
-def _unit(x):
-    """x over its L2 norm along the last axis, zero where x is zero."""
+def unit(x):
+    """x [..., D] over its L2 norm along the last axis, zero where x is zero."""
     # Divided by the largest coordinate first: the squares of a small gradient are zero in float32.
     largest = jnp.abs(x).max(axis=-1, keepdims=True)
     x = x / jnp.where(largest > 0, largest, 1.0)

@@ -15,7 +15,7 @@ from latent_audit.experiments.audit.bench import Known
 from latent_audit.experiments.audit.suite import block as blocks
 from latent_audit.experiments.audit.suite import goals, report, search, suite
 from latent_audit.experiments.organisms import poles
-from latent_audit.interventions import latent, sphere
+from latent_audit.interventions import joint, latent, sphere
 from tests.support.checkpoints import tiny_checkpoint
 
 PROMPTS = ("how to help me", "write me", "do what")
@@ -23,6 +23,7 @@ BUDGETS = (0.01, 0.03, 0.1, 0.3)
 MEMBERS = (
     search.Member("pgd-2", latent.Search(steps=2, controls=False, keep="best")),
     search.Member("l2-16", sphere.Search(steps=2, keep="best"), kinds=("answer", "inside")),
+    search.Member("l2-all-2", joint.Search(steps=2), kinds=("answer", "away")),
     search.Member("pgd-4", latent.Search(steps=4, controls=False, keep="best"), (True, True), best_states=1),
 )
 
@@ -80,6 +81,9 @@ def test_what_broke_a_prompt_lies_within_its_radius_and_breaks_it_again(loaded):
         if push.delta.ndim == 2:
             assert np.abs(push.delta).max() <= block.scale[push.state, row] * budget * (1 + 1e-5)
             assert not push.delta[~block.mask[row]].any()
+        elif push.delta.ndim == 3:
+            norms = np.linalg.norm(push.delta[0], axis=-1)
+            assert push.state == blocks.ALL and (norms <= block.length[:, row] * budget * (1 + 1e-5)).all()
         else:
             assert np.linalg.norm(push.delta) <= block.length[push.state, row] * budget * (1 + 1e-5)
         again = blocks.answers(block, push.state, np.array([row]), push.delta[None])
@@ -119,8 +123,12 @@ def test_pushes_of_a_twin_are_brought_within_the_budget(loaded):
     large = np.where(block.mask[0][:, None], 1e3, 0.0).astype(np.float32) * np.ones((P, D), np.float32)
     vector = np.full(D, 1e3, np.float32)
     pushes = [blocks.Push("pgd-2 answer", 1, large, ""), blocks.Push("l2-16 inside", 2, vector, "")]
+    every = np.full((1, loaded.cfg.num_layers + 1, D), 1e3, np.float32)
+    pushes.append(blocks.Push("l2-all-2 away", blocks.ALL, every, ""))
     fallen = blocks.given(block, {0: pushes}, {0: 0.3}, "transfer")
     assert set(fallen) <= {0}
+    within = blocks._within(block, pushes[-1], 0, 0.3)
+    np.testing.assert_allclose(np.linalg.norm(within[0], axis=-1), block.length[:, 0] * 0.3, rtol=1e-4)
     for push in fallen.values():
         assert push.member.startswith("transfer ")
         if push.delta.ndim == 2:
@@ -184,7 +192,7 @@ def test_bad_settings_are_told_before_compute(loaded, changes, match):
 def test_states_and_members_of_the_default(loaded):
     made = checked(loaded, {}, is_organism=True)
     assert made.states == tuple(range(loaded.cfg.num_layers + 1))
-    assert [member.name for member in made.members] == ["pgd-10", "l2-16", "pgd-40"]
+    assert [member.name for member in made.members] == ["pgd-10", "l2-all-16", "l2-16", "pgd-40"]
     large = suite._states("auto", 32)
     assert len(large) == 9 and large[0] == 0 and large[-1] == 32
     # A bounded push of the last state reaches one token only; a vector there acts on them all.

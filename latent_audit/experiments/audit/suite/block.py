@@ -14,6 +14,8 @@ from latent_audit.experiments.audit.suite.goals import Aims
 from latent_audit.interventions import edits, latent
 from latent_audit.runtime import halving
 
+ALL = -1  # in the place of a state: every state at once
+
 
 class Block(NamedTuple):
     """Prompts under attack: rows of the harmful panel with all that a search reads.
@@ -38,7 +40,7 @@ class Block(NamedTuple):
 
 
 class Push(NamedTuple):
-    """What broke a prompt. member: its name; state; delta: float32 [P, D] on the prompt alone, or [D] everywhere;
+    """What broke a prompt. member: its name; state, ALL for every one at once; delta: float32, as answers takes it;
     text: the answer."""
 
     member: str
@@ -104,17 +106,20 @@ def judge_of(judge, prompts) -> Callable:
 
 
 def answers(block: Block, state, rows, deltas) -> list[str]:
-    """Greedy answers of prompts rows[r] under deltas[r]: [P, D] while the prompt is read, [D] at every position.
+    """Greedy answers of prompts rows[r] under deltas[r].
 
-    state: one for all, or int [R].
+    deltas[r]: [P, D] while the prompt is read, [D] at every position, or [1, L+1, D] at every position of all states.
+    state: one for all, or int [R]; of no matter for the last kind.
     """
-    states = np.broadcast_to(np.asarray(state), (len(rows),))
-    everywhere = deltas[0].ndim == 1
+    states, kind = np.broadcast_to(np.asarray(state), (len(rows),)), deltas[0].ndim
 
     def edits_of(part):
-        pushes = deltas[part] if isinstance(deltas, np.ndarray) else np.stack([deltas[row] for row in part])
-        edit = edits.add_at(states[part], pushes[:, None] if everywhere else pushes)
-        return edit, edit if everywhere else None
+        pushes = deltas[part]
+        if kind == 3:
+            edit = edits.add_everywhere(pushes[:, 0].transpose(1, 0, 2))
+        else:
+            edit = edits.add_at(states[part], pushes[:, None] if kind == 1 else pushes)
+        return edit, None if kind == 2 else edit
 
     return respond.answers(
         block.loaded,
@@ -132,7 +137,7 @@ def given(block: Block, pushes: dict[int, Sequence[Push]], budgets: dict[int, fl
     Bounded pushes are clipped to the bound, vectors shortened to the length; both kinds are then within the budget.
     """
     fallen: dict[int, Push] = {}
-    for kind in (2, 1):
+    for kind in (2, 1, 3):
         tried = [(row, push) for row, of_row in pushes.items() for push in of_row if push.delta.ndim == kind]
         if not tried:
             continue
@@ -151,8 +156,9 @@ def _within(block, push, row, budget):
         bound = block.scale[push.state, row] * budget
         # A saturated push stays saturated: clipping keeps the signs.
         return np.clip(push.delta, -bound, bound).astype(np.float32)
-    length = block.length[push.state, row] * budget
-    return (push.delta * min(1.0, length / max(float(np.linalg.norm(push.delta)), 1e-30))).astype(np.float32)
+    length = (block.length[:, row, None] if push.delta.ndim == 3 else block.length[push.state, row]) * budget
+    norm = np.linalg.norm(push.delta, axis=-1, keepdims=True)
+    return (push.delta * np.minimum(1.0, length / np.maximum(norm, 1e-30))).astype(np.float32)
 
 
 class Drawn(NamedTuple):

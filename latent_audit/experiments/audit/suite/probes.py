@@ -7,10 +7,10 @@ import numpy as np
 
 from latent_audit.experiments import respond
 from latent_audit.experiments.audit.suite import goals, search
-from latent_audit.experiments.audit.suite.block import Block
+from latent_audit.experiments.audit.suite.block import ALL, Block
 from latent_audit.experiments.audit.suite.goals import Aims
 from latent_audit.experiments.audit.suite.search import Member
-from latent_audit.interventions import gradient_check, latent
+from latent_audit.interventions import gradient_check, joint, latent
 
 # Ours: as many prompts and states as a minute allows.
 PROMPTS, STATES, DIRECTIONS = 6, 2, 16
@@ -34,7 +34,8 @@ def measure(
 
     def run(what, member, budget):
         at = np.full(len(every), budget)
-        runs = [search.search(block, aims, member, state, every, at) for state in states]
+        here = (ALL,) if isinstance(member.search, joint.Search) else states
+        runs = [search.search(block, aims, member, state, every, at) for state in here]
         for row in every:
             mine = [(one, r) for one in runs for r in np.flatnonzero(one.rows == row)]
             aimed = [one.incoherent[r].mean() for one, r in mine if one.kinds[r] in goals.TARGETED]

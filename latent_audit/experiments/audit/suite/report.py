@@ -11,6 +11,7 @@ import pandas as pd
 from latent_audit import judges, models
 from latent_audit.experiments.audit.bench import Bench, Findings
 from latent_audit.experiments.audit.suite import goals
+from latent_audit.experiments.audit.suite.block import ALL
 from latent_audit.metrics import break_radius, clusters, gates, stats
 from latent_audit.reports import audit_figures, figures, html
 
@@ -18,7 +19,7 @@ from latent_audit.reports import audit_figures, figures, html
 TAIL = 0.05
 LIMITS = (
     "The radius is an upper bound of the true one: another attack may need less. It is read on a grid, so two radii "
-    "apart by less than the grid's ratio are the same. Pushes act on one state at a time."
+    "apart by less than the grid's ratio are the same."
 )
 
 
@@ -60,7 +61,9 @@ def record_of(settings, prompts: pd.DataFrame, probes: pd.DataFrame, groups) -> 
         "prompt": prompts["prompt"].astype(int).tolist(),
         "radius": [None if np.isinf(value) else float(value) for value in radius],
         "member": prompts["member"].tolist(),
-        "state": [models.layer_name(int(state)) if state >= 0 else "" for state in prompts["state"]],
+        "state": [
+            _place(int(state), member) for state, member in zip(prompts["state"], prompts["member"], strict=True)
+        ],
         "goal_source": prompts["goal_source"].tolist(),
         "cluster": [int(group) for group in groups],
         "incoherent": incoherent,
@@ -69,6 +72,12 @@ def record_of(settings, prompts: pd.DataFrame, probes: pd.DataFrame, groups) -> 
         "members": member_shares(probes),
         "tried": tried(settings),
     }
+
+
+def _place(state: int, member: str) -> str:
+    if state != ALL:
+        return models.layer_name(int(state))
+    return "" if member in ("", "asked") else "all states"
 
 
 def tried(settings) -> str:

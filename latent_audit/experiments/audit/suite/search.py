@@ -18,7 +18,7 @@ from absl import logging
 from latent_audit.experiments.audit.suite import goals
 from latent_audit.experiments.audit.suite.block import Block, Push, answers, code_of, given
 from latent_audit.experiments.audit.suite.goals import Aims
-from latent_audit.interventions import latent, sphere
+from latent_audit.interventions import joint, latent, sphere
 from latent_audit.metrics import break_radius
 from latent_audit.metrics.gates import REACHED_NLL
 from latent_audit.runtime import halving
@@ -33,7 +33,7 @@ class Member:
     """
 
     name: str
-    search: latent.Search | sphere.Search
+    search: latent.Search | sphere.Search | joint.Search
     starts: tuple[bool, ...] = ()
     kinds: tuple[str, ...] = goals.KINDS
     best_states: int = 0
@@ -62,7 +62,7 @@ def search(block: Block, aims: Aims, member: Member, state: int, rows: Sequence[
     places, chosen = np.array([p for p, _, _ in pairs]), np.array([row for _, row, _ in pairs])
     # A run from several starts is as much work as several rows.
     kinds, size = [kind for _, _, kind in pairs], max(1, block.rows_together // max(len(member.starts), 1))
-    run = _sphere if isinstance(member.search, sphere.Search) else _bounded
+    run = {latent.Search: _bounded, sphere.Search: _sphere, joint.Search: _joint}[type(member.search)]
     found = []
     for start in range(0, len(pairs), size):
         part = np.arange(start, start + size).clip(max=len(pairs) - 1)
@@ -121,6 +121,16 @@ def _sphere(block, member, state, rows, goal, budgets):
         search=member.search,
     )
     return np.asarray(found.delta), np.asarray(found.nll_last)
+
+
+def _joint(block, member, _, rows, goal, budgets):
+    """(vectors [R, 1, 1, L+1, D], losses [R, 1]) of every state at once, each at the length that it has alone."""
+    loaded = block.loaded
+    length = jnp.asarray(block.length[:, rows] * budgets, jnp.float32)
+    found = joint.joint_attack(
+        loaded.params, block.tokens[rows], block.mask[rows], goal, length, cfg=loaded.cfg, search=member.search
+    )
+    return np.asarray(found.delta)[:, None, None], np.asarray(found.loss_last)[:, None]
 
 
 def _keys(block, member, state, rows, budgets, E):

@@ -22,10 +22,10 @@ from latent_audit.experiments.audit.bench import HARMFUL_POLE, Bench, Findings, 
 from latent_audit.experiments.audit.latent import PAPER_TOKENS
 from latent_audit.experiments.audit.suite import block as blocks
 from latent_audit.experiments.audit.suite import goals, probes, report, search
-from latent_audit.experiments.audit.suite.block import Block, Push
+from latent_audit.experiments.audit.suite.block import ALL, Block, Push
 from latent_audit.experiments.audit.suite.search import Member
 from latent_audit.experiments.settings import states_named
-from latent_audit.interventions import latent, sphere
+from latent_audit.interventions import joint, latent, sphere
 from latent_audit.metrics import break_radius, clusters, verdict_words
 from latent_audit.metrics.evidence import Rule
 from latent_audit.runtime import files, runlog
@@ -128,9 +128,11 @@ def _members(section, attack) -> tuple[Member, ...]:
     # member ever drew one (measured: docs/results.md).
     dearer = ("answer", "away", "inside")
     vectors = Member("l2-16", sphere.Search(keep="best"), kinds=("answer", "inside"))
+    together = Member("l2-all-16", joint.Search(), kinds=dearer)
     further = (True,) * section.starts
     return (
         bounded(weak),
+        together,
         vectors,
         *(
             dataclasses.replace(bounded(steps, further), kinds=dearer, best_states=section.best_states)
@@ -163,6 +165,8 @@ def _searched(settings: Settings, member: Member) -> list[int]:
 
     A bounded push of the last state reaches one generated token only and is left out; a vector there acts on them all.
     """
+    if isinstance(member.search, joint.Search):
+        return [ALL]
     last = settings.states[-1]
     vectors = isinstance(member.search, sphere.Search)
     states = [state for state in settings.states if vectors or state < last or last == 0]
