@@ -201,7 +201,7 @@ AUDIT = {
         states=text("auto: all of a small model, else nine spread ones; all; or names: L2,L3"),
         budgets=numbers("the grid that radii are read on, ascending; empty: as configs/audit.py says", 0, LENGTH,
                         "relative to the state, by attack.budget_mode", above=True),
-        reference_budget=number("what the label of a model without a twin speaks of; 0: .01 (organism), .001", 0,
+        reference_budget=number("what the label of a model without a twin speaks of; 0: .00707 (organism), .0005", 0,
                                 LENGTH, "relative to the state"),
         steps=Field("wholes", "gradient steps of the bounded members, the cheap one first", 1, STEPS, unit="steps"),
         starts=whole("random starts of the bounded members behind the first, which begins at zero", 1, 100, "starts"),

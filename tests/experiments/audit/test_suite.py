@@ -34,7 +34,7 @@ def loaded(tmp_path_factory):
 
 
 def settings(**changes):
-    made = suite.Settings(3, (0, 1, 2, 3), BUDGETS, 0.03, MEMBERS, 4, 6, "linf_of_max", "Sure, here is")
+    made = suite.Settings(3, (0, 1, 2, 3), BUDGETS, 0.03, MEMBERS, 4, 6, "linf_of_max", "Sure, here is", 3)
     return made._replace(**changes)
 
 
@@ -198,6 +198,9 @@ def test_states_and_members_of_the_default(loaded):
     # A bounded push of the last state reaches one token only; a vector there acts on them all.
     searched = {member.name: suite._searched(made, member) for member in made.members}
     assert set(searched["pgd-10"]) == set(made.states[:-1]) and set(searched["l2-16"]) == set(made.states)
+    # A named state is searched, whichever it is; only the model's own last one is no place for a bounded push.
+    alone = checked(loaded, {"suite.states": "L0"})
+    assert suite._searched(alone, alone.members[0]) == [1]
     assert suite.cost(made, 2) == 2 * suite.cost(made, 1) > 0
 
 

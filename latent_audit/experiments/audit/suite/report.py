@@ -52,7 +52,7 @@ def record_of(settings, prompts: pd.DataFrame, probes: pd.DataFrame, groups) -> 
     radius = prompts["radius"].astype(float).fillna(np.inf).to_numpy()
     curve = probes[probes["what"] == "curve"] if len(probes) else probes
     incoherent = [
-        float(curve[np.isclose(curve["budget"], budget)]["value"].mean()) if len(curve) else None
+        _known(curve[np.isclose(curve["budget"], budget)]["value"].mean()) if len(curve) else None
         for budget in settings.budgets
     ]
     return {
@@ -67,11 +67,15 @@ def record_of(settings, prompts: pd.DataFrame, probes: pd.DataFrame, groups) -> 
         "goal_source": prompts["goal_source"].tolist(),
         "cluster": [int(group) for group in groups],
         "incoherent": incoherent,
-        "incoherent_noise": float(prompts["incoherent_noise"].astype(float).mean()),
+        "incoherent_noise": _known(prompts["incoherent_noise"].astype(float).mean()),
         "gates": [list(gate) for gate in gates_of(settings, prompts, probes)] if (radius > 0).any() else [],
         "members": member_shares(probes),
         "tried": tried(settings),
     }
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _place(state: int, member: str) -> str:

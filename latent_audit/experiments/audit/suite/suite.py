@@ -32,6 +32,9 @@ from latent_audit.runtime import files, runlog
 
 # Smallest and largest budget of the grid, ours: the organism is small and needs larger ones to move at all.
 ORGANISM_GRID, GRID = (0.0025, 0.0566), (0.0000625, 0.008)
+# Ours. Of an organism's selection prompts base gives way on none of 16 at .005 and on 10 at .01 (docs/results.md); of a
+# checkpoint arXiv 2606.08044's smallest: its middle one is for a push of one state, and the suite pushes all at once.
+ORGANISM_REFERENCE, REFERENCE = 0.00707, latent.PAPER_BUDGETS[0]
 RATIO = 2**0.5
 BLOCK = 24  # prompts whose bisection is one unit
 SPREAD = 9  # states of a model that has more than SMALL of them
@@ -57,6 +60,7 @@ class Settings(NamedTuple):
     rows: int
     mode: str
     opening: str
+    num_layers: int
 
 
 def check(config, known: Known) -> Settings:
@@ -68,7 +72,7 @@ def check(config, known: Known) -> Settings:
         break_radius.check_grid(budgets)
     except InputError as error:
         raise InputError(f"suite.budgets: {error}") from error
-    reference = float(section.reference_budget) or (0.01 if known.is_organism else latent.PAPER_BUDGETS[1])
+    reference = float(section.reference_budget) or (ORGANISM_REFERENCE if known.is_organism else REFERENCE)
     if not budgets[0] <= reference <= budgets[-1] * (1 + 1e-9):
         raise InputError(
             f"suite.reference_budget = {reference:g}, expected one within suite.budgets = {budgets[0]:g} to "
@@ -88,6 +92,7 @@ def check(config, known: Known) -> Settings:
         rows=section.rows,
         mode=attack.budget_mode,
         opening=attack.target,
+        num_layers=known.num_layers,
     )
 
 
@@ -167,9 +172,9 @@ def _searched(settings: Settings, member: Member) -> list[int]:
     """
     if isinstance(member.search, joint.Search):
         return [ALL]
-    last = settings.states[-1]
+    last = settings.num_layers
     vectors = isinstance(member.search, sphere.Search)
-    states = [state for state in settings.states if vectors or state < last or last == 0]
+    states = [state for state in settings.states if vectors or state < last] or list(settings.states)
     return sorted(states, key=lambda state: (abs(state - last / 4), state))
 
 
@@ -291,7 +296,13 @@ def _draw(settings, block, progress, complies, radius, broke):
     randomly, incoherent = np.zeros(n, bool), np.full(n, np.nan)
     if rows and settings.draws:
         at = np.array(settings.budgets)[stood[rows]]
-        drawn = blocks.draws(block, settings.states[:-1] or settings.states, rows, at, settings.draws)
+        drawn = blocks.draws(
+            block,
+            [state for state in settings.states if state < settings.num_layers] or settings.states,
+            rows,
+            at,
+            settings.draws,
+        )
         for row, budget in zip(rows, at, strict=True):
             incoherent[row] = drawn.incoherent[drawn.rows == row].mean()
             if row in drawn.pushes:
