@@ -15,8 +15,8 @@ from latent_audit.experiments import respond
 from latent_audit.judges import Judge, Reward, harmbench, oracle, refusal, reward_model
 from latent_audit.metrics import judge_error
 from latent_audit.models import sharding
-from latent_audit.reports import words
 from latent_audit.runtime import runlog
+from latent_audit.text import counted
 
 # Behind the other columns of metrics.csv and audit.csv: a share with the judge's errors taken out, and its interval.
 CORRECTED = ("corrected", "corrected_lo", "corrected_hi")
@@ -122,8 +122,8 @@ def measure_judge(judge: Judge, answers: labelled_answers.Labelled, workdir) -> 
 def judge_in_words(table: judge_error.Confusion) -> str:
     """What a judge catches and clears, as counts with exact intervals."""
     rates = judge_error.rates(table)
-    caught = words.counted(table.caught, table.harmful, *rates["sensitivity"][1:])
-    cleared = words.counted(table.cleared, table.harmless, *rates["specificity"][1:])
+    caught = counted(table.caught, table.harmful, *rates["sensitivity"][1:])
+    cleared = counted(table.cleared, table.harmless, *rates["specificity"][1:])
     said = f"calls {caught} harmful ones harmful and {cleared} harmless ones harmless"
     return said if judge_error.can_correct(table) else f"{said}; shares {judge_error.CANNOT}"
 

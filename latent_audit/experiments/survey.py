@@ -14,8 +14,9 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import setup, tasks
 from latent_audit.experiments.audit.bench import AT_FRACTION
 from latent_audit.experiments.fields import named
-from latent_audit.reports import columns, html, outputs, words
+from latent_audit.reports import columns, html, outputs
 from latent_audit.runtime import runlog
+from latent_audit.text import interval, percent
 
 # Measure (and the detail that picks one line of several) -> column of the first table.
 SHOWN = {
@@ -108,11 +109,11 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _share(line) -> str:
-    control = "" if pd.isna(line["control"]) else f"; control {words.percent(line['control'])}"
+    control = "" if pd.isna(line["control"]) else f"; control {percent(line['control'])}"
     # A model that is pushed beyond its language answers nothing that could be judged.
-    broken = f"; {words.percent(line['incoherent'])} incoherent" if line.get("incoherent", 0.0) > 0 else ""
-    ends = words.interval(line["lo"], line["hi"])
-    return f"{words.percent(line['value'])} of {int(line['n'])} ({ends}{control}{broken})"
+    broken = f"; {percent(line['incoherent'])} incoherent" if line.get("incoherent", 0.0) > 0 else ""
+    ends = interval(line["lo"], line["hi"])
+    return f"{percent(line['value'])} of {int(line['n'])} ({ends}{control}{broken})"
 
 
 def _difference(line) -> str:
@@ -130,7 +131,7 @@ def headline(table: pd.DataFrame) -> str:
 
 
 def _span(lines: pd.DataFrame) -> str:
-    return f"{words.percent(lines['value'].min())} to {words.percent(lines['value'].max())}"
+    return f"{percent(lines['value'].min())} to {percent(lines['value'].max())}"
 
 
 def _write(config, workdir, table):

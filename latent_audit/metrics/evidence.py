@@ -114,36 +114,6 @@ def bounds(count: Count | None, tail: float) -> tuple[float, float]:
     return stats.clopper_pearson(count.successes / count.design, count.n / count.design, tail=tail)
 
 
-def percent(share: float) -> str:
-    """A share as text, 'unknown' for NaN; what lies strictly between never reads as 0 % or 100 %.
-
-    >>> [percent(share) for share in (0.0, 0.001, 0.25, 0.999, 1.0)]
-    ['0 %', '< 0.5 %', '25 %', '> 99.5 %', '100 %']
-    """
-    if math.isnan(share):
-        return "unknown"
-    if 0 < share < 0.005:
-        return "< 0.5 %"
-    if 0.995 < share < 1:
-        return "> 99.5 %"
-    return f"{100 * share:.0f} %"
-
-
-def at_most(bound: float) -> str:
-    """An upper bound as text, rounded up so that it never claims too much; 'unknown' for NaN.
-
-    >>> at_most(0.2501), at_most(0.29), at_least(0.7999)
-    ('26 %', '29 %', '79 %')
-    """
-    # The tolerance keeps 0.29 * 100 = 28.999... at 29.
-    return "unknown" if math.isnan(bound) else f"{math.ceil(100 * bound - 1e-9)} %"
-
-
-def at_least(bound: float) -> str:
-    """A lower bound as text, rounded down; 'unknown' for NaN."""
-    return "unknown" if math.isnan(bound) else f"{math.floor(100 * bound + 1e-9)} %"
-
-
 def of(count: Count) -> str:
     """A count as a sentence has it."""
     return f"{count.successes} of {count.n}"

@@ -9,20 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from latent_audit.metrics import clusters
-from latent_audit.metrics.evidence import (
-    ROUNDING,
-    Cell,
-    Count,
-    Evidence,
-    Rule,
-    Suite,
-    at_least,
-    at_most,
-    bounds,
-    check,
-    of,
-    percent,
-)
+from latent_audit.metrics.evidence import ROUNDING, Cell, Count, Evidence, Rule, Suite, bounds, check, of
+from latent_audit.text import at_least, at_most, percent
 
 BEYOND, NOT_APPLICABLE = "beyond its language", "not applicable"
 

@@ -10,8 +10,9 @@ import math
 from typing import NamedTuple
 
 from latent_audit.metrics import clusters
-from latent_audit.metrics.evidence import ROUNDING, Count, Evidence, Rule, at_least, at_most, of, percent
+from latent_audit.metrics.evidence import ROUNDING, Count, Evidence, Rule, of
 from latent_audit.metrics.shown import BEYOND, Row, Shown, Worst, find, missing_anywhere, prompts_needed
+from latent_audit.text import at_least, at_most, percent
 
 LABELS = ("unusable", "unsafe", "hollow", "vulnerable", "robust", "inconclusive")
 

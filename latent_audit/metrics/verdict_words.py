@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from latent_audit.metrics import clusters
-from latent_audit.metrics.evidence import Count, Evidence, Rule, Suite, at_least, at_most, bounds, of, percent
+from latent_audit.metrics.evidence import Count, Evidence, Rule, Suite, bounds, of
 from latent_audit.metrics.shown import (
     BEYOND,
     NOT_APPLICABLE,
@@ -20,6 +20,7 @@ from latent_audit.metrics.shown import (
     robust_up_to,
 )
 from latent_audit.metrics.verdict import Verdict, reference_row
+from latent_audit.text import percent, share_of
 
 # (name, value, bounds, the same under the control), '' where there is nothing to say.
 Number = tuple[str, str, str, str]
@@ -146,15 +147,8 @@ def counted(count: Count, lo: float, hi: float) -> str:
 
 
 def share_said(count: Count, lo: float, hi: float) -> str:
-    """The share of a count with its bounds, of which only the open end is told where all or none succeeded."""
-    share = percent(count.share)
-    if math.isnan(lo) or math.isnan(hi):
-        return share
-    if count.successes == 0:
-        return f"{share}, at most {at_most(hi)}"
-    if count.successes == count.n:
-        return f"{share}, at least {at_least(lo)}"
-    return f"{share}, {at_least(lo).removesuffix(' %')} to {at_most(hi)}"
+    """The share of a count with its bounds."""
+    return share_of(count.successes, count.n, lo, hi)
 
 
 def describe(rule: Rule) -> str:

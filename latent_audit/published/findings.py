@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import pandas as pd
 
 from latent_audit.published import tables
-from latent_audit.reports import columns, words
+from latent_audit.reports import columns
+from latent_audit.text import percent
 
 Summaries = Mapping[str, tuple[str, pd.DataFrame]]
 
@@ -112,7 +113,7 @@ def _tuning(summaries: Summaries) -> list[tuple[str, bool]]:
                 sooner += _sooner(steps["dissociated"], steps["base"])
         if parts:
             text = (
-                f"Fine-tuning reaches {words.percent(level)} in fewer steps on the dissociated pole than on base in "
+                f"Fine-tuning reaches {percent(level)} in fewer steps on the dissociated pole than on base in "
                 f"{sooner} of {len(parts)} pairs (median over seeds: {'; '.join(parts)})."
             )
             said.append((text, sooner == len(parts)))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from latent_audit import text
-from latent_audit.reports import words
+from latent_audit.text import counted, interval, percent
 
 # A title may begin with a capital only where the name is one. Other names lose their underscores.
 TITLES = {
@@ -221,10 +221,10 @@ def _valued(value: Any, ends: list, count: list, is_share: bool) -> str:
         return cell(None)
     known = len(ends) == 2 and not any(pd.isna(end) for end in ends)
     if count and not any(pd.isna(number) for number in count):
-        return words.counted(int(count[0]), int(count[1]), *(map(float, ends) if known else ()))
+        return counted(int(count[0]), int(count[1]), *(map(float, ends) if known else ()))
     if is_share and isinstance(value, int | float | np.number) and not isinstance(value, bool):
-        share = words.percent(float(value))
-        return f"{share} ({words.interval(*map(float, ends))})" if known else share
+        share = percent(float(value))
+        return f"{share} ({interval(*map(float, ends))})" if known else share
     return f"{cell(value)} ({cell(ends[0])} to {cell(ends[1])})" if known else cell(value)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from latent_audit import text
 from latent_audit.errors import InputError
 from latent_audit.metrics import clusters, evidence, shown, verdict, verdict_words
 from latent_audit.metrics.evidence import Cell, Count, Evidence, Rule, Suite
@@ -412,8 +413,8 @@ def test_row_as_text():
 
 
 def test_shares_in_words():
-    assert [evidence.percent(x) for x in (0, 0.001, 0.29, 0.999, 1)] == ["0 %", "< 0.5 %", "29 %", "> 99.5 %", "100 %"]
-    assert evidence.percent(float("nan")) == "unknown"
+    assert [text.percent(x) for x in (0, 0.001, 0.29, 0.999, 1)] == ["0 %", "< 0.5 %", "29 %", "> 99.5 %", "100 %"]
+    assert text.percent(float("nan")) == "unknown"
     assert verdict_words.share_said(Count(4, 24), 0.067, 0.359) == "17 %, 6 to 36 %"
     assert verdict_words.share_said(Count(29, 100), 0.29, 0.29) == "29 %, 29 to 29 %"
     assert verdict_words.counted(Count(0, 0), math.nan, math.nan) == "0 of 0"

@@ -6,18 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from latent_audit import text as shares
 from latent_audit.metrics import stats
-from latent_audit.reports import columns, words
+from latent_audit.reports import columns
+from latent_audit.text import counted, share_of
 
 
 def test_the_examples_hold():
-    found = doctest.testmod(words)
+    found = doctest.testmod(shares)
     assert found.attempted and not found.failed
 
 
 def test_a_count_comes_with_its_share_and_its_interval():
     lo, hi = stats.wilson_interval(0, 24)
-    assert words.counted(0, 24, lo, hi) == "0 of 24 (0 %, at most 14 %)"
+    assert counted(0, 24, lo, hi) == "0 of 24 (0 %, at most 14 %)"
     table = pd.DataFrame(
         {"variant": ["a", "b", "c"], "compliance": [0.0, 1 / 6, np.nan], "compliance_lo": [lo, 0.067, np.nan]}
         | {"compliance_hi": [hi, 0.359, np.nan], "compliance_count": [0, 4, np.nan], "n": 24}
@@ -32,8 +34,8 @@ def test_a_count_comes_with_its_share_and_its_interval():
 def test_intervals_in_words_hold_the_interval(n):
     for successes in {0, 1, n // 2, n}:
         lo, hi = stats.wilson_interval(successes, n)
-        text = words.share_of(successes, n, lo, hi)
-        assert words.counted(successes, n, lo, hi) == f"{successes} of {n} ({text})"
+        text = share_of(successes, n, lo, hi)
+        assert counted(successes, n, lo, hi) == f"{successes} of {n} ({text})"
         ends = [int(word) for word in text.split(", ")[1].split() if word.isdigit()]
         if 0 < successes < n:
             assert ends[0] <= 100 * lo and 100 * hi <= ends[1]

@@ -12,7 +12,8 @@ from latent_audit.experiments.audit.bench import Bench
 from latent_audit.interventions import latent
 from latent_audit.metrics import coherence, sampled, stats
 from latent_audit.metrics import lvs as metric
-from latent_audit.reports import html, latent_sections, words
+from latent_audit.reports import html, latent_sections
+from latent_audit.text import share_of
 
 # The first thirteen are a contract with readers of metrics.csv; further ones may be added behind.
 COLUMNS = (
@@ -300,7 +301,7 @@ def log_table(metrics: pd.DataFrame) -> None:
     for variant, of_variant in metrics.groupby("variant", sort=False):
         clean, benign = (of_variant[of_variant["exp"] == exp] for exp in ("clean", "clean-benign"))
         asked, arch = clean.iloc[0], of_variant["arch"].iloc[0]
-        share = words.share_of(asked["successes"], asked["n"], asked["compliance_lo"], asked["compliance_hi"])
+        share = share_of(asked["successes"], asked["n"], asked["compliance_lo"], asked["compliance_hi"])
         answers = "".join(f", answers {int(one.successes)} of {one.n} harmless ones" for one in benign.itertuples())
         logging.info(
             "%s: complies with %d of %d harmful requests (%s)%s",

@@ -9,7 +9,8 @@ from latent_audit import judges
 from latent_audit.experiments import respond
 from latent_audit.metrics import onset as onsets
 from latent_audit.metrics import stats
-from latent_audit.reports import columns, curve_figures, figures, html, outputs, words
+from latent_audit.reports import columns, curve_figures, figures, html, outputs
+from latent_audit.text import percent
 
 # The first nine are a contract with readers of curves.csv; further ones may be added behind.
 COLUMNS = tuple(
@@ -180,7 +181,7 @@ def headline(table: pd.DataFrame) -> str:
     level = table["level"].max()
     rows = table[table["level"] == level]
     parts = [f"{line['variant']} ({line['corpus']}) after {line['median onset']}" for _, line in rows.iterrows()]
-    share = words.percent(level)
+    share = percent(level)
     return f"Steps until {share} of the harmful requests are answered, median over seeds: {', '.join(parts)}."
 
 

@@ -17,7 +17,8 @@ from latent_audit.experiments.audit.bench import Bench, Findings, reference
 from latent_audit.experiments.audit.card import verdicts
 from latent_audit.metrics import paired, rulers
 from latent_audit.metrics.evidence import Rule
-from latent_audit.reports import audit_figures, columns, figures, html, outputs, words
+from latent_audit.reports import audit_figures, columns, figures, html, outputs
+from latent_audit.text import counted, percent, share_of
 
 # Contract with readers of audit.csv: the first ten; further columns may be added behind.
 COLUMNS = (
@@ -223,8 +224,8 @@ def _axes_section(points, caveat) -> list[html.Section]:
             table=points,
             text="What behaviour shows and what an intervention reaches are different things; the distance between "
             "them is the audit gap (docs/method.md section 8). The numbers behind the picture on top, whose shaded "
-            f"corner is the rule's: refuses at least {words.percent(1 - RULE.refusing_compliance)} when asked, broken "
-            f"in more than {words.percent(RULE.hollow_asr)}; a model is hollow if its whole interval lies there.",
+            f"corner is the rule's: refuses at least {percent(1 - RULE.refusing_compliance)} when asked, broken "
+            f"in more than {percent(RULE.hollow_asr)}; a model is hollow if its whole interval lies there.",
         )
     ]
 
@@ -333,8 +334,8 @@ def beside(table, name) -> list[tuple[str, str, str, str]]:
             continue
         if measure in SHARES:
             n, successes, under = int(line["n"]), int(line["successes"]), line.get("control_successes")
-            share = words.share_of(successes, n, lo, hi)
-            found.append((title, f"{successes} of {n}", share, "" if pd.isna(under) else words.counted(int(under), n)))
+            share = share_of(successes, n, lo, hi)
+            found.append((title, f"{successes} of {n}", share, "" if pd.isna(under) else counted(int(under), n)))
         else:
             found.append((title, _number(value), _interval(lo, hi), _number(control)))
     return found
