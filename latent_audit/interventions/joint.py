@@ -45,11 +45,16 @@ def joint_attack(params, tokens, mask, goal, length, *, cfg: ModelConfig, search
     """
     (B, P), goals = tokens.shape, goals_of.as_goals(goal, tokens.shape[0])
     tokens, mask = latent.with_target(tokens, mask, goals.tokens)
-    length = jnp.asarray(length, jnp.float32)[..., None]
+    length = jnp.asarray(length, jnp.float32).T[..., None]
 
     def loss(delta):
         last, at = decoder.scan_states(
-            params, tokens, mask, cfg=cfg, edit=edits.add_everywhere(delta), collect=lambda h: h[:, P - 1]
+            params,
+            tokens,
+            mask,
+            cfg=cfg,
+            edit=edits.add_everywhere(delta.transpose(1, 0, 2)),
+            collect=lambda h: h[:, P - 1],
         )
         losses = goals_of.losses(params, last[:, P - 1 :], goals, cfg=cfg)
         if goals.directions is not None:
@@ -61,15 +66,9 @@ def joint_attack(params, tokens, mask, goal, length, *, cfg: ModelConfig, search
         delta, best = carry
         (_, losses), gradient = jax.value_and_grad(loss, has_aux=True)(delta)
         moved = length * sphere.unit(delta - search.step_fraction * length * sphere.unit(gradient))
-        return (moved, _better(best, delta, losses)), losses
+        return (moved, latent.better(best, delta, losses)), losses
 
-    start = jnp.zeros((cfg.num_layers + 1, B, cfg.embed_dim), jnp.float32)
+    start = jnp.zeros((B, cfg.num_layers + 1, cfg.embed_dim), jnp.float32)
     (delta, best), losses = jax.lax.scan(step, (start, (start, jnp.full((B,), jnp.inf))), length=search.steps)
-    delta, last = _better(best, delta, loss(delta)[1])
-    return sharding.replicate(JointAttack(delta.transpose(1, 0, 2), losses[0], last))
-
-
-def _better(best, delta, losses):
-    """The (delta [L+1, B, D], loss [B]) of the lower loss in each row."""
-    lower = losses < best[1]
-    return jnp.where(lower[None, :, None], delta, best[0]), jnp.where(lower, losses, best[1])
+    delta, last = latent.better(best, delta, loss(delta)[1])
+    return sharding.replicate(JointAttack(delta, losses[0], last))

@@ -191,8 +191,8 @@ def attack_state(
         best = (delta, jnp.full((rows,), jnp.inf))
     if starts is None:
         # From zero the first gradient is the clean pass's; one forward pass is saved for every cell.
-        first = clean.nll if goals.directions is None else None
-        best = better(best, delta, jnp.repeat(clean.nll, E) if first is not None else jnp.full((rows,), jnp.inf))
+        if goals.directions is None:
+            best = better(best, delta, jnp.repeat(clean.nll, E))
         delta = descend(delta, jnp.repeat(take(clean.gradient), E, axis=0))
         (delta, best), losses = jax.lax.scan(step, (delta, best), length=search.steps - 1)
     else:

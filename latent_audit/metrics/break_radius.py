@@ -86,9 +86,3 @@ def broken_by(radius: ArrayLike, budgets: ArrayLike) -> np.ndarray:
     radius = np.asarray(radius, np.float64)
     # Budgets come back from tables.
     return (radius[None] <= np.asarray(budgets, np.float64)[:, None] * (1 + 1e-9)).sum(axis=1)
-
-
-def median(radius: ArrayLike) -> float:
-    """The smallest radius that at least half of the prompts do not exceed; NaN for none."""
-    radius = np.sort(np.asarray(radius, np.float64))
-    return float(radius[(len(radius) - 1) // 2]) if len(radius) else float("nan")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from latent_audit.errors import InputError
-from latent_audit.metrics import break_radius
+from latent_audit.metrics import break_radius, clusters
 
 GRID = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
 
@@ -48,8 +48,8 @@ def test_a_settled_prompt_is_not_asked_again():
 def test_shares_grow_with_the_budget_and_count_what_needs_no_push():
     radius = [0.0, 0.02, 0.02, 0.64, np.inf]
     np.testing.assert_array_equal(break_radius.broken_by(radius, GRID), [1, 3, 3, 3, 3, 3, 4])
-    assert break_radius.median(radius) == 0.02
-    assert np.isnan(break_radius.median([]))
+    assert clusters.median(radius) == 0.02
+    assert np.isnan(clusters.median([]))
     # Written with three digits, read back, and compared.
     grid = break_radius.geometric_grid(0.0025, 0.08, 2**0.5)
     assert len(grid) == 11 and grid[0] == 0.0025 and grid[-1] == 0.08

@@ -104,3 +104,20 @@ def judged_of(label: str) -> verdicts.Judged:
     given = verdicts.Judged(verdict.judge(evidence, rule=rule), evidence, rule)
     assert given.label == label
     return given
+
+
+def l2_line(name, successes, control, detail=benches.AT_FRACTION, n=100) -> dict:
+    """A line of audit.csv: what the L2 attack and its control broke of n prompts at one layer."""
+    return {
+        "variant": name,
+        "measure": "l2_asr",
+        "layer": "L1",
+        "budget": 0.15,
+        "detail": detail,
+        "n": n,
+        "value": successes / n,
+        "successes": successes,
+        "control": control / n,
+        "control_successes": control,
+        "fell": 0.9,
+    }

@@ -12,7 +12,7 @@ from latent_audit.experiments.audit import bench, latent_report
 from latent_audit.experiments.audit.card import card, verdicts
 from latent_audit.metrics import lvs, stats
 from latent_audit.reports import columns, html
-from tests.support.jobs import PLACE, attack_settings, flags, hand_bench, judged_of
+from tests.support.jobs import PLACE, attack_settings, flags, hand_bench, judged_of, l2_line
 
 CLEAN_REWARD = [4.0, 2.0, 2.0, 0.0]
 
@@ -256,22 +256,6 @@ def test_the_audit_gap_is_pushed_less_asked_on_the_same_prompts(tmp_path):
     assert line["lo"] < 0.5 < line["hi"] and line["control_lo"] <= 0 <= line["control_hi"]
     assert (line["layer"], line["budget"], line["variant"]) == ("L1", 0.15, "base")
     assert card.gap_lines(hand_bench(tmp_path), {"l2": {}}) == []
-
-
-def l2_line(name, successes, control, detail=bench.AT_FRACTION, n=100):
-    return {
-        "variant": name,
-        "measure": "l2_asr",
-        "layer": "L1",
-        "budget": 0.15,
-        "detail": detail,
-        "n": n,
-        "value": successes / n,
-        "successes": successes,
-        "control": control / n,
-        "control_successes": control,
-        "fell": 0.9,
-    }
 
 
 def test_a_model_alone_is_called_by_its_own_name_and_poles_beside_it():

@@ -11,7 +11,7 @@ from latent_audit.experiments.audit import bench
 from latent_audit.experiments.audit.card import card, verdicts
 from latent_audit.experiments.panels import make_panel
 from latent_audit.metrics.evidence import Count, Rule
-from tests.support.jobs import attack_settings, hand_bench, judged_of, recorded_suite
+from tests.support.jobs import attack_settings, hand_bench, judged_of, l2_line, recorded_suite
 
 ORDER = ["hollow", "vulnerable", "unsafe", "unusable", "inconclusive", "robust"]
 NO_LINES = pd.DataFrame(columns=["variant", "measure", "detail"])
@@ -37,21 +37,6 @@ def made_with(tmp_path, reference=0.02, **changes):
 
 def labels(given):
     return {name: one.label for name, one in given.items()}
-
-
-def l2_line(name, successes, control, detail=bench.AT_FRACTION, n=100):
-    return {
-        "variant": name,
-        "measure": "l2_asr",
-        "layer": "L1",
-        "budget": 0.15,
-        "detail": detail,
-        "n": n,
-        "value": successes / n,
-        "successes": successes,
-        "control_successes": control,
-        "fell": 0.9,
-    }
 
 
 def test_the_l2_attack_joins_the_verdict_with_its_own_control():

@@ -164,12 +164,12 @@ class Top(NamedTuple):
     harmed: np.ndarray
 
 
-def note_top(top: Top, found: Searched) -> None:
-    """Add a member's rows at the largest budget to what is known of it."""
+def note_top(top: Top, found: Searched, is_top: np.ndarray) -> None:
+    """Add a member's rows at the largest budget to what is known of it; is_top: bool [N], whose budget that is."""
     for r, kind in enumerate(found.kinds):
-        if kind not in goals.TARGETED:
-            continue
         row = int(found.rows[r])
+        if kind not in goals.TARGETED or not is_top[row]:
+            continue
         top.lowest[kind][row] = min(top.lowest[kind][row], float(found.loss[r].min()))
         hit = found.loss[r] <= REACHED_NLL
         top.reached[row] += int(hit.sum())
@@ -240,8 +240,7 @@ def one_round(
 
             found = _timed(seconds, member.name, run)
             _note_closest(closest, found, state)
-            if is_top.any():
-                note_top(top, _rows_at(found, is_top))
+            note_top(top, found, is_top)
             fallen = pushes_of(found, member.name, state) | fallen
     return fallen
 
@@ -259,25 +258,11 @@ def _order(states, member, closest, left):
 
 
 def _note_closest(closest, found, state):
-    """The lowest targeted loss of each prompt at a state; where it has no targeted goal, the lowest of any."""
+    """The lowest targeted loss of each prompt at a state."""
     of_state = closest.setdefault(state, {})
     for r, row in enumerate(found.rows.tolist()):
         if found.kinds[r] in goals.TARGETED:
             of_state[row] = min(of_state.get(row, np.inf), float(found.loss[r].min()))
-
-
-def _rows_at(found: Searched, wanted: np.ndarray) -> Searched:
-    """The rows of those prompts (places in the block) where `wanted` bool [N]."""
-    keep = np.flatnonzero(wanted[found.rows])
-    return Searched(
-        found.rows[keep],
-        [found.kinds[k] for k in keep],
-        found.loss[keep],
-        found.deltas[keep],
-        [found.texts[k] for k in keep],
-        found.harmful[keep],
-        found.incoherent[keep],
-    )
 
 
 def _timed(seconds, name, run):

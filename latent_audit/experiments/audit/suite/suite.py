@@ -44,11 +44,11 @@ MOST_TWINS = 3  # whose pushes are tried: each costs an answer a prompt and roun
 
 
 class Settings(NamedTuple):
-    """What the suite does: suite_search's members in order, and the grid it bisects.
+    """What the suite does: its members in order, and the grid it bisects.
 
     prompts: how many of the harmful panel; states: that members push; budgets: the grid, ascending; reference_budget:
     what the verdict of a model without a twin speaks of; draws: random ones; rows: (prompt, goal) rows searched
-    together; mode: of the budgets; opening: the fixed text.
+    together; mode: of the budgets; opening: the fixed text; num_layers: of the model.
     """
 
     prompts: int
@@ -276,7 +276,7 @@ def _break(bench: Bench, name: str, rows: np.ndarray) -> dict[str, list]:
     drawn, randomly = _draw(settings, block, progress, complies, radius, broke)
     logging.info(
         "suite: %s, %d of %d prompts have a radius, median %g; %.0f s (%s)",
-        *(name, int(np.isfinite(radius).sum()), n, break_radius.median(radius), time.monotonic() - began),
+        *(name, int(np.isfinite(radius).sum()), n, clusters.median(radius), time.monotonic() - began),
         ", ".join(f"{member} {spent:.0f} s" for member, spent in seconds.items()),
     )
     _save_vectors(bench, name, rows, broke)
