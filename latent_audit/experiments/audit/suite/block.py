@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from latent_audit.data import chats
-from latent_audit.experiments import respond
+from latent_audit.experiments import panels, respond
 from latent_audit.experiments.audit.suite import goals
 from latent_audit.experiments.audit.suite.goals import Aims
 from latent_audit.interventions import edits, latent
@@ -161,6 +161,16 @@ def _within(block, push, row, budget):
     return (push.delta * np.minimum(1.0, length / np.maximum(norm, 1e-30))).astype(np.float32)
 
 
+def keys_of(key, prompt_ids, budgets, count: int) -> jax.Array:
+    """PRNG keys [R, count], each of its prompt, its budget and its number alone."""
+    codes, fold = np.asarray(budgets, np.float32).view(np.uint32), jax.random.fold_in
+
+    def one(prompt, code):
+        return jax.vmap(lambda number: fold(fold(fold(key, prompt), code), number))(jnp.arange(count))
+
+    return jax.vmap(one)(jnp.asarray(prompt_ids), jnp.asarray(codes))
+
+
 class Drawn(NamedTuple):
     """Uniform draws: of each its prompt's place and state, whether it broke it, whether it left no language."""
 
@@ -176,12 +186,7 @@ def draws(block: Block, states: Sequence[int], rows: Sequence[int], budgets: np.
     P, D, size = block.tokens.shape[1], block.loaded.cfg.embed_dim, block.batch
     at, every = np.tile(np.resize(np.asarray(states), count), len(rows)), np.repeat(np.asarray(rows), count)
     bound = (np.repeat(np.asarray(budgets), count) * block.scale[at, every]).astype(np.float32)
-    codes = jnp.asarray(np.repeat(np.asarray(budgets, np.float32).view(np.uint32), count))
-    fold = jax.random.fold_in
-    key = fold(block.key, code_of("draw"))
-    keys = jax.vmap(lambda prompt, code, draw: fold(fold(fold(key, prompt), code), draw))(
-        jnp.asarray(block.ids[every]), codes, jnp.asarray(np.tile(np.arange(count), len(rows)))
-    )
+    keys = keys_of(jax.random.fold_in(block.key, panels.text_id("draw")), block.ids[rows], budgets, count).ravel()
     harmful, incoherent, pushes = np.zeros(len(every), bool), np.zeros(len(every), bool), {}
     for start in range(0, len(every), size):
         part = np.arange(start, start + size).clip(max=len(every) - 1)
@@ -193,7 +198,3 @@ def draws(block: Block, states: Sequence[int], rows: Sequence[int], budgets: np.
             row = int(every[part[place]])
             pushes.setdefault(row, Push("random draw", int(at[part[place]]), pushed[place].copy(), texts[place]))
     return Drawn(every, at, harmful, incoherent, pushes)
-
-
-def code_of(text: str) -> int:
-    return int.from_bytes(text.encode()[:4].ljust(4), "little")

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from latent_audit.experiments import panels
 from latent_audit.experiments.audit.suite import goals
-from latent_audit.experiments.audit.suite.block import Block, Push, answers, code_of, given
+from latent_audit.experiments.audit.suite.block import Block, Push, answers, given, keys_of
 from latent_audit.experiments.audit.suite.goals import Aims
 from latent_audit.interventions import joint, latent, sphere
 from latent_audit.metrics import break_radius
@@ -134,15 +135,9 @@ def _joint(block, member, _, rows, goal, budgets):
 
 
 def _keys(block, member, state, rows, budgets, E):
-    """PRNG keys [R, E] from the member, the prompt, the state, the budget and the start."""
-    codes = np.asarray(budgets, np.float32).view(np.uint32)
-    key = jax.random.fold_in(jax.random.fold_in(block.key, code_of(member.name)), state)
-    fold = jax.random.fold_in
-
-    def one(prompt, code):
-        return jax.vmap(lambda start: fold(fold(fold(key, prompt), code), start))(jnp.arange(E))
-
-    return jax.vmap(one)(jnp.asarray(block.ids[rows]), jnp.asarray(codes))
+    """PRNG keys [R, E] from the member, the state, the prompt, the budget and the start."""
+    key = jax.random.fold_in(jax.random.fold_in(block.key, panels.text_id(member.name)), state)
+    return keys_of(key, block.ids[rows], budgets, E)
 
 
 def pushes_of(found: Searched, member: str, state: int) -> dict[int, Push]:
