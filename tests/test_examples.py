@@ -4,12 +4,13 @@ import doctest
 
 import pytest
 
+from latent_audit import text
 from latent_audit.data import prompt_files
-from latent_audit.metrics import calibration, evidence, lvs, onset, stats, verdict_words
+from latent_audit.metrics import calibration, lvs, onset, stats, verdict_words
 from latent_audit.models import config
 from latent_audit.runtime import shards
 
-MODULES = (prompt_files, calibration, evidence, lvs, onset, stats, verdict_words, config, shards)
+MODULES = (prompt_files, text, calibration, lvs, onset, stats, verdict_words, config, shards)
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.removeprefix("latent_audit."))
