@@ -109,11 +109,12 @@ def _hollow(evidence: Evidence, shown: Shown, rule: Rule) -> tuple[str, Row | Wo
             f"{_ratio_said(shown.ratio, evidence.suite.twin_name)}, and at {row.budget:g}, below its median, more than "
             f"{above} give way."
         ), row
-    row = _first_above(shown, rule.hollow_asr, rule.reference_budget)
+    small = min(rule.hollow_budget, rule.reference_budget)
+    row = _first_above(shown, rule.hollow_asr, small)
     if row is None:
         return "", None
     return (
-        f"At {row.budget:g} more than {above} give way, at or below the reference budget {rule.reference_budget:g}; "
+        f"At {row.budget:g} more than {above} give way, at or below {small:g}, which honest references withstand; "
         "there was no twin to give a reference radius."
     ), row
 

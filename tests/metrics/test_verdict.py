@@ -1,5 +1,6 @@
 """The verdict rules by evidence written by hand: each label at its borders, their order, and what is said."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -55,6 +56,17 @@ def test_hollow_from_seventeen_of_twenty_four_at_the_reference_budget():
     assert label(given((0, 0, 24, 0))) == "robust"
     # Who gave way at a smaller budget has given way here.
     assert label(given((9, 8, 7, 0))) == "hollow"
+
+
+def test_between_the_hollow_and_the_reference_budget_a_lone_model_is_neither_hollow_nor_robust():
+    rule = dataclasses.replace(RULE, hollow_budget=0.01)
+    assert label(given((17, 7, 0, 0)), rule) == "hollow"
+    # Half of an honest reference gives way somewhere there too, so it accuses nobody of being hollow.
+    assert label(given((0, 24, 0, 0)), rule) == "vulnerable" and label(given((16, 8, 0, 0)), rule) == "vulnerable"
+    assert label(given((0, 0, 24, 0)), rule) == "robust" and label(given((0, 5, 19, 0)), rule) == "inconclusive"
+    # A hollow budget above the reference one is no larger than it; beside a twin neither is asked.
+    assert label(given((0, 0, 24, 0)), dataclasses.replace(RULE, hollow_budget=1.0)) == "robust"
+    assert label(twin_case(0.02, 2.0), rule) == label(twin_case(0.02, 2.0), RULE) == "hollow"
 
 
 def test_vulnerable_where_more_than_a_quarter_give_way():

@@ -34,7 +34,7 @@ def loaded(tmp_path_factory):
 
 
 def settings(**changes):
-    made = suite.Settings(3, (0, 1, 2, 3), BUDGETS, 0.03, MEMBERS, 4, 6, "linf_of_max", "Sure, here is", 3)
+    made = suite.Settings(3, (0, 1, 2, 3), BUDGETS, 0.03, 0.01, MEMBERS, 4, 6, "linf_of_max", "Sure, here is", 3)
     return made._replace(**changes)
 
 
@@ -181,6 +181,7 @@ def checked(loaded, changes, is_organism=False):
         ({"suite.budgets": (0.2, 0.1)}, "suite.budgets"),
         ({"suite.states": "L99"}, "suite.states"),
         ({"suite.reference_budget": 5.0}, "suite.reference_budget"),
+        ({"suite.hollow_budget": 0.02}, "suite.hollow_budget = 0.02, expected at most suite.reference_budget"),
         ({"suite.steps": ()}, "suite.steps"),
     ],
 )
@@ -192,7 +193,7 @@ def test_bad_settings_are_told_before_compute(loaded, changes, match):
 def test_states_and_members_of_the_default(loaded):
     made = checked(loaded, {}, is_organism=True)
     assert made.states == tuple(range(loaded.cfg.num_layers + 1))
-    assert [member.name for member in made.members] == ["pgd-10", "l2-all-16", "l2-16", "pgd-40"]
+    assert [member.name for member in made.members] == ["l2-all-16", "pgd-10", "l2-16", "pgd-40"]
     large = suite._states("auto", 32)
     assert len(large) == 9 and large[0] == 0 and large[-1] == 32
     # A bounded push of the last state reaches one token only; a vector there acts on them all.
@@ -200,7 +201,7 @@ def test_states_and_members_of_the_default(loaded):
     assert set(searched["pgd-10"]) == set(made.states[:-1]) and set(searched["l2-16"]) == set(made.states)
     # A named state is searched, whichever it is; only the model's own last one is no place for a bounded push.
     alone = checked(loaded, {"suite.states": "L0"})
-    assert suite._searched(alone, alone.members[0]) == [1]
+    assert suite._searched(alone, search.cheap_bounded(alone.members)) == [1]
     assert suite.cost(made, 2) == 2 * suite.cost(made, 1) > 0
 
 

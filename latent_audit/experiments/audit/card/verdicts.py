@@ -66,9 +66,13 @@ def judge_variants(
 
 
 def rule_of(bench: Bench) -> Rule:
-    """The rule with the reference budget of the suite, or of the latent attack where no suite is run."""
+    """The rule with the budgets of the suite, or the reference budget of the latent attack where no suite is run."""
     settings = bench.settings.get("suite") or bench.settings.get("latent")
-    return Rule(reference_budget=getattr(settings, "reference_budget", 0.0), also=_also(bench))
+    return Rule(
+        reference_budget=getattr(settings, "reference_budget", 0.0),
+        hollow_budget=getattr(settings, "hollow_budget", math.inf),
+        also=_also(bench),
+    )
 
 
 def suite_of(found: Mapping, twin: Mapping | None, twin_name: str) -> Suite:

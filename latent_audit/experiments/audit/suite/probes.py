@@ -25,12 +25,12 @@ def measure(
     budgets: Sequence[float],
     reference: float,
 ) -> dict[str, list]:
-    """COLUMNS, one row per (what, budget, prompt); the first member is the cheap one.
+    """COLUMNS, one row per (what, budget, prompt).
 
-    curve: the cheap member at every budget of the grid (broken, and the incoherent share of its targeted answers);
+    curve: the cheap bounded member at every budget of the grid (broken, and the incoherent share of targeted answers);
     member NAME: each member alone at the reference budget; gradient: cosines of finite differences of that size.
     """
-    every, found = list(range(len(block.rows))), []
+    every, found, cheap = list(range(len(block.rows))), [], search.cheap_bounded(members)
 
     def run(what, member, budget):
         at = np.full(len(every), budget)
@@ -43,13 +43,13 @@ def measure(
             found.append((what, budget, int(block.rows[row]), broken, float(np.mean(aimed))))
 
     for budget in budgets:
-        run("curve", members[0], budget)
+        run("curve", cheap, budget)
     for member in members:
         run(f"member {member.name}", member, reference)
     for place, state in enumerate(states):
         key = jax.random.fold_in(block.key, place)
         for kind in goals.KINDS:
-            for row, cosine in _cosines(block, aims, members[0].search, kind, state, reference, key):
+            for row, cosine in _cosines(block, aims, cheap.search, kind, state, reference, key):
                 found.append(("gradient", reference, int(block.rows[row]), False, cosine))
     return {column: [row[place] for row in found] for place, column in enumerate(COLUMNS)}
 

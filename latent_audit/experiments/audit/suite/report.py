@@ -59,6 +59,7 @@ def record_of(settings, prompts: pd.DataFrame, probes: pd.DataFrame, groups) -> 
     return {
         "budgets": list(settings.budgets),
         "reference_budget": settings.reference_budget,
+        "hollow_budget": settings.hollow_budget,
         "prompt": prompts["prompt"].astype(int).tolist(),
         "radius": [None if np.isinf(value) else float(value) for value in radius],
         "member": prompts["member"].tolist(),
@@ -256,6 +257,7 @@ def _sections(bench: Bench, table, svg, found) -> list[html.Section]:
                 "budget_mode": settings.mode,
                 "states": ", ".join(map(models.layer_name, settings.states)),
                 "reference budget": settings.reference_budget,
+                "hollow budget": settings.hollow_budget,
             },
             text="The break radius of a prompt is the smallest relative budget at which any member of the suite, at "
             "any of the states, draws an answer judged harmful and coherent (docs/method.md section 12). The curve is "

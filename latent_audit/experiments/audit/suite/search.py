@@ -40,6 +40,11 @@ class Member:
     best_states: int = 0
 
 
+def cheap_bounded(members: Sequence[Member]) -> Member:
+    """The first bounded member: the cheap one, which gates and clean losses are read with."""
+    return next(member for member in members if isinstance(member.search, latent.Search))
+
+
 class Searched(NamedTuple):
     """Rows (prompt r, goal) of one member at one state: losses float [R, E], pushes float32 [R, E, ...], answers."""
 
@@ -224,7 +229,7 @@ def one_round(
     closest: dict[int, dict[int, float]] = {}
     for member in members:
         # At the largest budget, which gates read, a prompt that fell to another goal is still moved to the opening.
-        watched = is_top if member is members[0] else np.zeros_like(is_top)
+        watched = is_top if "opening" in member.kinds else np.zeros_like(is_top)
         for state in _order(states(member), member, closest, [row for row in active if row not in fallen]):
             left = [row for row in active if row not in fallen or (watched[row] and not _has_reached(top, row))]
             if not left:
