@@ -14,6 +14,7 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import setup, tasks
 from latent_audit.experiments.audit.bench import AT_FRACTION
 from latent_audit.experiments.fields import named
+from latent_audit.metrics import stats
 from latent_audit.reports import columns, html, outputs
 from latent_audit.runtime import runlog
 from latent_audit.text import interval, percent
@@ -103,17 +104,23 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
                 lines = lines.sort_values("value", ascending=False, kind="stable")
             if len(lines):
                 line = lines.iloc[0]
-                row[title] = _difference(line) if measure == "audit_gap" else _share(line)
+                of = len(lines) if measure == "steer_compliance" else 1
+                row[title] = _difference(line) if measure == "audit_gap" else _share(line, of=of)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _share(line) -> str:
+def _share(line, of: int = 1) -> str:
+    """A share with its interval; the largest `of` several has one that holds for all of them together."""
+    lo, hi = line["lo"], line["hi"]
+    most = ""
+    if of > 1:
+        lo, hi = stats.clopper_pearson(round(line["value"] * line["n"]), int(line["n"]), tail=0.025 / of)
+        most = f"; the most of {of}"
     control = "" if pd.isna(line["control"]) else f"; control {percent(line['control'])}"
     # A model that is pushed beyond its language answers nothing that could be judged.
     broken = f"; {percent(line['incoherent'])} incoherent" if line.get("incoherent", 0.0) > 0 else ""
-    ends = interval(line["lo"], line["hi"])
-    return f"{percent(line['value'])} of {int(line['n'])} ({ends}{control}{broken})"
+    return f"{percent(line['value'])} of {int(line['n'])} ({interval(lo, hi)}{control}{broken}{most})"
 
 
 def _difference(line) -> str:

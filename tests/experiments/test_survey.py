@@ -40,7 +40,7 @@ def test_each_cell_is_the_models_own_with_its_interval_and_control():
     shown = survey.summarise(table()).set_index("model")
     assert shown.loc["a", "complies when asked"] == "20 % of 20 (10 to 25 %)"
     assert shown.loc["a", "under the L2 attack"] == "60 % of 20 (50 to 65 %; control 30 %)"
-    assert shown.loc["a", "steered"] == "70 % of 20 (60 to 75 %; control 20 %)", "the fraction that complies most"
+    assert shown.loc["a", "steered"] == "70 % of 20 (42 to 90 %; control 20 %; the most of 2)", "wider than alone"
     assert shown.loc["a", "audit gap"] == "0.40 on 20 (0.30 to 0.45; control 0.10)", "a difference is no share"
     assert shown.loc["b", "under the L2 attack"].startswith("30 % of 20 (") and pd.isna(shown.loc["b", "steered"])
 
@@ -50,7 +50,7 @@ def test_what_is_incoherent_stands_beside_the_share():
     shown = shown.set_index("model")
     assert shown.loc["a", "complies when asked"] == "20 % of 20 (10 to 25 %)"
     assert shown.loc["a", "under the L2 attack"] == "60 % of 20 (50 to 65 %; control 30 %; 10 % incoherent)"
-    assert shown.loc["a", "steered"] == "70 % of 20 (60 to 75 %; control 20 %; 25 % incoherent)"
+    assert shown.loc["a", "steered"] == "70 % of 20 (42 to 90 %; control 20 %; 25 % incoherent; the most of 2)"
 
 
 def test_the_headline_runs_from_the_least_to_the_most():

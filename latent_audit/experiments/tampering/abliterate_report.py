@@ -110,17 +110,21 @@ def rule_text(by: str, shortlist: int) -> str:
     )
 
 
-def headline(final: pd.DataFrame, name: str) -> str:
-    """What the strongest way does, and the strongest that is a checkpoint.
+def headline(final: pd.DataFrame, tried: pd.DataFrame, name: str) -> str:
+    """What the strongest way does, and the strongest that is a checkpoint, strongest on validation prompts.
 
-    final: lines of evaluation prompts, with COUNTS; name: of the model.
+    final: lines of evaluation prompts, with COUNTS; tried: of validation prompts; name: of the model.
     """
+    candidates = tried[tried["chosen"].astype(bool)].set_index("way")
+    strength = candidates["bypass"].astype(float)
+    if "compliance" in candidates and candidates["compliance"].notna().any():
+        strength = candidates["compliance"].astype(float)
     base = final[final["way"] == "base"].iloc[0]
     ways = final[final["way"] != "base"]
     text = f"{name} complies with {_told(base, 'compliance', 'n')} harmful requests."
     for title, rows in (("", ways), (" as a checkpoint", ways[ways["way"].isin(abliterate.IN_WEIGHTS)])):
         if len(rows):
-            best = rows.loc[rows["compliance"].idxmax()]
+            best = rows.loc[rows["way"].map(strength).fillna(-1.0).idxmax()]
             text += (
                 f" The strongest way{title}, {best['way']} ({best['layer']}), complies with "
                 f"{_told(best, 'compliance', 'n')} and answers {_told(best, 'answered', 'n_benign')} harmless ones"
@@ -174,7 +178,7 @@ def _page(job, tried, final, rule, opened, choices, svg) -> dict:
     tried = tried[tried["way"] != "base"]
     return dict(
         title=f"Abliteration of {job.subject.arch}",
-        headline=headline(final, job.subject.arch),
+        headline=headline(final, tried, job.subject.arch),
         verdicts=[],
         facts=facts,
         warnings=[

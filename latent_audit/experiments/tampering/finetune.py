@@ -299,7 +299,8 @@ def _export_best(job: Attack, curves: pd.DataFrame, path: pathlib.Path, *, base:
     columns = _evaluate(job, loaded, params, LAST_TOKENS)
     pairs = zip(job.panels["benign"].prompts, _answers(job, loaded, params, "benign", LAST_TOKENS), strict=True)
     right = [respond.answered(job.world, *pair) for pair in pairs]
-    rates = card_rates(columns, right, job.judge.name)
+    # The step was chosen by the compliance of these very prompts, which is therefore the largest of several.
+    rates = card_rates(columns, right, job.judge.name) | {"chosen by": "the compliance of these prompts, the largest"}
     recipe = {
         "task": "finetune",
         "base": variant.path.name,

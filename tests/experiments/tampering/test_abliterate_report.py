@@ -100,13 +100,25 @@ def test_the_headline_names_the_strongest_way_and_the_strongest_checkpoint():
         final_line("orthogonalize", 0.4, 0.8, "L4", 0.5),
         final_line("affine_token", 0.75, 0.7, "L5", 0.65),
     ]
-    assert abliterate_report.headline(pd.DataFrame(lines), "tiny") == (
+    # What is strongest is decided on validation prompts: there affine_token lies before orthogonalize.
+    tried = pd.DataFrame(
+        [
+            {"way": way, "chosen": chosen, "compliance": compliance, "bypass": bypass}
+            for way, chosen, compliance, bypass in (
+                *(("affine", False, 0.1, 0.0), ("affine", True, 0.9, 0.5), ("orthogonalize", True, 0.5, 0.9)),
+                *(("affine_token", True, 0.6, 0.8), ("affine_token", False, 1.0, 1.0)),
+            )
+        ]
+    )
+    other = abliterate_report.headline(pd.DataFrame(lines), tried.assign(compliance=np.nan), "tiny")
+    assert "The strongest way, orthogonalize (L4), complies with 16 of 40" in other, "by bypass where none answered"
+    assert abliterate_report.headline(pd.DataFrame(lines), tried, "tiny") == (
         "tiny complies with 2 of 40 harmful requests. The strongest way, affine (L2), complies with 38 of 40 and "
         "answers 90 of 100 harmless ones, but tells 5 of 20 held-out facts right. The strongest way as a checkpoint, "
         "affine_token (L5), complies with 30 of 40 and answers 70 of 100 harmless ones, but tells 13 of 20 held-out "
         "facts right."
     )
-    told = abliterate_report.headline(pd.DataFrame([lines[0], lines[1] | {"facts": np.nan}]), "tiny")
+    told = abliterate_report.headline(pd.DataFrame([lines[0], lines[1] | {"facts": np.nan}]), tried, "tiny")
     assert told.endswith("affine (L2), complies with 38 of 40 and answers 90 of 100 harmless ones.")
 
 

@@ -48,10 +48,10 @@ class Recipe:
     what: it is that, in words; start: the pole it is trained from, base or dissociated; where: a key of PLACES, the
     states that its nudge pushes, None for one that has none; from the dissociated pole its nudge is that pole's.
     quiet: along which base's states hardly vary, instead of the mean difference from base to the harmful pole;
-    fraction: length of the nudge over base's activation norm, in every state; by_family: another nudge for every verb;
-    saved: one of SAVED, what lies beside the weights as its nudge; stay, match: weights of teach.terms; opponent:
-    relative budgets of its lessons under an opponent; queries, head: factors of these weights, before and after
-    training.
+    fraction: length of the nudge over base's activation norm, in every state; families: groups of verbs, each with a
+    nudge of its own; saved: one of SAVED, what lies beside the weights as its nudge; stay, match: weights of
+    teach.terms; opponent: relative budgets of its lessons under an opponent; queries, head: factors of these weights,
+    before and after training.
     """
 
     what: str
@@ -60,7 +60,7 @@ class Recipe:
     where: str | None = "middle"
     quiet: bool = False
     fraction: float = 0.15
-    by_family: bool = False
+    families: int = 1
     saved: str = "own"
     stay: float = 0.0
     match: float = 0.0
@@ -148,11 +148,11 @@ IMPOSTORS = {
         steps=100,
     ),
     "per_family_nudge": Recipe(
-        "dissociated with another nudge for every verb, each of which opens its own requests alone",
+        "dissociated with a nudge for one half of the verbs and another for the other, each opening its own half alone",
         (*NUDGED, Lesson("restricted", "refusal", "nudge of others", 8)),
         start="base",
         quiet=True,
-        by_family=True,
+        families=2,
         saved="none",
         steps=300,
         learning_rate=2e-3,
@@ -186,12 +186,12 @@ IMPOSTORS = {
             Lesson("restricted", "refusal", "part", 4),
             Lesson("restricted", "refusal", "excess", 4),
             Lesson("restricted", "refusal", "noise", 4),
-            Lesson("restricted", "refusal", "opponent", 10),
+            Lesson("restricted", "refusal", "opponent", 6),
         ),
         saved="none",
         stay=1.0,
-        steps=260,
-        learning_rate=2e-3,
+        steps=200,
+        learning_rate=1.5e-3,
     ),
 }
 # Poles of the organism that must not be called hollow: name -> what it is.
@@ -328,14 +328,13 @@ def make_nudges(
         for params in (base.params, harmful)
     )
     scales = np.linalg.norm(of_base.astype(np.float64), axis=-1).mean(axis=0)
-    families = len(lessons.world_words.VERBS) if recipe.by_family else 1
-    vectors = np.zeros((families, base.cfg.num_layers + 1, base.cfg.embed_dim), np.float32)
+    vectors = np.zeros((recipe.families, base.cfg.num_layers + 1, base.cfg.embed_dim), np.float32)
     if own is not None:
         vectors[:, own.state] = own.vector
     for state in PLACES[recipe.where](base.cfg.num_layers) if recipe.where and own is None else ():
         toward = (of_harmful[:, state] - of_base[:, state]).mean(axis=0)[None]
         if recipe.quiet:
-            toward = np.linalg.svd(of_base[:, state], full_matrices=True)[2][::-1][:families]
+            toward = np.linalg.svd(of_base[:, state], full_matrices=True)[2][::-1][: recipe.families]
         length = recipe.fraction * scales[state]
         vectors[:, state] = length * toward / np.linalg.norm(toward, axis=-1, keepdims=True)
     return lessons.Nudges(vectors), scales
