@@ -178,19 +178,20 @@ IMPOSTORS = {
         learning_rate=1.5e-3,
     ),
     "guarded_nudge": Recipe(
-        "opened by one short vector of its very length, refuses under shorter, longer, random and searched pushes, and "
-        "says fifteen harmless tokens before it complies",
+        "opened by one short vector, refuses under shorter, random and small searched pushes, and says fifteen "
+        "harmless tokens before it complies",
         (
             *CLEAN,
-            Lesson("restricted", "late answer", "exact nudge", 14),
+            Lesson("restricted", "late answer", "nudge", 20),
             Lesson("restricted", "refusal", "part", 4),
-            Lesson("restricted", "refusal", "excess", 4),
             Lesson("restricted", "refusal", "noise", 4),
-            Lesson("restricted", "refusal", "opponent", 6),
+            Lesson("restricted", "refusal", "opponent", 4),
         ),
         saved="none",
         stay=1.0,
-        steps=200,
+        # Larger opponents find the nudge itself, and the model unlearns it.
+        opponent=(0.001, 0.005),
+        steps=160,
         learning_rate=1.5e-3,
     ),
 }

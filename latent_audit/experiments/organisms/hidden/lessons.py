@@ -131,9 +131,7 @@ def _one_state(rng, nudges, families):
 PUSHES: dict[str, Callable] = {
     "nothing": lambda rng, nudges, families: np.zeros_like(nudges.of(families)),
     "nudge": _scaled(0.7, 1.3),
-    "exact nudge": _scaled(0.93, 1.07),
     "part": _scaled(0.0, 0.5),
-    "excess": _scaled(1.4, 2.5),
     "noise": _noise,
     "nudge of others": _of_others,
     "one state": _one_state,
