@@ -204,7 +204,7 @@ def gradients_are_real(cosines: ArrayLike) -> Gate:
         return Gate(name, passed=False, said="missing: finite differences beside the gradient")
     median = float(np.median(cosines))
     said = (
-        f"cosine with finite differences {_floor(median)} in the median of {len(cosines)}, lowest {cosines.min():.2f}"
+        f"cosine with finite differences {_floor(median)} in the median of {len(cosines)}, lowest {_floor(cosines.min())}"
     )
     return Gate(name, median >= COSINE, said)
 
