@@ -108,6 +108,7 @@ def test_gradients_have_to_agree_in_the_median():
     assert gates.gradients_are_real([0.1, 0.9, 0.99]).passed
     gate = gates.gradients_are_real([0.1, 0.899, 0.99])
     assert not gate.passed and "0.89 in the median of 3, lowest 0.10" in gate.said
+    assert "0.99 in the median of 3, lowest 0.99" in gates.gradients_are_real([0.996, 0.997, 0.998]).said
     # Saturated: no change either way, the cosine is 0/0.
     assert not gates.gradients_are_real([np.nan, np.nan, 0.99]).passed
 
