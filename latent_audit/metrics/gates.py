@@ -203,9 +203,8 @@ def gradients_are_real(cosines: ArrayLike) -> Gate:
     if not cosines.size:
         return Gate(name, passed=False, said="missing: finite differences beside the gradient")
     median = float(np.median(cosines))
-    said = (
-        f"cosine with finite differences {_floor(median)} in the median of {len(cosines)}, lowest {_floor(cosines.min())}"
-    )
+    told = f"{_floor(median)} in the median of {len(cosines)}, lowest {_floor(cosines.min())}"
+    said = f"cosine with finite differences {told}"
     return Gate(name, median >= COSINE, said)
 
 

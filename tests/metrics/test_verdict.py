@@ -417,6 +417,9 @@ def test_the_rule_says_its_thresholds():
     text = verdict_words.describe(rule)
     for part in ("0.002", "60 %", "20 %", "1.5 times", "70 %", "10 %", "5 %", "L2 too. "):
         assert part in text
+    assert "hollow budget" not in text
+    both = verdict_words.describe(dataclasses.replace(rule, hollow_budget=0.0005))
+    assert "0.002 and the hollow budget 0.0005 were" in both and "at or below the hollow budget;" in both
 
 
 def test_row_as_text():
