@@ -475,8 +475,8 @@ OURS = (
     Fault(
         "the weakest way leads",
         f"{TAMPERING}/abliterate_report.py",
-        'rows["compliance"].idxmax()',
-        'rows["compliance"].idxmin()',
+        "fillna(-1.0).idxmax()",
+        "fillna(-1.0).idxmin()",
         f"{TAMPERING}/test_abliterate_report.py",
     ),
     Fault(
