@@ -10,6 +10,8 @@ from typing import Any
 from latent_audit.errors import InputError
 from latent_audit.models.config import FULL_ATTENTION, ModelConfig, Rope
 from latent_audit.models.fields import choice, flag, number, shown, token_ids
+from latent_audit.models.spellings import ropes
+from latent_audit.models.spellings.ropes import LAYER_TYPES
 
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
 
@@ -22,20 +24,28 @@ class Family:
       architecture: the class that transformers must instantiate for a saved checkpoint.
       defaults: config.json field -> value where the file says nothing.
       switches: ModelConfig fields that are constant for the family.
-      activation_field: the config.json field that names the MLP activation.
+      activation_field, width_field: the config.json fields that name the MLP's activation and its width.
       window_rule: which layers slide when the file has no `layer_types`: "none", "all", "late" (from
-        `max_window_layers` on), "alternate" (the even ones) or "pattern" (all but every n-th).
+        `max_window_layers` on), "alternate" (the even ones), "pattern" (all but every n-th) or "no_rope" (those
+        without rotary positions).
       bias: which attention projections carry one: "none", "qkv", or "switch" (all four if `attention_bias`).
-      rope_per_type: sliding and full layers have their own rotary settings.
+      sqrt_embedding: token embeddings are multiplied by the square root of their width.
+      rope_kinds: the rotary settings that the family knows.
+      rope_per_type: sliding and full layers have their own.
+      constants: config.json fields that must hold this, and are written so: what else they can say is not read here.
     """
 
     architecture: str
     defaults: dict
     switches: dict = dataclasses.field(default_factory=dict)
     activation_field: str = "hidden_act"
+    width_field: str = "intermediate_size"
     window_rule: str = "none"
     bias: str = "none"
+    sqrt_embedding: bool = False
+    rope_kinds: tuple[str, ...] = ropes.KINDS
     rope_per_type: bool = False
+    constants: dict = dataclasses.field(default_factory=dict)
 
 
 _LLAMA = {
@@ -132,15 +142,31 @@ _GEMMA3 = {key: value for key, value in _GEMMA2.items() if key != "attn_logit_so
     "max_position_embeddings": 131072,
     "final_logit_softcapping": None,
     "sliding_window_pattern": 6,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 1e4,
 }
-_GEMMA_SWITCHES = {"norm_plus_one": True, "scale_embedding": True}
+_GEMMA_SWITCHES = {"norm_plus_one": True}
+_OLMO2 = {key: value for key, value in _LLAMA.items() if key != "mlp_bias"} | {
+    "vocab_size": 50304,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": None,
+    "eos_token_id": 50279,
+}
+_OLMO3 = _OLMO2 | {"rope_theta": 5e5, "sliding_window": 4096, "sliding_window_pattern": 4}
+_OLMO_SWITCHES = {
+    "query_key_norm": True,
+    "norm_over_heads": True,
+    "pre_norms": False,
+    "post_norms": True,
+    "norm_wide": True,
+}
 
 FAMILIES = {
     "llama": Family("LlamaForCausalLM", _LLAMA, bias="switch"),
     "mistral": Family("MistralForCausalLM", _MISTRAL, window_rule="all"),
     "qwen2": Family("Qwen2ForCausalLM", _QWEN2, window_rule="late", bias="qkv"),
     "qwen3": Family("Qwen3ForCausalLM", _QWEN3, {"query_key_norm": True}, window_rule="late", bias="switch"),
-    "gemma": Family("GemmaForCausalLM", _GEMMA, _GEMMA_SWITCHES, bias="switch"),
+    "gemma": Family("GemmaForCausalLM", _GEMMA, _GEMMA_SWITCHES, bias="switch", sqrt_embedding=True),
     "gemma2": Family(
         "Gemma2ForCausalLM",
         _GEMMA2,
@@ -148,6 +174,7 @@ FAMILIES = {
         activation_field="hidden_activation",
         window_rule="alternate",
         bias="switch",
+        sqrt_embedding=True,
     ),
     "gemma3_text": Family(
         "Gemma3ForCausalLM",
@@ -156,11 +183,15 @@ FAMILIES = {
         activation_field="hidden_activation",
         window_rule="pattern",
         bias="switch",
+        sqrt_embedding=True,
         rope_per_type=True,
+    ),
+    "olmo2": Family("Olmo2ForCausalLM", _OLMO2, _OLMO_SWITCHES, bias="switch"),
+    "olmo3": Family(
+        "Olmo3ForCausalLM", _OLMO3, _OLMO_SWITCHES, window_rule="pattern", bias="switch", rope_per_type=True
     ),
 }
 MULTIMODAL_TYPE, MULTIMODAL_ARCHITECTURE = "gemma3", "Gemma3ForConditionalGeneration"
-_LAYER_TYPES = ("full_attention", "sliding_attention")
 _DTYPES = ("float32", "bfloat16", "float16", "float64", "auto")
 
 
@@ -172,7 +203,7 @@ def config_from_hf(hf: dict) -> ModelConfig:
     given, name = _text_tower(hf)
     family = FAMILIES[name]
     fields = family.defaults | given
-    _refuse_unsupported(fields)
+    _refuse_unsupported(fields, family)
     _check_dtype(fields)
     layers, width = number(fields, "num_hidden_layers"), number(fields, "hidden_size")
     heads, max_positions = number(fields, "num_attention_heads"), number(fields, "max_position_embeddings")
@@ -195,17 +226,18 @@ def config_from_hf(hf: dict) -> ModelConfig:
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
-        mlp_dim=number(fields, "intermediate_size"),
+        mlp_dim=number(fields, family.width_field),
         norm_eps=number(fields, "rms_norm_eps"),
         query_scale=(number(fields, "query_pre_attn_scalar") if has_scalar else head_dim) ** -0.5,
         activation=_activation(fields, family.activation_field, name),
         qkv_bias=all_biases or family.bias == "qkv",
         output_bias=all_biases,
         mlp_bias="mlp_bias" in family.defaults and flag(fields, "mlp_bias"),
+        embedding_scale=width**0.5 if family.sqrt_embedding else 1.0,
         attention_softcap=_cap(fields, family, "attn_logit_softcapping"),
         final_softcap=_cap(fields, family, "final_logit_softcapping"),
         tied_head=flag(fields, "tie_word_embeddings"),
-        ropes=_ropes(fields, family),
+        ropes=_ropes(fields, family, head_dim),
         rope_of_layer=tuple(int(slides and family.rope_per_type) for slides in sliding),
         windows=tuple(number(fields, "sliding_window") if slides else FULL_ATTENTION for slides in sliding),
         max_positions=max_positions,
@@ -219,7 +251,7 @@ def hf_from_config(cfg: ModelConfig, *, dtype: str = "float32", pad_id: int | No
     """The config.json of `cfg`, such that config_from_hf gives `cfg` back.
 
     Fields are spelled the older way (`rope_theta`, `rope_scaling`, `torch_dtype`), which transformers 4 and 5
-    both read; Gemma 3, whose layer types differ, carries `rope_parameters` as well, saying the same. Raises
+    both read; families whose layer types differ carry `rope_parameters` as well, saying the same. Raises
     InputError for a ModelConfig that its family cannot express.
     """
     family = FAMILIES[cfg.family]
@@ -231,7 +263,7 @@ def hf_from_config(cfg: ModelConfig, *, dtype: str = "float32", pad_id: int | No
         "model_type": cfg.family,
         "vocab_size": cfg.vocab_size,
         "hidden_size": cfg.embed_dim,
-        "intermediate_size": cfg.mlp_dim,
+        family.width_field: cfg.mlp_dim,
         "num_hidden_layers": cfg.num_layers,
         "num_attention_heads": cfg.num_heads,
         "num_key_value_heads": cfg.num_kv_heads,
@@ -257,14 +289,14 @@ def hf_from_config(cfg: ModelConfig, *, dtype: str = "float32", pad_id: int | No
     }
     hf |= {key: value for key, value in switchable.items() if key in family.defaults}
     if family.window_rule not in ("none", "all"):
-        hf["layer_types"] = [_LAYER_TYPES[slides] for slides in sliding]
-    hf |= {"rope_theta": cfg.ropes[0].theta, "rope_scaling": _rope_scaling(cfg.ropes[0])}
-    if family.rope_per_type:
+        hf["layer_types"] = [LAYER_TYPES[slides] for slides in sliding]
+    hf |= {"rope_theta": cfg.ropes[0].theta, "rope_scaling": ropes.scaling_fields(cfg.ropes[0])}
+    if "rope_local_base_freq" in family.defaults:
         hf["rope_local_base_freq"] = cfg.ropes[-1].theta
-        hf["rope_parameters"] = {
-            layer_type: {"rope_type": "default", "rope_theta": rope.theta} | (_rope_scaling(rope) or {})
-            for layer_type, rope in zip(_LAYER_TYPES, (cfg.ropes[0], cfg.ropes[-1]), strict=True)
-        }
+    if family.rope_per_type:
+        both = zip(LAYER_TYPES, (cfg.ropes[0], cfg.ropes[-1]), strict=True)
+        hf["rope_parameters"] = {layer_type: ropes.parameter_fields(rope) for layer_type, rope in both}
+    hf |= family.constants
     _check_round_trip(cfg, hf)
     return hf
 
@@ -307,7 +339,7 @@ def _text_tower(hf: dict) -> tuple[dict, str]:
     return text | outer, "gemma3_text"
 
 
-def _refuse_unsupported(fields: dict) -> None:
+def _refuse_unsupported(fields: dict, family: Family) -> None:
     refused = {
         "quantization_config": "quantized weights are not supported; use the bfloat16 or float32 checkpoint",
         "use_bidirectional_attention": "only causal decoders are supported",
@@ -315,16 +347,14 @@ def _refuse_unsupported(fields: dict) -> None:
         "num_experts": "mixtures of experts are not supported",
     }
     for field, reason in refused.items():
-        if fields.get(field):
+        if fields.get(field) and field not in family.defaults:
             raise InputError(f"config.json: {field} = {shown(fields[field])}: {reason}")
+    for field, value in family.constants.items():
+        if fields.get(field, value) != value:
+            raise InputError(f"config.json: {field} = {shown(fields[field])} is not supported; expected {value!r}")
     if fields.get("is_causal") not in (None, True):
         raise InputError(
             f"config.json: is_causal = {shown(fields['is_causal'])}: {refused['use_bidirectional_attention']}"
-        )
-    if fields.get("partial_rotary_factor") not in (None, 1.0):
-        raise InputError(
-            f"config.json: partial_rotary_factor = {shown(fields['partial_rotary_factor'])}: only whole "
-            "heads are rotated here; expected 1.0"
         )
 
 
@@ -356,25 +386,19 @@ def _activation(fields: dict, field: str, name: str) -> str:
 
 
 def _sliding_layers(fields: dict, family: Family, layers: int) -> list[bool]:
-    """Which layers see only a window."""
+    """Which layers see only a window: as `layer_types` says, else by the family's rule."""
     switched_off = fields.get("use_sliding_window") is not None and not flag(fields, "use_sliding_window")
     off = fields.get("sliding_window") is None or switched_off
-    if family.window_rule in ("none", "all"):
-        return [family.window_rule == "all" and not off] * layers
-    types = fields.get("layer_types")
-    if types is not None:
-        if not isinstance(types, list) or len(types) != layers or not all(kind in _LAYER_TYPES for kind in types):
+    given, rule = _given_sliding(fields, layers), family.window_rule
+    if rule in ("none", "all"):
+        alike = [rule == "all" and not off] * layers
+        if given not in (None, alike):
             raise InputError(
-                f"config.json: layer_types = {shown(types)}, expected {' or '.join(_LAYER_TYPES)} for each "
-                f"of the {layers} layers"
+                f"config.json: layer_types = {shown(fields['layer_types'])}, but this family's layers are all alike; "
+                f"expected {LAYER_TYPES[alike[0]]} for each"
             )
-        sliding = [kind == "sliding_attention" for kind in types]
-    elif family.window_rule == "late":
-        first = number(fields, "max_window_layers")
-        sliding = [not off and layer >= first for layer in range(layers)]
-    else:
-        every = 2 if family.window_rule == "alternate" else number(fields, "sliding_window_pattern")
-        sliding = [(layer + 1) % every != 0 for layer in range(layers)]
+        return alike
+    sliding = _by_rule(fields, rule, layers, off) if given is None else given
     if off and any(sliding):
         raise InputError(
             f"config.json: sliding_window = {shown(fields['sliding_window'])}, use_sliding_window = "
@@ -384,65 +408,38 @@ def _sliding_layers(fields: dict, family: Family, layers: int) -> list[bool]:
     return sliding
 
 
-def _ropes(fields: dict, family: Family) -> tuple[Rope, ...]:
-    """The rotary settings: one, or (of full layers, of sliding layers) where they differ.
-
-    `rope_parameters` is the newer spelling; where an older `rope_scaling` is left beside it, the older one wins,
-    as in transformers.
-    """
-    new, old = fields.get("rope_parameters") or {}, fields.get("rope_scaling") or {}
-    for name, value in (("rope_parameters", new), ("rope_scaling", old)):
-        if not isinstance(value, dict):
-            raise InputError(f"config.json: {name} = {shown(value)}, expected an object")
-    per_type = any(key in new for key in _LAYER_TYPES)
-    for key in _LAYER_TYPES:
-        if not isinstance(new.get(key) or {}, dict):
-            raise InputError(f"config.json: rope_parameters: {key} = {shown(new[key])}, expected an object")
-    if new and per_type != family.rope_per_type:
+def _given_sliding(fields: dict, layers: int) -> list[bool] | None:
+    types = fields.get("layer_types")
+    if types is None:
+        return None
+    if not isinstance(types, list) or len(types) != layers or not all(kind in LAYER_TYPES for kind in types):
         raise InputError(
-            f"config.json: rope_parameters = {shown(new)}, expected "
-            + (
-                f"one object for each of {', '.join(_LAYER_TYPES)}"
-                if family.rope_per_type
-                else "one object for all layers"
+            f"config.json: layer_types = {shown(types)}, expected {' or '.join(LAYER_TYPES)} for each "
+            f"of the {layers} layers"
+        )
+    return [kind == "sliding_attention" for kind in types]
+
+
+def _by_rule(fields: dict, rule: str, layers: int, off: bool) -> list[bool]:
+    if rule == "late":
+        first = number(fields, "max_window_layers")
+        return [not off and layer >= first for layer in range(layers)]
+    every = 2 if rule == "alternate" else number(fields, "sliding_window_pattern")
+    return [(layer + 1) % every != 0 for layer in range(layers)]
+
+
+def _ropes(fields: dict, family: Family, head_dim: int) -> tuple[Rope, ...]:
+    found = ropes.read_ropes(fields, per_type=family.rope_per_type, kinds=family.rope_kinds)
+    for rope in found:
+        if rope.rotated_share != 1 and "partial_rotary_factor" not in family.defaults:
+            raise InputError(
+                f"config.json: partial_rotary_factor = {rope.rotated_share}: only whole heads are rotated here; "
+                "expected 1.0"
             )
-        )
-    context = {"original_max_position_embeddings": fields.get("max_position_embeddings")}
-    if not family.rope_per_type:
-        outside = {key: fields[key] for key in context if fields.get(key) is not None}
-        return (_rope(context | {"rope_theta": fields.get("rope_theta", 10000.0)} | (old or new) | outside),)
-    if "type" in old and "rope_type" not in old:
-        raise InputError(f"config.json: rope_scaling = {shown(old)}: this family spells type as rope_type")
-    full = {"rope_theta": fields.get("rope_theta", 1e6)} | (new.get("full_attention") or {}) | old
-    local = {"rope_theta": fields.get("rope_local_base_freq", 10000.0)} | (new.get("sliding_attention") or {})
-    return _rope(context | full), _rope(context | local)
-
-
-# Rotary kind -> (config.json field, Rope field) of what it needs besides the base.
-_ROPE_FIELDS = {
-    "default": (),
-    "linear": (("factor", "factor"),),
-    "llama3": (
-        ("factor", "factor"),
-        ("low_freq_factor", "low_freq_factor"),
-        ("high_freq_factor", "high_freq_factor"),
-        ("original_max_position_embeddings", "original_max_positions"),
-    ),
-}
-
-
-def _rope(fields: dict) -> Rope:
-    kind = choice({"rope_type": fields.get("rope_type", fields.get("type", "default"))}, "rope_type", _ROPE_FIELDS)
-    _refuse_unsupported(fields)
-    values = {ours: number(fields, theirs) for theirs, ours in _ROPE_FIELDS[kind]}
-    if kind == "llama3" and not values["low_freq_factor"] < values["high_freq_factor"]:
-        raise InputError(
-            f"config.json: low_freq_factor = {values['low_freq_factor']}, expected less than high_freq_factor = "
-            f"{values['high_freq_factor']}"
-        )
-    return Rope(theta=number(fields, "rope_theta"), kind=kind, **values)
-
-
-def _rope_scaling(rope: Rope) -> dict | None:
-    values = {theirs: getattr(rope, ours) for theirs, ours in _ROPE_FIELDS[rope.kind]}
-    return {"rope_type": rope.kind} | values if values else None
+        rotated = int(head_dim * rope.rotated_share)
+        if not 0 < rotated <= head_dim or rotated % 2:
+            raise InputError(
+                f"config.json: partial_rotary_factor = {rope.rotated_share} rotates {rotated} of head_dim = "
+                f"{head_dim} dimensions; expected an even number of them"
+            )
+    return found

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib
 import math
 
 import jax
@@ -17,6 +18,8 @@ from latent_audit.models.config import FULL_ATTENTION
 from latent_audit.models.families import FAMILIES, config_from_hf, hf_from_config
 from tests.support import tiny
 
+# Model types whose module in transformers has another name.
+PACKAGES = {"gemma3_text": "gemma3"}
 SMALL = {key: value for key, value in tiny.BASE.items() if key != "head_dim"}
 
 
@@ -48,8 +51,10 @@ def _assert_same_as_transformers(hf):
     window = getattr(theirs, "sliding_window", None) or FULL_ATTENTION
     assert cfg.windows == tuple(window if kind == "sliding_attention" else FULL_ATTENTION for kind in types)
     for layer, kind in enumerate(types):
-        ours = ops.inverse_frequencies(cfg.ropes[cfg.rope_of_layer[layer]], cfg.head_dim)
-        np.testing.assert_allclose(ours, _their_frequencies(theirs, kind), rtol=1e-6)
+        rope = cfg.ropes[cfg.rope_of_layer[layer]]
+        frequencies, scale = _their_frequencies(theirs, kind)
+        np.testing.assert_allclose(ops.inverse_frequencies(rope, cfg.head_dim), frequencies, rtol=1e-6)
+        assert rope.table_scale == pytest.approx(scale, rel=1e-12)
     if "text_config" not in hf:
         eos = theirs.eos_token_id
         assert cfg.eos_ids == (() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,))
@@ -58,19 +63,13 @@ def _assert_same_as_transformers(hf):
 
 
 def _their_frequencies(config, layer_type):
-    modules = {
-        "llama": "Llama",
-        "mistral": "Mistral",
-        "qwen2": "Qwen2",
-        "qwen3": "Qwen3",
-        "gemma": "Gemma",
-        "gemma2": "Gemma2",
-        "gemma3_text": "Gemma3",
-    }
-    name = modules[config.model_type]
-    package = getattr(transformers.models, config.model_type.removesuffix("_text"))
-    rotary = getattr(getattr(package, f"modeling_{name.lower()}"), f"{name}RotaryEmbedding")(config)
-    return getattr(rotary, f"{layer_type}_inv_freq" if name == "Gemma3" else "inv_freq").numpy()
+    """transformers' own rotary frequencies of a layer type and the factor of its tables."""
+    package = importlib.import_module(f"transformers.models.{PACKAGES.get(config.model_type, config.model_type)}")
+    modeling = getattr(package, f"modeling_{package.__name__.split('.')[-1]}")
+    (kind,) = {name for name in vars(modeling) if name.endswith("RotaryEmbedding") and "Vision" not in name}
+    rotary = getattr(modeling, kind)(config)
+    prefix = f"{layer_type}_" if hasattr(rotary, f"{layer_type}_inv_freq") else ""
+    return getattr(rotary, f"{prefix}inv_freq").numpy(), getattr(rotary, f"{prefix}attention_scaling")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -102,6 +101,7 @@ def test_sparse_multimodal_file_as_google_ships_it():
 
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+YARN = {key: value for key, value in tiny.YARN.items() if key != "rope_theta"}
 SPELLINGS = {
     "old": ("llama", {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}}),
     "old_type": ("llama", {"rope_theta": 5e3, "rope_scaling": {"type": "linear", "factor": 2.0}}),
@@ -195,6 +195,18 @@ SPELLINGS = {
             "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
         },
     ),
+    "qwen3_yarn": (
+        "qwen3",
+        {"rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}},
+    ),
+    "llama_yarn_mscale": (
+        "llama",
+        {"rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 1.3, "truncate": False, "beta_slow": None}},
+    ),
+    "llama_yarn_factor": ("llama", {"rope_parameters": YARN | {"attention_factor": 1.5}}),
+    "olmo3_flat": ("olmo3", {"rope_theta": 5e5, "rope_scaling": YARN, "num_hidden_layers": 9}),
+    "olmo3_null": ("olmo3", {"rope_theta": 5e5, "rope_scaling": None}),
+    "olmo3_layer_types": ("olmo3", {"layer_types": ["full_attention"] * 2 + ["sliding_attention"]}),
     "mistral_null_window": ("mistral", {"sliding_window": None}),
     "null_kv_heads_and_head_dim": ("llama", {"num_key_value_heads": None, "head_dim": None}),
     "eos_list_no_bos": ("llama", {"eos_token_id": [1, 5], "bos_token_id": None}),
@@ -219,7 +231,9 @@ def test_every_spelling_reads_as_transformers_reads_it(spelling):
         ({"architectures": ["LlamaForSequenceClassification"]}, ["LlamaForSequenceClassification", "LlamaForCausalLM"]),
         ({"architectures": ["MistralForCausalLM"]}, ["MistralForCausalLM", "llama"]),
         ({"model_type": None, "architectures": None}, ["model_type"]),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, ["rope_type", "yarn"]),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": None}}, ["factor", "None"]),
+        ({"model_type": "olmo3", "layer_types": ["linear_attention"] * 3}, ["layer_types", "linear_attention"]),
+        ({"layer_types": ["sliding_attention"] * 3}, ["layer_types", "sliding_attention", "full_attention"]),
         ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, ["rope_type", "dynamic"]),
         ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, ["rope_type", "longrope"]),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, ["factor", "None"]),
@@ -336,6 +350,31 @@ REAL = {
             "num_attention_heads": 16,
             "num_hidden_layers": 42,
             "num_key_value_heads": 8,
+        },
+    ),
+    "OLMo-2-7B": (
+        7_298_617_344,
+        {
+            "model_type": "olmo2",
+            "vocab_size": 100352,
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_attention_heads": 32,
+            "num_hidden_layers": 32,
+            "eos_token_id": 100257,
+        },
+    ),
+    "OLMo-3-32B": (
+        32_233_522_176,
+        {
+            "model_type": "olmo3",
+            "vocab_size": 100278,
+            "hidden_size": 5120,
+            "intermediate_size": 27648,
+            "num_attention_heads": 40,
+            "num_key_value_heads": 8,
+            "num_hidden_layers": 64,
+            "eos_token_id": 100257,
         },
     ),
     # In the multimodal release the embedding has 64 more rows than the text vocabulary.

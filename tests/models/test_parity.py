@@ -68,7 +68,7 @@ SWITCHES = {
     "query_scale": ("gemma2", lambda cfg: {"query_scale": cfg.head_dim**-0.5}),
     "activation": ("gemma", lambda cfg: {"activation": "gelu"}),
     "norm_plus_one": ("gemma", lambda cfg: {"norm_plus_one": False}),
-    "scale_embedding": ("gemma", lambda cfg: {"scale_embedding": False}),
+    "embedding_scale": ("gemma", lambda cfg: {"embedding_scale": 1.0}),
     "query_key_norm": ("qwen3", lambda cfg: {"query_key_norm": False}),
     "qkv_bias": ("qwen2", lambda cfg: {"qkv_bias": False}),
     "output_bias": ("llama_biases", lambda cfg: {"output_bias": False}),
@@ -78,6 +78,10 @@ SWITCHES = {
     "llama3_rope": ("llama3", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], kind="linear"),)}),
     "rope_band": ("llama3", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], high_freq_factor=3.0),)}),
     "norm_eps": ("llama2", lambda cfg: {"norm_eps": 1e-2}),
+    "pattern": ("olmo3", lambda cfg: {"windows": (cfg.windows[0],) * cfg.num_layers}),
+    "yarn_rope": ("olmo3", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], kind="linear"), cfg.ropes[1])}),
+    "yarn_scale": ("olmo3", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], table_scale=1.0), cfg.ropes[1])}),
+    "yarn_band": ("olmo3", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], beta_fast=1.5), cfg.ropes[1])}),
 }
 
 
