@@ -165,7 +165,7 @@ def orthogonalize(params, basis, *, cfg: ModelConfig):
     """Weights that write nothing along `basis`, so that every residual state is orthogonal to it.
 
     The embedding and the output matrices and biases of attention and MLP lose those components. A norm behind a writer
-    (Gemma 2, 3, OLMo 2, 3) multiplies each dimension by its weight w before the sum; such a writer is made orthogonal to
+    (Gemma, OLMo) multiplies each dimension by its weight w before the sum; such a writer is made orthogonal to
     w * direction instead, which is exact, since division by the root mean square keeps zero zero. It is not the same as
     a projection of the normed output: dimensions of large w give more of themselves, and the root is smaller than it
     was, so that what is left of the output grows by that factor. A tied head keeps the embedding it had and is stored

@@ -19,7 +19,7 @@ import numpy as np
 
 from latent_audit.interventions import latent
 from latent_audit.interventions.goals import target_nll
-from latent_audit.models import decoder, generate, ops, sharding
+from latent_audit.models import decoder, generate, sharding
 from latent_audit.models.config import ModelConfig
 
 # Ours: how many candidates are drawn for each one evaluated, so that some may fail the tokenisation check.
@@ -117,8 +117,8 @@ def prepare(params, tokens, mask, target, *, cfg: ModelConfig, first: int, lengt
 def token_gradient(params, around: Surroundings, suffix, *, cfg: ModelConfig) -> Gradient:
     """NLL of the target and its gradient with respect to the one-hot rows of the suffix; arXiv 2307.15043.
 
-    The embedding is linear in a one-hot row, so its gradient is the embedding matrix (with the family's scale) times the
-    gradient at the embedding. No one-hot row is ever made. A tied head is not differentiated: it reads no suffix.
+    The embedding is linear in a one-hot row, so its gradient is the embedding matrix (with the family's scale) times
+    the gradient at the embedding. No one-hot row is ever made. A tied head is not differentiated: it reads no suffix.
 
     Args:
       suffix: int32 [B, n].

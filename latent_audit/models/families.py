@@ -32,7 +32,8 @@ class Family:
       sqrt_embedding: token embeddings are multiplied by the square root of their width.
       rope_kinds: the rotary settings that the family knows.
       rope_per_type: sliding and full layers have their own.
-      constants: config.json fields that must hold this, and are written so: what else they can say is not read here.
+      constants: config.json fields that are written so. Those of `defaults` must hold this when read, too: what else
+        they can say is not implemented.
     """
 
     architecture: str
@@ -160,6 +161,64 @@ _OLMO_SWITCHES = {
     "post_norms": True,
     "norm_wide": True,
 }
+_SMOLLM3 = _LLAMA | {
+    "vocab_size": 128256,
+    "hidden_size": 2048,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "bos_token_id": 128000,
+    "eos_token_id": 128001,
+    "tie_word_embeddings": True,
+    "rope_theta": 2e6,
+    "use_sliding_window": False,
+    "sliding_window": None,
+    "no_rope_layers": None,
+    "no_rope_layer_interval": 4,
+}
+_PHI3 = _MISTRAL | {
+    "vocab_size": 32064,
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "num_key_value_heads": None,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "eos_token_id": 32000,
+    "sliding_window": None,
+    "partial_rotary_factor": 1.0,
+}
+_GRANITE = _LLAMA | {
+    "embedding_multiplier": 1.0,
+    "residual_multiplier": 1.0,
+    "attention_multiplier": 1.0,
+    "logits_scaling": 1.0,
+}
+_GRANITE_HYBRID = {key: value for key, value in _GRANITE.items() if key != "mlp_bias"} | {
+    "shared_intermediate_size": 1024,
+    "num_local_experts": 8,
+    "position_embedding_type": None,
+    "layer_types": ["linear_attention"],
+}
+_MINISTRAL3 = _MISTRAL | {
+    "vocab_size": 131072,
+    "num_hidden_layers": 34,
+    "head_dim": 128,
+    "max_position_embeddings": 262144,
+    "rms_norm_eps": 1e-5,
+    "sliding_window": None,
+    "rope_theta": 1e6,
+}
+# What transformers takes where a Ministral 3 file says nothing of its rotary settings at all.
+_MINISTRAL3_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 1e6,
+    "factor": 16.0,
+    "original_max_position_embeddings": 16384,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
 
 FAMILIES = {
     "llama": Family("LlamaForCausalLM", _LLAMA, bias="switch"),
@@ -190,8 +249,40 @@ FAMILIES = {
     "olmo3": Family(
         "Olmo3ForCausalLM", _OLMO3, _OLMO_SWITCHES, window_rule="pattern", bias="switch", rope_per_type=True
     ),
+    "smollm3": Family("SmolLM3ForCausalLM", _SMOLLM3, window_rule="no_rope", bias="switch"),
+    # Its longrope, also spelled su and yarn, has a factor for every frequency, chosen by the length: not implemented.
+    "phi3": Family("Phi3ForCausalLM", _PHI3, window_rule="all", rope_kinds=("default",)),
+    "granite": Family("GraniteForCausalLM", _GRANITE, bias="switch"),
+    # Granite 4's dense models: the hybrid's code without its state-space layers and its experts.
+    "granitemoehybrid": Family(
+        "GraniteMoeHybridForCausalLM",
+        _GRANITE_HYBRID,
+        width_field="shared_intermediate_size",
+        bias="switch",
+        constants={"num_local_experts": 0, "position_embedding_type": "rope", "mamba_n_heads": 1},
+    ),
+    "ministral3": Family(
+        "Ministral3ForCausalLM", _MINISTRAL3 | {"rope_parameters": _MINISTRAL3_ROPE}, window_rule="all"
+    ),
 }
-MULTIMODAL_TYPE, MULTIMODAL_ARCHITECTURE = "gemma3", "Gemma3ForConditionalGeneration"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tower:
+    """A multimodal model whose text decoder is read: its class, the rows that decoder may be of, the first by default.
+
+    constants: fields of the text decoder that this class does not apply.
+    """
+
+    architecture: str
+    families: tuple[str, ...]
+    constants: dict = dataclasses.field(default_factory=dict)
+
+
+TOWERS = {
+    "gemma3": Tower("Gemma3ForConditionalGeneration", ("gemma3_text",), {"final_logit_softcapping": None}),
+    "mistral3": Tower("Mistral3ForConditionalGeneration", ("mistral", "ministral3")),
+}
 _DTYPES = ("float32", "bfloat16", "float16", "float64", "auto")
 
 
@@ -215,8 +306,8 @@ def config_from_hf(hf: dict) -> ModelConfig:
             f"= {head_dim}; expected a multiple of the key-value heads and an even head_dim"
         )
     all_biases = family.bias == "switch" and flag(fields, "attention_bias")
-    has_scalar = "query_pre_attn_scalar" in family.defaults
-    sliding = _sliding_layers(fields, family, layers)
+    no_rope = _no_rope_layers(fields, family, layers)
+    sliding = _sliding_layers(fields, family, layers, no_rope)
     _check_ids(fields)
     return ModelConfig(
         family=name,
@@ -228,17 +319,19 @@ def config_from_hf(hf: dict) -> ModelConfig:
         head_dim=head_dim,
         mlp_dim=number(fields, family.width_field),
         norm_eps=number(fields, "rms_norm_eps"),
-        query_scale=(number(fields, "query_pre_attn_scalar") if has_scalar else head_dim) ** -0.5,
+        query_scale=_query_scale(fields, family, head_dim),
         activation=_activation(fields, family.activation_field, name),
         qkv_bias=all_biases or family.bias == "qkv",
         output_bias=all_biases,
         mlp_bias="mlp_bias" in family.defaults and flag(fields, "mlp_bias"),
-        embedding_scale=width**0.5 if family.sqrt_embedding else 1.0,
+        embedding_scale=width**0.5 if family.sqrt_embedding else _factor(fields, family, "embedding_multiplier"),
+        residual_scale=_factor(fields, family, "residual_multiplier"),
+        logit_divisor=_factor(fields, family, "logits_scaling"),
         attention_softcap=_cap(fields, family, "attn_logit_softcapping"),
         final_softcap=_cap(fields, family, "final_logit_softcapping"),
         tied_head=flag(fields, "tie_word_embeddings"),
         ropes=_ropes(fields, family, head_dim),
-        rope_of_layer=tuple(int(slides and family.rope_per_type) for slides in sliding),
+        rope_of_layer=tuple(int(one) for one in (sliding if family.rope_per_type else no_rope)),
         windows=tuple(number(fields, "sliding_window") if slides else FULL_ATTENTION for slides in sliding),
         max_positions=max_positions,
         bos_id=next(iter(token_ids(fields, "bos_token_id")), None),
@@ -286,6 +379,13 @@ def hf_from_config(cfg: ModelConfig, *, dtype: str = "float32", pad_id: int | No
         "final_logit_softcapping": cfg.final_softcap,
         "attn_logit_softcapping": cfg.attention_softcap,
         "max_window_layers": sliding.index(True) if any(sliding) else cfg.num_layers,
+        "no_rope_layers": [int(cfg.ropes[rope].kind != "none") for rope in cfg.rope_of_layer],
+        "partial_rotary_factor": cfg.ropes[0].rotated_share,
+        "embedding_multiplier": cfg.embedding_scale,
+        "residual_multiplier": cfg.residual_scale,
+        "attention_multiplier": cfg.query_scale,
+        "logits_scaling": cfg.logit_divisor,
+        "layer_types": [LAYER_TYPES[slides] for slides in sliding],
     }
     hf |= {key: value for key, value in switchable.items() if key in family.defaults}
     if family.window_rule not in ("none", "all"):
@@ -316,27 +416,33 @@ def _text_tower(hf: dict) -> tuple[dict, str]:
     """(the fields of the text decoder, its row in FAMILIES) of a parsed config.json."""
     if not isinstance(hf, dict):
         raise InputError(f"config.json holds a {type(hf).__name__}, expected an object")
-    by_architecture = {family.architecture: name for name, family in FAMILIES.items()}
-    by_architecture[MULTIMODAL_ARCHITECTURE] = MULTIMODAL_TYPE
+    known = {row.architecture: name for rows in (FAMILIES, TOWERS) for name, row in rows.items()}
     architectures = hf.get("architectures") or []
     architecture: Any = architectures[0] if isinstance(architectures, list) and architectures else None
     is_text = all(isinstance(one, str) for one in (hf.get("model_type") or "", architecture or ""))
-    name: Any = (hf.get("model_type") or by_architecture.get(architecture)) if is_text else None
-    if name not in by_architecture.values() or (architecture and by_architecture.get(architecture) != name):
+    name: Any = (hf.get("model_type") or known.get(architecture)) if is_text else None
+    if name not in known.values() or (architecture and known.get(architecture) != name):
         raise InputError(
             f"config.json: architectures = {shown(architectures)}, model_type = {shown(hf.get('model_type'))} "
-            f"is not supported; supported are {', '.join(by_architecture)}"
+            f"is not supported; supported are {', '.join(known)}"
         )
-    if name != MULTIMODAL_TYPE:
+    if name in FAMILIES:
         return hf, name
-    text = hf.get("text_config")
-    if not isinstance(text, dict) or text.get("model_type", "gemma3_text") != "gemma3_text":
-        raise InputError(f"config.json: text_config = {shown(text)}, expected the fields of a gemma3_text decoder")
-    # What the whole model names beside the text tower holds for it too; this class applies no final softcap.
-    shared = ("bos_token_id", "eos_token_id", "quantization_config")
-    outer = {key: hf[key] for key in shared if key in hf}
-    outer |= {"tie_word_embeddings": hf.get("tie_word_embeddings", True), "final_logit_softcapping": None}
-    return text | outer, "gemma3_text"
+    tower, text = TOWERS[name], hf.get("text_config")
+    inner = text.get("model_type", tower.families[0]) if isinstance(text, dict) else None
+    if not isinstance(text, dict) or inner not in tower.families:
+        raise InputError(
+            f"config.json: text_config = {shown(text)}, expected the fields of a {' or '.join(tower.families)} decoder"
+        )
+    # What the whole model names beside the text tower holds for it too.
+    shared = ("bos_token_id", "eos_token_id", "quantization_config", "tie_word_embeddings")
+    outer = {"tie_word_embeddings": True} | {key: hf[key] for key in shared if key in hf}
+    return text | outer | tower.constants, inner
+
+
+def leaves_tying_open(hf: dict) -> bool:
+    """Whether a multimodal config.json says nothing of a tied head: a head among the weights is one of its own then."""
+    return hf.get("model_type") in TOWERS and "tie_word_embeddings" not in hf
 
 
 def _refuse_unsupported(fields: dict, family: Family) -> None:
@@ -350,7 +456,7 @@ def _refuse_unsupported(fields: dict, family: Family) -> None:
         if fields.get(field) and field not in family.defaults:
             raise InputError(f"config.json: {field} = {shown(fields[field])}: {reason}")
     for field, value in family.constants.items():
-        if fields.get(field, value) != value:
+        if field in family.defaults and fields[field] != value:
             raise InputError(f"config.json: {field} = {shown(fields[field])} is not supported; expected {value!r}")
     if fields.get("is_causal") not in (None, True):
         raise InputError(
@@ -375,6 +481,16 @@ def _check_dtype(fields: dict) -> None:
             choice({name: str(fields[name]).removeprefix("torch.")}, name, _DTYPES)
 
 
+def _factor(fields: dict, family: Family, name: str) -> float:
+    return number(fields, name) if name in family.defaults else 1.0
+
+
+def _query_scale(fields: dict, family: Family, head_dim: int) -> float:
+    if "attention_multiplier" in family.defaults:
+        return number(fields, "attention_multiplier")
+    return (number(fields, "query_pre_attn_scalar") if "query_pre_attn_scalar" in family.defaults else head_dim) ** -0.5
+
+
 def _cap(fields: dict, family: Family, name: str) -> float | None:
     return None if name not in family.defaults or fields[name] is None else number(fields, name)
 
@@ -385,7 +501,23 @@ def _activation(fields: dict, field: str, name: str) -> str:
     return ACTIVATIONS[choice(fields, field, ACTIVATIONS)]
 
 
-def _sliding_layers(fields: dict, family: Family, layers: int) -> list[bool]:
+def _no_rope_layers(fields: dict, family: Family, layers: int) -> list[bool]:
+    """Which layers have no rotary positions."""
+    if "no_rope_layers" not in family.defaults:
+        return [False] * layers
+    given = fields["no_rope_layers"]
+    if given is None:
+        every = number(fields, "no_rope_layer_interval")
+        return [(layer + 1) % every == 0 for layer in range(layers)]
+    if not isinstance(given, list) or len(given) < layers or not all(one in (0, 1) for one in given):
+        raise InputError(
+            f"config.json: no_rope_layers = {shown(given)}, expected 1 (rotary positions) or 0 (none) for each of "
+            f"the {layers} layers"
+        )
+    return [not one for one in given[:layers]]
+
+
+def _sliding_layers(fields: dict, family: Family, layers: int, no_rope: list[bool]) -> list[bool]:
     """Which layers see only a window: as `layer_types` says, else by the family's rule."""
     switched_off = fields.get("use_sliding_window") is not None and not flag(fields, "use_sliding_window")
     off = fields.get("sliding_window") is None or switched_off
@@ -398,7 +530,9 @@ def _sliding_layers(fields: dict, family: Family, layers: int) -> list[bool]:
                 f"expected {LAYER_TYPES[alike[0]]} for each"
             )
         return alike
-    sliding = _by_rule(fields, rule, layers, off) if given is None else given
+    sliding = given
+    if sliding is None:
+        sliding = [not off and one for one in no_rope] if rule == "no_rope" else _by_rule(fields, rule, layers, off)
     if off and any(sliding):
         raise InputError(
             f"config.json: sliding_window = {shown(fields['sliding_window'])}, use_sliding_window = "
@@ -412,6 +546,8 @@ def _given_sliding(fields: dict, layers: int) -> list[bool] | None:
     types = fields.get("layer_types")
     if types is None:
         return None
+    # Granite 4 writes attention for full_attention.
+    types = ["full_attention" if kind == "attention" else kind for kind in types] if isinstance(types, list) else types
     if not isinstance(types, list) or len(types) != layers or not all(kind in LAYER_TYPES for kind in types):
         raise InputError(
             f"config.json: layer_types = {shown(types)}, expected {' or '.join(LAYER_TYPES)} for each "
@@ -430,6 +566,8 @@ def _by_rule(fields: dict, rule: str, layers: int, off: bool) -> list[bool]:
 
 def _ropes(fields: dict, family: Family, head_dim: int) -> tuple[Rope, ...]:
     found = ropes.read_ropes(fields, per_type=family.rope_per_type, kinds=family.rope_kinds)
+    if "no_rope_layers" in family.defaults:
+        found = (*found, dataclasses.replace(found[0], kind="none"))
     for rope in found:
         if rope.rotated_share != 1 and "partial_rotary_factor" not in family.defaults:
             raise InputError(

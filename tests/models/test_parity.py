@@ -80,6 +80,18 @@ SWITCHES = {
     "norm_eps": ("llama2", lambda cfg: {"norm_eps": 1e-2}),
     "pattern": ("olmo3", lambda cfg: {"windows": (cfg.windows[0],) * cfg.num_layers}),
     "yarn_rope": ("olmo3", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], kind="linear"), cfg.ropes[1])}),
+    "no_rope": ("smollm3", lambda cfg: {"rope_of_layer": (0,) * cfg.num_layers}),
+    "no_rope_window": ("smollm3_window", lambda cfg: {"windows": cfg.windows[::-1][:1] + cfg.windows[:2]}),
+    "partial_rope": ("phi3_partial", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], rotated_share=1.0),)}),
+    "residual_scale": ("granite", lambda cfg: {"residual_scale": 1.0}),
+    "logit_divisor": ("granite", lambda cfg: {"logit_divisor": 1.0}),
+    "granite_embedding": ("granite", lambda cfg: {"embedding_scale": cfg.embed_dim**0.5}),
+    "granite_query": ("granite", lambda cfg: {"query_scale": cfg.head_dim**-0.5}),
+    "query_beta": ("ministral3", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], query_beta=0.0),)}),
+    "query_length": (
+        "ministral3",
+        lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], original_max_positions=11),)},
+    ),
     "yarn_scale": ("olmo3", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], table_scale=1.0), cfg.ropes[1])}),
     "yarn_band": ("olmo3", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], beta_fast=1.5), cfg.ropes[1])}),
 }

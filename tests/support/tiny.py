@@ -59,6 +59,17 @@ OLMO3 = {
     "sliding_window": 5,
     "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 500.0}, "full_attention": YARN},
 }
+GRANITE = {
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.6,
+    "attention_multiplier": 0.4,
+    "logits_scaling": 0.5,
+    "head_dim": None,
+}
+# Rows of LENGTH reach the third multiple of the original length.
+MINISTRAL3 = {
+    "rope_parameters": YARN | {"original_max_position_embeddings": 10, "llama_4_scaling_beta": 0.7, "mscale": 0.5}
+}
 VISION = {
     "hidden_size": 16,
     "intermediate_size": 16,
@@ -120,6 +131,43 @@ CASES = {
     "olmo2": ("Olmo2Config", {}),
     "olmo2_tied": ("Olmo2Config", {"tie_word_embeddings": True, "attention_bias": True, "num_key_value_heads": 4}),
     "olmo3": ("Olmo3Config", OLMO3),
+    "smollm3": ("SmolLM3Config", {"num_hidden_layers": 4, "rope_parameters": {"rope_theta": 100.0}}),
+    "smollm3_window": (
+        "SmolLM3Config",
+        {
+            "no_rope_layers": [0, 1, 0],
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "phi3": ("Phi3Config", {"sliding_window": 7}),
+    "phi3_partial": (
+        "Phi3Config",
+        {"head_dim": None, "num_attention_heads": 2, "partial_rotary_factor": 0.75, "tie_word_embeddings": True},
+    ),
+    "granite": ("GraniteConfig", GRANITE),
+    "granite_tied": (
+        "GraniteConfig",
+        GRANITE | {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
+    ),
+    "granite4": (
+        "GraniteMoeHybridConfig",
+        GRANITE
+        | {
+            "layer_types": ["full_attention"] * 3,
+            "shared_intermediate_size": 40,
+            "num_local_experts": 0,
+            "position_embedding_type": "rope",
+            "mamba_n_heads": 1,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "ministral3": ("Ministral3Config", MINISTRAL3),
+    "ministral3_multimodal": ("Mistral3Config", MINISTRAL3),
+    "mistral3_multimodal": ("Mistral3Config", {"sliding_window": None, "rope_parameters": {"rope_theta": 500.0}}),
 }
 
 
@@ -134,25 +182,31 @@ def config(case: str):
     """transformers' configuration of a case."""
     name, changes = CASES[case]
     fields = {key: value for key, value in (BASE | changes).items() if value is not None or key != "head_dim"}
-    if name != "Gemma3Config":
-        return getattr(transformers, name)(**fields)
-    text = transformers.Gemma3TextConfig(**fields)
-    vision = transformers.SiglipVisionConfig(**VISION)
-    return transformers.Gemma3Config(
-        text_config=text,
-        vision_config=vision,
-        mm_tokens_per_image=4,
-        image_token_index=95,
-        boi_token_index=94,
-        eoi_token_index=93,
-    )
+    if name == "Gemma3Config":
+        return transformers.Gemma3Config(
+            text_config=transformers.Gemma3TextConfig(**fields),
+            vision_config=transformers.SiglipVisionConfig(**VISION),
+            mm_tokens_per_image=4,
+            image_token_index=95,
+            boi_token_index=94,
+            eoi_token_index=93,
+        )
+    if name == "Mistral3Config":
+        text = "Ministral3Config" if case == "ministral3_multimodal" else "MistralConfig"
+        return transformers.Mistral3Config(
+            text_config=getattr(transformers, text)(**fields),
+            vision_config=transformers.PixtralVisionConfig(**VISION),
+            image_token_index=95,
+            tie_word_embeddings=case == "ministral3_multimodal",
+        )
+    return getattr(transformers, name)(**fields)
 
 
 @functools.cache
 def model(case: str):
     """A random model of a case, in float32, whose scores, norms and biases all matter."""
     torch.manual_seed(zlib.crc32(case.encode()))
-    multimodal = case == "gemma3_multimodal"
+    multimodal = case.endswith("multimodal")
     kind = transformers.AutoModelForImageTextToText if multimodal else transformers.AutoModelForCausalLM
     made = kind.from_config(config(case), attn_implementation="eager").eval().float()
     with torch.no_grad():
