@@ -48,6 +48,7 @@ _WRITERS = {
     "output_bias": "post_attention_norm",
     "down": "post_mlp_norm",
     "down_bias": "post_mlp_norm",
+    "expert_down": "post_mlp_norm",
 }
 
 

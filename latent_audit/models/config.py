@@ -62,6 +62,9 @@ class ModelConfig:
       embedding_scale: multiplies token embeddings: sqrt(D) (Gemma), a number of its own (Granite).
       residual_scale: multiplies what attention and MLP add to the residual stream (Granite).
       logit_divisor: divides the logits, before final_softcap (Granite).
+      num_experts, experts_per_token: X and how many of them each token's router picks; 0 is one dense MLP. mlp_dim is
+        the width of one expert.
+      renormalise_experts: the picked experts' shares are divided by their sum.
       attention_softcap, final_softcap: cap * tanh(x / cap) on attention scores and on logits; None is off.
       tied_head: logits use the embedding matrix; there is no separate head.
       ropes: the distinct rotary settings; rope_of_layer[i] indexes them.
@@ -93,6 +96,9 @@ class ModelConfig:
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     logit_divisor: float = 1.0
+    num_experts: int = 0
+    experts_per_token: int = 0
+    renormalise_experts: bool = False
     attention_softcap: float | None = None
     final_softcap: float | None = None
     tied_head: bool = False
@@ -119,15 +125,12 @@ class ModelConfig:
 def block_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of one block's parameters; stacked storage adds a leading L."""
     D, N, K, H, F = cfg.embed_dim, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, cfg.mlp_dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "query": (D, N, H),
-        "key": (D, K, H),
-        "value": (D, K, H),
-        "output": (N, H, D),
-        "gate": (D, F),
-        "up": (D, F),
-        "down": (F, D),
-    }
+    shapes: dict[str, tuple[int, ...]] = {"query": (D, N, H), "key": (D, K, H), "value": (D, K, H), "output": (N, H, D)}
+    if cfg.num_experts:
+        X = cfg.num_experts
+        shapes |= {"router": (D, X), "expert_gate": (X, D, F), "expert_up": (X, D, F), "expert_down": (X, F, D)}
+    else:
+        shapes |= {"gate": (D, F), "up": (D, F), "down": (F, D)}
     if cfg.qkv_bias:
         shapes |= {"query_bias": (N, H), "key_bias": (K, H), "value_bias": (K, H)}
     if cfg.output_bias:
