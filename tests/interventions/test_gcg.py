@@ -96,7 +96,9 @@ def torch_gradient(case, row):
     return nll.item(), (logits.argmax(-1) == ids[-len(TARGET) :]).all().item(), gradient[place].numpy()
 
 
-@pytest.mark.parametrize("case", ["llama3", "gemma2", "qwen3", "olmo3", "smollm3", "phi3", "granite", "ministral3"])
+@pytest.mark.parametrize(
+    "case", ["llama3", "gemma2", "qwen3", "olmo3", "smollm3", "phi3", "granite", "ministral3", "mixtral"]
+)
 def test_gradient_equals_one_hot_rows_in_torch(case):
     params, cfg = loaded(case)
     found = jax.jit(functools.partial(gcg.token_gradient, cfg=cfg))(params, prepared(case), suffixes())

@@ -218,6 +218,18 @@ def test_suffix_gradient_is_the_gradient_of_the_whole_network(case):
         np.testing.assert_allclose(value, loss_only(params, states[state], state, context, towards), rtol=1e-6)
 
 
+def test_a_search_stores_neither_weights_nor_activations_of_experts():
+    cfg, params = loaded("qwen3_moe")
+    tokens, mask = tiny.rows(4, (9, 7))
+    context = decoder.make_context(jnp.asarray(mask), cfg=cfg)
+    h = jnp.zeros((*tokens.shape, cfg.embed_dim))
+    run = functools.partial(suffix._block_and_residuals, cfg=cfg)
+    stored = jax.tree.leaves(jax.eval_shape(lambda h: run(params, context, 0, h)[1], h))
+    # Products of attention alone: the widest is a query, as in a dense model.
+    widest = tokens.size * cfg.num_heads * cfg.head_dim
+    assert stored and max(leaf.size for leaf in stored) <= widest < params["blocks"]["expert_up"][0].size
+
+
 def test_noise_does_not_depend_on_padding_batch_or_other_budgets():
     ids = np.array([3, 4, 5], np.uint32)
     keys = latent.row_keys(jax.random.key(0), ids, 2, jnp.asarray([0.1, 0.2]))

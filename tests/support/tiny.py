@@ -219,10 +219,16 @@ def config(case: str):
     return getattr(transformers, name)(**fields)
 
 
+def _seed(case: str) -> int:
+    """The first cases keep the seeds they were measured with, whatever is added."""
+    first = sorted([*CASES][:20])
+    return first.index(case) if case in first else zlib.crc32(case.encode())
+
+
 @functools.cache
 def model(case: str):
     """A random model of a case, in float32, whose scores, norms and biases all matter."""
-    torch.manual_seed(zlib.crc32(case.encode()))
+    torch.manual_seed(_seed(case))
     multimodal = case.endswith("multimodal")
     kind = transformers.AutoModelForImageTextToText if multimodal else transformers.AutoModelForCausalLM
     made = kind.from_config(config(case), attn_implementation="eager").eval().float()
