@@ -438,6 +438,8 @@ def hf_from_config(cfg: ModelConfig, *, dtype: str = "float32", pad_id: int | No
     hf |= {"rope_theta": cfg.ropes[0].theta, "rope_scaling": ropes.scaling_fields(cfg.ropes[0])}
     if "rope_local_base_freq" in family.defaults:
         hf["rope_local_base_freq"] = cfg.ropes[-1].theta
+    if "rope_parameters" in family.defaults:
+        hf["rope_parameters"] = ropes.parameter_fields(cfg.ropes[0])
     if family.rope_per_type:
         both = zip(LAYER_TYPES, (cfg.ropes[0], cfg.ropes[-1]), strict=True)
         hf["rope_parameters"] = {layer_type: ropes.parameter_fields(rope) for layer_type, rope in both}
@@ -481,7 +483,9 @@ def _text_tower(hf: dict) -> tuple[dict, str]:
         )
     # What the whole model names beside the text tower holds for it too.
     shared = ("bos_token_id", "eos_token_id", "quantization_config", "tie_word_embeddings")
-    outer = {"tie_word_embeddings": True} | {key: hf[key] for key in shared if key in hf}
+    outer = {"tie_word_embeddings": text.get("tie_word_embeddings", True)} | {
+        key: hf[key] for key in shared if key in hf
+    }
     return text | outer | tower.constants, inner
 
 

@@ -193,7 +193,7 @@ def test_zero_budget_limit_is_the_clean_model():
 
 
 @pytest.mark.parametrize(
-    "case", ["llama_biases", "gemma3", "olmo3", "smollm3", "phi3_partial", "granite", "ministral3"]
+    "case", ["llama_biases", "gemma3", "olmo3", "smollm3", "phi3_partial", "granite", "ministral3", "mixtral"]
 )
 def test_suffix_gradient_is_the_gradient_of_the_whole_network(case):
     cfg, params = loaded(case)

@@ -252,6 +252,7 @@ SPELLINGS = {
             "use_sliding_window": False,
         },
     ),
+    "ministral3_plain_rope": ("ministral3", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
     "qwen3_moe_window": ("qwen3_moe", {"num_local_experts": 16, "use_sliding_window": True, "sliding_window": 16}),
     "mixtral_as_published": ("mixtral", {"rope_theta": 1e6, "sliding_window": None, "num_local_experts": 4}),
     "smollm3_interval": ("smollm3", {"no_rope_layer_interval": 2}),
