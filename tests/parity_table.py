@@ -32,7 +32,7 @@ TITLES = {
     "olmo3": "OLMo 3 (window, yarn)",
     "smollm3": "SmolLM3",
     "phi3": "Phi-3, Phi-4",
-    "phi3_partial": "Phi, partial rotary",
+    "phi3_partial": "Phi-4-mini (partial, longrope)",
     "granite": "Granite 3",
     "granite4": "Granite 4, dense",
     "mistral3_multimodal": "Mistral Small 3, text tower",

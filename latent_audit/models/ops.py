@@ -46,6 +46,8 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
     inverse = 1.0 / rope.theta ** (np.arange(0, rotated, 2, dtype=np.float32) / rotated)
     if rope.kind == "none":
         inverse = np.zeros_like(inverse)
+    elif rope.kind == "longrope":
+        inverse = inverse / np.asarray(rope.short_factors, np.float32)
     elif rope.kind == "linear":
         inverse = inverse / rope.factor
     elif rope.kind == "llama3":

@@ -262,6 +262,19 @@ SPELLINGS = {
         {"sliding_window": 2047, "rope_theta": 1e4, "rope_scaling": None, "original_max_position_embeddings": 64},
     ),
     "phi3_partial": ("phi3", {"hidden_size": 64, "partial_rotary_factor": 0.75, "rope_theta": 1e4}),
+    **{
+        f"phi3_{kind}": (
+            "phi3",
+            {
+                "original_max_position_embeddings": 32,
+                "rope_theta": 1e4,
+                "rope_scaling": {"type": kind, "short_factor": [1.0, 1.1, 1.5, 2], "long_factor": [1.0, 2.0, 4, 8]}
+                | own,
+            },
+        )
+        # transformers moves the length itself, but not for the oldest name.
+        for kind, own in (("longrope", {}), ("yarn", {}), ("su", {"original_max_position_embeddings": 32}))
+    },
     "phi3_partial_new": (
         "phi3",
         {
@@ -339,8 +352,21 @@ def test_every_spelling_reads_as_transformers_reads_it(spelling):
         ({"model_type": None, "architectures": None}, ["model_type"]),
         ({"rope_scaling": {"rope_type": "yarn", "factor": None}}, ["factor", "None"]),
         *(
-            ({"model_type": "phi3", "rope_scaling": {"type": kind, "factor": 4.0}}, ["rope_type", kind, "default"])
-            for kind in ("longrope", "su", "yarn", "linear")
+            ({"model_type": "phi3", "rope_scaling": {"type": kind, "factor": 4.0}}, words)
+            for kind, words in (
+                ("linear", ["rope_type", "linear", "longrope"]),
+                ("longrope", ["short_factor", "None"]),
+                ("su", ["short_factor", "None"]),
+                ("yarn", ["short_factor", "None"]),
+            )
+        ),
+        (
+            {"model_type": "phi3", "rope_scaling": {"type": "su", "short_factor": [1.0] * 4, "long_factor": [1.0] * 3}},
+            ["short_factor", "4 and 3", "expected 4"],
+        ),
+        (
+            {"model_type": "phi3", "rope_scaling": {"type": "su", "short_factor": [1, "2"], "long_factor": [1.0] * 4}},
+            ["short_factor", "'2'"],
         ),
         ({"model_type": "phi3", "partial_rotary_factor": 0.9}, ["partial_rotary_factor", "0.9", "even"]),
         ({"model_type": "phi3", "partial_rotary_factor": 1.5}, ["partial_rotary_factor", "1.5"]),

@@ -146,7 +146,19 @@ CASES = {
     "phi3": ("Phi3Config", {"sliding_window": 7}),
     "phi3_partial": (
         "Phi3Config",
-        {"head_dim": None, "num_attention_heads": 2, "partial_rotary_factor": 0.75, "tie_word_embeddings": True},
+        {
+            "head_dim": None,
+            "num_attention_heads": 2,
+            "partial_rotary_factor": 0.75,
+            "tie_word_embeddings": True,
+            "original_max_position_embeddings": 32,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 500.0,
+                "short_factor": [1.0, 1.2, 1.5, 2.0, 2.5, 3.0],
+                "long_factor": [2.0, 3.0, 4.0, 5.0, 6.0, 7.0],
+            },
+        },
     ),
     "granite": ("GraniteConfig", GRANITE),
     "granite_tied": (
