@@ -243,8 +243,9 @@ def test_noise_does_not_depend_on_padding_batch_or_other_budgets():
     assert np.abs(noise).max() <= 1 and np.abs(noise.mean()) < 0.2
 
 
-def test_one_compile_serves_all_states_and_budgets():
-    cfg, params = loaded("llama2")
+@pytest.mark.parametrize("case", ["llama2", "smollm3", "mixtral"])
+def test_one_compile_serves_all_states_and_budgets(case):
+    cfg, params = loaded(case)
     tokens, mask = tiny.rows(6, (7, 7))
     target = jnp.asarray(TARGET)
     clean = latent.clean_pass(params, tokens, mask, target, cfg=cfg)
