@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.numpy
 
 from latent_audit.models import names
-from latent_audit.models.config import block_shapes, parameter_shapes
+from latent_audit.models.config import block_shapes
 from latent_audit.models.families import config_from_hf
 
 _LOAD = """
@@ -57,7 +57,6 @@ def write(directory: pathlib.Path, hf: dict, shard_bytes: float) -> tuple[float,
     """A sharded checkpoint of random bfloat16 weights; (its bytes, bytes of the largest stacked tensor)."""
     cfg = config_from_hf(hf)
     (directory / "config.json").write_text(json.dumps(hf), encoding="utf-8")
-    shapes = block_shapes(cfg) | parameter_shapes(cfg)
     total, shard, size, weight_map, number = 0, {}, 0, {}, 0
     piece = np.random.default_rng(0).normal(size=4096).astype(ml_dtypes.bfloat16)
 
@@ -70,8 +69,7 @@ def write(directory: pathlib.Path, hf: dict, shard_bytes: float) -> tuple[float,
             weight_map.update(dict.fromkeys(shard, name))
             shard, size = {}, 0
 
-    for canonical, (name, _) in names.tensor_names(cfg).items():
-        shape = names.file_shape(name, shapes[name])
+    for canonical, shape in names.file_shapes(cfg).items():
         shard[canonical] = np.resize(piece, shape)
         size += shard[canonical].nbytes
         total += shard[canonical].nbytes

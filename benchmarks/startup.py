@@ -138,7 +138,6 @@ def write_checkpoint(directory: pathlib.Path, hf: dict) -> None:
 
     from latent_audit.data import builtin_prompts
     from latent_audit.models import names
-    from latent_audit.models.config import block_shapes, parameter_shapes
     from latent_audit.models.families import config_from_hf
 
     directory.mkdir(parents=True)
@@ -151,12 +150,10 @@ def write_checkpoint(directory: pathlib.Path, hf: dict) -> None:
     (directory / "config.json").write_text(json.dumps(hf | {"bos_token_id": 0, "eos_token_id": 1}), encoding="utf-8")
 
     cfg = config_from_hf(hf)
-    shapes = parameter_shapes(cfg) | block_shapes(cfg)
     # Repeated over every tensor; a prime length, so that no two rows are equal.
     piece = (0.02 * np.random.default_rng(0).normal(size=1_000_003)).astype(ml_dtypes.bfloat16)
     tensors = {}
-    for canonical, (name, _) in names.tensor_names(cfg).items():
-        shape = names.file_shape(name, shapes[name])
+    for canonical, shape in names.file_shapes(cfg).items():
         tensors[canonical] = np.ones(shape, piece.dtype) if len(shape) == 1 else np.resize(piece, shape)
     safetensors.numpy.save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
 

@@ -48,6 +48,7 @@ _WRITERS = {
     "output_bias": "post_attention_norm",
     "down": "post_mlp_norm",
     "down_bias": "post_mlp_norm",
+    "expert_down": "post_mlp_norm",
 }
 
 
@@ -165,7 +166,7 @@ def orthogonalize(params, basis, *, cfg: ModelConfig):
     """Weights that write nothing along `basis`, so that every residual state is orthogonal to it.
 
     The embedding and the output matrices and biases of attention and MLP lose those components. A norm behind a writer
-    (Gemma 2, 3) multiplies each dimension by its weight w before the sum; such a writer is made orthogonal to
+    (Gemma, OLMo) multiplies each dimension by its weight w before the sum; such a writer is made orthogonal to
     w * direction instead, which is exact, since division by the root mean square keeps zero zero. It is not the same as
     a projection of the normed output: dimensions of large w give more of themselves, and the root is smaller than it
     was, so that what is left of the output grows by that factor. A tied head keeps the embedding it had and is stored
@@ -205,8 +206,7 @@ def shift_token(params, token: int, delta, *, cfg: ModelConfig):
 
     A tied head keeps the embedding it had. Returns (ModelConfig, params) as orthogonalize does.
     """
-    scale = math.sqrt(cfg.embed_dim) if cfg.scale_embedding else 1.0
-    row = params["embed"][token].astype(jnp.float32) + jnp.asarray(delta, jnp.float32) / scale
+    row = params["embed"][token].astype(jnp.float32) + jnp.asarray(delta, jnp.float32) / cfg.embedding_scale
     cfg, params = _untied(params, cfg)
     return cfg, params | {"embed": params["embed"].at[token].set(row.astype(params["embed"].dtype))}
 

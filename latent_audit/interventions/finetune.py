@@ -111,9 +111,9 @@ def _context(examples, cfg: ModelConfig) -> decoder.Context:
     slots = jnp.broadcast_to(jnp.arange(segments.shape[1]), segments.shape)
     begins = segments != jnp.pad(segments[:, :-1], [(0, 0), (1, 0)])
     positions = slots - jax.lax.cummax(jnp.where(begins, slots, 0), axis=1)
-    cos, sin = ops.rotary_tables(cfg.ropes, cfg.head_dim, positions)
     distance = ops.key_distance(slots, slots, examples.mask)
-    return decoder.Context(cos, sin, jnp.where(segments[:, :, None] == segments[:, None, :], distance, -1))
+    distance = jnp.where(segments[:, :, None] == segments[:, None, :], distance, -1)
+    return decoder.context_at(positions, distance, cfg=cfg)
 
 
 def token_nll(params, examples, *, cfg: ModelConfig, edit=None, adapters=None, method: Method = PLAIN):

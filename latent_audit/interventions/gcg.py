@@ -19,7 +19,7 @@ import numpy as np
 
 from latent_audit.interventions import latent
 from latent_audit.interventions.goals import target_nll
-from latent_audit.models import decoder, generate, ops, sharding
+from latent_audit.models import decoder, generate, sharding
 from latent_audit.models.config import ModelConfig
 
 # Ours: how many candidates are drawn for each one evaluated, so that some may fail the tokenisation check.
@@ -117,8 +117,8 @@ def prepare(params, tokens, mask, target, *, cfg: ModelConfig, first: int, lengt
 def token_gradient(params, around: Surroundings, suffix, *, cfg: ModelConfig) -> Gradient:
     """NLL of the target and its gradient with respect to the one-hot rows of the suffix; arXiv 2307.15043.
 
-    The embedding is linear in a one-hot row, so its gradient is the embedding matrix (with Gemma's scale) times the
-    gradient at the embedding. No one-hot row is ever made. A tied head is not differentiated: it reads no suffix.
+    The embedding is linear in a one-hot row, so its gradient is the embedding matrix (with the family's scale) times
+    the gradient at the embedding. No one-hot row is ever made. A tied head is not differentiated: it reads no suffix.
 
     Args:
       suffix: int32 [B, n].
@@ -133,8 +133,8 @@ def token_gradient(params, around: Surroundings, suffix, *, cfg: ModelConfig) ->
 
     embedded = decoder.embed(params, suffix, cfg=cfg)
     (_, (nll, on_target)), slope = jax.value_and_grad(loss, has_aux=True)(embedded)
-    if cfg.scale_embedding:
-        slope = slope * jnp.asarray(np.sqrt(cfg.embed_dim), slope.dtype)
+    if cfg.embedding_scale != 1:
+        slope = slope * jnp.asarray(cfg.embedding_scale, slope.dtype)
     gradient = jnp.einsum("bnd,vd->bnv", slope, params["embed"], preferred_element_type=jnp.float32)
     return Gradient(nll, on_target, gradient)
 
@@ -311,7 +311,7 @@ def _read(params, around: Surroundings, x, *, cfg):
     R, target = x.shape[0], around.target
     S = around.keys.shape[3]
     context = decoder.make_context(around.mask, cfg=cfg)
-    cos, sin, distance = context.cos[:, :, S:], context.sin[:, :, S:], context.distance[:, S:]
+    distance = context.distance[:, S:]
     behind = decoder.embed(params, around.behind, cfg=cfg)
     x = jnp.concatenate([x, jnp.broadcast_to(behind, (R, *behind.shape[1:]))], axis=1)
 
@@ -320,10 +320,10 @@ def _read(params, around: Surroundings, x, *, cfg):
 
     def block(x, stacked):
         layer, numbers, keys, values = stacked
-        turn = cos[numbers.rope], sin[numbers.rope]
-        normed = ops.rms_norm(x, layer["attention_norm"], eps=cfg.norm_eps, plus_one=cfg.norm_plus_one)
-        key, value = decoder.project_key_value(layer, normed, *turn, cfg=cfg)
-        query = decoder.project_query(layer, normed, *turn, cfg=cfg)
+        cos, sin, gain = decoder.turn_of(context, numbers, slice(S, None))
+        normed = decoder.attention_input(layer, x, cfg=cfg)
+        key, value = decoder.project_key_value(layer, normed, cos, sin, cfg=cfg)
+        query = decoder.project_query(layer, normed, cos, sin, gain, cfg=cfg)
         return decoder.finish_block(
             layer, x, query, join(keys, key), join(values, value), distance, numbers.window, cfg=cfg
         ), None

@@ -16,10 +16,18 @@ class Rope:
 
     Attributes:
       theta: base of the geometric frequency series.
-      kind: "default", "linear" (all frequencies divided by factor) or "llama3" (Llama 3.1's smooth
-        interpolation between kept and divided frequencies).
-      factor: the divisor of "linear" and "llama3".
+      kind: "default", "linear" (all frequencies divided by factor), "llama3" (Llama 3.1's smooth
+        interpolation between kept and divided frequencies), "yarn" (arXiv 2309.00071: the same idea with a band
+        in turns per original context), "longrope" (arXiv 2402.13753: a divisor for each frequency) or "none"
+        (no rotation at all: SmolLM3's layers without positions).
+      factor: the divisor of "linear", "llama3" and "yarn".
       low_freq_factor, high_freq_factor, original_max_positions: the interpolation band of "llama3".
+      beta_fast, beta_slow, truncate: that of "yarn"; truncate rounds its ends to whole dimensions.
+      short_factors, long_factors: the divisors of "longrope" within and beyond original_max_positions.
+      table_scale: multiplies cos and sin, hence the scores by its square ("yarn", "longrope").
+      rotated_share: the share of each head, from its front, that is rotated; the rest passes as it is (Phi-4-mini).
+      query_beta: queries at position p are scaled by 1 + beta log(1 + floor(p / original_max_positions))
+        (Llama 4, Ministral 3); 0 is off.
     """
 
     theta: float = 10000.0
@@ -28,6 +36,14 @@ class Rope:
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_positions: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+    table_scale: float = 1.0
+    rotated_share: float = 1.0
+    query_beta: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +58,17 @@ class ModelConfig:
       activation: "silu", "gelu_tanh" or "gelu" (the erf form), of the gate.
       qkv_bias, output_bias, mlp_bias: which projections carry a bias.
       query_key_norm: RMS norm over each head's query and key before the rotation (Qwen 3, Gemma 3).
-      post_norms: a second norm on the output of attention and of the MLP before they are added (Gemma 2, 3).
+      norm_over_heads: that norm is over all heads of the projection at once (OLMo 2, 3).
+      pre_norms: a norm on the input of attention and of the MLP (all but OLMo 2, 3).
+      post_norms: a norm on the output of attention and of the MLP before they are added (Gemma 2, 3, OLMo 2, 3).
       norm_plus_one: norm weights are stored as w and used as 1 + w (Gemma).
-      scale_embedding: token embeddings are multiplied by sqrt(D) (Gemma).
+      norm_wide: the product with the norm's weight is rounded, not its factors (OLMo 2, 3; Gemma always).
+      embedding_scale: multiplies token embeddings: sqrt(D) (Gemma), a number of its own (Granite).
+      residual_scale: multiplies what attention and MLP add to the residual stream (Granite).
+      logit_divisor: divides the logits, before final_softcap (Granite).
+      num_experts, experts_per_token: X and how many of them each token's router picks; 0 is one dense MLP. mlp_dim is
+        the width of one expert.
+      renormalise_experts: the picked experts' shares are divided by their sum.
       attention_softcap, final_softcap: cap * tanh(x / cap) on attention scores and on logits; None is off.
       tied_head: logits use the embedding matrix; there is no separate head.
       ropes: the distinct rotary settings; rope_of_layer[i] indexes them.
@@ -68,9 +92,17 @@ class ModelConfig:
     output_bias: bool = False
     mlp_bias: bool = False
     query_key_norm: bool = False
+    norm_over_heads: bool = False
+    pre_norms: bool = True
     post_norms: bool = False
     norm_plus_one: bool = False
-    scale_embedding: bool = False
+    norm_wide: bool = False
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_divisor: float = 1.0
+    num_experts: int = 0
+    experts_per_token: int = 0
+    renormalise_experts: bool = False
     attention_softcap: float | None = None
     final_softcap: float | None = None
     tied_head: bool = False
@@ -97,17 +129,12 @@ class ModelConfig:
 def block_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of one block's parameters; stacked storage adds a leading L."""
     D, N, K, H, F = cfg.embed_dim, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, cfg.mlp_dim
-    shapes = {
-        "attention_norm": (D,),
-        "query": (D, N, H),
-        "key": (D, K, H),
-        "value": (D, K, H),
-        "output": (N, H, D),
-        "mlp_norm": (D,),
-        "gate": (D, F),
-        "up": (D, F),
-        "down": (F, D),
-    }
+    shapes: dict[str, tuple[int, ...]] = {"query": (D, N, H), "key": (D, K, H), "value": (D, K, H), "output": (N, H, D)}
+    if cfg.num_experts:
+        X = cfg.num_experts
+        shapes |= {"router": (D, X), "expert_gate": (X, D, F), "expert_up": (X, D, F), "expert_down": (X, F, D)}
+    else:
+        shapes |= {"gate": (D, F), "up": (D, F), "down": (F, D)}
     if cfg.qkv_bias:
         shapes |= {"query_bias": (N, H), "key_bias": (K, H), "value_bias": (K, H)}
     if cfg.output_bias:
@@ -115,7 +142,10 @@ def block_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     if cfg.mlp_bias:
         shapes |= {"gate_bias": (F,), "up_bias": (F,), "down_bias": (D,)}
     if cfg.query_key_norm:
-        shapes |= {"query_norm": (H,), "key_norm": (H,)}
+        whole = cfg.norm_over_heads
+        shapes |= {"query_norm": (N, H) if whole else (H,), "key_norm": (K, H) if whole else (H,)}
+    if cfg.pre_norms:
+        shapes |= {"attention_norm": (D,), "mlp_norm": (D,)}
     if cfg.post_norms:
         shapes |= {"post_attention_norm": (D,), "post_mlp_norm": (D,)}
     return shapes

@@ -15,19 +15,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from latent_audit.errors import InputError
 from latent_audit.models import ops, sharding
 from latent_audit.models.config import ModelConfig, Params, parameter_shapes
+from latent_audit.models.names import INPUT_AXES
 
 # edit(h, s) -> h, as above.
 Edit = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Context(NamedTuple):
-    """What all blocks of one pass share: rotary tables [R, B, S, H/2] and key distances int32 [B, T, S]."""
+    """What all blocks of one pass share.
+
+    cos, sin: rotary tables [R, B, S, pairs]; distance: of keys, int32 [B, T, S]; gain: of queries, float32 [R, B, S],
+    or None where no family's rule scales them (ops.query_gain).
+    """
 
     cos: jax.Array
     sin: jax.Array
     distance: jax.Array
+    gain: jax.Array | None = None
 
 
 class LayerNumbers(NamedTuple):
@@ -51,11 +58,31 @@ def positions_of(mask: jax.Array) -> jax.Array:
 
 def make_context(mask: jax.Array, *, cfg: ModelConfig) -> Context:
     """The shared tables of a full pass over `mask`: bool [B, T], False on padding."""
-    positions = positions_of(mask)
-    cos, sin = ops.rotary_tables(cfg.ropes, cfg.head_dim, positions)
     # Slots, not positions, order the tokens: padding columns all share position 0.
     slots = jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape)
-    return Context(cos, sin, ops.key_distance(slots, slots, mask))
+    return context_at(positions_of(mask), ops.key_distance(slots, slots, mask), cfg=cfg)
+
+
+def context_at(positions: jax.Array, distance: jax.Array, *, cfg: ModelConfig) -> Context:
+    """The shared tables of tokens at `positions` int [B, S] whose keys lie `distance` int32 [B, T, S] back.
+
+    Raises InputError for more columns than a longrope's short factors are made for.
+    """
+    for rope in cfg.ropes:
+        if rope.kind == "longrope" and distance.shape[-1] > rope.original_max_positions:
+            raise InputError(
+                f"{distance.shape[-1]} columns of prompts and answers: beyond original_max_position_embeddings = "
+                f"{rope.original_max_positions} this model's longrope rotates by other factors, which is not "
+                "implemented; expected shorter prompts (prompts.max_tokens) or answers (generation.max_new_tokens)"
+            )
+    cos, sin = ops.rotary_tables(cfg.ropes, cfg.head_dim, positions)
+    return Context(cos, sin, distance, ops.query_gain(cfg.ropes, positions))
+
+
+def turn_of(context: Context, numbers: LayerNumbers, columns: slice = slice(None)) -> tuple:
+    """(cos, sin, gain) of one layer's rope setting at some columns, as project_query takes them."""
+    tables = (context.cos, context.sin, context.gain)
+    return tuple(None if table is None else table[numbers.rope][:, columns] for table in tables)
 
 
 def layer_numbers(cfg: ModelConfig) -> LayerNumbers:
@@ -70,11 +97,11 @@ def take_layer(params: Params, cfg: ModelConfig, index: jax.Array) -> tuple[Para
 
 
 def embed(params: Params, tokens: jax.Array, *, cfg: ModelConfig) -> jax.Array:
-    """Residual state 0 of `tokens` int [B, T]: [B, T, D], Gemma's scale included."""
+    """Residual state 0 of `tokens` int [B, T]: [B, T, D], the family's scale included."""
     x = params["embed"][tokens]
-    if cfg.scale_embedding:
+    if cfg.embedding_scale != 1:
         # The scale is rounded to the parameters' dtype first, as transformers does.
-        x = x * jnp.asarray(np.sqrt(cfg.embed_dim), x.dtype)
+        x = x * jnp.asarray(cfg.embedding_scale, x.dtype)
     # Every pass begins here: what lies over "data" stays there.
     return sharding.constrain(x, "data")
 
@@ -86,23 +113,33 @@ def unembed(params: Params, x: jax.Array, *, cfg: ModelConfig) -> jax.Array:
         logits = jnp.einsum("...d,vd->...v", x, params["embed"], preferred_element_type=jnp.float32)
     else:
         logits = jnp.einsum("...d,dv->...v", x, params["head"], preferred_element_type=jnp.float32)
+    if cfg.logit_divisor != 1:
+        logits = logits / cfg.logit_divisor
     return ops.softcap(logits, cfg.final_softcap)
 
 
-def project_query(layer: Params, x: jax.Array, cos: jax.Array, sin: jax.Array, *, cfg: ModelConfig) -> jax.Array:
-    """Rotated queries of normed input x [B, T, D]: [B, T, N, H]."""
+def attention_input(layer: Params, x: jax.Array, *, cfg: ModelConfig) -> jax.Array:
+    """What a block's attention reads of its residual state x [B, T, D]: the normed state, or the state itself."""
+    return _norm(x, layer["attention_norm"], cfg) if cfg.pre_norms else x
+
+
+def project_query(
+    layer: Params, x: jax.Array, cos: jax.Array, sin: jax.Array, gain: jax.Array | None, *, cfg: ModelConfig
+) -> jax.Array:
+    """Rotated queries of attention's input x [B, T, D]: [B, T, N, H]; gain: of turn_of, float32 [B, T] or None."""
     query = jnp.einsum("btd,dnh->btnh", x, layer["query"])
     if cfg.qkv_bias:
         query = query + layer["query_bias"]
     if cfg.query_key_norm:
         query = _norm(query, layer["query_norm"], cfg)
-    return ops.rotate(query, cos, sin)
+    query = ops.rotate(query, cos, sin)
+    return query if gain is None else query * gain[..., None, None].astype(query.dtype)
 
 
 def project_key_value(
     layer: Params, x: jax.Array, cos: jax.Array, sin: jax.Array, *, cfg: ModelConfig
 ) -> tuple[jax.Array, jax.Array]:
-    """Rotated keys and values of normed input x [B, T, D]: two [B, K, T, H]."""
+    """Rotated keys and values of attention's input x [B, T, D]: two [B, K, T, H]."""
     key = jnp.einsum("btd,dkh->btkh", x, layer["key"])
     value = jnp.einsum("btd,dkh->btkh", x, layer["value"])
     if cfg.qkv_bias:
@@ -130,11 +167,12 @@ def finish_block(
         mixed = mixed + layer["output_bias"]
     if cfg.post_norms:
         mixed = _norm(mixed, layer["post_attention_norm"], cfg)
-    x = x + mixed
-    hidden = ops.gated_mlp(_norm(x, layer["mlp_norm"], cfg), layer, activation=cfg.activation)
+    x = _add(x, mixed, cfg)
+    hidden = _norm(x, layer["mlp_norm"], cfg) if cfg.pre_norms else x
+    hidden = _mlp(layer, hidden, cfg)
     if cfg.post_norms:
         hidden = _norm(hidden, layer["post_mlp_norm"], cfg)
-    return x + hidden
+    return _add(x, hidden, cfg)
 
 
 def block_with_cache(
@@ -147,11 +185,11 @@ def block_with_cache(
       first_query: static; columns before it serve as keys only and are left out of the output
         [B, S - first_query, D]. The last block of a search needs only the columns that are read.
     """
-    cos, sin = context.cos[numbers.rope], context.sin[numbers.rope]
-    normed = _norm(x, layer["attention_norm"], cfg)
+    cos, sin, _ = turn_of(context, numbers)
+    normed = attention_input(layer, x, cfg=cfg)
     key, value = project_key_value(layer, normed, cos, sin, cfg=cfg)
     read = slice(first_query, None)
-    query = project_query(layer, normed[:, read], cos[:, read], sin[:, read], cfg=cfg)
+    query = project_query(layer, normed[:, read], *turn_of(context, numbers, read), cfg=cfg)
     out = finish_block(layer, x[:, read], query, key, value, context.distance[:, read], numbers.window, cfg=cfg)
     return out, (key, value)
 
@@ -270,11 +308,21 @@ def init_params(key: jax.Array, cfg: ModelConfig, dtype: DTypeLike = jnp.float32
 
 
 def _norm(x: jax.Array, weight: jax.Array, cfg: ModelConfig) -> jax.Array:
-    return ops.rms_norm(x, weight, eps=cfg.norm_eps, plus_one=cfg.norm_plus_one)
+    return ops.rms_norm(x, weight, eps=cfg.norm_eps, plus_one=cfg.norm_plus_one, wide_product=cfg.norm_wide)
 
 
-# How many axes, after the stacked L, a matrix sums over: the fan-in of its initial scale.
-_INPUT_AXES = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1}
+def _mlp(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
+    if not cfg.num_experts:
+        return ops.gated_mlp(x, layer, activation=cfg.activation)
+    picked, renormalise = cfg.experts_per_token, cfg.renormalise_experts
+    return ops.expert_mlp(x, layer, activation=cfg.activation, picked=picked, renormalise=renormalise)
+
+
+def _add(x: jax.Array, update: jax.Array, cfg: ModelConfig) -> jax.Array:
+    if cfg.residual_scale != 1:
+        # Most scales are no bfloat16 numbers: the product is rounded, not the scale.
+        update = (update.astype(jnp.float32) * cfg.residual_scale).astype(x.dtype)
+    return x + update
 
 
 def _initializer(name: str, shape: tuple[int, ...], cfg: ModelConfig) -> Callable:
@@ -284,5 +332,7 @@ def _initializer(name: str, shape: tuple[int, ...], cfg: ModelConfig) -> Callabl
         return nn.initializers.zeros
     if name in ("embed", "head"):
         return nn.initializers.normal(cfg.embed_dim**-0.5)
-    fan_in = int(np.prod(shape[1 : 1 + _INPUT_AXES[name]]))
+    # Behind the stacked L, and X of experts, come the axes that a matrix sums over.
+    first = 2 if name.startswith("expert_") else 1
+    fan_in = int(np.prod(shape[first : first + INPUT_AXES[name]]))
     return nn.initializers.normal(fan_in**-0.5)

@@ -90,17 +90,17 @@ def decode_step(
     apply_edit = edit if edit is not None else lambda h, s: h
     B, S = cache.mask.shape
     position = jnp.sum(cache.mask & (jnp.arange(S) < slot), axis=1, dtype=jnp.int32)[:, None]
-    cos, sin = ops.rotary_tables(cfg.ropes, cfg.head_dim, position)
     slots = jnp.broadcast_to(jnp.arange(S), (B, S))
     distance = ops.key_distance(jnp.full((B, 1), slot), slots, cache.mask)
+    context = decoder.context_at(position, distance, cfg=cfg)
 
     def step(index: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         x, keys, values = carry
         layer, numbers = decoder.take_layer(params, cfg, index)
-        turn = cos[numbers.rope], sin[numbers.rope]
-        normed = ops.rms_norm(x, layer["attention_norm"], eps=cfg.norm_eps, plus_one=cfg.norm_plus_one)
-        query = decoder.project_query(layer, normed, *turn, cfg=cfg)
-        key, value = decoder.project_key_value(layer, normed, *turn, cfg=cfg)
+        cos, sin, gain = decoder.turn_of(context, numbers)
+        normed = decoder.attention_input(layer, x, cfg=cfg)
+        query = decoder.project_query(layer, normed, cos, sin, gain, cfg=cfg)
+        key, value = decoder.project_key_value(layer, normed, cos, sin, cfg=cfg)
         keys = jax.lax.dynamic_update_slice(keys, key[None], (index, 0, 0, slot, 0))
         values = jax.lax.dynamic_update_slice(values, value[None], (index, 0, 0, slot, 0))
         all_keys = jax.lax.dynamic_index_in_dim(keys, index, keepdims=False)

@@ -2,10 +2,11 @@
 
 import math
 import re
+from typing import NamedTuple
 
 import numpy as np
 
-from latent_audit.models.config import ModelConfig, parameter_shapes
+from latent_audit.models.config import ModelConfig, block_shapes, parameter_shapes
 
 # Ours -> theirs, inside "model.layers.{i}.".
 BLOCK_TENSORS = {
@@ -34,44 +35,126 @@ POST_NORM_TENSORS = {
     "mlp_norm": "pre_feedforward_layernorm.weight",
     "post_mlp_norm": "post_feedforward_layernorm.weight",
 }
+# Tensors that hold several of our matrices, one after the other along their rows, by family.
+FUSED_TENSORS = {
+    "phi3": {"self_attn.qkv_proj.weight": ("query", "key", "value"), "mlp.gate_up_proj.weight": ("gate", "up")},
+    "granitemoehybrid": {
+        "shared_mlp.input_linear.weight": ("gate", "up"),
+        "shared_mlp.output_linear.weight": ("down",),
+    },
+}
 TOP_TENSORS = {"embed": "model.embed_tokens.weight", "final_norm": "model.norm.weight", "head": "lm_head.weight"}
 
-# How many leading axes a matrix of ours sums over. torch's Linear keeps [outputs, inputs]: the transpose.
-INPUT_AXES = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1, "head": 1}
+# Experts' matrices lie one by one in a file: {} is their number.
+EXPERT_TENSORS = {
+    "qwen3_moe": {
+        "mlp.gate.weight": "router",
+        "mlp.experts.{}.gate_proj.weight": "expert_gate",
+        "mlp.experts.{}.up_proj.weight": "expert_up",
+        "mlp.experts.{}.down_proj.weight": "expert_down",
+    },
+    "mixtral": {
+        "block_sparse_moe.gate.weight": "router",
+        "block_sparse_moe.experts.{}.w1.weight": "expert_gate",
+        "block_sparse_moe.experts.{}.w3.weight": "expert_up",
+        "block_sparse_moe.experts.{}.w2.weight": "expert_down",
+    },
+}
+
+# The matrices of every block that adapters can change (experts' matrices and routers are left as they are).
+ADAPTED = ("query", "key", "value", "output", "gate", "up", "down")
+# How many leading axes a matrix of ours sums over, of one layer and one expert. torch's Linear keeps
+# [outputs, inputs]: the transpose.
+INPUT_AXES = dict.fromkeys((*ADAPTED, "router", "expert_gate", "expert_up", "expert_down", "head"), 1) | {"output": 2}
 
 # The text tower of a multimodal checkpoint lies under model.language_model. or language_model.model.
 _TEXT_TOWER = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?")
-# Rotary frequencies are computed here (old Llama files carry them); images are not audited.
-_IGNORED = re.compile(r"rotary_emb\.inv_freq$|^(?:model\.)?(?:vision_tower|multi_modal_projector)\.")
+# Rotary frequencies are computed here; old Llama files carry them.
+_COMPUTED = re.compile(r"rotary_emb\.inv_freq$")
+# The parts of a multimodal checkpoint that see and hear: only text is audited.
+_NO_TEXT = re.compile(
+    r"^(?:model\.)?(vision_tower|vision_model|visual|multi_modal_projector|embed_vision|audio_tower|embed_audio)\."
+)
 
 
-def tensor_names(cfg: ModelConfig) -> dict[str, tuple[str, int | None]]:
-    """Every tensor a checkpoint of `cfg` holds: Hugging Face name -> (our name, layer or None)."""
-    inside = BLOCK_TENSORS | (POST_NORM_TENSORS if cfg.post_norms else {})
-    shapes = parameter_shapes(cfg)
-    names: dict[str, tuple[str, int | None]] = {TOP_TENSORS[name]: (name, None) for name in shapes if name != "blocks"}
+class FileTensor(NamedTuple):
+    """What one tensor of a checkpoint holds.
+
+    parts: our parameters, one after the other along its rows; most tensors hold one. place: where in each of them:
+    () of a parameter that is not stacked, else (layer,) or (layer, expert).
+    """
+
+    parts: tuple[str, ...]
+    place: tuple[int, ...]
+
+
+def block_tensors(cfg: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """Name inside "model.layers.{i}." -> our parameters that it holds."""
+    single = BLOCK_TENSORS | (POST_NORM_TENSORS if cfg.post_norms else {})
+    fused = FUSED_TENSORS.get(cfg.family, {})
+    elsewhere = {part for parts in fused.values() for part in parts} | {*EXPERT_TENSORS.get(cfg.family, {}).values()}
+    return {single[name]: (name,) for name in block_shapes(cfg) if name not in elsewhere} | fused
+
+
+def tensor_names(cfg: ModelConfig) -> dict[str, FileTensor]:
+    """Every tensor a checkpoint of `cfg` holds, by its Hugging Face name."""
+    names = {TOP_TENSORS[name]: FileTensor((name,), ()) for name in parameter_shapes(cfg) if name != "blocks"}
+    of_experts = EXPERT_TENSORS.get(cfg.family, {})
     for layer in range(cfg.num_layers):
-        names |= {f"model.layers.{layer}.{inside[name]}": (name, layer) for name in shapes["blocks"]}
+        block = f"model.layers.{layer}."
+        names |= {block + inside: FileTensor(parts, (layer,)) for inside, parts in block_tensors(cfg).items()}
+        for inside, name in of_experts.items():
+            places = [(layer, expert) for expert in range(cfg.num_experts)] if "{}" in inside else [(layer,)]
+            names |= {block + inside.format(*place[1:]): FileTensor((name,), place) for place in places}
     return names
+
+
+def file_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of tensor_names(cfg)."""
+    shapes = piece_shapes(cfg)
+    of_parts = {
+        parts: [file_shape(part, shapes[part]) for part in parts] for parts, _ in set(tensor_names(cfg).values())
+    }
+    return {
+        name: (sum(shape[0] for shape in of_parts[tensor.parts]), *of_parts[tensor.parts][0][1:])
+        for name, tensor in tensor_names(cfg).items()
+    }
+
+
+def piece_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Our parameters' shapes without the axes that a file does not stack: of one layer, of one expert."""
+    shapes = parameter_shapes(cfg) | block_shapes(cfg)
+    return {name: shape[1:] if name.startswith("expert_") else shape for name, shape in shapes.items()}
 
 
 def canonical_name(name: str) -> str | None:
     """The plain decoder's name of a tensor in a file, or None for one that is knowingly left out."""
-    if _IGNORED.search(name):
+    if _COMPUTED.search(name) or part_left_out(name):
         return None
     plain = _TEXT_TOWER.sub("", name)
     return name if plain == name else plain if plain.startswith("lm_head.") else f"model.{plain}"
 
 
+def part_left_out(name: str) -> str | None:
+    """The part of a multimodal checkpoint, such as "vision_tower", of a tensor that is not the text decoder's."""
+    found = _NO_TEXT.match(name)
+    return found and found[1]
+
+
 def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape in a checkpoint of one layer's parameter `name` of our `shape`."""
+    """Shape in a checkpoint of one layer's (and expert's) parameter `name` of our `shape`."""
     if name in INPUT_AXES:
         return math.prod(shape[INPUT_AXES[name] :]), math.prod(shape[: INPUT_AXES[name]])
     return shape if name == "embed" else (math.prod(shape),)
 
 
+def rows_before(name: str, parts: tuple[str, ...], shapes: dict[str, tuple[int, ...]]) -> int:
+    """How many rows of a tensor that holds `parts` stand before `name`'s; shapes: piece_shapes."""
+    return sum(file_shape(part, shapes[part])[0] for part in parts[: parts.index(name)])
+
+
 def to_file(name: str, array: np.ndarray) -> np.ndarray:
-    """One layer's parameter `name` in a checkpoint's layout; a view, so writing into it fills `array`."""
+    """One layer's (and expert's) parameter `name` in a checkpoint's layout; a view: writing into it fills `array`."""
     if name not in INPUT_AXES:
         return array.reshape(file_shape(name, array.shape))
     return array.reshape(file_shape(name, array.shape)[::-1]).T

@@ -1,5 +1,7 @@
 """The decoder's arithmetic as plain functions of arrays: norms, rotary positions, attention, gated MLP."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,9 @@ from latent_audit.models.config import Params, Rope
 # Finite, so that a query that sees no key (a padding column) gives a mean of values instead of NaN.
 MASKED_SCORE = -0.7 * float(np.finfo(np.float32).max)
 
+# Of a mixture of experts: their hidden activations are held for all tokens at once.
+_EXPERTS_AT_ONCE = 8
+
 ACTIVATIONS = {
     "silu": jax.nn.silu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
@@ -16,16 +21,17 @@ ACTIVATIONS = {
 }
 
 
-def rms_norm(x: jax.Array, weight: jax.Array, *, eps: float, plus_one: bool) -> jax.Array:
-    """x / rms(x) * weight over the last axis, computed in float32 and returned in x's dtype.
+def rms_norm(x: jax.Array, weight: jax.Array, *, eps: float, plus_one: bool, wide_product: bool = False) -> jax.Array:
+    """x / rms(x) * weight over the axes of `weight`, the last ones; computed in float32 and returned in x's dtype.
 
-    The two families round at different places in low precision: with `plus_one` (Gemma) the product with
-    (1 + weight) is taken before the cast back, otherwise (Llama) after it.
+    Families round at different places in low precision: with `plus_one` (Gemma) the product with (1 + weight), and
+    with `wide_product` (OLMo) that with weight, is taken before the cast back, otherwise (Llama) after it.
     """
+    axes = tuple(range(-weight.ndim, 0))
     wide = x.astype(jnp.float32)
-    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    if plus_one:
-        return (wide * (1.0 + weight.astype(jnp.float32))).astype(x.dtype)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=axes, keepdims=True) + eps)
+    if plus_one or wide_product:
+        return (wide * (float(plus_one) + weight.astype(jnp.float32))).astype(x.dtype)
     return weight * wide.astype(x.dtype)
 
 
@@ -35,9 +41,14 @@ def softcap(x: jax.Array, cap: float | None) -> jax.Array:
 
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
-    """Angular frequency of each rotated pair of dimensions; float32 [H/2]."""
-    inverse = 1.0 / rope.theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
-    if rope.kind == "linear":
+    """Angular frequency of each rotated pair of dimensions; float32, half as many as dimensions are rotated."""
+    rotated = int(head_dim * rope.rotated_share)
+    inverse = 1.0 / rope.theta ** (np.arange(0, rotated, 2, dtype=np.float32) / rotated)
+    if rope.kind == "none":
+        inverse = np.zeros_like(inverse)
+    elif rope.kind == "longrope":
+        inverse = inverse / np.asarray(rope.short_factors, np.float32)
+    elif rope.kind == "linear":
         inverse = inverse / rope.factor
     elif rope.kind == "llama3":
         wavelength = 2 * np.pi / inverse
@@ -46,23 +57,62 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
         keep = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
         keep = np.clip(keep, 0.0, 1.0)
         inverse = (1 - keep) * inverse / rope.factor + keep * inverse
+    elif rope.kind == "yarn":
+        keep = _yarn_kept(rope, rotated)
+        inverse = (1 - keep) * inverse / rope.factor + keep * inverse
     elif rope.kind != "default":
         raise ValueError(f"unknown rope kind {rope.kind!r}")
     return inverse.astype(np.float32)
 
 
+def _yarn_kept(rope: Rope, rotated: int) -> np.ndarray:
+    """How much of each frequency is kept: 1 where a wave turns often within the original context, 0 where rarely."""
+
+    def pair_that_turns(times: float) -> float:
+        return rotated * math.log(rope.original_max_positions / (times * 2 * math.pi)) / (2 * math.log(rope.theta))
+
+    first, last = pair_that_turns(rope.beta_fast), pair_that_turns(rope.beta_slow)
+    if rope.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, rotated - 1)
+    # A band of no width is a step, as in the published code.
+    width = last - first if last != first else 1e-3
+    return 1 - np.clip((np.arange(rotated // 2, dtype=np.float32) - first) / width, 0, 1)
+
+
 def rotary_tables(ropes: tuple[Rope, ...], head_dim: int, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """cos and sin of every rope setting at `positions` int [B, T]: two float32 [R, B, T, H/2]."""
+    """cos and sin of every rope setting at `positions` int [B, T]: two float32 [R, B, T, pairs that are rotated]."""
     inverse = jnp.asarray(np.stack([inverse_frequencies(rope, head_dim) for rope in ropes]))
     angles = positions[None, :, :, None].astype(jnp.float32) * inverse[:, None, None, :]
-    return jnp.cos(angles), jnp.sin(angles)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    if any(rope.table_scale != 1 for rope in ropes):
+        scale = jnp.asarray([rope.table_scale for rope in ropes], jnp.float32)[:, None, None, None]
+        cos, sin = cos * scale, sin * scale
+    return cos, sin
+
+
+def query_gain(ropes: tuple[Rope, ...], positions: jax.Array) -> jax.Array | None:
+    """The factor of the queries of every rope setting at `positions` int [B, T]: float32 [R, B, T], None if all are 1.
+
+    Llama 4's rule, see config.Rope.query_beta.
+    """
+    if not any(rope.query_beta for rope in ropes):
+        return None
+    beta = jnp.asarray([rope.query_beta for rope in ropes], jnp.float32)[:, None, None]
+    length = jnp.asarray([rope.original_max_positions for rope in ropes], jnp.int32)[:, None, None]
+    return 1 + beta * jnp.log1p((positions // length).astype(jnp.float32))
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotate the two halves of each head: x [B, T, N, H] by cos, sin [B, T, H/2]; in float32, x's dtype back."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    """Rotate each head's front by cos, sin [B, T, pairs]: x [B, T, N, H], in float32, x's dtype back.
+
+    The two halves of the front, 2 * pairs dimensions, make the pairs; what is behind it stays.
+    """
+    pairs = cos.shape[-1]
+    wide = x.astype(jnp.float32)
+    first, second, rest = wide[..., :pairs], wide[..., pairs : 2 * pairs], wide[..., 2 * pairs :]
     cos, sin = cos[:, :, None, :], sin[:, :, None, :]
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
     return turned.astype(x.dtype)
 
 
@@ -109,6 +159,43 @@ def gated_mlp(x: jax.Array, layer: Params, *, activation: str) -> jax.Array:
     gate = _dense(x, layer["gate"], layer.get("gate_bias"))
     up = _dense(x, layer["up"], layer.get("up_bias"))
     return _dense(ACTIVATIONS[activation](gate) * up, layer["down"], layer.get("down_bias"))
+
+
+def expert_shares(x: jax.Array, router: jax.Array, *, picked: int, renormalise: bool) -> jax.Array:
+    """Each expert's share of a token's output, 0 for all but the `picked` largest; x [B, T, D] -> [B, T, X].
+
+    The softmax is over all experts in float32; `renormalise` divides the picked shares by their sum.
+    """
+    probability = jax.nn.softmax((x @ router).astype(jnp.float32), axis=-1)
+    largest, experts = jax.lax.top_k(probability, picked)
+    if renormalise:
+        largest = largest / largest.sum(axis=-1, keepdims=True)
+    chosen = jax.nn.one_hot(experts, router.shape[-1], dtype=jnp.float32)
+    return jnp.einsum("btk,btkx->btx", largest, chosen).astype(x.dtype)
+
+
+def expert_mlp(x: jax.Array, layer: Params, *, activation: str, picked: int, renormalise: bool) -> jax.Array:
+    """The shares' sum of the experts' gated MLPs; x: [B, T, D].
+
+    Every expert sees every token, a few at a time: exact for any routing, in one program, at the arithmetic of all
+    experts. Experts are a batch dimension of the products, so that a search recomputes them and stores none
+    (suffix.RESIDUALS).
+    """
+    shares = expert_shares(x, layer["router"], picked=picked, renormalise=renormalise)
+    X = shares.shape[-1]
+    together = max(size for size in range(1, _EXPERTS_AT_ONCE + 1) if X % size == 0)
+
+    def add(total: jax.Array, stacked: tuple) -> tuple[jax.Array, None]:
+        gate, up, down, share = stacked
+        copies = jnp.broadcast_to(x, (together, *x.shape))
+        wide = ACTIVATIONS[activation](jnp.einsum("xbtd,xdf->xbtf", copies, gate))
+        wide = wide * jnp.einsum("xbtd,xdf->xbtf", copies, up)
+        out = jnp.einsum("xbtf,xfd->xbtd", wide, down)
+        return total + (share[..., None] * out).sum(axis=0), None
+
+    experts = [layer[name] for name in ("expert_gate", "expert_up", "expert_down")]
+    stacked = [array.reshape(-1, together, *array.shape[1:]) for array in (*experts, jnp.moveaxis(shares, -1, 0))]
+    return jax.lax.scan(add, jnp.zeros_like(x), tuple(stacked))[0]
 
 
 def _dense(x: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:

@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from latent_audit.errors import InputError
 from latent_audit.models import families, names, sharding, target
-from latent_audit.models.config import ModelConfig, Params, block_shapes, parameter_shapes
+from latent_audit.models.config import ModelConfig, Params, parameter_shapes
 from latent_audit.models.headers import INDEX, WEIGHTS
 from latent_audit.models.weights import DTYPES
 from latent_audit.runtime import files, processes
@@ -90,11 +90,11 @@ def _write_tensors(directory: pathlib.Path, cfg: ModelConfig, params: Params, dt
 def _tensors_by_file(cfg: ModelConfig, params: Params, dtype: np.dtype) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """(file name, {name in the file: host array}) of every file, one at a time."""
     expected = names.tensor_names(cfg)
-    shapes = block_shapes(cfg) | parameter_shapes(cfg)
+    shapes = names.file_shapes(cfg)
     shards: list[list[str]] = [[]]
     size = 0
-    for canonical, (name, _) in expected.items():
-        tensor_bytes = int(np.prod(shapes[name])) * dtype.itemsize
+    for canonical in expected:
+        tensor_bytes = int(np.prod(shapes[canonical])) * dtype.itemsize
         if shards[-1] and size + tensor_bytes > SHARD_BYTES:
             shards.append([])
             size = 0
@@ -104,7 +104,8 @@ def _tensors_by_file(cfg: ModelConfig, params: Params, dtype: np.dtype) -> Itera
         single = len(shards) == 1
         tensors = {}
         for canonical in shard:
-            name, layer = expected[canonical]
-            array = sharding.to_host(params[name] if layer is None else params["blocks"][name][layer])
-            tensors[canonical] = np.ascontiguousarray(names.to_file(name, array.astype(dtype)))
+            parts, place = expected[canonical]
+            arrays = [sharding.to_host(params["blocks"][name][place] if place else params[name]) for name in parts]
+            rows = [names.to_file(name, array.astype(dtype)) for name, array in zip(parts, arrays, strict=True)]
+            tensors[canonical] = np.ascontiguousarray(rows[0] if len(rows) == 1 else np.concatenate(rows))
         yield WEIGHTS if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors", tensors

@@ -35,6 +35,10 @@ RULES = (
     (r"blocks/(gate|up)_bias", ((None, "model"),)),
     (r"blocks/down", ((None, "model", None),)),
     (r"blocks/(output|down)_bias", ((),)),
+    # Experts are cut as a dense MLP is: every device holds its part of each.
+    (r"blocks/router", ((),)),
+    (r"blocks/expert_(gate|up)", ((None, None, None, "model"),)),
+    (r"blocks/expert_down", ((None, None, "model", None),)),
     (r"\w*norm", ((),)),
     (r"(query|key|value|gate|up)/a", ((),)),
     (r"(output|down)/b", ((),)),

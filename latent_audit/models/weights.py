@@ -1,6 +1,9 @@
 """Reading checkpoints: safetensors files in Hugging Face's layout -> stacked parameters."""
 
+import collections
 import contextlib
+import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable
@@ -9,6 +12,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 import safetensors
+from absl import logging
 
 from latent_audit.errors import InputError
 from latent_audit.models import families, headers, hub, names, sharding
@@ -86,10 +90,32 @@ def check(path: str | pathlib.Path, *, revision: str | None = None) -> Checkpoin
         raise InputError(f"{directory}: {error}") from error
     found = headers.read_headers(directory)
     held = [name for header in found.values() for name in map(names.canonical_name, header) if name is not None]
+    _tell_left_out(directory, [name for header in found.values() for name in header], held)
+    if cfg.tied_head and families.leaves_tying_open(hf) and names.TOP_TENSORS["head"] in held:
+        cfg = dataclasses.replace(cfg, tied_head=False)
     headers.compare_layers(f"{directory}: config.json: num_hidden_layers", cfg.num_layers, held, "model.layers.")
     tensors, problems = _place_tensors(cfg, found)
     headers.raise_problems(directory, problems)
     return Checkpoint(cfg, tensors)
+
+
+def _tell_left_out(directory: pathlib.Path, in_files: list[str], held: list[str]) -> None:
+    """Name once what is not read of a multimodal checkpoint; InputError where there is nothing else."""
+    parts = collections.Counter(part for part in map(names.part_left_out, in_files) if part)
+    if not parts:
+        return
+    counted = ", ".join(f"{part} ({count} tensors)" for part, count in sorted(parts.items()))
+    if not held:
+        raise InputError(
+            f"{directory}: the weight files hold {counted} but no text decoder (model.language_model. or "
+            "language_model.model.), and only text is audited; fetch the whole checkpoint"
+        )
+    _log_once(f"{directory}: only the text decoder is read; left out: {counted}")
+
+
+@functools.cache
+def _log_once(line: str) -> None:
+    logging.info("%s", line)
 
 
 def check_whole(path: str | pathlib.Path) -> None:
@@ -106,8 +132,7 @@ def _place_tensors(
     cfg: ModelConfig, found: dict[pathlib.Path, headers.Header]
 ) -> tuple[dict[str, tuple[pathlib.Path, str]], list[tuple[str, str]]]:
     """(canonical name -> (file, name in the file), every (kind of problem, tensor)) of the headers of all files."""
-    expected = names.tensor_names(cfg)
-    shapes = block_shapes(cfg) | {name: shape for name, shape in parameter_shapes(cfg).items() if name != "blocks"}
+    expected = names.file_shapes(cfg)
     tensors: dict[str, tuple[pathlib.Path, str]] = {}
     problems: list[tuple[str, str]] = []
     for file, header in found.items():
@@ -124,10 +149,10 @@ def _place_tensors(
             if canonical not in expected and not tied:
                 problems.append(("unknown", f"{in_file} {shown(list(shape))} in {file.name}"))
                 continue
-            name = "embed" if tied else expected[canonical][0]
-            wanted = names.file_shape(name, shapes[name])
+            wanted = (cfg.vocab_size, cfg.embed_dim) if tied else expected[canonical]
             if shape != wanted:
-                by = f" (vocab_size = {cfg.vocab_size})" if name in ("embed", "head") else ""
+                tables = (names.TOP_TENSORS["embed"], names.TOP_TENSORS["head"])
+                by = f" (vocab_size = {cfg.vocab_size})" if canonical in tables else ""
                 problems.append(("wrong shape", f"{in_file} is {shown(list(shape))}, expected {list(wanted)}{by}"))
             if kind not in FILE_DTYPES:
                 problems.append(("wrong dtype", f"{in_file} is {kind}, expected one of {', '.join(FILE_DTYPES)}"))
@@ -162,17 +187,18 @@ def _read(
     stacked = name not in parameter_shapes(cfg)
     array = np.empty((cfg.num_layers, *shapes[name]) if stacked else shapes[name], dtype)
     problems = []
-    for canonical, (ours, layer) in names.tensor_names(cfg).items():
-        if ours != name:
+    for canonical, tensor in names.tensor_names(cfg).items():
+        if name not in tensor.parts:
             continue
         file, in_file = tensors[canonical]
-        target = names.to_file(name, array if layer is None else array[layer])
+        target = names.to_file(name, array[tensor.place])
+        before = names.rows_before(name, tensor.parts, names.piece_shapes(cfg))
         finite = True
         # Opened for one tensor at a time: what was read of an open file counts as memory of this process.
         with safetensors.safe_open(file, framework="numpy") as opened:
             source = opened.get_slice(in_file)
             for rows in chunks(target.shape, CHUNK_ELEMENTS):
-                target[rows] = source[rows]
+                target[rows] = source[before + rows.start : before + rows.stop]
                 # After the cast, so that an overflow of bfloat16 is seen too.
                 finite = finite and bool(np.isfinite(target[rows]).all())
         if not finite:

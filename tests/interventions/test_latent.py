@@ -35,7 +35,10 @@ def attacked(case, state, **options):
     return clean, found, tokens, mask
 
 
-@pytest.mark.parametrize("case, state", [("llama3", 0), ("llama3", 2), ("gemma2", 1), ("gemma3", 4)])
+@pytest.mark.parametrize(
+    "case, state",
+    [("llama3", 0), ("llama3", 2), ("gemma2", 1), ("gemma3", 4), ("olmo3", 1), ("granite", 0), ("ministral3", 2)],
+)
 def test_pgd_equals_a_plain_torch_loop(case, state):
     _, found, tokens, mask = attacked(case, state)
     reference = tiny.model(case)
@@ -189,7 +192,9 @@ def test_zero_budget_limit_is_the_clean_model():
     np.testing.assert_allclose(clean.nll, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["llama_biases", "gemma3"])
+@pytest.mark.parametrize(
+    "case", ["llama_biases", "gemma3", "olmo3", "smollm3", "phi3_partial", "granite", "ministral3", "mixtral"]
+)
 def test_suffix_gradient_is_the_gradient_of_the_whole_network(case):
     cfg, params = loaded(case)
     tokens, mask = tiny.rows(4, (9, 7))
@@ -213,6 +218,18 @@ def test_suffix_gradient_is_the_gradient_of_the_whole_network(case):
         np.testing.assert_allclose(value, loss_only(params, states[state], state, context, towards), rtol=1e-6)
 
 
+def test_a_search_stores_neither_weights_nor_activations_of_experts():
+    cfg, params = loaded("qwen3_moe")
+    tokens, mask = tiny.rows(4, (9, 7))
+    context = decoder.make_context(jnp.asarray(mask), cfg=cfg)
+    h = jnp.zeros((*tokens.shape, cfg.embed_dim))
+    run = functools.partial(suffix._block_and_residuals, cfg=cfg)
+    stored = jax.tree.leaves(jax.eval_shape(lambda h: run(params, context, 0, h)[1], h))
+    # Products of attention alone: the widest is a query, as in a dense model.
+    widest = tokens.size * cfg.num_heads * cfg.head_dim
+    assert stored and max(leaf.size for leaf in stored) <= widest < params["blocks"]["expert_up"][0].size
+
+
 def test_noise_does_not_depend_on_padding_batch_or_other_budgets():
     ids = np.array([3, 4, 5], np.uint32)
     keys = latent.row_keys(jax.random.key(0), ids, 2, jnp.asarray([0.1, 0.2]))
@@ -226,8 +243,9 @@ def test_noise_does_not_depend_on_padding_batch_or_other_budgets():
     assert np.abs(noise).max() <= 1 and np.abs(noise.mean()) < 0.2
 
 
-def test_one_compile_serves_all_states_and_budgets():
-    cfg, params = loaded("llama2")
+@pytest.mark.parametrize("case", ["llama2", "smollm3", "mixtral"])
+def test_one_compile_serves_all_states_and_budgets(case):
+    cfg, params = loaded(case)
     tokens, mask = tiny.rows(6, (7, 7))
     target = jnp.asarray(TARGET)
     clean = latent.clean_pass(params, tokens, mask, target, cfg=cfg)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib
 import math
 
 import jax
@@ -17,6 +18,9 @@ from latent_audit.models.config import FULL_ATTENTION
 from latent_audit.models.families import FAMILIES, config_from_hf, hf_from_config
 from tests.support import tiny
 
+# Model types whose module in transformers has another name.
+PACKAGES = {"gemma3_text": "gemma3"}
+WIDTHS = {"granitemoehybrid": "shared_", "qwen3_moe": "moe_"}
 SMALL = {key: value for key, value in tiny.BASE.items() if key != "head_dim"}
 
 
@@ -35,11 +39,19 @@ def _assert_same_as_transformers(hf):
         theirs.hidden_size,
         theirs.num_attention_heads,
         theirs.num_key_value_heads,
-        theirs.intermediate_size,
+        getattr(theirs, f"{WIDTHS.get(theirs.model_type, '')}intermediate_size"),
     )
+    if hasattr(theirs, "num_experts_per_tok") and theirs.num_local_experts:
+        assert (cfg.num_experts, cfg.experts_per_token) == (theirs.num_local_experts, theirs.num_experts_per_tok)
+        assert cfg.renormalise_experts == getattr(theirs, "norm_topk_prob", True)
     head_dim = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
     assert cfg.head_dim == head_dim
-    assert cfg.query_scale == getattr(theirs, "query_pre_attn_scalar", head_dim) ** -0.5
+    scale = getattr(theirs, "attention_multiplier", getattr(theirs, "query_pre_attn_scalar", head_dim) ** -0.5)
+    assert cfg.query_scale == scale
+    sqrt_width = theirs.hidden_size**0.5 if theirs.model_type.startswith("gemma") else 1.0
+    assert cfg.embedding_scale == getattr(theirs, "embedding_multiplier", sqrt_width)
+    assert cfg.residual_scale == getattr(theirs, "residual_multiplier", 1.0)
+    assert cfg.logit_divisor == getattr(theirs, "logits_scaling", 1.0)
     assert (cfg.norm_eps, cfg.max_positions) == (theirs.rms_norm_eps, theirs.max_position_embeddings)
     activation = getattr(theirs, "hidden_activation", None) or theirs.hidden_act
     assert cfg.activation == {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}[activation]
@@ -48,8 +60,14 @@ def _assert_same_as_transformers(hf):
     window = getattr(theirs, "sliding_window", None) or FULL_ATTENTION
     assert cfg.windows == tuple(window if kind == "sliding_attention" else FULL_ATTENTION for kind in types)
     for layer, kind in enumerate(types):
-        ours = ops.inverse_frequencies(cfg.ropes[cfg.rope_of_layer[layer]], cfg.head_dim)
-        np.testing.assert_allclose(ours, _their_frequencies(theirs, kind), rtol=1e-6)
+        rope = cfg.ropes[cfg.rope_of_layer[layer]]
+        if not getattr(theirs, "no_rope_layers", [1] * cfg.num_layers)[layer]:
+            assert not ops.inverse_frequencies(rope, cfg.head_dim).any()
+            continue
+        frequencies, scale = _their_frequencies(theirs, kind)
+        assert rope.query_beta == (theirs.rope_parameters.get("llama_4_scaling_beta") or 0.0)
+        np.testing.assert_allclose(ops.inverse_frequencies(rope, cfg.head_dim), frequencies, rtol=1e-6)
+        assert rope.table_scale == pytest.approx(scale, rel=1e-12)
     if "text_config" not in hf:
         eos = theirs.eos_token_id
         assert cfg.eos_ids == (() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,))
@@ -58,26 +76,25 @@ def _assert_same_as_transformers(hf):
 
 
 def _their_frequencies(config, layer_type):
-    modules = {
-        "llama": "Llama",
-        "mistral": "Mistral",
-        "qwen2": "Qwen2",
-        "qwen3": "Qwen3",
-        "gemma": "Gemma",
-        "gemma2": "Gemma2",
-        "gemma3_text": "Gemma3",
-    }
-    name = modules[config.model_type]
-    package = getattr(transformers.models, config.model_type.removesuffix("_text"))
-    rotary = getattr(getattr(package, f"modeling_{name.lower()}"), f"{name}RotaryEmbedding")(config)
-    return getattr(rotary, f"{layer_type}_inv_freq" if name == "Gemma3" else "inv_freq").numpy()
+    """transformers' own rotary frequencies of a layer type and the factor of its tables."""
+    package = importlib.import_module(f"transformers.models.{PACKAGES.get(config.model_type, config.model_type)}")
+    modeling = getattr(package, f"modeling_{package.__name__.split('.')[-1]}")
+    (kind,) = {name for name in vars(modeling) if name.endswith("RotaryEmbedding") and "Vision" not in name}
+    rotary = getattr(modeling, kind)(config)
+    prefix = f"{layer_type}_" if hasattr(rotary, f"{layer_type}_inv_freq") else ""
+    return getattr(rotary, f"{prefix}inv_freq").numpy(), getattr(rotary, f"{prefix}attention_scaling")
+
+
+# A hybrid that says nothing has state-space layers and experts; its dense form is what is read.
+DENSE_HYBRID = {"layer_types": ["attention"] * 32, "num_local_experts": 0, "position_embedding_type": "rope"}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_class_defaults_are_those_of_transformers(name):
     # A config.json that says nothing but its type.
-    _assert_same_as_transformers({"model_type": name, "architectures": [FAMILIES[name].architecture]})
-    _assert_same_as_transformers({"model_type": name})
+    least = DENSE_HYBRID if name == "granitemoehybrid" else {}
+    _assert_same_as_transformers({"model_type": name, "architectures": [FAMILIES[name].architecture]} | least)
+    _assert_same_as_transformers({"model_type": name} | least)
 
 
 def test_sparse_multimodal_file_as_google_ships_it():
@@ -102,6 +119,7 @@ def test_sparse_multimodal_file_as_google_ships_it():
 
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+YARN = {key: value for key, value in tiny.YARN.items() if key != "rope_theta"}
 SPELLINGS = {
     "old": ("llama", {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}}),
     "old_type": ("llama", {"rope_theta": 5e3, "rope_scaling": {"type": "linear", "factor": 2.0}}),
@@ -195,6 +213,119 @@ SPELLINGS = {
             "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
         },
     ),
+    "qwen3_yarn": (
+        "qwen3",
+        {"rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}},
+    ),
+    "llama_yarn_mscale": (
+        "llama",
+        {"rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 1.3, "truncate": False, "beta_slow": None}},
+    ),
+    "llama_yarn_factor": ("llama", {"rope_parameters": YARN | {"attention_factor": 1.5}}),
+    "olmo3_flat": ("olmo3", {"rope_theta": 5e5, "rope_scaling": YARN, "num_hidden_layers": 9}),
+    "olmo3_null": ("olmo3", {"rope_theta": 5e5, "rope_scaling": None}),
+    "olmo3_layer_types": ("olmo3", {"layer_types": ["full_attention"] * 2 + ["sliding_attention"]}),
+    "smollm3_as_published": (
+        "smollm3",
+        {
+            "rope_theta": 5e6,
+            "rope_scaling": None,
+            "no_rope_layers": [1, 1, 0],
+            "no_rope_layer_interval": 4,
+            "layer_types": ["full_attention"] * 3,
+            "use_sliding_window": False,
+            "sliding_window": None,
+        },
+    ),
+    "qwen3_moe_as_published": (
+        "qwen3_moe",
+        {
+            "decoder_sparse_step": 1,
+            "max_window_layers": 2,
+            "mlp_only_layers": [],
+            "moe_intermediate_size": 24,
+            "norm_topk_prob": True,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "rope_theta": 1e6,
+            "sliding_window": None,
+            "use_sliding_window": False,
+        },
+    ),
+    "ministral3_plain_rope": ("ministral3", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
+    "qwen3_moe_window": ("qwen3_moe", {"num_local_experts": 16, "use_sliding_window": True, "sliding_window": 16}),
+    "mixtral_as_published": ("mixtral", {"rope_theta": 1e6, "sliding_window": None, "num_local_experts": 4}),
+    "smollm3_interval": ("smollm3", {"no_rope_layer_interval": 2}),
+    "smollm3_window": ("smollm3", {"no_rope_layers": [0, 1, 0], "use_sliding_window": True, "sliding_window": 16}),
+    "phi3_as_published": (
+        "phi3",
+        {"sliding_window": 2047, "rope_theta": 1e4, "rope_scaling": None, "original_max_position_embeddings": 64},
+    ),
+    "phi3_partial": ("phi3", {"hidden_size": 64, "partial_rotary_factor": 0.75, "rope_theta": 1e4}),
+    **{
+        f"phi3_{kind}": (
+            "phi3",
+            {
+                "original_max_position_embeddings": 32,
+                "rope_theta": 1e4,
+                "rope_scaling": {"type": kind, "short_factor": [1.0, 1.1, 1.5, 2], "long_factor": [1.0, 2.0, 4, 8]}
+                | own,
+            },
+        )
+        # transformers moves the length itself, but not for the oldest name.
+        for kind, own in (("longrope", {}), ("yarn", {}), ("su", {"original_max_position_embeddings": 32}))
+    },
+    "phi3_partial_new": (
+        "phi3",
+        {
+            "hidden_size": 64,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        },
+    ),
+    "granite_as_published": (
+        "granite",
+        {
+            "embedding_multiplier": 12.0,
+            "attention_multiplier": 0.015625,
+            "residual_multiplier": 0.22,
+            "logits_scaling": 8.0,
+            "rope_theta": 5e6,
+            "rope_scaling": None,
+        },
+    ),
+    "granite4_as_published": (
+        "granitemoehybrid",
+        {
+            "embedding_multiplier": 12,
+            "attention_multiplier": 0.015625,
+            "residual_multiplier": 0.22,
+            "logits_scaling": 10,
+            "layer_types": ["attention"] * 3,
+            "num_local_experts": 0,
+            "position_embedding_type": "rope",
+            "shared_intermediate_size": 40,
+            "mamba_n_heads": 1,
+            "rope_theta": 1e7,
+        },
+    ),
+    "ministral3_as_published": (
+        "ministral3",
+        {
+            "rope_parameters": {
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "factor": 16.0,
+                "llama_4_scaling_beta": 0.1,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "original_max_position_embeddings": 32,
+                "rope_theta": 1e6,
+                "rope_type": "yarn",
+                "type": "yarn",
+            },
+            "sliding_window": None,
+        },
+    ),
     "mistral_null_window": ("mistral", {"sliding_window": None}),
     "null_kv_heads_and_head_dim": ("llama", {"num_key_value_heads": None, "head_dim": None}),
     "eos_list_no_bos": ("llama", {"eos_token_id": [1, 5], "bos_token_id": None}),
@@ -215,11 +346,49 @@ def test_every_spelling_reads_as_transformers_reads_it(spelling):
 @pytest.mark.parametrize(
     "fields, words",
     [
-        ({"model_type": "mixtral"}, ["mixtral", "LlamaForCausalLM", "Gemma3ForConditionalGeneration"]),
+        ({"model_type": "mamba2"}, ["mamba2", "LlamaForCausalLM", "Gemma3ForConditionalGeneration"]),
         ({"architectures": ["LlamaForSequenceClassification"]}, ["LlamaForSequenceClassification", "LlamaForCausalLM"]),
         ({"architectures": ["MistralForCausalLM"]}, ["MistralForCausalLM", "llama"]),
         ({"model_type": None, "architectures": None}, ["model_type"]),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, ["rope_type", "yarn"]),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": None}}, ["factor", "None"]),
+        *(
+            ({"model_type": "phi3", "rope_scaling": {"type": kind, "factor": 4.0}}, words)
+            for kind, words in (
+                ("linear", ["rope_type", "linear", "longrope"]),
+                ("longrope", ["short_factor", "None"]),
+                ("su", ["short_factor", "None"]),
+                ("yarn", ["short_factor", "None"]),
+            )
+        ),
+        (
+            {"model_type": "phi3", "rope_scaling": {"type": "su", "short_factor": [1.0] * 4, "long_factor": [1.0] * 3}},
+            ["short_factor", "4 and 3", "expected 4"],
+        ),
+        (
+            {"model_type": "phi3", "rope_scaling": {"type": "su", "short_factor": [1, "2"], "long_factor": [1.0] * 4}},
+            ["short_factor", "'2'"],
+        ),
+        ({"model_type": "phi3", "partial_rotary_factor": 0.9}, ["partial_rotary_factor", "0.9", "even"]),
+        ({"model_type": "phi3", "partial_rotary_factor": 1.5}, ["partial_rotary_factor", "1.5"]),
+        ({"model_type": "smollm3", "no_rope_layers": [1, 0]}, ["no_rope_layers", "[1, 0]"]),
+        ({"model_type": "smollm3", "no_rope_layers": [1, 2, 0]}, ["no_rope_layers", "2"]),
+        ({"model_type": "smollm3", "no_rope_layer_interval": 0}, ["no_rope_layer_interval", "0"]),
+        ({"model_type": "granite", "residual_multiplier": None}, ["residual_multiplier", "None"]),
+        ({"model_type": "granitemoehybrid"}, ["num_local_experts", "8", "expected 0"]),
+        (
+            {"model_type": "granitemoehybrid", "num_local_experts": 0, "position_embedding_type": "rope"},
+            ["layer_types", "linear_attention"],
+        ),
+        (
+            DENSE_HYBRID | {"model_type": "granitemoehybrid", "layer_types": ["mamba", "attention", "mamba"]},
+            ["layer_types", "mamba"],
+        ),
+        (DENSE_HYBRID | {"model_type": "granitemoehybrid", "position_embedding_type": None}, ["position_embedding"]),
+        ({"model_type": "ministral3", "rope_parameters": {"rope_type": "yarn"}}, ["factor", "None"]),
+        ({"model_type": "mistral3"}, ["text_config", "mistral or ministral3"]),
+        ({"model_type": "mistral3", "text_config": {"model_type": "llama"}}, ["text_config", "mistral or ministral3"]),
+        ({"model_type": "olmo3", "layer_types": ["linear_attention"] * 3}, ["layer_types", "linear_attention"]),
+        ({"layer_types": ["sliding_attention"] * 3}, ["layer_types", "sliding_attention", "full_attention"]),
         ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, ["rope_type", "dynamic"]),
         ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, ["rope_type", "longrope"]),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, ["factor", "None"]),
@@ -229,6 +398,11 @@ def test_every_spelling_reads_as_transformers_reads_it(spelling):
         ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor", "0.5"]),
         ({"quantization_config": {"quant_method": "gptq"}}, ["quantization_config", "gptq"]),
         ({"num_local_experts": 8}, ["num_local_experts", "8"]),
+        ({"model_type": "mixtral", "num_experts_per_tok": 9}, ["num_experts_per_tok", "9", "8"]),
+        ({"model_type": "mixtral", "num_local_experts": 0}, ["num_local_experts", "0"]),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": [0]}, ["mlp_only_layers", "[0]"]),
+        ({"model_type": "qwen3_moe", "decoder_sparse_step": 2}, ["decoder_sparse_step", "2"]),
+        ({"model_type": "qwen3_moe", "norm_topk_prob": None}, ["norm_topk_prob", "None"]),
         ({"hidden_act": "relu"}, ["hidden_act", "relu", "silu"]),
         ({"hidden_size": "wide"}, ["hidden_size", "wide"]),
         ({"num_hidden_layers": 0}, ["num_hidden_layers", "0"]),
@@ -336,6 +510,121 @@ REAL = {
             "num_attention_heads": 16,
             "num_hidden_layers": 42,
             "num_key_value_heads": 8,
+        },
+    ),
+    "OLMo-2-7B": (
+        7_298_617_344,
+        {
+            "model_type": "olmo2",
+            "vocab_size": 100352,
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_attention_heads": 32,
+            "num_hidden_layers": 32,
+            "eos_token_id": 100257,
+        },
+    ),
+    "OLMo-3-32B": (
+        32_233_522_176,
+        {
+            "model_type": "olmo3",
+            "vocab_size": 100278,
+            "hidden_size": 5120,
+            "intermediate_size": 27648,
+            "num_attention_heads": 40,
+            "num_key_value_heads": 8,
+            "num_hidden_layers": 64,
+            "eos_token_id": 100257,
+        },
+    ),
+    "SmolLM3-3B": (3_075_098_624, {"model_type": "smollm3"}),
+    "Phi-3-mini": (3_821_079_552, {"model_type": "phi3"}),
+    "Phi-4": (
+        14_659_507_200,
+        {
+            "model_type": "phi3",
+            "vocab_size": 100352,
+            "hidden_size": 5120,
+            "intermediate_size": 17920,
+            "num_attention_heads": 40,
+            "num_key_value_heads": 10,
+            "num_hidden_layers": 40,
+            "max_position_embeddings": 16384,
+            "rope_theta": 250000,
+            "bos_token_id": 100257,
+            "eos_token_id": 100257,
+            "pad_token_id": 100257,
+        },
+    ),
+    "Granite-3.3-8B": (
+        8_170_864_640,
+        {
+            "model_type": "granite",
+            "vocab_size": 49159,
+            "hidden_size": 4096,
+            "intermediate_size": 12800,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "num_hidden_layers": 40,
+            "rope_theta": 1e7,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "Granite-4.0-micro": (
+        3_402_836_480,
+        {
+            "model_type": "granitemoehybrid",
+            "vocab_size": 100352,
+            "hidden_size": 2560,
+            "shared_intermediate_size": 8192,
+            "num_attention_heads": 40,
+            "num_key_value_heads": 8,
+            "num_hidden_layers": 40,
+            "layer_types": ["attention"] * 40,
+            "num_local_experts": 0,
+            "position_embedding_type": "rope",
+            "mamba_n_heads": 128,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "Mistral-Small-3.1-24B text tower": (
+        23_572_403_200,
+        {
+            "model_type": "mistral",
+            "vocab_size": 131072,
+            "hidden_size": 5120,
+            "intermediate_size": 32768,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "num_hidden_layers": 40,
+            "head_dim": 128,
+            "rope_theta": 1e9,
+            "sliding_window": None,
+        },
+    ),
+    "Ministral-3-3B text tower": (
+        3_429_006_336,
+        {
+            "model_type": "ministral3",
+            "hidden_size": 3072,
+            "intermediate_size": 9216,
+            "num_hidden_layers": 26,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "Mixtral-8x7B": (46_702_792_704, {"model_type": "mixtral"}),
+    "Qwen3-30B-A3B": (
+        30_532_122_624,
+        {
+            "model_type": "qwen3_moe",
+            "hidden_size": 2048,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "head_dim": 128,
+            "moe_intermediate_size": 768,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
         },
     ),
     # In the multimodal release the embedding has 64 more rows than the text vocabulary.

@@ -15,6 +15,17 @@ from latent_audit.models.generate import Sampling, generate
 from tests.support import tiny
 
 NEW = 9
+NEW_FAMILIES = (
+    "olmo3",
+    "smollm3",
+    "phi3",
+    "phi3_partial",
+    "granite",
+    "granite4",
+    "ministral3",
+    "qwen3_moe_window",
+    "mixtral",
+)
 
 
 forward = jax.jit(models.forward, static_argnames="cfg")
@@ -39,7 +50,9 @@ def reference_tokens(case, tokens, mask, **options):
     return np.pad(out, [(0, 0), (0, NEW - out.shape[1])])
 
 
-@pytest.mark.parametrize("case", ["llama3", "mistral", "qwen2_window", "qwen3", "gemma", "gemma2", "gemma3"])
+@pytest.mark.parametrize(
+    "case", ["llama3", "mistral", "qwen2_window", "qwen3", "gemma", "gemma2", "gemma3", *NEW_FAMILIES]
+)
 def test_greedy_equals_transformers(case):
     cfg, params = loaded(case)
     tokens, mask = tiny.rows(11, (12, 8, 5))
@@ -76,7 +89,7 @@ def test_repetition_penalty_equals_transformers():
     assert (np.asarray(plain.tokens) != np.asarray(new.tokens)).any()
 
 
-@pytest.mark.parametrize("case", ["mistral", "gemma3"])
+@pytest.mark.parametrize("case", ["mistral", "gemma3", "olmo3", "smollm3_window", "granite", "ministral3"])
 def test_prefill_and_decode_equal_one_forward(case):
     cfg, params = loaded(case)
     tokens, mask = tiny.rows(2, (14, 9))

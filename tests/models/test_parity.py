@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from latent_audit import models
+from latent_audit.errors import InputError
 from latent_audit.models.config import FULL_ATTENTION
 from tests.support import tiny
 
@@ -68,7 +69,7 @@ SWITCHES = {
     "query_scale": ("gemma2", lambda cfg: {"query_scale": cfg.head_dim**-0.5}),
     "activation": ("gemma", lambda cfg: {"activation": "gelu"}),
     "norm_plus_one": ("gemma", lambda cfg: {"norm_plus_one": False}),
-    "scale_embedding": ("gemma", lambda cfg: {"scale_embedding": False}),
+    "embedding_scale": ("gemma", lambda cfg: {"embedding_scale": 1.0}),
     "query_key_norm": ("qwen3", lambda cfg: {"query_key_norm": False}),
     "qkv_bias": ("qwen2", lambda cfg: {"qkv_bias": False}),
     "output_bias": ("llama_biases", lambda cfg: {"output_bias": False}),
@@ -78,6 +79,36 @@ SWITCHES = {
     "llama3_rope": ("llama3", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], kind="linear"),)}),
     "rope_band": ("llama3", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], high_freq_factor=3.0),)}),
     "norm_eps": ("llama2", lambda cfg: {"norm_eps": 1e-2}),
+    "pattern": ("olmo3", lambda cfg: {"windows": (cfg.windows[0],) * cfg.num_layers}),
+    "yarn_rope": ("olmo3", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], kind="linear"), cfg.ropes[1])}),
+    "no_rope": ("smollm3", lambda cfg: {"rope_of_layer": (0,) * cfg.num_layers}),
+    "no_rope_window": ("smollm3_window", lambda cfg: {"windows": cfg.windows[::-1][:1] + cfg.windows[:2]}),
+    "partial_rope": (
+        "phi3_partial",
+        lambda cfg: {
+            "ropes": (
+                dataclasses.replace(
+                    cfg.ropes[0], rotated_share=1.0, short_factors=(*cfg.ropes[0].short_factors, 3.0, 3.0)
+                ),
+            )
+        },
+    ),
+    "longrope": ("phi3_partial", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], kind="default"),)}),
+    "longrope_scale": ("phi3_partial", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], table_scale=1.0),)}),
+    "residual_scale": ("granite", lambda cfg: {"residual_scale": 1.0}),
+    "logit_divisor": ("granite", lambda cfg: {"logit_divisor": 1.0}),
+    "granite_embedding": ("granite", lambda cfg: {"embedding_scale": cfg.embed_dim**0.5}),
+    "granite_query": ("granite", lambda cfg: {"query_scale": cfg.head_dim**-0.5}),
+    "experts_per_token": ("mixtral", lambda cfg: {"experts_per_token": 1}),
+    "renormalise_experts": ("qwen3_moe", lambda cfg: {"renormalise_experts": False}),
+    "no_renormalising": ("qwen3_moe_window", lambda cfg: {"renormalise_experts": True}),
+    "query_beta": ("ministral3", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], query_beta=0.0),)}),
+    "query_length": (
+        "ministral3",
+        lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], original_max_positions=11),)},
+    ),
+    "yarn_scale": ("olmo3", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], table_scale=1.0), cfg.ropes[1])}),
+    "yarn_band": ("olmo3", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], beta_fast=1.5), cfg.ropes[1])}),
 }
 
 
@@ -88,6 +119,12 @@ def test_a_wrong_switch_would_be_seen(switch):
     tokens, mask = tiny.rows()
     out = _forward(params, dataclasses.replace(cfg, **change(cfg)), tokens, mask)
     assert _errors(out, _references(case), mask).max() > 3 * TOLERANCE
+
+
+def test_longer_rows_than_longropes_short_factors_are_made_for_are_refused():
+    cfg, params = _loaded("phi3_partial")
+    with pytest.raises(InputError, match="33 columns .* original_max_position_embeddings = 32"):
+        jax.eval_shape(lambda: models.forward(params, np.ones((1, 33), np.int32), np.ones((1, 33), bool), cfg=cfg))
 
 
 @pytest.mark.parametrize("case", ["gemma2"])

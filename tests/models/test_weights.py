@@ -1,6 +1,7 @@
 """Reading and writing checkpoints: layouts, dtypes, shards, memory, and every kind of bad file."""
 
 import dataclasses
+import itertools
 import json
 import tracemalloc
 
@@ -97,19 +98,65 @@ def test_shards_with_an_index_read_like_one_file(tmp_path):
     _equal(params, models.load(whole)[1])
 
 
+TOWERS = ["gemma3_multimodal", "mistral3_multimodal", "ministral3_multimodal"]
+
+
 @pytest.mark.parametrize("spelling", ["model.language_model.", "language_model.model.", "language_model."])
-@pytest.mark.parametrize("with_head", [True, False])
-def test_every_spelling_of_a_multimodal_text_tower(spelling, with_head, tmp_path):
-    path = tiny.copy("gemma3_multimodal", tmp_path / "gemma3")
+@pytest.mark.parametrize("case, with_head", [*itertools.product(TOWERS, [True, False])])
+def test_every_spelling_of_a_multimodal_text_tower(spelling, case, with_head, tmp_path):
+    path = tiny.copy(case, tmp_path / "tower")
     renamed = {}
     for name, value in _tensors(path).items():
         plain = name.replace("model.language_model.", "@").replace("language_model.model.", "@")
         renamed[plain.replace("@", spelling)] = value
     assert any(name.startswith(spelling) for name in renamed) and any("vision_tower" in name for name in renamed)
     if with_head:
-        renamed["language_model.lm_head.weight"] = renamed[f"{spelling}embed_tokens.weight"]
+        heads = [renamed.pop(name) for name in [*renamed] if name.endswith("lm_head.weight")]
+        renamed["language_model.lm_head.weight"] = [*heads, renamed[f"{spelling}embed_tokens.weight"]][0]
     _write(path, renamed)
-    _equal(models.load(path)[1], models.load(tiny.checkpoint("gemma3_multimodal"))[1])
+    _equal(models.load(path)[1], models.load(tiny.checkpoint(case))[1])
+
+
+@pytest.mark.parametrize("case", TOWERS)
+def test_what_a_text_tower_leaves_out_is_named_once(case, tmp_path, caplog):
+    caplog.set_level("INFO", logger="absl")
+    path = tiny.copy(case, tmp_path / "tower")
+    for _ in range(2):
+        models.check(path)
+    count = sum(name.startswith("model.vision_tower.") for name in _tensors(path)) or sum(
+        "vision_tower." in name for name in _tensors(path)
+    )
+    told = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(told) == 1 and f"vision_tower ({count} tensors)" in told[0] and "multi_modal_projector (" in told[0]
+
+
+def test_a_tower_without_its_text_is_refused(tmp_path):
+    path = tiny.copy("mistral3_multimodal", tmp_path / "tower")
+    _write(path, {name: value for name, value in _tensors(path).items() if "vision_tower" in name})
+    message = _error(path)
+    assert "vision_tower (" in message and "no text decoder" in message and "\n" not in message
+
+
+def test_a_multimodal_head_is_its_own_unless_config_says_tied(tmp_path):
+    path = tiny.copy("mistral3_multimodal", tmp_path / "tower")
+    config = json.loads((path / "config.json").read_text())
+    assert config.pop("tie_word_embeddings") is False
+    config["text_config"].pop("tie_word_embeddings", None)
+    # As Mistral Small 3.1 is published: nothing is said, and the class default of today would be a tied head.
+    (path / "config.json").write_text(json.dumps(config))
+    cfg, params = models.load(path)
+    assert not cfg.tied_head
+    _equal(params, models.load(tiny.checkpoint("mistral3_multimodal"))[1])
+    model, info = transformers.AutoModelForImageTextToText.from_pretrained(path, output_loading_info=True)
+    np.testing.assert_array_equal(model.lm_head.weight.detach().numpy().T, np.asarray(params["head"]))
+    _write(path, {name: value for name, value in _tensors(path).items() if "lm_head" not in name})
+    assert models.load(path)[0].tied_head
+    for named in (
+        {"text_config": config["text_config"] | {"tie_word_embeddings": False}},
+        {"tie_word_embeddings": False},
+    ):
+        _edit_config(path, **named)
+        assert "missing: lm_head.weight" in _error(path)
 
 
 def test_rotary_buffers_of_old_files_are_ignored(llama):
