@@ -242,7 +242,8 @@ def checkpoint_subject(config: ConfigDict, names: tuple[str, ...]) -> Subject:
     # One that load would refuse is told before the others are audited.
     for variant in variants:
         models.check_whole(variant.path)
-        chats.eos_ids(load_chat(variant, config), models.read_generation_config(variant.path))
+        own = models.check(variant.path).cfg
+        chats.eos_ids(load_chat(variant, config), models.read_generation_config(variant.path), own.eos_ids)
     return Subject(config.model.name or pathlib.PurePath(config.model.path).name, tuple(variants))
 
 
@@ -346,16 +347,13 @@ def check_alike(subject: Subject, config: ConfigDict) -> None:
                     f"{getattr(shape, field)!s:.200}; variants of one model are audited side by side, others by "
                     "configs/survey.py"
                 )
-        theirs = load_chat(variant, config)
-        if theirs.tokenizer.get_vocab() != chat.tokenizer.get_vocab():
-            raise InputError(
-                f"model.variants: {variant.name} has another tokenizer than base; expected the same vocabulary"
-            )
-        if chats.template_sha256(theirs) != chats.template_sha256(chat):
-            raise InputError(
-                f"model.variants: {variant.name} has another chat template than base; give one to both with "
-                "chat.template_file"
-            )
+        other = chats.difference(chat, load_chat(variant, config))
+        if other is not None:
+            remedy = {
+                chats.TEMPLATE: "give one to both with chat.template_file",
+                chats.TOKENIZER: "expected the same ids",
+            }
+            raise InputError(f"model.variants: {variant.name} has {other} than base; {remedy[other]}")
 
 
 def _check_tokens(variant: Variant, panels: Mapping[str, Panel], tokens: Mapping[str, chats.Tokens], config) -> None:
@@ -384,10 +382,17 @@ def make_chat(tokenizer, cfg: models.ModelConfig, config: ConfigDict) -> chats.C
         family=cfg.family,
         vocab_size=cfg.vocab_size,
         preset=section.preset,
+        style=section.style,
         template_file=section.template_file or None,
+        system=_with_lines(section.system),
         date=section.date,
         enable_thinking=section.thinking,
+        closing=_with_lines(section.closing),
     )
+
+
+def _with_lines(text: str) -> str:
+    return text.replace(r"\n", "\n")
 
 
 def load_variant(variant: Variant, config: ConfigDict) -> respond.Loaded:
@@ -403,7 +408,7 @@ def load_variant(variant: Variant, config: ConfigDict) -> respond.Loaded:
             penalty,
             "honoured" if honoured else "off, as in plain greedy decoding",
         )
-    eos_ids = chats.eos_ids(chat, generation)
+    eos_ids = chats.eos_ids(chat, generation, cfg.eos_ids)
     return respond.Loaded(cfg, jax.block_until_ready(params), chat, eos_ids, penalty if honoured else 1.0)
 
 
@@ -438,7 +443,7 @@ def describe_inputs(subject: Subject, panels, judge: Judge | None, reward: Rewar
         "variants": {
             variant.name: {
                 "fingerprint": models.fingerprint(variant.path),
-                "template_sha256": chats.template_sha256(load_chat(variant, config)),
+                **chats.describe(load_chat(variant, config)),
             }
             for variant in subject.variants
         },
