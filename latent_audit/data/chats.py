@@ -21,6 +21,7 @@ from latent_audit.data.tokenizer_files import PROBES
 from latent_audit.data.tokenizer_files import load_tokenizer as load_tokenizer
 from latent_audit.errors import InputError
 
+NO_THOUGHT = "none"
 TEMPLATE, TOKENIZER = "another chat template", "another tokenizer"
 
 
@@ -79,15 +80,15 @@ def encode_prompts(chat: Chat, prompts: Iterable[str], *, max_length: int, width
     return Tokens(tokens, mask)
 
 
-def target_ids(chat: Chat, text: str) -> tuple[int, ...]:
-    """Token ids of the opening of an answer, no special tokens added; docs/method.md section 1.
+def target_ids(chat: Chat, text: str, *, most: int | None = None) -> tuple[int, ...]:
+    """Token ids of the opening of an answer, or its first `most`, no special tokens added; docs/method.md section 1.
 
     Where responses are read behind a thought, an empty one stands in front: no target lies inside a thought.
     """
-    ids = tuple(encode(chat, [chat.thought + text])[0])
+    thought, ids = encode(chat, [chat.thought, chat.thought + text])
     if not text or not ids:
         raise InputError(f"the target {text!r} has no tokens")
-    return ids
+    return tuple(ids if most is None else ids[: len(thought) + most])
 
 
 def assistant_turn_ids(chat: Chat, text: str) -> tuple[int, ...]:
@@ -115,7 +116,7 @@ def thought_in_words(chat: Chat) -> str:
         return f"the template opens a thought, which {chat.closing!r} ends"
     if chat.behind_thought:
         return f"responses are read behind {thoughts.END}; targets stand behind {chat.thought!r}"
-    return "none"
+    return NO_THOUGHT
 
 
 def template_sha256(chat: Chat) -> str:

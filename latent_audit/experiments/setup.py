@@ -147,7 +147,7 @@ def check(
             poles.check_directory(config.organism.directory, names, _recipe(config))
     tokens = encode(chat, cfg, panels.values(), config, who=names[0])
     for variant in subject.variants[1:] if subject else ():
-        _check_tokens(variant, panels, tokens, config)
+        check_tokens(variant, panels, tokens, config)
     return Prospect(world, names, subject, cfg, chat, panels, tokens, judge, reward, labelled)
 
 
@@ -356,15 +356,23 @@ def check_alike(subject: Subject, config: ConfigDict) -> None:
             raise InputError(f"model.variants: {variant.name} has {other} than base; {remedy[other]}")
 
 
-def _check_tokens(variant: Variant, panels: Mapping[str, Panel], tokens: Mapping[str, chats.Tokens], config) -> None:
-    """InputError unless a variant would itself put every prompt as base does, whose tokens it is given."""
+def check_tokens(
+    variant: Variant,
+    panels: Mapping[str, Panel],
+    tokens: Mapping[str, chats.Tokens],
+    config: ConfigDict,
+    *,
+    field: str = "model.variants",
+    base: str = "base",
+) -> None:
+    """InputError unless a variant would itself put every prompt as base does, to whose tokens it is compared."""
     own = encode_panels(variant, panels.values(), config)
     for name, (ours, mask) in tokens.items():
         theirs = own[name]
         for prompt, *rows in zip(panels[name].prompts, ours, mask, theirs.tokens, theirs.mask, strict=True):
             if rows[0][rows[1]].tolist() != rows[2][rows[3]].tolist():
                 raise InputError(
-                    f"model.variants: {variant.name} writes the prompt {prompt!r:.100} in other tokens than base; "
+                    f"{field}: {variant.name} writes the prompt {prompt!r:.100} in other tokens than {base}; "
                     "expected the same tokenizer and chat template"
                 )
 
@@ -419,6 +427,8 @@ def encode_panels(variant: Variant, panels, config: ConfigDict) -> dict[str, cha
 
 def encode(chat: chats.Chat, cfg: models.ModelConfig, panels, config: ConfigDict, *, who: str):
     """encode_panels of a model by its parts; who: its name in the warning of prompts beyond its positions."""
+    if (thought := chats.thought_in_words(chat)) != chats.NO_THOUGHT:
+        logging.info("%s: %s", who, thought)
     encoded = {}
     for panel in panels:
         with fields.named(f"prompts.max_tokens = {config.prompts.max_tokens}, panel {panel.name}"):
