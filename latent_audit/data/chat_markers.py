@@ -60,13 +60,7 @@ MARKERS = {
 }
 STYLES = tuple(MARKERS)
 # What a user's turn of each style begins with in the checkpoint's own template.
-_FIRST = {
-    "llama3": LLAMA3_HEADER,
-    "chatml": "<|im_start|>",
-    "gemma": "<start_of_turn>",
-    "mistral": INST,
-    "llama2": INST,
-}
+_FIRST = {style: MARKERS[style].user for style in ("llama3", "chatml", "gemma")} | {"mistral": INST, "llama2": INST}
 # For checkpoints without a template of their own. Llama stands for two styles; which one is read off the vocabulary.
 _OF_FAMILY = {
     "mistral": "mistral",
@@ -96,7 +90,7 @@ def bare_template(tokenizer: Any, *, style: str, family: str, own: str, template
     markers = _spaced(tokenizer) if style == "mistral" else MARKERS[style]
     if own and _FIRST[style] not in own:
         logging.warning(
-            "chat.style=%s writes %s, which the checkpoint's own template does not: the model may not know it",
+            "chat.style=%s writes %r, which the checkpoint's own template does not: the model may not know it",
             style,
             _FIRST[style],
         )
@@ -111,7 +105,7 @@ def bare_template(tokenizer: Any, *, style: str, family: str, own: str, template
         logging.warning("chat.style=%s writes %s: the model may not know it", style, said)
     # ChatML is written with BOS by models that were trained with one.
     bos = tokenizer.bos_token
-    has_bos = style != "chatml" or bool(bos and own.startswith(bos) and bos != _FIRST["chatml"])
+    has_bos = style != "chatml" or bool(bos and own.startswith(bos) and bos not in MARKERS["chatml"].control)
     if has_bos and bos is None:
         raise InputError(
             f"chat.style={style} starts prompts with BOS, but this tokenizer has none: use chat.preset=default"
