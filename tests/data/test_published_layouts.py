@@ -16,11 +16,23 @@ from absl import logging
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from latent_audit.data import chats
+from latent_audit.data import chat_templates, chats, template_helper
 from latent_audit.errors import InputError
 from tests.data.layouts import ANSWER, LAYOUTS, MISTRAL1, MISTRAL3, SYSTEM, USER
 
 REAL = os.environ.get("LATENT_AUDIT_REAL", "")
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """Templates rendered here instead of in processes apart, which have tests of their own and take their time."""
+
+    def ask(request, seed):
+        lines = []
+        end = template_helper.write_all(json.loads(request), lines.append)
+        return [json.loads(line) for line in lines], end
+
+    monkeypatch.setattr(chat_templates, "_ask", ask)
 
 
 def letters():
@@ -101,7 +113,8 @@ def test_system_turns_are_proved_by_what_is_written(name):
         assert chats.render(make(layout, system=SYSTEM), USER) == layout.system
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+# On a byte-level tokenizer v0.3's markers stand as Nemo's do; its own tokenizer's are in a test below.
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "Mistral v0.3"])
 def test_the_style_is_that_of_the_checkpoints_own_template(name, monkeypatch):
     layout, warned = LAYOUTS[name], []
     monkeypatch.setattr(logging, "warning", lambda text, *values: warned.append(text % values))
