@@ -11,8 +11,10 @@ from transformers import PreTrainedTokenizerFast
 from latent_audit.data import chats, tokenizer_files
 from latent_audit.data.chat import thoughts
 from latent_audit.errors import InputError
+from tests.data.layouts import LAYOUTS
 from tests.data.test_chats import GEMMA, GEMMA_TOKENS, INST, INST_TOKENS, QWEN2, QWEN3, QWEN_TOKENS, tokenizer_of
 from tests.data.test_published_layouts import in_this_process as in_this_process
+from tests.data.test_published_layouts import tiny
 
 THINK = ("<think>", "</think>")
 # QwQ and R1: the thought is opened whatever the switch says, and left out of answers.
@@ -38,8 +40,9 @@ def thinker(template, *, special=True, **options):
 
 def test_a_style_that_the_checkpoint_does_not_write_is_warned_of(warned):
     chat = chats.make_chat(tokenizer_of(INST_TOKENS, INST), family="mistral", style="chatml")
-    assert chats.render(chat, "Hi") == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    assert len(warned) == 3 and "'<|im_start|>user\\n', which the checkpoint's own template does not" in warned[0]
+    # BOS as the checkpoint's own template has it.
+    assert chats.render(chat, "Hi") == "<s><|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert len(warned) == 2 and "'<|im_start|>user\\n', which the checkpoint's own template does not" in warned[0]
     assert "chat.style=chatml writes <|im_start|>, <|im_end|>, no single special token" in warned[1]
     warned.clear()
     chats.make_chat(tokenizer_of(QWEN_TOKENS, QWEN2), family="llama", style="chatml")
@@ -132,11 +135,11 @@ def test_no_thought_is_spoken_of_where_there_is_none():
 
 
 def test_what_stands_behind_the_first_end_of_turn_is_no_target():
-    always = INST + "{{ '[INST] ' }}"
-    chat = chats.make_chat(tokenizer_of(INST_TOKENS, always), family="mistral")
-    assert chat.tokenizer.decode(chats.assistant_turn_ids(chat, "Sure")) == " Sure</s>"
-    # The answer's letters occur in what the template writes unasked.
-    assert chat.tokenizer.decode(chats.assistant_turn_ids(chat, "I")) == " I</s>"
+    layout = LAYOUTS["Llama 3, first"]
+    chat = chats.make_chat(tiny(layout), family="llama")
+    # One whose letters occur in the header that the template writes unasked behind it.
+    for answer in ("Sure", "assistant"):
+        assert chat.tokenizer.decode(chats.assistant_turn_ids(chat, answer)) == f"{answer}<|eot_id|>"
 
 
 def test_end_tokens_are_those_of_every_file():
