@@ -1,6 +1,7 @@
 """Styles, thoughts, ends of turns and template files: what a config chooses, each against text written by hand."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ from absl import logging
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from configs.common import base_config
 from latent_audit.data import chats, tokenizer_files
 from latent_audit.data.chat import thoughts
 from latent_audit.errors import InputError
+from latent_audit.experiments import setup
+from latent_audit.reports import outputs
 from tests.data.layouts import LAYOUTS
 from tests.data.test_chats import GEMMA, GEMMA_TOKENS, INST, INST_TOKENS, QWEN2, QWEN3, QWEN_TOKENS, tokenizer_of
 from tests.data.test_published_layouts import in_this_process as in_this_process
@@ -259,3 +263,16 @@ def test_a_tokenizer_model_alone_is_read_as_sentencepiece_has_it(name, tmp_path)
     assert chats.encode_prompts(chat, ["name a colour"], max_length=99).tokens[0].tolist() == prompt
     turn = [*own.encode("[INST] Name a colour. [/INST] red"), own.eos_id()]
     assert [*own.encode("[INST] Name a colour. [/INST]"), *chats.assistant_turn_ids(chat, "red")] == turn
+
+
+def test_what_is_done_about_thoughts_stands_in_the_report():
+    record = {"variants": {"base": {"thought": "read behind </think>"}, "harmful": {"thought": "none"}}, "arch": "a"}
+    assert outputs.thoughts_of(record) == {"thought, base": "read behind </think>"}
+    assert outputs.thoughts_of({"llama": record}) == outputs.thoughts_of(record) and outputs.thoughts_of(None) == {}
+    config = base_config("lvs")
+    config.chat.closing, config.chat.system = r"\n\n</think>", r"One.\nTwo."
+    cfg = SimpleNamespace(family="qwen2", vocab_size=10**6)
+    bos, eos, others = QWEN_TOKENS
+    chat = setup.make_chat(tokenizer_of((bos, eos, (*others, *THINK)), OPENS), cfg, config)
+    assert chats.render(chat, "Hi").startswith("<|im_start|>system\nOne.\nTwo.<|im_end|>\n")
+    assert chats.render(chat, "Hi").endswith("<think>\n\n\n</think>")
