@@ -39,9 +39,16 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     # How prompts are put to the model. Another template is another measurement: its hash is in every result.
     config.chat = chat = ml_collections.ConfigDict()
     chat.preset = "default"  # default: the checkpoint's own template; paper: bare markers, no system turn
+    # Whose bare markers: auto is those of the checkpoint's own template; llama3, llama2, mistral, chatml or gemma are
+    # preset paper in that style.
+    chat.style = "auto"
     chat.template_file = ""  # a Jinja file to use instead
+    chat.system = ""  # a system turn in front of every prompt; empty leaves the template its own
     chat.date = "26 Jul 2024"  # what templates that print today's date are told
-    chat.thinking = False  # for templates with a thinking switch
+    # False: no thought in front of an answer, and one that the template opens nonetheless is ended by closing. True, or
+    # None for the template's default: responses are read behind </think>.
+    chat.thinking = False
+    chat.closing = r"\n</think>\n\n"  # \n is a line break, in chat.system too
 
     # Prompt sets: a CSV, TSV, JSON, JSONL or TXT file, "hub:owner/name", or "builtin:...".
     config.prompts = prompts = ml_collections.ConfigDict()

@@ -83,10 +83,20 @@ MODEL = {
     ),
     **under(
         "chat",
-        preset=text("the checkpoint's own template, or the family's bare markers", "default", "paper"),
+        preset=text("the checkpoint's own template, or bare markers around one user turn", "default", "paper"),
+        style=text(
+            "whose bare markers: those of the checkpoint's own template, or preset paper in a style that is named",
+            *("auto", "llama3", "llama2", "mistral", "chatml", "gemma"),
+        ),
         template_file=text("a Jinja file to use instead of the checkpoint's template"),
         date=text("what templates that print today's date are told, such as 26 Jul 2024", most=WORDS),
-        thinking=switch("what templates with a thinking switch are told; None: their own default", optional=True),
+        system=text("a system turn in front of every prompt, \\n for a line break; empty: the template's own, or none"),
+        thinking=switch(
+            "whether a thought stands in front of answers: ended by closing where a template opens one, or answers "
+            "are read behind </think>; None: the template's default, read so too",
+            optional=True,
+        ),
+        closing=text("what ends a thought that the template opens, \\n for a line break", most=WORDS),
     ),
     **under(
         "prompts",

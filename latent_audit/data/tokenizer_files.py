@@ -26,15 +26,21 @@ _OTHERS = ("merges.txt", "spm.model", "sentencepiece.model", "sentencepiece.bpe.
 _TEMPLATES = ("chat_template.jinja", "additional_chat_templates/*.jinja")
 # The longest published vocabulary has 33 MB, settings 1 MB and templates 20 KB.
 _MOST_VOCABULARY, _MOST_SETTINGS, _MOST_TEMPLATE = 2**29, 2**24, 2**20
-# Words, digits, punctuation, white space and other scripts: where readings of one tokenizer would differ.
 _AGAIN = "copy the tokenizer files that the model was published with"
-_SPLIT_PROBE = "Write  12 lines, don't stop!\n\tf(x) = 3.5; \u00bfqu\u00e9? \u4f60\u597d"
+# Words, digits, punctuation, white space and other scripts: where readings of one tokenizer would differ.
+# Beside them all control tokens of published tokenizers but pictures' and unused ones (Gemma has 6000).
+MOST_CONTROL = 256
+PROBES = (
+    "Write  12 lines, don't stop!\n\tf(x) = 3.5; \u00bfqu\u00e9? \u4f60\u597d",
+    " I'LL say: 1234567\r\n\n e\u0301\u00a0\U0001f642 </s >[INST]",
+)
 
 
 def load_tokenizer(path: str | pathlib.Path) -> Any:
     """The tokenizer of a local checkpoint directory, through transformers; no code of the checkpoint is run.
 
-    Where transformers reads it otherwise than its tokenizer.json has it, the file counts, and the log says so.
+    Where transformers reads it otherwise than its tokenizer.json has it, the file counts, and the log says so. A
+    tokenizer.model alone is read as SentencePiece has it, behind control tokens too.
 
     Raises InputError: not a directory, no tokenizer files in it, or files that transformers cannot read or that no
     tokenizer has (pipes, git-lfs pointers, endless or deep ones).
@@ -124,13 +130,24 @@ def _check_templates(file: pathlib.Path, templates: object) -> None:
 
 
 def _as_filed(path: pathlib.Path, tokenizer: Any) -> Any:
-    """Classes that transformers chooses by the model's family rebuild a tokenizer and may lose what its file has: a
-    word-level one read as Qwen 2's then has no tokens for any text."""
+    """The tokenizer with the ids of its own files.
+
+    Classes that transformers chooses by the model's family rebuild a tokenizer and may lose what its file has: a
+    word-level one read as Qwen 2's has no tokens for any text, and Llama 2's read as LlamaTokenizer has no space in
+    front of what stands behind BOS.
+    """
     file = path / "tokenizer.json"
     if not os.path.isfile(file):
-        return tokenizer
-    filed = Tokenizer.from_file(str(file)).encode(_SPLIT_PROBE, add_special_tokens=False).ids
-    if tokenizer(_SPLIT_PROBE, add_special_tokens=False)["input_ids"] == filed:
+        # Without a family's class transformers reads SentencePiece's own rule for spaces, or what `legacy` says.
+        is_model = os.path.isfile(path / "tokenizer.model")
+        return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True) if is_model else tokenizer
+    filed = Tokenizer.from_file(str(file))
+    filed.no_truncation()
+    filed.no_padding()
+    added = filed.get_added_tokens_decoder()
+    probes = [*PROBES, control_probe(added[token] for token in sorted(added)[:MOST_CONTROL])]
+    rows = [filed.encode(text, add_special_tokens=False).ids for text in probes]
+    if token_rows(tokenizer, probes) == rows:
         return tokenizer
     logging.warning(
         "%s: transformers reads this tokenizer as %s, which splits text otherwise than tokenizer.json; "
@@ -138,7 +155,18 @@ def _as_filed(path: pathlib.Path, tokenizer: Any) -> Any:
         path,
         type(tokenizer).__name__,
     )
-    return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+    if token_rows(tokenizer, probes) != rows:
+        raise InputError(
+            f"{path}: tokenizer_config.json declares added tokens otherwise than tokenizer.json does, so that texts "
+            f"have two readings; {_AGAIN}"
+        )
+    return tokenizer
+
+
+def control_probe(tokens: Iterable) -> str:
+    """A text with plain text behind each of these added tokens, where readings of one tokenizer differ too."""
+    return "".join(f"{token}Red{token} Red{token}[INST]" for token in map(str, tokens))
 
 
 def token_rows(tokenizer: Any, texts: Iterable[str], *, special: bool = False) -> list[list[int]]:
@@ -150,7 +178,8 @@ def token_rows(tokenizer: Any, texts: Iterable[str], *, special: bool = False) -
     if not texts:
         return []
     try:
-        return tokenizer(texts, add_special_tokens=special, return_attention_mask=False)["input_ids"]
+        # Not verbose: how long a text may be is not the tokenizer's to say.
+        return tokenizer(texts, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
@@ -161,12 +190,12 @@ def token_rows(tokenizer: Any, texts: Iterable[str], *, special: bool = False) -
 def check_vocabulary(tokenizer: Any, vocab_size: int) -> None:
     """InputError if plain text, BOS, EOS or the unknown token has an id that a model of `vocab_size` rows lacks.
 
-    Added tokens beyond the table are let be: Gemma 3's tokenizer has one for pictures that its text models lack. They
+    Control tokens beyond the table are let be: Gemma 3's tokenizer has one for pictures that its text models lack. They
     are refused where a text holds one (chats.encode_prompts), and a pad token is masked wherever it stands.
     """
-    added = tokenizer.added_tokens_decoder
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     written = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id]
-    ids = [token for token in tokenizer.get_vocab().values() if token not in added]
+    ids = [token for token in tokenizer.get_vocab().values() if token not in special]
     ids += [token for token in written if token is not None]
     if ids and max(ids) >= vocab_size:
         raise beyond(tokenizer, max(ids), vocab_size)

@@ -147,7 +147,7 @@ def check(
             poles.check_directory(config.organism.directory, names, _recipe(config))
     tokens = encode(chat, cfg, panels.values(), config, who=names[0])
     for variant in subject.variants[1:] if subject else ():
-        _check_tokens(variant, panels, tokens, config)
+        check_tokens(variant, panels, tokens, config)
     return Prospect(world, names, subject, cfg, chat, panels, tokens, judge, reward, labelled)
 
 
@@ -242,7 +242,8 @@ def checkpoint_subject(config: ConfigDict, names: tuple[str, ...]) -> Subject:
     # One that load would refuse is told before the others are audited.
     for variant in variants:
         models.check_whole(variant.path)
-        chats.eos_ids(load_chat(variant, config), models.read_generation_config(variant.path))
+        own = models.check(variant.path).cfg
+        chats.eos_ids(load_chat(variant, config), models.read_generation_config(variant.path), own.eos_ids)
     return Subject(config.model.name or pathlib.PurePath(config.model.path).name, tuple(variants))
 
 
@@ -346,27 +347,32 @@ def check_alike(subject: Subject, config: ConfigDict) -> None:
                     f"{getattr(shape, field)!s:.200}; variants of one model are audited side by side, others by "
                     "configs/survey.py"
                 )
-        theirs = load_chat(variant, config)
-        if theirs.tokenizer.get_vocab() != chat.tokenizer.get_vocab():
-            raise InputError(
-                f"model.variants: {variant.name} has another tokenizer than base; expected the same vocabulary"
-            )
-        if chats.template_sha256(theirs) != chats.template_sha256(chat):
-            raise InputError(
-                f"model.variants: {variant.name} has another chat template than base; give one to both with "
-                "chat.template_file"
-            )
+        other = chats.difference(chat, load_chat(variant, config))
+        if other is not None:
+            remedy = {
+                chats.TEMPLATE: "give one to both with chat.template_file",
+                chats.TOKENIZER: "expected the same ids",
+            }
+            raise InputError(f"model.variants: {variant.name} has {other} than base; {remedy[other]}")
 
 
-def _check_tokens(variant: Variant, panels: Mapping[str, Panel], tokens: Mapping[str, chats.Tokens], config) -> None:
-    """InputError unless a variant would itself put every prompt as base does, whose tokens it is given."""
+def check_tokens(
+    variant: Variant,
+    panels: Mapping[str, Panel],
+    tokens: Mapping[str, chats.Tokens],
+    config: ConfigDict,
+    *,
+    field: str = "model.variants",
+    base: str = "base",
+) -> None:
+    """InputError unless a variant would itself put every prompt as base does, to whose tokens it is compared."""
     own = encode_panels(variant, panels.values(), config)
     for name, (ours, mask) in tokens.items():
         theirs = own[name]
         for prompt, *rows in zip(panels[name].prompts, ours, mask, theirs.tokens, theirs.mask, strict=True):
             if rows[0][rows[1]].tolist() != rows[2][rows[3]].tolist():
                 raise InputError(
-                    f"model.variants: {variant.name} writes the prompt {prompt!r:.100} in other tokens than base; "
+                    f"{field}: {variant.name} writes the prompt {prompt!r:.100} in other tokens than {base}; "
                     "expected the same tokenizer and chat template"
                 )
 
@@ -384,10 +390,17 @@ def make_chat(tokenizer, cfg: models.ModelConfig, config: ConfigDict) -> chats.C
         family=cfg.family,
         vocab_size=cfg.vocab_size,
         preset=section.preset,
+        style=section.style,
         template_file=section.template_file or None,
+        system=_with_lines(section.system),
         date=section.date,
         enable_thinking=section.thinking,
+        closing=_with_lines(section.closing),
     )
+
+
+def _with_lines(text: str) -> str:
+    return text.replace(r"\n", "\n")
 
 
 def load_variant(variant: Variant, config: ConfigDict) -> respond.Loaded:
@@ -403,7 +416,7 @@ def load_variant(variant: Variant, config: ConfigDict) -> respond.Loaded:
             penalty,
             "honoured" if honoured else "off, as in plain greedy decoding",
         )
-    eos_ids = chats.eos_ids(chat, generation)
+    eos_ids = chats.eos_ids(chat, generation, cfg.eos_ids)
     return respond.Loaded(cfg, jax.block_until_ready(params), chat, eos_ids, penalty if honoured else 1.0)
 
 
@@ -414,6 +427,8 @@ def encode_panels(variant: Variant, panels, config: ConfigDict) -> dict[str, cha
 
 def encode(chat: chats.Chat, cfg: models.ModelConfig, panels, config: ConfigDict, *, who: str):
     """encode_panels of a model by its parts; who: its name in the warning of prompts beyond its positions."""
+    if (thought := chats.thought_in_words(chat)) != chats.NO_THOUGHT:
+        logging.info("%s: %s", who, thought)
     encoded = {}
     for panel in panels:
         with fields.named(f"prompts.max_tokens = {config.prompts.max_tokens}, panel {panel.name}"):
@@ -438,7 +453,7 @@ def describe_inputs(subject: Subject, panels, judge: Judge | None, reward: Rewar
         "variants": {
             variant.name: {
                 "fingerprint": models.fingerprint(variant.path),
-                "template_sha256": chats.template_sha256(load_chat(variant, config)),
+                **chats.describe(load_chat(variant, config)),
             }
             for variant in subject.variants
         },

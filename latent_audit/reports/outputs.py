@@ -56,7 +56,7 @@ def write_run(
     facts = about.describe(seed=_seed(workdir))
     files.write_json(workdir / "report.json", {"schema": 1, "task": task, "about": facts, **record})
     box = html.Run(
-        facts=about.in_words(facts),
+        facts=about.in_words(facts) | thoughts_of(record.get("inputs")),
         command=str(facts["command"]),
         links=_written(workdir, {*tables, "report.json"}),
         hashes=hashes_of(record.get("inputs")),
@@ -78,6 +78,17 @@ def _seed(workdir: pathlib.Path) -> int | None:
         return None
     # Tasks that run other tasks hold the common fields in `base`.
     return config.get("seed", config.get("base", {}).get("seed"))
+
+
+def thoughts_of(inputs: object) -> dict[str, str]:
+    """What was done about thoughts in front of answers, "thought, base" -> words; {} where no model has any."""
+    found: dict[str, str] = {}
+    for name, value in inputs.items() if isinstance(inputs, Mapping) else ():
+        if isinstance(value, Mapping):
+            found |= thoughts_of(value)
+            if value.get("thought", "none") != "none":
+                found[f"thought, {name}"] = str(value["thought"])
+    return found
 
 
 def hashes_of(inputs: object, name: str = "") -> dict[str, str]:

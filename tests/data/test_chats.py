@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+from absl import logging
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
@@ -93,7 +94,12 @@ FAMILIES = {
         "<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n",
         "Sure<end_of_turn>",
     ),
-    "gemma3_text": (GEMMA_TOKENS, CLOCK, "\n<bos>26 July 2024-07-26<|user|>Hi<eos><|assistant|><think>", "Sure<eos>"),
+    "gemma3_text": (
+        GEMMA_TOKENS,
+        CLOCK,
+        "\n<bos>26 July 2024-07-26<|user|>Hi<eos><|assistant|><think>\n</think>\n\n",
+        "Sure<eos>",
+    ),
 }
 PAPER = {
     "llama": (
@@ -102,7 +108,7 @@ PAPER = {
         "<|start_header_id|>assistant<|end_header_id|>\n\n",
         "Sure<|eot_id|>",
     ),
-    "llama 2": (INST_TOKENS, "<s>[INST] Hi [/INST]", " Sure</s>"),
+    "llama 2": (INST_TOKENS, "<s>[INST] Hi [/INST]", " Sure </s>"),
     "mistral": (INST_TOKENS, "<s>[INST] Hi [/INST]", " Sure</s>"),
     "qwen2": (QWEN_TOKENS, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "Sure<|im_end|>"),
     "qwen3": (QWEN_TOKENS, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "Sure<|im_end|>"),
@@ -164,7 +170,9 @@ def test_default_template(family, monkeypatch):
     on_day(monkeypatch, 2024, 7, 26)
     for tokens, mask, prompt in zip(encoded.tokens, encoded.mask, PROMPTS, strict=True):
         ids = chat.tokenizer.apply_chat_template(user(prompt), add_generation_prompt=True, enable_thinking=False)
-        assert tokens[mask].tolist() == ids["input_ids"]
+        # A thought that the template opens is ended on top.
+        closing = chat.tokenizer(chat.closing, add_special_tokens=False)["input_ids"]
+        assert tokens[mask].tolist() == ids["input_ids"] + closing
         # Left padding: False, then True, so that the last column is the decision point.
         assert (np.diff(mask.astype(int)) >= 0).all() and mask[-1]
         bos = chat.tokenizer.bos_token_id
@@ -297,9 +305,9 @@ def test_end_and_pad_tokens():
         (INST_TOKENS, "{{ raise_exception('never') }}", {}, "fails on a conversation of the roles user: never"),
         (INST_TOKENS, "{% if %}", {}, "the chat template fails"),
         (INST_TOKENS, {"rag": INST, "tool_use": INST}, {}, "several chat templates"),
-        (INST_TOKENS, INST, {"preset": "paper", "family": "gemma2"}, "<start_of_turn>, <end_of_turn> is no single"),
-        (INST_TOKENS, INST, {"preset": "paper", "family": "phi3"}, "knows no markers for the family 'phi3'"),
-        (QWEN_TOKENS, QWEN2, {"preset": "paper", "family": "mistral"}, "</s> is no single special token"),
+        (INST_TOKENS, None, {"preset": "paper", "family": "gemma2"}, "<start_of_turn>, <end_of_turn>, no single"),
+        (INST_TOKENS, None, {"preset": "paper", "family": "phi3"}, "for the family 'phi3' none is known; name one of"),
+        (QWEN_TOKENS, None, {"preset": "paper", "family": "mistral"}, "has </s>, no single special token"),
         ((None, "</s>", ()), INST, {"preset": "paper"}, "this tokenizer has none"),
     ],
 )
@@ -326,7 +334,7 @@ def test_templates_that_cannot_write_an_answer(template, message):
 
 def test_a_template_without_bos_is_followed_with_a_warning(monkeypatch):
     warnings = []
-    monkeypatch.setattr(chats.logging, "warning", lambda *arguments: warnings.append(arguments))
+    monkeypatch.setattr(logging, "warning", lambda *arguments: warnings.append(arguments))
     chat = chats.make_chat(tokenizer_of(INST_TOKENS, INST.replace("{{ bos_token }}", "")), family="mistral")
     assert len(warnings) == 1 and "<s>" in warnings[0]
     ids = chats.encode_prompts(chat, ["Hi"], max_length=99).tokens[0].tolist()
@@ -352,7 +360,7 @@ def test_load_tokenizer(tmp_path):
 def test_a_tokenizer_is_read_as_its_file_has_it(tmp_path, monkeypatch):
     """transformers rebuilds whatever lies beside a Qwen 2 config.json as Qwen 2's own, and finds no token at all."""
     warned = []
-    monkeypatch.setattr(chats.logging, "warning", lambda text, *values: warned.append(text % values))
+    monkeypatch.setattr(logging, "warning", lambda text, *values: warned.append(text % values))
     inner = Tokenizer(models.WordLevel({"<unk>": 0, "how": 1, "to": 2, "help": 3}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     for family, expected in (("qwen2", 1), ("qwen3", 0)):

@@ -109,8 +109,11 @@ def check(config: ConfigDict) -> Plan:
                 f"rivals = True needs at least {separation.LEAST_PROMPTS} prompts of each kind in each half for the "
                 f"separation score, there are {held}; raise prompts.harmful_count and benign_count, or rivals=False"
             )
-    # Members have the reference's template, not always its tokenizer; what is too long for one of them is said later.
-    setup.encode(chat, cfg, prompts.panels(), config, who="the reference")
+    panels = {panel.name: panel for panel in prompts.panels()}
+    tokens = setup.encode(chat, cfg, panels.values(), config, who="the reference")
+    for model in () if is_zoo else group.models[1:]:
+        member = setup.Variant(model.name, model.path)
+        setup.check_tokens(member, panels, tokens, config, field=model.kind, base="the reference")
     return Plan(
         protocols,
         None,

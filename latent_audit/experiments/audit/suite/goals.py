@@ -42,7 +42,7 @@ class Aims(NamedTuple):
 
 def first_tokens(chat: chats.Chat, text: str) -> tuple[int, ...]:
     """The first GOAL_TOKENS tokens of an answer, () for an empty one."""
-    return tuple(chats.target_ids(chat, text)[:GOAL_TOKENS]) if text.strip() else ()
+    return chats.target_ids(chat, text, most=GOAL_TOKENS) if text.strip() else ()
 
 
 def refusal_directions(harmful, benign) -> np.ndarray:
