@@ -1,7 +1,8 @@
 """Low-rank adapters of a decoder's matrices, W + alpha / rank * A B, as pure functions.
 
 docs/method.md section 5. Adapters are a tree {name: {"a": [L, *inputs, R], "b": [L, R, *outputs]}} beside the
-parameters, R the rank; names and axes are those of models.config.block_shapes. Embedding and head are not adapted.
+parameters, L the layers that have the matrix, R the rank; names and axes are those of models.config.block_shapes.
+Embedding and head are not adapted.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import numpy as np
 
 from latent_audit.errors import InputError
 from latent_audit.models import ModelConfig
-from latent_audit.models.config import block_shapes
+from latent_audit.models.config import block_shapes, layers_with
 from latent_audit.models.names import BLOCK_TENSORS, INPUT_AXES
 
 
@@ -56,11 +57,11 @@ def init_adapters(key, cfg: ModelConfig, lora: LoraConfig) -> dict:
 
     Raises InputError as check_lora does.
     """
-    adapters, shapes = {}, block_shapes(cfg)
+    adapters, shapes, layers = {}, block_shapes(cfg), layers_with(cfg)
     for index, name in enumerate(check_lora(lora, cfg)):
         inputs, outputs = shapes[name][: INPUT_AXES[name]], shapes[name][INPUT_AXES[name] :]
-        normal = jax.random.normal(jax.random.fold_in(key, index), (cfg.num_layers, *inputs, lora.rank))
-        b = jnp.zeros((cfg.num_layers, lora.rank, *outputs))
+        normal = jax.random.normal(jax.random.fold_in(key, index), (len(layers[name]), *inputs, lora.rank))
+        b = jnp.zeros((len(layers[name]), lora.rank, *outputs))
         adapters[name] = {"a": normal * np.prod(inputs) ** -0.5, "b": b}
     return adapters
 
@@ -98,10 +99,10 @@ def peft_files(cfg: ModelConfig, adapters: dict, lora: LoraConfig, *, base: str)
     for name, pair in adapters.items():
         a, b = (np.asarray(pair[side], np.float32) for side in "ab")
         module = BLOCK_TENSORS[name].removesuffix(".weight")
-        for layer in range(cfg.num_layers):
+        for place, layer in enumerate(layers_with(cfg)[name]):
             prefix = f"base_model.model.model.layers.{layer}.{module}"
-            tensors[f"{prefix}.lora_A.weight"] = np.ascontiguousarray(a[layer].reshape(-1, lora.rank).T)
-            tensors[f"{prefix}.lora_B.weight"] = np.ascontiguousarray(b[layer].reshape(lora.rank, -1).T)
+            tensors[f"{prefix}.lora_A.weight"] = np.ascontiguousarray(a[place].reshape(-1, lora.rank).T)
+            tensors[f"{prefix}.lora_B.weight"] = np.ascontiguousarray(b[place].reshape(lora.rank, -1).T)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -10,6 +10,7 @@ from typing import Any
 from latent_audit.errors import InputError
 from latent_audit.models.config import FULL_ATTENTION, ModelConfig, Rope
 from latent_audit.models.fields import choice, flag, number, shown, token_ids
+from latent_audit.models.kinds import qwen3_5
 from latent_audit.models.spellings import ropes
 from latent_audit.models.spellings.ropes import LAYER_TYPES
 
@@ -32,6 +33,7 @@ class Family:
       sqrt_embedding: token embeddings are multiplied by the square root of their width.
       rope_kinds: the rotary settings that the family knows.
       rope_per_type: sliding and full layers have their own.
+      kinds: name in KIND_SPELLINGS of what says which layer is of which kind, where they differ in shape; else empty.
       constants: config.json fields that are written so. Those of `defaults` must hold this when read, too: what else
         they can say is not implemented.
     """
@@ -46,6 +48,7 @@ class Family:
     sqrt_embedding: bool = False
     rope_kinds: tuple[str, ...] = ropes.KINDS
     rope_per_type: bool = False
+    kinds: str = ""
     constants: dict = dataclasses.field(default_factory=dict)
 
 
@@ -219,12 +222,32 @@ _MINISTRAL3_ROPE = {
     "mscale_all_dim": 1.0,
     "llama_4_scaling_beta": 0.1,
 }
+_QWEN3_5 = {key: value for key, value in _QWEN3.items() if "window" not in key} | {
+    "vocab_size": 248320,
+    "intermediate_size": 12288,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "partial_rotary_factor": 0.25,
+    **qwen3_5.DEFAULTS,
+}
+
+# Each has read(fields, layers) -> ModelConfig's fields, and written(cfg) -> config.json's.
+KIND_SPELLINGS = {"qwen3_5": qwen3_5}
 
 FAMILIES = {
     "llama": Family("LlamaForCausalLM", _LLAMA, bias="switch"),
     "mistral": Family("MistralForCausalLM", _MISTRAL, window_rule="all"),
     "qwen2": Family("Qwen2ForCausalLM", _QWEN2, window_rule="late", bias="qkv"),
     "qwen3": Family("Qwen3ForCausalLM", _QWEN3, {"query_key_norm": True}, window_rule="late", bias="switch"),
+    "qwen3_5_text": Family(
+        "Qwen3_5ForCausalLM",
+        _QWEN3_5,
+        {"query_key_norm": True, "norm_plus_one": True, "query_gate": True},
+        bias="switch",
+        rope_kinds=("default",),
+        kinds="qwen3_5",
+    ),
     "gemma": Family("GemmaForCausalLM", _GEMMA, _GEMMA_SWITCHES, bias="switch", sqrt_embedding=True),
     "gemma2": Family(
         "Gemma2ForCausalLM",
@@ -307,7 +330,8 @@ def config_from_hf(hf: dict) -> ModelConfig:
         )
     all_biases = family.bias == "switch" and flag(fields, "attention_bias")
     no_rope = _no_rope_layers(fields, family, layers)
-    sliding = _sliding_layers(fields, family, layers, no_rope)
+    kinds = KIND_SPELLINGS[family.kinds].read(fields, layers) if family.kinds else {}
+    sliding = [False] * layers if family.kinds else _sliding_layers(fields, family, layers, no_rope)
     _check_ids(fields)
     return ModelConfig(
         family=name,
@@ -337,6 +361,7 @@ def config_from_hf(hf: dict) -> ModelConfig:
         bos_id=next(iter(token_ids(fields, "bos_token_id")), None),
         eos_ids=token_ids(fields, "eos_token_id"),
         **family.switches,
+        **kinds,
     )
 
 
@@ -396,6 +421,8 @@ def hf_from_config(cfg: ModelConfig, *, dtype: str = "float32", pad_id: int | No
     if family.rope_per_type:
         both = zip(LAYER_TYPES, (cfg.ropes[0], cfg.ropes[-1]), strict=True)
         hf["rope_parameters"] = {layer_type: ropes.parameter_fields(rope) for layer_type, rope in both}
+    if family.kinds:
+        hf |= KIND_SPELLINGS[family.kinds].written(cfg)
     hf |= family.constants
     _check_round_trip(cfg, hf)
     return hf

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from latent_audit.models import decoder, ops, sharding
 from latent_audit.models.config import ModelConfig, Params
 from latent_audit.models.decoder import Edit
+from latent_audit.models.kinds import cache as kinds_cache
 
 
 class Generation(NamedTuple):
@@ -48,7 +49,7 @@ class Sampling(NamedTuple):
 
 def prefill(
     params: Params, tokens: jax.Array, mask: jax.Array, *, cfg: ModelConfig, room: int, edit: Edit | None = None
-) -> tuple[jax.Array, Cache]:
+) -> tuple[jax.Array, Cache | kinds_cache.Cache]:
     """Run the prompt and keep its keys and values.
 
     Args:
@@ -58,6 +59,8 @@ def prefill(
     Returns:
       (state L at the decision point [B, D], Cache).
     """
+    if cfg.kinds:
+        return kinds_cache.prefill(params, tokens, mask, cfg=cfg, room=room, edit=edit)
     context = decoder.make_context(mask, cfg=cfg)
     apply_edit = edit if edit is not None else lambda h, s: h
 
@@ -77,8 +80,14 @@ def prefill(
 
 
 def decode_step(
-    params: Params, token: jax.Array, slot: jax.Array | int, cache: Cache, *, cfg: ModelConfig, edit: Edit | None = None
-) -> tuple[jax.Array, Cache]:
+    params: Params,
+    token: jax.Array,
+    slot: jax.Array | int,
+    cache: Cache | kinds_cache.Cache,
+    *,
+    cfg: ModelConfig,
+    edit: Edit | None = None,
+) -> tuple[jax.Array, Cache | kinds_cache.Cache]:
     """Feed one token per row and advance the cache.
 
     Args:
@@ -87,6 +96,8 @@ def decode_step(
     Returns:
       (state L [B, D], Cache).
     """
+    if isinstance(cache, kinds_cache.Cache):
+        return kinds_cache.decode_step(params, token, slot, cache, cfg=cfg, edit=edit)
     apply_edit = edit if edit is not None else lambda h, s: h
     B, S = cache.mask.shape
     position = jnp.sum(cache.mask & (jnp.arange(S) < slot), axis=1, dtype=jnp.int32)[:, None]

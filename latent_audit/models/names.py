@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from latent_audit.models.config import ModelConfig, block_shapes, parameter_shapes
+from latent_audit.models.config import ModelConfig, block_shapes, kind_shapes, layers_with, parameter_shapes
 
 # Ours -> theirs, inside "model.layers.{i}.".
 BLOCK_TENSORS = {
@@ -28,6 +28,15 @@ BLOCK_TENSORS = {
     "up_bias": "mlp.up_proj.bias",
     "down": "mlp.down_proj.weight",
     "down_bias": "mlp.down_proj.bias",
+    "delta_mixed": "linear_attn.in_proj_qkv.weight",
+    "delta_gate": "linear_attn.in_proj_z.weight",
+    "delta_beta": "linear_attn.in_proj_b.weight",
+    "delta_decay": "linear_attn.in_proj_a.weight",
+    "delta_convolution": "linear_attn.conv1d.weight",
+    "delta_rate": "linear_attn.A_log",
+    "delta_rate_bias": "linear_attn.dt_bias",
+    "delta_norm": "linear_attn.norm.weight",
+    "delta_output": "linear_attn.out_proj.weight",
 }
 # With four norms around a block (Gemma 2, 3) the same words name another place.
 POST_NORM_TENSORS = {
@@ -47,6 +56,7 @@ TOP_TENSORS = {"embed": "model.embed_tokens.weight", "final_norm": "model.norm.w
 
 # How many leading axes a matrix of ours sums over. torch's Linear keeps [outputs, inputs]: the transpose.
 INPUT_AXES = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1, "head": 1}
+INPUT_AXES |= {"delta_mixed": 1, "delta_gate": 1, "delta_beta": 1, "delta_decay": 1, "delta_output": 2}
 
 # The text tower of a multimodal checkpoint lies under model.language_model. or language_model.model.
 _TEXT_TOWER = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?")
@@ -62,29 +72,28 @@ class FileTensor(NamedTuple):
     """What one tensor of a checkpoint holds.
 
     parts: our parameters, one after the other along its rows; most tensors hold one. place: where in each of them:
-    () of a parameter that is not stacked, else (layer,).
+    () of a parameter that is not stacked, else (its place in the stack,).
     """
 
     parts: tuple[str, ...]
     place: tuple[int, ...]
 
 
-def block_tensors(cfg: ModelConfig) -> dict[str, tuple[str, ...]]:
-    """Name inside "model.layers.{i}." -> our parameters that it holds."""
+def block_tensors(cfg: ModelConfig, kind: str = "softmax") -> dict[str, tuple[str, ...]]:
+    """Name inside "model.layers.{i}." of a layer of this kind -> our parameters that it holds."""
     single = BLOCK_TENSORS | (POST_NORM_TENSORS if cfg.post_norms else {})
     fused = FUSED_TENSORS.get(cfg.family, {})
     in_fused = {part for parts in fused.values() for part in parts}
-    return {single[name]: (name,) for name in block_shapes(cfg) if name not in in_fused} | fused
+    return {single[name]: (name,) for name in kind_shapes(cfg, kind) if name not in in_fused} | fused
 
 
 def tensor_names(cfg: ModelConfig) -> dict[str, FileTensor]:
     """Every tensor a checkpoint of `cfg` holds, by its Hugging Face name."""
     names = {TOP_TENSORS[name]: FileTensor((name,), ()) for name in parameter_shapes(cfg) if name != "blocks"}
-    for layer in range(cfg.num_layers):
-        names |= {
-            f"model.layers.{layer}.{inside}": FileTensor(parts, (layer,))
-            for inside, parts in block_tensors(cfg).items()
-        }
+    layers = layers_with(cfg)
+    for layer, kind in enumerate(cfg.kinds or ("softmax",) * cfg.num_layers):
+        for inside, parts in block_tensors(cfg, kind).items():
+            names[f"model.layers.{layer}.{inside}"] = FileTensor(parts, (layers[parts[0]].index(layer),))
     return names
 
 
@@ -118,6 +127,8 @@ def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape in a checkpoint of one layer's parameter `name` of our `shape`."""
     if name in INPUT_AXES:
         return math.prod(shape[INPUT_AXES[name] :]), math.prod(shape[: INPUT_AXES[name]])
+    if name == "delta_convolution":
+        return shape[0], 1, shape[1]
     return shape if name == "embed" else (math.prod(shape),)
 
 

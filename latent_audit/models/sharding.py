@@ -35,14 +35,20 @@ RULES = (
     (r"blocks/(gate|up)_bias", ((None, "model"),)),
     (r"blocks/down", ((None, "model", None),)),
     (r"blocks/(output|down)_bias", ((),)),
+    # Queries, keys and values side by side on one axis: cut by what the projection sums over.
+    (r"blocks/delta_mixed", ((None, "model", None),)),
+    (r"blocks/delta_gate", ((None, None, "model", None),)),
+    (r"blocks/delta_(beta|decay)", ((None, None, "model"),)),
+    (r"blocks/delta_(convolution|rate|rate_bias)", ((),)),
+    (r"blocks/delta_output", ((None, "model", None, None),)),
     (r"\w*norm", ((),)),
-    (r"(query|key|value|gate|up)/a", ((),)),
-    (r"(output|down)/b", ((),)),
-    (r"query/b", ((None, None, "model", None),)),
+    (r"(query|key|value|gate|up|delta_gate|delta_beta|delta_decay)/a", ((),)),
+    (r"(output|down|delta_output|delta_mixed)/b", ((),)),
+    (r"(query|delta_gate)/b", ((None, None, "model", None),)),
     (r"(key|value)/b", ((None, None, "model", None), ())),
-    (r"(gate|up)/b", ((None, None, "model"),)),
-    (r"output/a", ((None, "model", None, None),)),
-    (r"down/a", ((None, "model", None),)),
+    (r"(gate|up|delta_beta|delta_decay)/b", ((None, None, "model"),)),
+    (r"(output|delta_output)/a", ((None, "model", None, None),)),
+    (r"(down|delta_mixed)/a", ((None, "model", None),)),
 )
 
 

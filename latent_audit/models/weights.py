@@ -183,9 +183,8 @@ def _read(
     name: str, cfg: ModelConfig, tensors: dict[str, tuple[pathlib.Path, str]], dtype: np.dtype
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """One parameter, all layers stacked, as (host array, problems)."""
-    shapes = block_shapes(cfg) | parameter_shapes(cfg)
-    stacked = name not in parameter_shapes(cfg)
-    array = np.empty((cfg.num_layers, *shapes[name]) if stacked else shapes[name], dtype)
+    shapes = parameter_shapes(cfg)
+    array = np.empty(shapes["blocks"][name] if name in shapes["blocks"] else shapes[name], dtype)
     problems = []
     for canonical, tensor in names.tensor_names(cfg).items():
         if name not in tensor.parts:

@@ -78,6 +78,23 @@ VISION = {
     "image_size": 28,
     "patch_size": 14,
 }
+# Two delta-rule layers, an attention layer, and one that breaks the pattern of the published sizes.
+QWEN3_5 = {
+    "num_hidden_layers": 5,
+    "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 12,
+    "linear_conv_kernel_dim": 4,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 100.0,
+        "partial_rotary_factor": 0.5,
+        "mrope_section": [2, 1, 1],
+        "mrope_interleaved": True,
+    },
+}
 
 # Case -> (config class, what differs from BASE). Windows are shorter than LENGTH.
 LENGTH = 24
@@ -109,6 +126,12 @@ CASES = {
             "attention_bias": True,
             "tie_word_embeddings": True,
         },
+    ),
+    "qwen3_5": ("Qwen3_5TextConfig", QWEN3_5),
+    "qwen3_5_tied": (
+        "Qwen3_5TextConfig",
+        {"tie_word_embeddings": True, "attention_bias": True, "linear_num_key_heads": 4, "linear_num_value_heads": 4}
+        | {"num_hidden_layers": 4, "linear_conv_kernel_dim": 3, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
     ),
     "gemma": ("GemmaConfig", {"num_key_value_heads": 1}),
     "gemma_untied": ("GemmaConfig", {"tie_word_embeddings": False, "attention_bias": True}),
