@@ -144,7 +144,7 @@ def token_nll(params, examples, *, cfg: ModelConfig, edit=None, adapters=None, m
 
 
 def _merge_stacks(params, adapters, cfg: ModelConfig, scale):
-    """(params with the adapters of what not every layer has merged in, the other adapters): no slice of those exists."""
+    """(params with the adapters of what not every layer has merged in, the other adapters): blocks get whole stacks."""
     whole = {name: pair for name, pair in adapters.items() if name in switch.split_blocks(params, cfg)[1]}
     if not whole:
         return params, adapters

@@ -2,9 +2,9 @@
 
 A perturbation at state s cannot change the states before it, so a search step starts from state s and runs only
 blocks s .. L-1. Both loops have a traced trip count: one compile serves every state, and a skipped block costs
-nothing. The forward loop stores each block's backward residuals in [L, ...] buffers, the second loop reads
-them back; of layers that differ in shape it stores the block's input alone and the second loop computes the block
-again (docs/performance.md). Two cuts are exact: the last block computes only the columns that are read, and the head only
+nothing. The forward loop stores each block's backward residuals in [L, ...] buffers, the second loop reads them back;
+where layers differ in shape it stores the block's input alone, and the second loop computes the block again
+(docs/performance.md). Two cuts are exact: the last block computes only the columns that are read, and the head only
 the columns that predict a target (docs/method.md section 1).
 """
 

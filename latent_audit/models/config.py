@@ -47,7 +47,7 @@ class Rope:
 
 @dataclasses.dataclass(frozen=True)
 class DeltaRule:
-    """Sizes of gated delta-rule layers (Qwen 3.5): heads of keys and of values, their widths, the convolution's columns."""
+    """Sizes of gated delta-rule layers: heads of keys and of values, their widths, columns of the convolution."""
 
     key_heads: int
     value_heads: int

@@ -124,6 +124,45 @@ def decode_step(
     return x[:, 0], cache._replace(keys=keys, values=values)
 
 
+def extend(
+    params: Params, x: jax.Array, cache: Cache | kinds_cache.Cache, mask: jax.Array, *, cfg: ModelConfig
+) -> jax.Array:
+    """State L of further columns behind a cache without room, which is left as it is.
+
+    Args:
+      x: [R, T, D], residual state 0 of the further columns; cache: of R rows, or of one row for all.
+      mask: bool [R or 1, S + T], of the cache's S columns and these.
+    """
+    if isinstance(cache, kinds_cache.Cache):
+        return kinds_cache.extend(params, x, cache, mask, cfg=cfg)
+    R, S = x.shape[0], cache.keys.shape[3]
+    context = decoder.make_context(mask, cfg=cfg)
+    distance = context.distance[:, S:]
+
+    def join(before: jax.Array, own: jax.Array) -> jax.Array:
+        return jnp.concatenate([jnp.broadcast_to(before, (R, *before.shape[1:])), own], axis=2)
+
+    def step(x: jax.Array, stacked: tuple) -> tuple[jax.Array, None]:
+        layer, numbers, keys, values = stacked
+        cos, sin, gain = decoder.turn_of(context, numbers, slice(S, None))
+        normed = decoder.attention_input(layer, x, cfg=cfg)
+        key, value = decoder.project_key_value(layer, normed, cos, sin, cfg=cfg)
+        query = decoder.project_query(layer, normed, cos, sin, gain, cfg=cfg)
+        return decoder.finish_block(
+            layer, x, query, join(keys, key), join(values, value), distance, numbers.window, cfg=cfg
+        ), None
+
+    return jax.lax.scan(step, x, (params["blocks"], decoder.layer_numbers(cfg), cache.keys, cache.values))[0]
+
+
+def row_of(cache: Cache | kinds_cache.Cache, row: jax.Array) -> Cache | kinds_cache.Cache:
+    """The cache of one row, which stays an axis of length one."""
+    mask = jax.lax.dynamic_slice_in_dim(cache.mask, row, 1)
+    # All else has its rows behind the layers.
+    cut = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, row, 1, axis=1), cache[:-1])
+    return type(cache)(*cut, mask)
+
+
 def generate(
     params: Params,
     tokens: jax.Array,

@@ -95,6 +95,7 @@ def _run(
         x, stacks = carry
         x, kept = one(layer, numbers, x, Before(stacks, before.slot) if before is not None else None)
         start = 0 if before is None or before.slot is None else before.slot
+        assert numbers.places is not None
         stacks = {name: _store(stacks[name], kept[name], numbers.places[name], start, name) for name in stacks}
         return (apply_edit(x, index + 1), stacks), None
 
@@ -125,5 +126,5 @@ def _with_room(shape: tuple[int, ...], name: str, room: int) -> tuple[int, ...]:
 
 
 def _store(stack: jax.Array, kept: jax.Array, place: jax.Array, slot: jax.Array | int, name: str) -> jax.Array:
-    at = (place, 0, 0, slot, 0)[: stack.ndim] if _grows(name) else (place, *(0,) * (stack.ndim - 1))
+    at: list = [place, 0, 0, slot, 0] if _grows(name) else [place] + [0] * (stack.ndim - 1)
     return jax.lax.dynamic_update_slice(stack, kept[None].astype(stack.dtype), at)

@@ -8,10 +8,12 @@ Rows are left-padded, and a packed row holds several texts one behind the other:
 which the text of each column begins. Nothing is read across it, so padding leaves no trace.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from latent_audit.models.config import DeltaRule, ModelConfig, Params
 
@@ -32,7 +34,22 @@ class Memory(NamedTuple):
     matrices: jax.Array
 
 
-def empty_memory(rows: int, sizes: DeltaRule, dtype) -> Memory:
+class Columns(NamedTuple):
+    """What the rule reads.
+
+    query, key: float32 [B, T, N, key_dim]; value: float32 [B, T, N, value_dim]; decay, beta: float32 [B, T, N], decay
+    at most 0, the logarithm of what is left of the matrix; starts: int32 [B, T], see the module docstring.
+    """
+
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
+    decay: jax.Array
+    beta: jax.Array
+    starts: jax.Array
+
+
+def empty_memory(rows: int, sizes: DeltaRule, dtype: DTypeLike) -> Memory:
     """What is remembered before the first column."""
     return Memory(
         jnp.zeros((rows, sizes.kernel - 1, sizes.channels), dtype),
@@ -60,7 +77,7 @@ def mix(
     step = (x @ layer["delta_decay"]).astype(jnp.float32) + layer["delta_rate_bias"].astype(jnp.float32)
     decay = -jnp.exp(layer["delta_rate"].astype(jnp.float32)) * jax.nn.softplus(step)
     rule = recurrent if x.shape[1] == 1 else chunked
-    out, matrices = rule(query, key, value, decay, beta, starts, memory.matrices)
+    out, matrices = rule(Columns(query, key, value, decay, beta, starts), memory.matrices)
     out = out[:, first_query:].astype(x.dtype)
     gate = jnp.einsum("btd,dnh->btnh", x[:, first_query:], layer["delta_gate"])
     out = _gated_norm(out, gate, layer["delta_norm"], eps=cfg.norm_eps)
@@ -71,50 +88,49 @@ def mix(
     return jnp.einsum("btnh,nhd->btd", out, layer["delta_output"]), Memory(kept, matrices)
 
 
-def recurrent(query, key, value, decay, beta, starts, matrices):
-    """The rule column by column: what `chunked` computes, as it is written down.
+def recurrent(columns: Columns, matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The rule column by column, as it is written down.
 
     Args:
-      query, key: float32 [B, T, N, key_dim]; value: float32 [B, T, N, value_dim]; decay, beta: float32 [B, T, N], decay
-        at most 0, the logarithm of what fades; starts: int32 [B, T], see mix; matrices: float32 of Memory.
+      matrices: float32 [B, N, key_dim, value_dim], what is remembered before the first column.
     Returns:
       (output float32 [B, T, N, value_dim], matrices after the last column).
     """
 
-    def step(matrices, column):
+    def step(matrices: jax.Array, column: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
         query, key, value, decay, beta, continues = column
         matrices = matrices * (jnp.exp(decay) * continues[:, None])[..., None, None]
         new = (value - jnp.einsum("bnkv,bnk->bnv", matrices, key)) * beta[..., None]
         matrices = matrices + key[..., None] * new[..., None, :]
         return matrices, jnp.einsum("bnkv,bnk->bnv", matrices, query)
 
-    continues = (starts < jnp.arange(query.shape[1])).astype(jnp.float32)
-    columns = [jnp.moveaxis(array, 1, 0) for array in (query, key, value, decay, beta, continues)]
-    matrices, out = jax.lax.scan(step, matrices, columns)
+    continues = (columns.starts < jnp.arange(columns.starts.shape[1])).astype(jnp.float32)
+    by_column = [jnp.moveaxis(array, 1, 0) for array in (*columns[:-1], continues)]
+    matrices, out = jax.lax.scan(step, matrices, by_column)
     return jnp.moveaxis(out, 0, 1), matrices
 
 
-def chunked(query, key, value, decay, beta, starts, matrices, *, chunk: int = CHUNK):
+def chunked(columns: Columns, matrices: jax.Array, *, chunk: int = CHUNK) -> tuple[jax.Array, jax.Array]:
     """The rule in chunks of columns, arguments and results as of recurrent.
 
     Within a chunk the corrections of all columns solve one unit lower triangular system (the WY form of a product of
     Householder-like factors; arXiv 2412.06464, section 3.3), so that only one matrix per chunk is kept for a backward
     pass, not one per column.
     """
-    T = query.shape[1]
+    T = columns.starts.shape[1]
     chunk = min(chunk, T)
     behind = -T % chunk
-    arrays = [jnp.pad(a, [(0, 0), (0, behind)] + [(0, 0)] * (a.ndim - 2)) for a in (query, key, value, decay, beta)]
-    starts = jnp.pad(starts, [(0, 0), (0, behind)], mode="edge")
+    arrays = [jnp.pad(a, [(0, 0), (0, behind)] + [(0, 0)] * (a.ndim - 2)) for a in columns[:-1]]
+    starts = jnp.pad(columns.starts, [(0, 0), (0, behind)], mode="edge")
     count = (T + behind) // chunk
     # [chunks, B, N, columns of a chunk, ...]
     cut = [jnp.moveaxis(a.reshape(a.shape[0], count, chunk, *a.shape[2:]), (1, 3), (0, 2)) for a in arrays]
     starts = jnp.moveaxis(starts.reshape(-1, count, chunk), 1, 0)
     later = jnp.arange(chunk)[:, None] - jnp.arange(chunk)[None]
     # These decide what is remembered: never in an accelerator's reduced float32.
-    einsum = lambda *args: jnp.einsum(*args, precision=jax.lax.Precision.HIGHEST)  # noqa: E731
+    einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
-    def step(matrices, taken):
+    def step(matrices: jax.Array, taken: tuple) -> tuple[jax.Array, jax.Array]:
         (query, key, value, decay, beta), starts, begin = taken
         total = jnp.cumsum(decay, axis=-1)
         seen = (later >= 0) & (begin + jnp.arange(chunk) >= starts[:, :, None])[:, None]
@@ -134,7 +150,7 @@ def chunked(query, key, value, decay, beta, starts, matrices, *, chunk: int = CH
     return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :T], matrices
 
 
-def _convolve(columns, weight, starts):
+def _convolve(columns: jax.Array, weight: jax.Array, starts: jax.Array) -> jax.Array:
     """Causal convolution of each channel: columns [B, kernel - 1 + T, C], weight [C, kernel]; [B, T, C]."""
     T, kernel = starts.shape[1], weight.shape[1]
     total = jnp.zeros((), jnp.float32)
@@ -145,7 +161,7 @@ def _convolve(columns, weight, starts):
     return total.astype(columns.dtype)
 
 
-def _heads(mixed, sizes: DeltaRule):
+def _heads(mixed: jax.Array, sizes: DeltaRule) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(query, key, value) of the rule, float32, from the convolution's output [B, T, channels]."""
     B, T, _ = mixed.shape
     wide, keys = mixed.astype(jnp.float32), sizes.key_heads * sizes.key_dim
@@ -159,7 +175,7 @@ def _heads(mixed, sizes: DeltaRule):
     return jnp.repeat(query * sizes.key_dim**-0.5, each, axis=2), jnp.repeat(key, each, axis=2), value
 
 
-def _gated_norm(x, gate, weight, *, eps: float):
+def _gated_norm(x: jax.Array, gate: jax.Array, weight: jax.Array, *, eps: float) -> jax.Array:
     """weight * x / rms(x), then silu(gate), each rounded to x's dtype where transformers rounds it."""
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
