@@ -24,6 +24,7 @@ TITLES = {
     "qwen2": "Qwen 2 / 2.5",
     "qwen2_window": "Qwen 2, window",
     "qwen3": "Qwen 3",
+    "qwen3_5": "Qwen 3.5",
     "gemma": "Gemma 1",
     "gemma2": "Gemma 2",
     "gemma3": "Gemma 3",

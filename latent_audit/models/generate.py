@@ -160,7 +160,7 @@ def row_of(cache: Cache | kinds_cache.Cache, row: jax.Array) -> Cache | kinds_ca
     mask = jax.lax.dynamic_slice_in_dim(cache.mask, row, 1)
     # All else has its rows behind the layers.
     cut = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, row, 1, axis=1), cache[:-1])
-    return type(cache)(*cut, mask)
+    return cache._replace(**dict(zip(cache._fields[:-1], cut, strict=True)), mask=mask)
 
 
 def generate(

@@ -95,7 +95,7 @@ def torch_gradient(case, row):
     return nll.item(), (logits.argmax(-1) == ids[-len(TARGET) :]).all().item(), gradient[place].numpy()
 
 
-@pytest.mark.parametrize("case", ["llama3", "gemma2", "qwen3"])
+@pytest.mark.parametrize("case", ["llama3", "gemma2", "qwen3", "qwen3_5"])
 def test_gradient_equals_one_hot_rows_in_torch(case):
     params, cfg = loaded(case)
     found = jax.jit(functools.partial(gcg.token_gradient, cfg=cfg))(params, prepared(case), suffixes())
@@ -107,7 +107,7 @@ def test_gradient_equals_one_hot_rows_in_torch(case):
         np.testing.assert_allclose(found.gradient[row], gradient, atol=1e-5 * np.abs(gradient).max(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("case", ["llama3", "gemma2", "qwen3", "gemma3"])
+@pytest.mark.parametrize("case", ["llama3", "gemma2", "qwen3", "gemma3", "qwen3_5"])
 def test_candidate_losses_equal_torch(case):
     params, cfg = loaded(case)
     candidates = np.random.default_rng(0).integers(3, 90, (3, 5, LENGTH)).astype(np.int32)

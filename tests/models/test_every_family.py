@@ -7,7 +7,18 @@ from latent_audit import models
 from latent_audit.experiments.tampering import abliterate, dissociate, finetune
 from tests.experiments.tampering import test_abliterate_job, test_dissociate_job, test_finetune_job
 
-FAMILIES = ("llama2", "llama3", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma3_multimodal")
+FAMILIES = (
+    "llama2",
+    "llama3",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "gemma3_multimodal",
+    "qwen3_5",
+)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from latent_audit.models.families import FAMILIES, config_from_hf, hf_from_confi
 from tests.support import tiny
 
 # Model types whose module in transformers has another name.
-PACKAGES = {"gemma3_text": "gemma3"}
+PACKAGES = {"gemma3_text": "gemma3", "qwen3_5_text": "qwen3_5"}
 SMALL = {key: value for key, value in tiny.BASE.items() if key != "head_dim"}
 
 
@@ -64,6 +64,15 @@ def _assert_same_as_transformers(hf):
         assert rope.query_beta == (theirs.rope_parameters.get("llama_4_scaling_beta") or 0.0)
         np.testing.assert_allclose(ops.inverse_frequencies(rope, cfg.head_dim), frequencies, rtol=1e-6)
         assert rope.table_scale == pytest.approx(scale, rel=1e-12)
+    if cfg.delta_rule is not None:
+        assert dataclasses.astuple(cfg.delta_rule) == (
+            theirs.linear_num_key_heads,
+            theirs.linear_num_value_heads,
+            theirs.linear_key_head_dim,
+            theirs.linear_value_head_dim,
+            theirs.linear_conv_kernel_dim,
+        )
+        assert cfg.kinds == tuple({"linear_attention": "delta", "full_attention": "softmax"}[kind] for kind in types)
     if "text_config" not in hf:
         eos = theirs.eos_token_id
         assert cfg.eos_ids == (() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,))
@@ -116,6 +125,13 @@ def test_sparse_multimodal_file_as_google_ships_it():
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
 YARN = {key: value for key, value in tiny.YARN.items() if key != "rope_theta"}
+QWEN3_5_ROPE = {
+    "mrope_interleaved": True,
+    "mrope_section": [11, 11, 10],
+    "partial_rotary_factor": 0.25,
+    "rope_theta": 10000000,
+    "rope_type": "default",
+}
 SPELLINGS = {
     "old": ("llama", {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}}),
     "old_type": ("llama", {"rope_theta": 5e3, "rope_scaling": {"type": "linear", "factor": 2.0}}),
@@ -192,6 +208,11 @@ SPELLINGS = {
     "gemma3_half": (
         "gemma3_text",
         {"rope_theta": 9e5, "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 7e3}}},
+    ),
+    "qwen3_5_interval": ("qwen3_5_text", {"full_attention_interval": 2, "rope_parameters": QWEN3_5_ROPE}),
+    "qwen3_5_share_outside": (
+        "qwen3_5_text",
+        {"partial_rotary_factor": 0.5, "rope_theta": 1e7, "layer_types": ["full_attention"] * 2 + ["linear_attention"]},
     ),
     "gemma3_layer_types": ("gemma3_text", {"layer_types": ["full_attention"] + ["sliding_attention"] * 2}),
     "gemma2_layer_types": ("gemma2", {"layer_types": ["full_attention"] + ["sliding_attention"] * 2}),
@@ -366,6 +387,19 @@ def test_every_spelling_reads_as_transformers_reads_it(spelling):
         ({"model_type": "gemma3_text", "rope_scaling": {"type": "linear", "factor": 8.0}}, ["rope_scaling", "type"]),
         ({"model_type": "gemma3"}, ["text_config"]),
         ({"model_type": "gemma2", "sliding_window": None}, ["sliding_window", "None"]),
+        ({"model_type": "qwen3_5_text", "layer_types": ["full_attention"]}, ["layer_types", "3 layers"]),
+        (
+            {"model_type": "qwen3_5_text", "layer_types": ["sliding_attention"] * 3},
+            ["layer_types", "sliding_attention", "linear_attention or full_attention"],
+        ),
+        ({"model_type": "qwen3_5_text", "layer_types": "linear_attention"}, ["layer_types", "linear_attention"]),
+        ({"model_type": "qwen3_5_text", "linear_num_value_heads": 24}, ["linear_num_value_heads", "24", "16"]),
+        ({"model_type": "qwen3_5_text", "linear_conv_kernel_dim": 1}, ["linear_conv_kernel_dim", "1"]),
+        (
+            {"model_type": "qwen3_5_text", "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e7, "factor": 4.0}},
+            ["rope_type", "yarn", "default"],
+        ),
+        ({"model_type": "qwen3_5_moe_text"}, ["qwen3_5_moe_text", "not supported"]),
         (
             {"model_type": "qwen2", "use_sliding_window": False, "layer_types": ["sliding_attention"] * 3},
             ["layer_types", "use_sliding_window"],
@@ -446,6 +480,33 @@ REAL = {
             "num_key_value_heads": 8,
             "vocab_size": 151936,
             "rope_theta": 1e6,
+        },
+    ),
+    "Qwen3.5-0.8B text": (
+        752_393_024,
+        {
+            "model_type": "qwen3_5_text",
+            "hidden_size": 1024,
+            "intermediate_size": 3584,
+            "num_attention_heads": 8,
+            "num_hidden_layers": 24,
+            "num_key_value_heads": 2,
+            "linear_num_value_heads": 16,
+            "tie_word_embeddings": True,
+            "rope_parameters": QWEN3_5_ROPE,
+        },
+    ),
+    "Qwen3.5-9B text": (8_953_803_264, {"model_type": "qwen3_5_text", "rope_parameters": QWEN3_5_ROPE}),
+    "Qwen3.5-27B text": (
+        26_895_998_464,
+        {
+            "model_type": "qwen3_5_text",
+            "hidden_size": 5120,
+            "intermediate_size": 17408,
+            "num_attention_heads": 24,
+            "num_hidden_layers": 64,
+            "linear_num_value_heads": 48,
+            "rope_parameters": QWEN3_5_ROPE,
         },
     ),
     "Gemma-2-9B": (

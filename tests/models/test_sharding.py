@@ -73,6 +73,11 @@ CUT = {
     "gate_bias": 1,
     "up_bias": 1,
     "down": 1,
+    "delta_mixed": 1,
+    "delta_gate": 2,
+    "delta_beta": 2,
+    "delta_decay": 2,
+    "delta_output": 1,
 }
 forward = jax.jit(models.forward, static_argnames="cfg")
 

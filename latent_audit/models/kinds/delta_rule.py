@@ -132,10 +132,11 @@ def chunked(columns: Columns, matrices: jax.Array, *, chunk: int = CHUNK) -> tup
 
     def step(matrices: jax.Array, taken: tuple) -> tuple[jax.Array, jax.Array]:
         (query, key, value, decay, beta), starts, begin = taken
-        total = jnp.cumsum(decay, axis=-1)
+        # Sums of what lies between two columns: differences of running totals would cancel where much is forgotten.
+        between = jnp.cumsum(jnp.where(later > 0, decay[..., :, None], 0.0), axis=-2)
         seen = (later >= 0) & (begin + jnp.arange(chunk) >= starts[:, :, None])[:, None]
-        fade = jnp.where(seen, jnp.exp(jnp.where(seen, total[..., :, None] - total[..., None, :], 0.0)), 0.0)
-        carried = jnp.exp(total) * (starts < begin)[:, None]
+        fade = jnp.where(seen, jnp.exp(between), 0.0)
+        carried = jnp.exp(jnp.cumsum(decay, axis=-1)) * (starts < begin)[:, None]
         system = jnp.where(later > 0, einsum("bnik,bnjk->bnij", beta[..., None] * key, key) * fade, 0.0)
         known = beta[..., None] * (value - carried[..., None] * einsum("bnik,bnkv->bniv", key, matrices))
         new = jax.scipy.linalg.solve_triangular(system + jnp.eye(chunk), known, lower=True, unit_diagonal=True)
