@@ -16,7 +16,7 @@ from absl import logging
 
 from latent_audit.errors import InputError
 from latent_audit.models import families, headers, hub, names, sharding
-from latent_audit.models.config import ModelConfig, Params, block_shapes, parameter_shapes
+from latent_audit.models.config import ModelConfig, Params, parameter_shapes
 from latent_audit.models.fields import MOST_CONFIG_BYTES, check_finite, number, shown, token_ids
 from latent_audit.models.fingerprint import check_files
 from latent_audit.models.values import check_values, chunks
