@@ -25,6 +25,7 @@ TITLES = {
     "qwen2_window": "Qwen 2, window",
     "qwen3": "Qwen 3",
     "qwen3_5": "Qwen 3.5",
+    "qwen3_5_multimodal": "Qwen 3.5, text tower",
     "gemma": "Gemma 1",
     "gemma2": "Gemma 2",
     "gemma3": "Gemma 3",

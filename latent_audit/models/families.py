@@ -304,6 +304,7 @@ class Tower:
 
 TOWERS = {
     "gemma3": Tower("Gemma3ForConditionalGeneration", ("gemma3_text",), {"final_logit_softcapping": None}),
+    "qwen3_5": Tower("Qwen3_5ForConditionalGeneration", ("qwen3_5_text",)),
     "mistral3": Tower("Mistral3ForConditionalGeneration", ("mistral", "ministral3")),
 }
 _DTYPES = ("float32", "bfloat16", "float16", "float64", "auto")

@@ -62,9 +62,10 @@ INPUT_AXES |= {"delta_mixed": 1, "delta_gate": 1, "delta_beta": 1, "delta_decay"
 _TEXT_TOWER = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?")
 # Rotary frequencies are computed here; old Llama files carry them.
 _COMPUTED = re.compile(r"rotary_emb\.inv_freq$")
-# The parts of a multimodal checkpoint that see and hear: only text is audited.
+# The parts of a checkpoint that see and hear, and those that guess several tokens ahead (mtp): only the text decoder
+# is audited.
 _NO_TEXT = re.compile(
-    r"^(?:model\.)?(vision_tower|vision_model|visual|multi_modal_projector|embed_vision|audio_tower|embed_audio)\."
+    r"^(?:model\.)?(vision_tower|vision_model|visual|multi_modal_projector|embed_vision|audio_tower|embed_audio|mtp)\."
 )
 
 

@@ -95,6 +95,7 @@ QWEN3_5 = {
         "mrope_interleaved": True,
     },
 }
+QWEN3_5_MARKS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 
 # Case -> (config class, what differs from BASE). Windows are shorter than LENGTH.
 LENGTH = 24
@@ -128,6 +129,7 @@ CASES = {
         },
     ),
     "qwen3_5": ("Qwen3_5TextConfig", QWEN3_5),
+    "qwen3_5_multimodal": ("Qwen3_5Config", QWEN3_5),
     "qwen3_5_tied": (
         "Qwen3_5TextConfig",
         {"tie_word_embeddings": True, "attention_bias": True, "linear_num_key_heads": 4, "linear_num_value_heads": 4}
@@ -221,6 +223,13 @@ def config(case: str):
             vision_config=transformers.PixtralVisionConfig(**VISION),
             image_token_index=95,
             tie_word_embeddings=case == "ministral3_multimodal",
+        )
+    if name == "Qwen3_5Config":
+        vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+        return transformers.Qwen3_5Config(
+            text_config=fields | {"model_type": "qwen3_5_text"},
+            vision_config=vision | {"patch_size": 4, "num_position_embeddings": 16},
+            **{key: 95 - i for i, key in enumerate(QWEN3_5_MARKS)},
         )
     return getattr(transformers, name)(**fields)
 
