@@ -47,6 +47,7 @@ _WRITERS = {
     "output": "post_attention_norm",
     "output_bias": "post_attention_norm",
     "delta_output": "post_attention_norm",
+    "global_output": "post_attention_norm",
     "down": "post_mlp_norm",
     "down_bias": "post_mlp_norm",
 }

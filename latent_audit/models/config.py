@@ -3,8 +3,9 @@
 import dataclasses
 from typing import Any
 
-# What mixes the columns of a layer, where layers differ: softmax attention or the gated delta rule.
-KINDS = ("softmax", "delta")
+# What mixes the columns of a layer, where layers differ: softmax attention and the gated delta rule (Qwen 3.5); softmax
+# attention over a window, and over all columns with heads of another size (Gemma 4).
+KINDS = ("softmax", "delta", "sliding", "global")
 
 # The tree of parameter_shapes, with arrays in place of shapes.
 Params = dict[str, Any]
@@ -26,6 +27,7 @@ class Rope:
       low_freq_factor, high_freq_factor, original_max_positions: the interpolation band of "llama3".
       beta_fast, beta_slow, truncate: that of "yarn"; truncate rounds its ends to whole dimensions.
       table_scale: multiplies cos and sin, hence the scores by its square ("yarn").
+      head_dim: width of the heads that are turned, where it is not the model's own (Gemma 4's global layers).
       rotated_share: the share of each head, from its front, that is rotated; the rest passes as it is (Phi-4-mini).
       query_beta: queries at position p are scaled by 1 + beta log(1 + floor(p / original_max_positions))
         (Llama 4, Ministral 3); 0 is off.
@@ -42,6 +44,7 @@ class Rope:
     truncate: bool = True
     table_scale: float = 1.0
     rotated_share: float = 1.0
+    head_dim: int | None = None
     query_beta: float = 0.0
 
 
@@ -59,6 +62,15 @@ class DeltaRule:
     def channels(self) -> int:
         """What the convolution runs over: queries, keys and values side by side."""
         return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
+
+
+@dataclasses.dataclass(frozen=True)
+class GlobalHeads:
+    """Heads of layers of kind "global": width, number of key heads, whether values are the keys before their norm."""
+
+    head_dim: int
+    kv_heads: int
+    key_is_value: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +99,9 @@ class ModelConfig:
       windows: per layer, how many positions back (itself included) a query sees; FULL_ATTENTION for all.
       kinds: per layer, a name of KINDS, for families whose layers differ in shape; empty where all are alike.
       query_gate: the query projection gives each head a gate beside its query: output * sigmoid(gate) (Qwen 3.5).
-      delta_rule: sizes of the layers of kind "delta", or None.
+      delta_rule: sizes of the layers of kind "delta", or None; global_heads: of those of kind "global", or None.
+      value_norm: RMS norm without a weight over each head's value (Gemma 4).
+      layer_scale: what a block returns is multiplied by a number of its own (Gemma 4).
       max_positions: the context length the checkpoint was made for.
       bos_id, eos_ids: token ids the checkpoint's own config names; empty when it names none.
     """
@@ -124,6 +138,9 @@ class ModelConfig:
     kinds: tuple[str, ...] = ()
     query_gate: bool = False
     delta_rule: DeltaRule | None = None
+    global_heads: GlobalHeads | None = None
+    value_norm: bool = False
+    layer_scale: bool = False
     max_positions: int = 8192
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
@@ -165,7 +182,7 @@ def distinct_kinds(cfg: ModelConfig) -> tuple[str, ...]:
 def kind_shapes(cfg: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the parameters of a layer of this kind."""
     D, F = cfg.embed_dim, cfg.mlp_dim
-    shapes = _delta_shapes(cfg) if kind == "delta" else _attention_shapes(cfg)
+    shapes = _delta_shapes(cfg) if kind == "delta" else _attention_shapes(cfg, kind)
     shapes |= {"gate": (D, F), "up": (D, F), "down": (F, D)}
     if cfg.mlp_bias:
         shapes |= {"gate_bias": (F,), "up_bias": (F,), "down_bias": (D,)}
@@ -173,11 +190,21 @@ def kind_shapes(cfg: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]:
         shapes |= {"attention_norm": (D,), "mlp_norm": (D,)}
     if cfg.post_norms:
         shapes |= {"post_attention_norm": (D,), "post_mlp_norm": (D,)}
+    if cfg.layer_scale:
+        shapes |= {"layer_scale": (1,)}
     return shapes
 
 
-def _attention_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
+def plain_name(name: str) -> str:
+    """The name without the prefix that tells apart what differs in shape between kinds: "global_query" is a query."""
+    return name.removeprefix("global_")
+
+
+def _attention_shapes(cfg: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]:
     D, N, K, H = cfg.embed_dim, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim
+    if kind == "global":
+        assert cfg.global_heads is not None
+        H, K = cfg.global_heads.head_dim, cfg.global_heads.kv_heads
     Q = 2 * H if cfg.query_gate else H
     shapes: dict[str, tuple[int, ...]] = {"query": (D, N, Q), "key": (D, K, H), "value": (D, K, H), "output": (N, H, D)}
     if cfg.qkv_bias:
@@ -187,7 +214,12 @@ def _attention_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     if cfg.query_key_norm:
         whole = cfg.norm_over_heads
         shapes |= {"query_norm": (N, H) if whole else (H,), "key_norm": (K, H) if whole else (H,)}
-    return shapes
+    if kind != "global":
+        return shapes
+    if cfg.global_heads is not None and cfg.global_heads.key_is_value:
+        shapes = {name: shape for name, shape in shapes.items() if name not in ("value", "value_bias")}
+    # The output's bias alone has the same shape in all kinds.
+    return {name if name == "output_bias" else f"global_{name}": shape for name, shape in shapes.items()}
 
 
 def _delta_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -10,7 +10,7 @@ from typing import Any
 from latent_audit.errors import InputError
 from latent_audit.models.config import FULL_ATTENTION, ModelConfig, Rope
 from latent_audit.models.fields import choice, flag, number, shown, token_ids
-from latent_audit.models.kinds import qwen3_5
+from latent_audit.models.kinds import gemma4, qwen3_5
 from latent_audit.models.spellings import ropes
 from latent_audit.models.spellings.ropes import LAYER_TYPES
 
@@ -46,7 +46,7 @@ class Family:
     window_rule: str = "none"
     bias: str = "none"
     sqrt_embedding: bool = False
-    rope_kinds: tuple[str, ...] = ropes.KINDS
+    rope_kinds: tuple[str, ...] = tuple(kind for kind in ropes.KINDS if kind != "proportional")
     rope_per_type: bool = False
     kinds: str = ""
     constants: dict = dataclasses.field(default_factory=dict)
@@ -232,8 +232,10 @@ _QWEN3_5 = {key: value for key, value in _QWEN3.items() if "window" not in key} 
     **qwen3_5.DEFAULTS,
 }
 
-# Each has read(fields, layers) -> ModelConfig's fields, and written(cfg) -> config.json's.
-KIND_SPELLINGS = {"qwen3_5": qwen3_5}
+_GEMMA4 = {key: value for key, value in _GEMMA2.items() if key not in gemma4.GEMMA2_ONLY} | gemma4.DEFAULTS
+
+# Each has read(fields, layers) -> ModelConfig's fields, and written(cfg, fields) -> config.json's.
+KIND_SPELLINGS = {"qwen3_5": qwen3_5, "gemma4": gemma4}
 
 FAMILIES = {
     "llama": Family("LlamaForCausalLM", _LLAMA, bias="switch"),
@@ -267,6 +269,18 @@ FAMILIES = {
         bias="switch",
         sqrt_embedding=True,
         rope_per_type=True,
+    ),
+    "gemma4_text": Family(
+        "Gemma4ForCausalLM",
+        _GEMMA4,
+        {"post_norms": True, "query_key_norm": True, "norm_wide": True, "value_norm": True, "layer_scale": True},
+        activation_field="hidden_activation",
+        bias="switch",
+        sqrt_embedding=True,
+        rope_kinds=("default", "proportional"),
+        rope_per_type=True,
+        kinds="gemma4",
+        constants={"enable_moe_block": False},
     ),
     "olmo2": Family("Olmo2ForCausalLM", _OLMO2, _OLMO_SWITCHES, bias="switch"),
     "olmo3": Family(
@@ -304,6 +318,7 @@ class Tower:
 
 TOWERS = {
     "gemma3": Tower("Gemma3ForConditionalGeneration", ("gemma3_text",), {"final_logit_softcapping": None}),
+    "gemma4": Tower("Gemma4ForConditionalGeneration", ("gemma4_text",)),
     "qwen3_5": Tower("Qwen3_5ForConditionalGeneration", ("qwen3_5_text",)),
     "mistral3": Tower("Mistral3ForConditionalGeneration", ("mistral", "ministral3")),
 }
@@ -334,7 +349,7 @@ def config_from_hf(hf: dict) -> ModelConfig:
     kinds = KIND_SPELLINGS[family.kinds].read(fields, layers) if family.kinds else {}
     sliding = [False] * layers if family.kinds else _sliding_layers(fields, family, layers, no_rope)
     _check_ids(fields)
-    return ModelConfig(
+    found = dict(
         family=name,
         vocab_size=number(fields, "vocab_size"),
         num_layers=layers,
@@ -362,8 +377,8 @@ def config_from_hf(hf: dict) -> ModelConfig:
         bos_id=next(iter(token_ids(fields, "bos_token_id")), None),
         eos_ids=token_ids(fields, "eos_token_id"),
         **family.switches,
-        **kinds,
     )
+    return ModelConfig(**found | kinds)
 
 
 def hf_from_config(cfg: ModelConfig, *, dtype: str = "float32", pad_id: int | None = None) -> dict:
@@ -423,7 +438,7 @@ def hf_from_config(cfg: ModelConfig, *, dtype: str = "float32", pad_id: int | No
         both = zip(LAYER_TYPES, (cfg.ropes[0], cfg.ropes[-1]), strict=True)
         hf["rope_parameters"] = {layer_type: ropes.parameter_fields(rope) for layer_type, rope in both}
     if family.kinds:
-        hf |= KIND_SPELLINGS[family.kinds].written(cfg)
+        hf = KIND_SPELLINGS[family.kinds].written(cfg, hf)
     hf |= family.constants
     _check_round_trip(cfg, hf)
     return hf
@@ -596,7 +611,7 @@ def _ropes(fields: dict, family: Family, head_dim: int) -> tuple[Rope, ...]:
     found = ropes.read_ropes(fields, per_type=family.rope_per_type, kinds=family.rope_kinds)
     if "no_rope_layers" in family.defaults:
         found = (*found, dataclasses.replace(found[0], kind="none"))
-    for rope in found:
+    for rope in (rope for rope in found if rope.kind != "proportional"):
         if rope.rotated_share != 1 and "partial_rotary_factor" not in family.defaults:
             raise InputError(
                 f"config.json: partial_rotary_factor = {rope.rotated_share}: only whole heads are rotated here; "

@@ -62,7 +62,9 @@ NUMBERS = {
     "num_experts": _HEADS,
     "num_local_experts": _HEADS,
     "num_experts_per_tok": _HEADS,
-    # The delta-rule layers of Qwen 3.5.
+    # Layers of Gemma 4 and Qwen 3.5 that differ from others of their model.
+    "global_head_dim": _HEADS,
+    "num_global_key_value_heads": _HEADS,
     "linear_num_key_heads": _HEADS,
     "linear_num_value_heads": _HEADS,
     "linear_key_head_dim": _HEADS,

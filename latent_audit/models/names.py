@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from latent_audit.models.config import ModelConfig, block_shapes, kind_shapes, layers_with, parameter_shapes
+from latent_audit.models.config import ModelConfig, block_shapes, kind_shapes, layers_with, parameter_shapes, plain_name
 
 # Ours -> theirs, inside "model.layers.{i}.".
 BLOCK_TENSORS = {
@@ -28,6 +28,7 @@ BLOCK_TENSORS = {
     "up_bias": "mlp.up_proj.bias",
     "down": "mlp.down_proj.weight",
     "down_bias": "mlp.down_proj.bias",
+    "layer_scale": "layer_scalar",
     "delta_mixed": "linear_attn.in_proj_qkv.weight",
     "delta_gate": "linear_attn.in_proj_z.weight",
     "delta_beta": "linear_attn.in_proj_b.weight",
@@ -56,6 +57,7 @@ TOP_TENSORS = {"embed": "model.embed_tokens.weight", "final_norm": "model.norm.w
 
 # How many leading axes a matrix of ours sums over. torch's Linear keeps [outputs, inputs]: the transpose.
 INPUT_AXES = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1, "head": 1}
+INPUT_AXES |= {"global_query": 1, "global_key": 1, "global_value": 1, "global_output": 2}
 INPUT_AXES |= {"delta_mixed": 1, "delta_gate": 1, "delta_beta": 1, "delta_decay": 1, "delta_output": 2}
 
 # The text tower of a multimodal checkpoint lies under model.language_model. or language_model.model.
@@ -85,7 +87,7 @@ def block_tensors(cfg: ModelConfig, kind: str = "softmax") -> dict[str, tuple[st
     single = BLOCK_TENSORS | (POST_NORM_TENSORS if cfg.post_norms else {})
     fused = FUSED_TENSORS.get(cfg.family, {})
     in_fused = {part for parts in fused.values() for part in parts}
-    return {single[name]: (name,) for name in kind_shapes(cfg, kind) if name not in in_fused} | fused
+    return {single[plain_name(name)]: (name,) for name in kind_shapes(cfg, kind) if name not in in_fused} | fused
 
 
 def tensor_names(cfg: ModelConfig) -> dict[str, FileTensor]:

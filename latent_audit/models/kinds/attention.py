@@ -47,18 +47,30 @@ def _query(layer: Params, x: jax.Array, turn: tuple, cfg: ModelConfig) -> tuple[
     query, gate = jnp.split(query, 2, axis=-1) if cfg.query_gate else (query, None)
     if cfg.query_key_norm:
         query = _norm(query, layer["query_norm"], cfg)
-    return ops.rotate(query, *turn), gate
+    return _rotate(query, turn), gate
 
 
 def _key_value(layer: Params, x: jax.Array, turn: tuple, cfg: ModelConfig) -> tuple[jax.Array, jax.Array]:
     """Rotated keys, and values: [B, K, T, H]."""
     key = jnp.einsum("btd,dkh->btkh", x, layer["key"])
-    value = jnp.einsum("btd,dkh->btkh", x, layer["value"])
     if cfg.qkv_bias:
-        key, value = key + layer["key_bias"], value + layer["value_bias"]
+        key = key + layer["key_bias"]
+    # Global layers of Gemma 4 may take their keys, before norm and rotation, for values.
+    value = key
+    if "value" in layer:
+        value = jnp.einsum("btd,dkh->btkh", x, layer["value"])
+        value = value + layer["value_bias"] if cfg.qkv_bias else value
+    if cfg.value_norm:
+        value = _norm(value, jnp.ones(value.shape[-1], value.dtype), cfg)
     if cfg.query_key_norm:
         key = _norm(key, layer["key_norm"], cfg)
-    return ops.rotate(key, *turn).swapaxes(1, 2), value.swapaxes(1, 2)
+    return _rotate(key, turn).swapaxes(1, 2), value.swapaxes(1, 2)
+
+
+def _rotate(x: jax.Array, turn: tuple) -> jax.Array:
+    # Tables of other layers' wider heads are filled in front.
+    cos, sin = (table[..., : x.shape[-1] // 2] for table in turn)
+    return ops.rotate(x, cos, sin)
 
 
 def _join(old: jax.Array, new: jax.Array, slot: jax.Array | None) -> jax.Array:
@@ -68,4 +80,4 @@ def _join(old: jax.Array, new: jax.Array, slot: jax.Array | None) -> jax.Array:
 
 
 def _norm(x: jax.Array, weight: jax.Array, cfg: ModelConfig) -> jax.Array:
-    return ops.rms_norm(x, weight, eps=cfg.norm_eps, plus_one=cfg.norm_plus_one)
+    return ops.rms_norm(x, weight, eps=cfg.norm_eps, plus_one=cfg.norm_plus_one, wide_product=cfg.norm_wide)

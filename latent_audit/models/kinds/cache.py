@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from latent_audit.models import decoder, ops
 from latent_audit.models.config import ModelConfig, Params
 from latent_audit.models.decoder import Context, Edit, LayerNumbers
-from latent_audit.models.kinds.switch import CACHED, Before, block, layers_of
+from latent_audit.models.kinds.switch import CACHED, Before, block, layers_that_keep
 
 
 class Cache(NamedTuple):
@@ -104,7 +104,7 @@ def _run(
         kept = jax.eval_shape(lambda x: one(layer, numbers, x, None)[1], x)
         stacks = {
             name: jnp.zeros(
-                (len(layers_of(cfg, kind)) + 1, *_with_room(kept[name].shape, name, room)), kept[name].dtype
+                (len(layers_that_keep(cfg, name)) + 1, *_with_room(kept[name].shape, name, room)), kept[name].dtype
             )
             for kind in dict.fromkeys(cfg.kinds)
             for name in CACHED[kind]

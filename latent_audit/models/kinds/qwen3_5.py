@@ -43,11 +43,11 @@ def read(fields: dict, layers: int) -> dict:
     return {"kinds": tuple(_KINDS[one] for one in types), "delta_rule": sizes}
 
 
-def written(cfg: ModelConfig) -> dict:
-    """The fields that read gives back as they are in `cfg`."""
+def written(cfg: ModelConfig, fields: dict) -> dict:
+    """`fields` with those that read gives back as they are in `cfg`."""
     assert cfg.delta_rule is not None
     names = {kind: name for name, kind in _KINDS.items()}
-    return {
+    return fields | {
         "layer_types": [names[kind] for kind in cfg.kinds],
         "partial_rotary_factor": cfg.ropes[0].rotated_share,
         "rope_parameters": ropes.parameter_fields(cfg.ropes[0]) | {"partial_rotary_factor": cfg.ropes[0].rotated_share},

@@ -12,11 +12,16 @@ import jax
 import jax.numpy as jnp
 
 from latent_audit.models import ops
-from latent_audit.models.config import ModelConfig, Params, distinct_kinds, kind_shapes, layers_with
+from latent_audit.models.config import ModelConfig, Params, distinct_kinds, kind_shapes, layers_with, plain_name
 from latent_audit.models.kinds import attention, delta_rule
 
 # Kind -> what a later decode step needs of a layer.
-CACHED = {"softmax": ("keys", "values"), "delta": ("columns", "matrices")}
+CACHED = {
+    "softmax": ("keys", "values"),
+    "delta": ("columns", "matrices"),
+    "sliding": ("keys", "values"),
+    "global": ("global_keys", "global_values"),
+}
 
 
 class Before(NamedTuple):
@@ -49,7 +54,7 @@ def kind_numbers(cfg: ModelConfig) -> tuple[jax.Array, dict[str, jax.Array]] | t
         return None, None
     kinds = distinct_kinds(cfg)
     found = {name: layers for name, layers in layers_with(cfg).items() if len(layers) < cfg.num_layers}
-    found |= {name: layers_of(cfg, kind) for kind in kinds for name in CACHED[kind]}
+    found |= {name: layers_that_keep(cfg, name) for kind in kinds for name in CACHED[kind]}
     places = {
         name: jnp.asarray([layers.index(i) if i in layers else len(layers) for i in range(cfg.num_layers)], jnp.int32)
         for name, layers in found.items()
@@ -57,9 +62,9 @@ def kind_numbers(cfg: ModelConfig) -> tuple[jax.Array, dict[str, jax.Array]] | t
     return jnp.asarray([kinds.index(kind) for kind in cfg.kinds], jnp.int32), places
 
 
-def layers_of(cfg: ModelConfig, kind: str) -> tuple[int, ...]:
-    """The layers of a kind."""
-    return tuple(layer for layer, one in enumerate(cfg.kinds) if one == kind)
+def layers_that_keep(cfg: ModelConfig, name: str) -> tuple[int, ...]:
+    """The layers that have an entry of this name in a cache."""
+    return tuple(layer for layer, kind in enumerate(cfg.kinds) if name in CACHED[kind])
 
 
 def block(
@@ -119,15 +124,15 @@ def _block_of(
     first_query: int,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """(output, kept) of a layer of this kind."""
-    layer = {name: _at(layer, numbers, name) for name in kind_shapes(cfg, kind)}
-    past = {name: _at(before.stacks, numbers, name) for name in CACHED[kind]} if before is not None else {}
+    layer = {plain_name(name): _at(layer, numbers, name) for name in kind_shapes(cfg, kind)}
+    past = [_at(before.stacks, numbers, name) for name in CACHED[kind]] if before is not None else []
     # One row of a cache may stand for all rows.
-    past = {name: jnp.broadcast_to(a, (x.shape[0], *a.shape[1:])) for name, a in past.items()}
+    past = [jnp.broadcast_to(entry, (x.shape[0], *entry.shape[1:])) for entry in past]
     normed = _norm(x, layer["attention_norm"], cfg)
     kept: tuple
     if kind == "delta":
         assert cfg.delta_rule is not None
-        memory = delta_rule.Memory(**past) if past else delta_rule.empty_memory(len(x), cfg.delta_rule, x.dtype)
+        memory = delta_rule.Memory(*past) if past else delta_rule.empty_memory(len(x), cfg.delta_rule, x.dtype)
         mixed, kept = delta_rule.mix(layer, normed, context.starts, memory, cfg=cfg, first_query=first_query)
     else:
         turn = (context.cos[numbers.rope], context.sin[numbers.rope])
@@ -137,13 +142,20 @@ def _block_of(
             turn,
             context.distance,
             numbers.window,
-            (past["keys"], past["values"]) if past else None,
+            (past[0], past[1]) if past else None,
             before.slot if before is not None else None,
             cfg=cfg,
             first_query=first_query,
         )
+    if cfg.post_norms:
+        mixed = _norm(mixed, layer["post_attention_norm"], cfg)
     x = x[:, first_query:] + mixed
-    x = x + ops.gated_mlp(_norm(x, layer["mlp_norm"], cfg), layer, activation=cfg.activation)
+    hidden = ops.gated_mlp(_norm(x, layer["mlp_norm"], cfg), layer, activation=cfg.activation)
+    if cfg.post_norms:
+        hidden = _norm(hidden, layer["post_mlp_norm"], cfg)
+    x = x + hidden
+    if cfg.layer_scale:
+        x = x * layer["layer_scale"]
     return x, dict(zip(CACHED[kind], kept, strict=True))
 
 
@@ -155,4 +167,4 @@ def _at(stacks: Params, numbers: Any, name: str) -> jax.Array:
 
 
 def _norm(x: jax.Array, weight: jax.Array, cfg: ModelConfig) -> jax.Array:
-    return ops.rms_norm(x, weight, eps=cfg.norm_eps, plus_one=cfg.norm_plus_one)
+    return ops.rms_norm(x, weight, eps=cfg.norm_eps, plus_one=cfg.norm_plus_one, wide_product=cfg.norm_wide)
