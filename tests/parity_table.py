@@ -24,6 +24,7 @@ TITLES = {
     "qwen2": "Qwen 2 / 2.5",
     "qwen2_window": "Qwen 2, window",
     "qwen3": "Qwen 3",
+    "gemma4": "Gemma 4 (31B)",
     "qwen3_5": "Qwen 3.5",
     "qwen3_5_multimodal": "Qwen 3.5, text tower",
     "gemma": "Gemma 1",

@@ -95,7 +95,7 @@ def torch_gradient(case, row):
     return nll.item(), (logits.argmax(-1) == ids[-len(TARGET) :]).all().item(), gradient[place].numpy()
 
 
-@pytest.mark.parametrize("case", ["llama3", "gemma2", "qwen3", "qwen3_5"])
+@pytest.mark.parametrize("case", ["llama3", "gemma2", "qwen3", "qwen3_5", "gemma4"])
 def test_gradient_equals_one_hot_rows_in_torch(case):
     params, cfg = loaded(case)
     found = jax.jit(functools.partial(gcg.token_gradient, cfg=cfg))(params, prepared(case), suffixes())

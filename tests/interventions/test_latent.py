@@ -35,7 +35,9 @@ def attacked(case, state, **options):
     return clean, found, tokens, mask
 
 
-@pytest.mark.parametrize("case, state", [("llama3", 0), ("llama3", 2), ("gemma2", 1), ("gemma3", 4), ("qwen3_5", 1)])
+@pytest.mark.parametrize(
+    "case, state", [("llama3", 0), ("llama3", 2), ("gemma2", 1), ("gemma3", 4), ("qwen3_5", 1), ("gemma4", 3)]
+)
 def test_pgd_equals_a_plain_torch_loop(case, state):
     _, found, tokens, mask = attacked(case, state)
     reference = tiny.model(case)
@@ -189,7 +191,7 @@ def test_zero_budget_limit_is_the_clean_model():
     np.testing.assert_allclose(clean.nll, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["llama_biases", "gemma3", "qwen3_5"])
+@pytest.mark.parametrize("case", ["llama_biases", "gemma3", "qwen3_5", "gemma4"])
 def test_suffix_gradient_is_the_gradient_of_the_whole_network(case):
     cfg, params = loaded(case)
     tokens, mask = tiny.rows(4, (9, 7))

@@ -18,6 +18,7 @@ FAMILIES = (
     "gemma3",
     "gemma3_multimodal",
     "qwen3_5",
+    "gemma4",
 )
 
 

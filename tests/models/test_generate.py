@@ -39,7 +39,9 @@ def reference_tokens(case, tokens, mask, **options):
     return np.pad(out, [(0, 0), (0, NEW - out.shape[1])])
 
 
-@pytest.mark.parametrize("case", ["llama3", "mistral", "qwen2_window", "qwen3", "gemma", "gemma2", "gemma3", "qwen3_5"])
+@pytest.mark.parametrize(
+    "case", ["llama3", "mistral", "qwen2_window", "qwen3", "gemma", "gemma2", "gemma3", "qwen3_5", "gemma4"]
+)
 def test_greedy_equals_transformers(case):
     cfg, params = loaded(case)
     tokens, mask = tiny.rows(11, (12, 8, 5))
@@ -76,7 +78,7 @@ def test_repetition_penalty_equals_transformers():
     assert (np.asarray(plain.tokens) != np.asarray(new.tokens)).any()
 
 
-@pytest.mark.parametrize("case", ["mistral", "gemma3", "qwen3_5"])
+@pytest.mark.parametrize("case", ["mistral", "gemma3", "qwen3_5", "gemma4"])
 def test_prefill_and_decode_equal_one_forward(case):
     cfg, params = loaded(case)
     tokens, mask = tiny.rows(2, (14, 9))

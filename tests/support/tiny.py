@@ -95,8 +95,8 @@ GEMMA4 = {
 }
 # Two delta-rule layers, an attention layer, and one that breaks the pattern of the published sizes.
 QWEN3_5 = {
-    # Large: a head whose query and key are nearly at right angles answers with nearly nothing, which its norm would blow
-    # up to a size of one together with its rounding.
+    # Large: a head whose query and key are nearly at right angles answers with nearly nothing, which its norm would
+    # blow up to a size of one together with its rounding.
     "rms_norm_eps": 1e-4,
     "num_hidden_layers": 5,
     "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention", "full_attention"],

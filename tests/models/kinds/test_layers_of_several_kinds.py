@@ -15,7 +15,7 @@ from latent_audit.models.config import block_shapes, layers_with
 from latent_audit.models.kinds import delta_rule
 from tests.support import tiny
 
-CASES = ["qwen3_5"]
+CASES = ["qwen3_5", "gemma4"]
 
 
 @functools.cache
@@ -116,4 +116,6 @@ def test_every_layer_has_the_parameters_of_its_kind_alone(case):
         name: len(stack) for name, stack in params["blocks"].items()
     }
     assert set(params["blocks"]) == set(block_shapes(cfg))
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == tiny.model(case).num_parameters()
+    theirs = tiny.model(case)
+    scales = sum(name.endswith("layer_scalar") for name, _ in theirs.named_buffers())
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == theirs.num_parameters() + scales
