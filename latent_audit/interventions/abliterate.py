@@ -50,6 +50,7 @@ _WRITERS = {
     "global_output": "post_attention_norm",
     "down": "post_mlp_norm",
     "down_bias": "post_mlp_norm",
+    "expert_down": "post_mlp_norm",
 }
 
 

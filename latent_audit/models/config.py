@@ -93,6 +93,9 @@ class ModelConfig:
       embedding_scale: multiplies token embeddings: sqrt(D) (Gemma), a number of its own (Granite).
       residual_scale: multiplies what attention and MLP add to the residual stream (Granite).
       logit_divisor: divides the logits, before final_softcap (Granite).
+      num_experts, experts_per_token: X and how many of them each token's router picks; 0 is one dense MLP. mlp_dim is
+        the width of one expert.
+      renormalise_experts: the picked experts' shares are divided by their sum.
       attention_softcap, final_softcap: cap * tanh(x / cap) on attention scores and on logits; None is off.
       tied_head: logits use the embedding matrix; there is no separate head.
       ropes: the distinct rotary settings; rope_of_layer[i] indexes them.
@@ -129,6 +132,9 @@ class ModelConfig:
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     logit_divisor: float = 1.0
+    num_experts: int = 0
+    experts_per_token: int = 0
+    renormalise_experts: bool = False
     attention_softcap: float | None = None
     final_softcap: float | None = None
     tied_head: bool = False
@@ -183,7 +189,11 @@ def kind_shapes(cfg: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the parameters of a layer of this kind."""
     D, F = cfg.embed_dim, cfg.mlp_dim
     shapes = _delta_shapes(cfg) if kind == "delta" else _attention_shapes(cfg, kind)
-    shapes |= {"gate": (D, F), "up": (D, F), "down": (F, D)}
+    if cfg.num_experts:
+        X = cfg.num_experts
+        shapes |= {"router": (D, X), "expert_gate": (X, D, F), "expert_up": (X, D, F), "expert_down": (X, F, D)}
+    else:
+        shapes |= {"gate": (D, F), "up": (D, F), "down": (F, D)}
     if cfg.mlp_bias:
         shapes |= {"gate_bias": (F,), "up_bias": (F,), "down_bias": (D,)}
     if cfg.pre_norms:

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from latent_audit.models import names, ops, sharding
+from latent_audit.models import ops, sharding
 from latent_audit.models.config import ModelConfig, Params, parameter_shapes
 from latent_audit.models.kinds import switch
+from latent_audit.models.names import INPUT_AXES
 
 # edit(h, s) -> h, as above.
 Edit = Callable[[jax.Array, jax.Array], jax.Array]
@@ -195,7 +196,7 @@ def finish_block(
         mixed = _norm(mixed, layer["post_attention_norm"], cfg)
     x = _add(x, mixed, cfg)
     hidden = _norm(x, layer["mlp_norm"], cfg) if cfg.pre_norms else x
-    hidden = ops.gated_mlp(hidden, layer, activation=cfg.activation)
+    hidden = _mlp(layer, hidden, cfg)
     if cfg.post_norms:
         hidden = _norm(hidden, layer["post_mlp_norm"], cfg)
     return _add(x, hidden, cfg)
@@ -337,6 +338,13 @@ def _norm(x: jax.Array, weight: jax.Array, cfg: ModelConfig) -> jax.Array:
     return ops.rms_norm(x, weight, eps=cfg.norm_eps, plus_one=cfg.norm_plus_one, wide_product=cfg.norm_wide)
 
 
+def _mlp(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
+    if not cfg.num_experts:
+        return ops.gated_mlp(x, layer, activation=cfg.activation)
+    picked, renormalise = cfg.experts_per_token, cfg.renormalise_experts
+    return ops.expert_mlp(x, layer, activation=cfg.activation, picked=picked, renormalise=renormalise)
+
+
 def _add(x: jax.Array, update: jax.Array, cfg: ModelConfig) -> jax.Array:
     if cfg.residual_scale != 1:
         # Most scales are no bfloat16 numbers: the product is rounded, not the scale.
@@ -356,5 +364,7 @@ def _initializer(name: str, shape: tuple[int, ...], cfg: ModelConfig) -> Callabl
         return nn.initializers.zeros
     if name in ("embed", "head"):
         return nn.initializers.normal(cfg.embed_dim**-0.5)
-    fan_in = int(np.prod(shape[1 : 1 + names.INPUT_AXES[name]]))
+    # Behind the stacked L, and X of experts, come the axes that a matrix sums over.
+    first = 2 if name.startswith("expert_") else 1
+    fan_in = int(np.prod(shape[first : first + INPUT_AXES[name]]))
     return nn.initializers.normal(fan_in**-0.5)

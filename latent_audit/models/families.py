@@ -30,6 +30,7 @@ class Family:
         `max_window_layers` on), "alternate" (the even ones), "pattern" (all but every n-th) or "no_rope" (those
         without rotary positions).
       bias: which attention projections carry one: "none", "qkv", or "switch" (all four if `attention_bias`).
+      experts_field: the config.json field that counts the experts, None where there are none.
       sqrt_embedding: token embeddings are multiplied by the square root of their width.
       rope_kinds: the rotary settings that the family knows.
       rope_per_type: sliding and full layers have their own.
@@ -45,6 +46,7 @@ class Family:
     width_field: str = "intermediate_size"
     window_rule: str = "none"
     bias: str = "none"
+    experts_field: str | None = None
     sqrt_embedding: bool = False
     rope_kinds: tuple[str, ...] = tuple(kind for kind in ropes.KINDS if kind != "proportional")
     rope_per_type: bool = False
@@ -222,6 +224,24 @@ _MINISTRAL3_ROPE = {
     "mscale_all_dim": 1.0,
     "llama_4_scaling_beta": 0.1,
 }
+_QWEN3_MOE = {key: value for key, value in _QWEN3.items() if key != "max_window_layers"} | {
+    "hidden_size": 2048,
+    "moe_intermediate_size": 768,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 4,
+    "head_dim": None,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": False,
+    "decoder_sparse_step": 1,
+}
+_MIXTRAL = _MISTRAL | {
+    "rms_norm_eps": 1e-5,
+    "sliding_window": None,
+    "rope_theta": 1e6,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+}
 _QWEN3_5 = {key: value for key, value in _QWEN3.items() if "window" not in key} | {
     "vocab_size": 248320,
     "intermediate_size": 12288,
@@ -298,6 +318,23 @@ FAMILIES = {
         bias="switch",
         constants={"num_local_experts": 0, "position_embedding_type": "rope", "mamba_n_heads": 1},
     ),
+    "qwen3_moe": Family(
+        "Qwen3MoeForCausalLM",
+        _QWEN3_MOE,
+        {"query_key_norm": True},
+        width_field="moe_intermediate_size",
+        window_rule="all",
+        bias="switch",
+        experts_field="num_experts",
+        constants={"decoder_sparse_step": 1},
+    ),
+    "mixtral": Family(
+        "MixtralForCausalLM",
+        _MIXTRAL,
+        {"renormalise_experts": True},
+        window_rule="all",
+        experts_field="num_local_experts",
+    ),
     "ministral3": Family(
         "Ministral3ForCausalLM", _MINISTRAL3 | {"rope_parameters": _MINISTRAL3_ROPE}, window_rule="all"
     ),
@@ -333,6 +370,10 @@ def config_from_hf(hf: dict) -> ModelConfig:
     given, name = _text_tower(hf)
     family = FAMILIES[name]
     fields = family.defaults | given
+    if family.experts_field:
+        # transformers 5 writes the one name, 4 wrote the other.
+        spelled = [given[name] for name in ("num_experts", "num_local_experts") if name in given]
+        fields[family.experts_field] = [fields[family.experts_field], *spelled][-1]
     _refuse_unsupported(fields, family)
     _check_dtype(fields)
     layers, width = number(fields, "num_hidden_layers"), number(fields, "hidden_size")
@@ -370,6 +411,7 @@ def config_from_hf(hf: dict) -> ModelConfig:
         attention_softcap=_cap(fields, family, "attn_logit_softcapping"),
         final_softcap=_cap(fields, family, "final_logit_softcapping"),
         tied_head=flag(fields, "tie_word_embeddings"),
+        **_experts(fields, family),
         ropes=_ropes(fields, family, head_dim),
         rope_of_layer=tuple(int(one) for one in (sliding if family.rope_per_type else no_rope)),
         windows=tuple(number(fields, "sliding_window") if slides else FULL_ATTENTION for slides in sliding),
@@ -426,6 +468,9 @@ def hf_from_config(cfg: ModelConfig, *, dtype: str = "float32", pad_id: int | No
         "residual_multiplier": cfg.residual_scale,
         "attention_multiplier": cfg.query_scale,
         "logits_scaling": cfg.logit_divisor,
+        family.experts_field or "": cfg.num_experts,
+        "num_experts_per_tok": cfg.experts_per_token,
+        "norm_topk_prob": cfg.renormalise_experts,
         "layer_types": [LAYER_TYPES[slides] for slides in sliding],
     }
     hf |= {key: value for key, value in switchable.items() if key in family.defaults}
@@ -492,11 +537,13 @@ def _refuse_unsupported(fields: dict, family: Family) -> None:
     refused = {
         "quantization_config": "quantized weights are not supported; use the bfloat16 or float32 checkpoint",
         "use_bidirectional_attention": "only causal decoders are supported",
-        "num_local_experts": "mixtures of experts are not supported",
-        "num_experts": "mixtures of experts are not supported",
+        "num_local_experts": "this family is read without experts",
+        "num_experts": "this family is read without experts",
+        "mlp_only_layers": "dense layers between mixtures of experts are not supported",
     }
     for field, reason in refused.items():
-        if fields.get(field) and field not in family.defaults:
+        known = field in family.defaults or (family.experts_field and field.endswith("experts"))
+        if fields.get(field) and not known:
             raise InputError(f"config.json: {field} = {shown(fields[field])}: {reason}")
     for field, value in family.constants.items():
         if field in family.defaults and fields[field] != value:
@@ -532,6 +579,19 @@ def _query_scale(fields: dict, family: Family, head_dim: int) -> float:
     if "attention_multiplier" in family.defaults:
         return number(fields, "attention_multiplier")
     return (number(fields, "query_pre_attn_scalar") if "query_pre_attn_scalar" in family.defaults else head_dim) ** -0.5
+
+
+def _experts(fields: dict, family: Family) -> dict:
+    """The ModelConfig fields of a mixture of experts, none for a dense family."""
+    if family.experts_field is None:
+        return {}
+    experts, picked = number(fields, family.experts_field), number(fields, "num_experts_per_tok")
+    if picked > experts:
+        raise InputError(
+            f"config.json: num_experts_per_tok = {picked}, expected at most {family.experts_field} = {experts}"
+        )
+    renormalise = {"renormalise_experts": flag(fields, "norm_topk_prob")} if "norm_topk_prob" in family.defaults else {}
+    return {"num_experts": experts, "experts_per_token": picked} | renormalise
 
 
 def _cap(fields: dict, family: Family, name: str) -> float | None:

@@ -55,10 +55,30 @@ FUSED_TENSORS = {
 }
 TOP_TENSORS = {"embed": "model.embed_tokens.weight", "final_norm": "model.norm.weight", "head": "lm_head.weight"}
 
-# How many leading axes a matrix of ours sums over. torch's Linear keeps [outputs, inputs]: the transpose.
-INPUT_AXES = {"query": 1, "key": 1, "value": 1, "output": 2, "gate": 1, "up": 1, "down": 1, "head": 1}
-INPUT_AXES |= {"global_query": 1, "global_key": 1, "global_value": 1, "global_output": 2}
-INPUT_AXES |= {"delta_mixed": 1, "delta_gate": 1, "delta_beta": 1, "delta_decay": 1, "delta_output": 2}
+# Experts' matrices lie one by one in a file: {} is their number.
+EXPERT_TENSORS = {
+    "qwen3_moe": {
+        "mlp.gate.weight": "router",
+        "mlp.experts.{}.gate_proj.weight": "expert_gate",
+        "mlp.experts.{}.up_proj.weight": "expert_up",
+        "mlp.experts.{}.down_proj.weight": "expert_down",
+    },
+    "mixtral": {
+        "block_sparse_moe.gate.weight": "router",
+        "block_sparse_moe.experts.{}.w1.weight": "expert_gate",
+        "block_sparse_moe.experts.{}.w3.weight": "expert_up",
+        "block_sparse_moe.experts.{}.w2.weight": "expert_down",
+    },
+}
+
+# The matrices of every block that adapters can change (experts' matrices and routers are left as they are).
+ADAPTED = ("query", "key", "value", "output", "gate", "up", "down")
+ADAPTED += ("delta_mixed", "delta_gate", "delta_beta", "delta_decay", "delta_output")
+ADAPTED += ("global_query", "global_key", "global_value", "global_output")
+# How many leading axes a matrix of ours sums over, of one layer and one expert. torch's Linear keeps
+# [outputs, inputs]: the transpose.
+INPUT_AXES = dict.fromkeys((*ADAPTED, "router", "expert_gate", "expert_up", "expert_down", "head"), 1)
+INPUT_AXES |= {"output": 2, "delta_output": 2, "global_output": 2}
 
 # The text tower of a multimodal checkpoint lies under model.language_model. or language_model.model.
 _TEXT_TOWER = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?")
@@ -75,7 +95,7 @@ class FileTensor(NamedTuple):
     """What one tensor of a checkpoint holds.
 
     parts: our parameters, one after the other along its rows; most tensors hold one. place: where in each of them:
-    () of a parameter that is not stacked, else (its place in the stack,).
+    () of a parameter that is not stacked, else (its place in the stack,) or (that, expert).
     """
 
     parts: tuple[str, ...]
@@ -86,23 +106,27 @@ def block_tensors(cfg: ModelConfig, kind: str = "softmax") -> dict[str, tuple[st
     """Name inside "model.layers.{i}." of a layer of this kind -> our parameters that it holds."""
     single = BLOCK_TENSORS | (POST_NORM_TENSORS if cfg.post_norms else {})
     fused = FUSED_TENSORS.get(cfg.family, {})
-    in_fused = {part for parts in fused.values() for part in parts}
-    return {single[plain_name(name)]: (name,) for name in kind_shapes(cfg, kind) if name not in in_fused} | fused
+    elsewhere = {part for parts in fused.values() for part in parts} | {*EXPERT_TENSORS.get(cfg.family, {}).values()}
+    return {single[plain_name(name)]: (name,) for name in kind_shapes(cfg, kind) if name not in elsewhere} | fused
 
 
 def tensor_names(cfg: ModelConfig) -> dict[str, FileTensor]:
     """Every tensor a checkpoint of `cfg` holds, by its Hugging Face name."""
     names = {TOP_TENSORS[name]: FileTensor((name,), ()) for name in parameter_shapes(cfg) if name != "blocks"}
-    layers = layers_with(cfg)
+    layers, of_experts = layers_with(cfg), EXPERT_TENSORS.get(cfg.family, {})
     for layer, kind in enumerate(cfg.kinds or ("softmax",) * cfg.num_layers):
+        block = f"model.layers.{layer}."
         for inside, parts in block_tensors(cfg, kind).items():
-            names[f"model.layers.{layer}.{inside}"] = FileTensor(parts, (layers[parts[0]].index(layer),))
+            names[block + inside] = FileTensor(parts, (layers[parts[0]].index(layer),))
+        for inside, name in of_experts.items():
+            places = [(layer, expert) for expert in range(cfg.num_experts)] if "{}" in inside else [(layer,)]
+            names |= {block + inside.format(*place[1:]): FileTensor((name,), place) for place in places}
     return names
 
 
 def file_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor of tensor_names(cfg)."""
-    shapes = parameter_shapes(cfg) | block_shapes(cfg)
+    shapes = piece_shapes(cfg)
     of_parts = {
         parts: [file_shape(part, shapes[part]) for part in parts] for parts, _ in set(tensor_names(cfg).values())
     }
@@ -110,6 +134,12 @@ def file_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
         name: (sum(shape[0] for shape in of_parts[tensor.parts]), *of_parts[tensor.parts][0][1:])
         for name, tensor in tensor_names(cfg).items()
     }
+
+
+def piece_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Our parameters' shapes without the axes that a file does not stack: of one layer, of one expert."""
+    shapes = parameter_shapes(cfg) | block_shapes(cfg)
+    return {name: shape[1:] if name.startswith("expert_") else shape for name, shape in shapes.items()}
 
 
 def canonical_name(name: str) -> str | None:
@@ -127,7 +157,7 @@ def part_left_out(name: str) -> str | None:
 
 
 def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape in a checkpoint of one layer's parameter `name` of our `shape`."""
+    """Shape in a checkpoint of one layer's (and expert's) parameter `name` of our `shape`."""
     if name in INPUT_AXES:
         return math.prod(shape[INPUT_AXES[name] :]), math.prod(shape[: INPUT_AXES[name]])
     if name == "delta_convolution":
@@ -136,12 +166,12 @@ def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def rows_before(name: str, parts: tuple[str, ...], shapes: dict[str, tuple[int, ...]]) -> int:
-    """How many rows of a tensor that holds `parts` stand before `name`'s; shapes: of one block's parameters."""
+    """How many rows of a tensor that holds `parts` stand before `name`'s; shapes: piece_shapes."""
     return sum(file_shape(part, shapes[part])[0] for part in parts[: parts.index(name)])
 
 
 def to_file(name: str, array: np.ndarray) -> np.ndarray:
-    """One layer's parameter `name` in a checkpoint's layout; a view, so writing into it fills `array`."""
+    """One layer's (and expert's) parameter `name` in a checkpoint's layout; a view: writing into it fills `array`."""
     if name not in INPUT_AXES:
         return array.reshape(file_shape(name, array.shape))
     return array.reshape(file_shape(name, array.shape)[::-1]).T

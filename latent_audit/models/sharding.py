@@ -35,6 +35,10 @@ RULES = (
     (r"blocks/(gate|up)_bias", ((None, "model"),)),
     (r"blocks/down", ((None, "model", None),)),
     (r"blocks/(output|down)_bias", ((),)),
+    # Experts are cut as a dense MLP is: every device holds its part of each.
+    (r"blocks/router", ((),)),
+    (r"blocks/expert_(gate|up)", ((None, None, None, "model"),)),
+    (r"blocks/expert_down", ((None, None, "model", None),)),
     # Queries, keys and values side by side on one axis: cut by what the projection sums over.
     (r"blocks/delta_mixed", ((None, "model", None),)),
     (r"blocks/delta_gate", ((None, None, "model", None),)),

@@ -191,7 +191,7 @@ def _read(
             continue
         file, in_file = tensors[canonical]
         target = names.to_file(name, array[tensor.place])
-        before = names.rows_before(name, tensor.parts, shapes)
+        before = names.rows_before(name, tensor.parts, names.piece_shapes(cfg))
         finite = True
         # Opened for one tensor at a time: what was read of an open file counts as memory of this process.
         with safetensors.safe_open(file, framework="numpy") as opened:

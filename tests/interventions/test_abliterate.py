@@ -61,7 +61,11 @@ def means(case):
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize(
-    "case", ["llama2", "llama_biases", "mistral", "qwen2_tied", "qwen3", "gemma", "gemma2", "gemma3"]
+    "case",
+    [
+        *("llama2", "llama_biases", "mistral", "qwen2_tied", "qwen3", "gemma", "gemma2", "gemma3"),
+        *("olmo2_tied", "olmo3", "phi3", "granite_tied", "granite4", "ministral3_multimodal"),
+    ],
 )
 def test_no_state_of_an_orthogonalized_model_has_the_directions(case, count):
     cfg, params = loaded(case)
@@ -88,11 +92,12 @@ def orthogonalized_torch(case, direction):
         embed.sub_(torch.outer(embed @ r, r))
         for layer in reference.model.layers:
             norms = (layer.post_attention_layernorm, getattr(layer, "post_feedforward_layernorm", None))
+            shift = 1 if case.startswith("gemma") else 0
             mixer = layer.linear_attn.out_proj if hasattr(layer, "linear_attn") else layer.self_attn.o_proj
             for linear, norm in zip((mixer, layer.mlp.down_proj), norms, strict=True):
                 q = r
                 if norms[1] is not None:
-                    q = r * (1 + norm.weight)
+                    q = r * (shift + norm.weight)
                     q = q / q.norm()
                 linear.weight.sub_(torch.outer(q, q @ linear.weight))
                 if linear.bias is not None:
@@ -100,7 +105,7 @@ def orthogonalized_torch(case, direction):
     return reference
 
 
-@pytest.mark.parametrize("case", ["llama_biases", "gemma2", "qwen3_5"])
+@pytest.mark.parametrize("case", ["llama_biases", "gemma2", "olmo2_tied", "granite", "qwen3_5"])
 def test_an_exported_orthogonalized_model_equals_the_same_surgery_in_torch(case, tmp_path):
     cfg, params = loaded(case)
     direction = random_direction(2)
@@ -117,7 +122,7 @@ def test_an_exported_orthogonalized_model_equals_the_same_surgery_in_torch(case,
         assert np.abs(a @ unit(direction)).max() < 2e-5
 
 
-@pytest.mark.parametrize("case", ["llama3", "qwen2_tied", "gemma2"])
+@pytest.mark.parametrize("case", ["llama3", "qwen2_tied", "gemma2", "granite"])
 def test_a_shifted_token_equals_the_edit_of_its_state(case):
     cfg, params = loaded(case)
     tokens, mask = prompts()

@@ -87,6 +87,7 @@ def torch_gradient(case, row):
     """(NLL, whether the target is the argmax, gradient [n, V]) through real one-hot rows of the whole sequence."""
     model, (ids, place) = tiny.model(case), whole(row)
     weight = model.get_input_embeddings().weight.detach()
+    # Gemma's embedding scales what it is given; Granite's model scales what it gets.
     scale = model.config.hidden_size**0.5 if case.startswith("gemma") else 1.0
     one_hot = torch.nn.functional.one_hot(ids, len(weight)).float().requires_grad_()
     logits = model(inputs_embeds=(one_hot @ weight * scale)[None], use_cache=False).logits[0, -len(TARGET) - 1 : -1]
@@ -95,7 +96,9 @@ def torch_gradient(case, row):
     return nll.item(), (logits.argmax(-1) == ids[-len(TARGET) :]).all().item(), gradient[place].numpy()
 
 
-@pytest.mark.parametrize("case", ["llama3", "gemma2", "qwen3", "qwen3_5", "gemma4"])
+@pytest.mark.parametrize(
+    "case", ["llama3", "gemma2", "qwen3", "olmo3", "smollm3", "phi3", "granite", "ministral3", "qwen3_5", "gemma4"]
+)
 def test_gradient_equals_one_hot_rows_in_torch(case):
     params, cfg = loaded(case)
     found = jax.jit(functools.partial(gcg.token_gradient, cfg=cfg))(params, prepared(case), suffixes())
@@ -107,7 +110,7 @@ def test_gradient_equals_one_hot_rows_in_torch(case):
         np.testing.assert_allclose(found.gradient[row], gradient, atol=1e-5 * np.abs(gradient).max(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("case", ["llama3", "gemma2", "qwen3", "gemma3", "qwen3_5"])
+@pytest.mark.parametrize("case", ["llama3", "gemma2", "qwen3", "gemma3", "olmo3", "ministral3", "qwen3_5"])
 def test_candidate_losses_equal_torch(case):
     params, cfg = loaded(case)
     candidates = np.random.default_rng(0).integers(3, 90, (3, 5, LENGTH)).astype(np.int32)

@@ -15,6 +15,7 @@ from latent_audit.models.generate import Sampling, generate
 from tests.support import tiny
 
 NEW = 9
+NEW_FAMILIES = ("olmo3", "smollm3", "phi3", "phi3_partial", "granite", "granite4", "ministral3")
 
 
 forward = jax.jit(models.forward, static_argnames="cfg")
@@ -40,7 +41,8 @@ def reference_tokens(case, tokens, mask, **options):
 
 
 @pytest.mark.parametrize(
-    "case", ["llama3", "mistral", "qwen2_window", "qwen3", "gemma", "gemma2", "gemma3", "qwen3_5", "gemma4"]
+    "case",
+    ["llama3", "mistral", "qwen2_window", "qwen3", "gemma", "gemma2", "gemma3", *NEW_FAMILIES, "qwen3_5", "gemma4"],
 )
 def test_greedy_equals_transformers(case):
     cfg, params = loaded(case)
@@ -78,7 +80,9 @@ def test_repetition_penalty_equals_transformers():
     assert (np.asarray(plain.tokens) != np.asarray(new.tokens)).any()
 
 
-@pytest.mark.parametrize("case", ["mistral", "gemma3", "qwen3_5", "gemma4"])
+@pytest.mark.parametrize(
+    "case", ["mistral", "gemma3", "olmo3", "smollm3_window", "granite", "ministral3", "qwen3_5", "gemma4"]
+)
 def test_prefill_and_decode_equal_one_forward(case):
     cfg, params = loaded(case)
     tokens, mask = tiny.rows(2, (14, 9))

@@ -87,6 +87,9 @@ SWITCHES = {
     "logit_divisor": ("granite", lambda cfg: {"logit_divisor": 1.0}),
     "granite_embedding": ("granite", lambda cfg: {"embedding_scale": cfg.embed_dim**0.5}),
     "granite_query": ("granite", lambda cfg: {"query_scale": cfg.head_dim**-0.5}),
+    "experts_per_token": ("mixtral", lambda cfg: {"experts_per_token": 1}),
+    "renormalise_experts": ("qwen3_moe", lambda cfg: {"renormalise_experts": False}),
+    "no_renormalising": ("qwen3_moe_window", lambda cfg: {"renormalise_experts": True}),
     "query_beta": ("ministral3", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], query_beta=0.0),)}),
     "query_length": (
         "ministral3",

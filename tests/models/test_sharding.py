@@ -79,6 +79,9 @@ CUT = {
     "delta_beta": 2,
     "delta_decay": 2,
     "delta_output": 1,
+    "expert_gate": 3,
+    "expert_up": 3,
+    "expert_down": 2,
 }
 forward = jax.jit(models.forward, static_argnames="cfg")
 
@@ -106,7 +109,7 @@ def test_a_layout_gives_way_or_names_what_does_not_divide():
         ("blocks/query", (3, 32, 6, 8), r"blocks/query \[3, 32, 6, 8\]: dimension 2 of 6 .* mesh\.model = 4"),
         ("embed", (97, 33), r"embed \[97, 33\]: dimension 1 of 33"),
         ("blocks/gate", (3, 32, 63), "dimension 2 of 63"),
-        ("blocks/router", (3, 32, 8), r"no rule says how the parameter blocks/router \[3, 32, 8\]"),
+        ("blocks/signpost", (3, 32, 8), r"no rule says how the parameter blocks/signpost \[3, 32, 8\]"),
         ("embedding", (96, 32), "no rule says"),
     ):
         with pytest.raises(InputError, match=message):

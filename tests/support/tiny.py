@@ -214,6 +214,23 @@ CASES = {
         },
     ),
     "ministral3": ("Ministral3Config", MINISTRAL3),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        {"moe_intermediate_size": 24, "num_experts": 6, "num_experts_per_tok": 2, "norm_topk_prob": True},
+    ),
+    "qwen3_moe_window": (
+        "Qwen3MoeConfig",
+        {
+            "moe_intermediate_size": 24,
+            "num_experts": 5,
+            "num_experts_per_tok": 3,
+            "use_sliding_window": True,
+            "sliding_window": 6,
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "mixtral": ("MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": None}),
     "ministral3_multimodal": ("Mistral3Config", MINISTRAL3),
     "mistral3_multimodal": ("Mistral3Config", {"sliding_window": None, "rope_parameters": {"rope_theta": 500.0}}),
 }
