@@ -72,9 +72,11 @@ EXPERT_TENSORS = {
 }
 
 # The matrices of every block that adapters can change (experts' matrices and routers are left as they are).
-ADAPTED = ("query", "key", "value", "output", "gate", "up", "down")
-ADAPTED += ("delta_mixed", "delta_gate", "delta_beta", "delta_decay", "delta_output")
-ADAPTED += ("global_query", "global_key", "global_value", "global_output")
+ADAPTED = (
+    *("query", "key", "value", "output", "gate", "up", "down"),
+    *("delta_mixed", "delta_gate", "delta_beta", "delta_decay", "delta_output"),
+    *("global_query", "global_key", "global_value", "global_output"),
+)
 # How many leading axes a matrix of ours sums over, of one layer and one expert. torch's Linear keeps
 # [outputs, inputs]: the transpose.
 INPUT_AXES = dict.fromkeys((*ADAPTED, "router", "expert_gate", "expert_up", "expert_down", "head"), 1)
