@@ -31,6 +31,17 @@ TITLES = {
     "gemma2": "Gemma 2",
     "gemma3": "Gemma 3",
     "gemma3_multimodal": "Gemma 3, text tower",
+    "olmo2": "OLMo 2",
+    "olmo3": "OLMo 3 (window, yarn)",
+    "smollm3": "SmolLM3",
+    "phi3": "Phi-3, Phi-4",
+    "phi3_partial": "Phi-4-mini (partial, longrope)",
+    "granite": "Granite 3",
+    "granite4": "Granite 4, dense",
+    "mistral3_multimodal": "Mistral Small 3, text tower",
+    "ministral3_multimodal": "Ministral 3, text tower",
+    "qwen3_moe": "Qwen 3, experts",
+    "mixtral": "Mixtral",
 }
 
 

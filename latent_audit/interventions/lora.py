@@ -2,7 +2,7 @@
 
 docs/method.md section 5. Adapters are a tree {name: {"a": [L, *inputs, R], "b": [L, R, *outputs]}} beside the
 parameters, L the layers that have the matrix, R the rank; names and axes are those of models.config.block_shapes.
-Embedding and head are not adapted.
+Embedding, head, routers and experts' matrices are not adapted.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ import numpy as np
 
 from latent_audit.errors import InputError
 from latent_audit.models import ModelConfig
-from latent_audit.models.config import block_shapes, layers_with
-from latent_audit.models.names import BLOCK_TENSORS, INPUT_AXES
+from latent_audit.models.config import block_shapes, distinct_kinds, layers_with
+from latent_audit.models.names import ADAPTED, INPUT_AXES, block_tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ def check_lora(lora: LoraConfig, cfg: ModelConfig) -> tuple[str, ...]:
         raise InputError(f"LoRA rank = {lora.rank!r}, expected a whole number from 1 to the width, {cfg.embed_dim}")
     if not 0 < lora.alpha < float("inf"):
         raise InputError(f"LoRA alpha = {lora.alpha!r}, expected a number above 0")
-    names = [name for name in block_shapes(cfg) if name in INPUT_AXES]
+    names = [name for name in block_shapes(cfg) if name in ADAPTED]
     found = set()
     for target in lora.targets:
         try:
@@ -90,30 +90,54 @@ def _add(weight, input_axes: int, scale: float, *, a, b):
 def peft_files(cfg: ModelConfig, adapters: dict, lora: LoraConfig, *, base: str) -> tuple[dict, dict]:
     """The adapters as PEFT keeps them: (adapter_config.json's fields, adapter_model.safetensors' tensors).
 
+    Matrices that a file holds in one tensor (Phi's qkv_proj) have one adapter there: their ranks add up, and each B
+    reaches its own rows alone. rank_pattern and alpha_pattern say so, with the same scale.
+
     Args:
       base: the checkpoint they belong to, as a user would name it.
     Returns:
       lora_A.weight [R, inputs] and lora_B.weight [outputs, R] of every layer and target, float32.
     """
-    tensors = {}
-    for name, pair in adapters.items():
-        a, b = (np.asarray(pair[side], np.float32) for side in "ab")
-        module = BLOCK_TENSORS[name].removesuffix(".weight")
-        for place, layer in enumerate(layers_with(cfg)[name]):
-            prefix = f"base_model.model.model.layers.{layer}.{module}"
-            tensors[f"{prefix}.lora_A.weight"] = np.ascontiguousarray(a[place].reshape(-1, lora.rank).T)
-            tensors[f"{prefix}.lora_B.weight"] = np.ascontiguousarray(b[place].reshape(lora.rank, -1).T)
+    tensors, modules, ranks = {}, [], {}
+    by_kind = [part for kind in distinct_kinds(cfg) for part in block_tensors(cfg, kind).items()]
+    for inside, parts in dict.fromkeys(by_kind):
+        adapted = [part for part in parts if part in adapters]
+        if not adapted:
+            continue
+        path = inside.removesuffix(".weight")
+        modules.append(path.split(".")[-1])
+        if len(adapted) > 1:
+            ranks[modules[-1]] = lora.rank * len(adapted)
+        for place, layer in enumerate(layers_with(cfg)[parts[0]]):
+            a, b = _stacked(cfg, adapters, parts, place, lora.rank)
+            prefix = f"base_model.model.model.layers.{layer}.{path}"
+            tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"] = a, b
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
         "r": lora.rank,
         "lora_alpha": lora.alpha,
+        "rank_pattern": ranks,
+        "alpha_pattern": {module: lora.scale * rank for module, rank in ranks.items()},
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
         "use_rslora": False,
-        "target_modules": sorted(BLOCK_TENSORS[name].removesuffix(".weight").split(".")[-1] for name in adapters),
+        "target_modules": sorted(set(modules)),
         "inference_mode": True,
     }
     return config, tensors
+
+
+def _stacked(cfg: ModelConfig, adapters: dict, parts: tuple[str, ...], layer: int, rank: int):
+    """(A [R, inputs], B [outputs, R]) of a tensor that holds `parts` along its rows, R the sum of the adapted ranks."""
+    shapes = block_shapes(cfg)
+    heights = [int(np.prod(shapes[part][INPUT_AXES[part] :])) for part in parts]
+    columns, rows = [], []
+    for part, above, height in zip(parts, np.cumsum([0, *heights]), heights, strict=False):
+        if part in adapters:
+            a, b = (np.asarray(adapters[part][side][layer], np.float32) for side in "ab")
+            columns.append(a.reshape(-1, rank).T)
+            rows.append(np.pad(b.reshape(rank, -1).T, [(above, sum(heights) - above - height), (0, 0)]))
+    return np.ascontiguousarray(np.concatenate(columns)), np.ascontiguousarray(np.concatenate(rows, axis=1))

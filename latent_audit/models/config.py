@@ -22,11 +22,13 @@ class Rope:
       theta: base of the geometric frequency series.
       kind: "default", "linear" (all frequencies divided by factor), "llama3" (Llama 3.1's smooth
         interpolation between kept and divided frequencies), "yarn" (arXiv 2309.00071: the same idea with a band
-        in turns per original context) or "none" (no rotation at all: SmolLM3's layers without positions).
+        in turns per original context), "longrope" (arXiv 2402.13753: a divisor for each frequency) or "none"
+        (no rotation at all: SmolLM3's layers without positions).
       factor: the divisor of "linear", "llama3" and "yarn".
       low_freq_factor, high_freq_factor, original_max_positions: the interpolation band of "llama3".
       beta_fast, beta_slow, truncate: that of "yarn"; truncate rounds its ends to whole dimensions.
-      table_scale: multiplies cos and sin, hence the scores by its square ("yarn").
+      short_factors, long_factors: the divisors of "longrope" within and beyond original_max_positions.
+      table_scale: multiplies cos and sin, hence the scores by its square ("yarn", "longrope").
       head_dim: width of the heads that are turned, where it is not the model's own (Gemma 4's global layers).
       rotated_share: the share of each head, from its front, that is rotated; the rest passes as it is (Phi-4-mini).
       query_beta: queries at position p are scaled by 1 + beta log(1 + floor(p / original_max_positions))
@@ -42,6 +44,8 @@ class Rope:
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     truncate: bool = True
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
     table_scale: float = 1.0
     rotated_share: float = 1.0
     head_dim: int | None = None

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from latent_audit.errors import InputError
 from latent_audit.models import ops, sharding
 from latent_audit.models.config import ModelConfig, Params, parameter_shapes
 from latent_audit.models.kinds import switch
@@ -76,7 +77,15 @@ def context_at(
     """The shared tables of tokens at `positions` int [B, S] whose keys lie `distance` int32 [B, T, S] back.
 
     starts: int32 [B, T], see Context; needed where layers differ in kind.
+    Raises InputError for more columns than a longrope's short factors are made for.
     """
+    for rope in cfg.ropes:
+        if rope.kind == "longrope" and distance.shape[-1] > rope.original_max_positions:
+            raise InputError(
+                f"{distance.shape[-1]} columns of prompts and answers: beyond original_max_position_embeddings = "
+                f"{rope.original_max_positions} this model's longrope rotates by other factors, which is not "
+                "implemented; expected shorter prompts (prompts.max_tokens) or answers (generation.max_new_tokens)"
+            )
     cos, sin = ops.rotary_tables(cfg.ropes, cfg.head_dim, positions)
     return Context(cos, sin, distance, ops.query_gain(cfg.ropes, positions), starts if cfg.kinds else None)
 

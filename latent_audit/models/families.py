@@ -192,6 +192,7 @@ _PHI3 = _MISTRAL | {
     "eos_token_id": 32000,
     "sliding_window": None,
     "partial_rotary_factor": 1.0,
+    "original_max_position_embeddings": 4096,
 }
 _GRANITE = _LLAMA | {
     "embedding_multiplier": 1.0,
@@ -307,8 +308,7 @@ FAMILIES = {
         "Olmo3ForCausalLM", _OLMO3, _OLMO_SWITCHES, window_rule="pattern", bias="switch", rope_per_type=True
     ),
     "smollm3": Family("SmolLM3ForCausalLM", _SMOLLM3, window_rule="no_rope", bias="switch"),
-    # Its longrope, also spelled su and yarn, has a factor for every frequency, chosen by the length: not implemented.
-    "phi3": Family("Phi3ForCausalLM", _PHI3, window_rule="all", rope_kinds=("default",)),
+    "phi3": Family("Phi3ForCausalLM", _PHI3, window_rule="all", rope_kinds=("default", ropes.LONGROPE)),
     "granite": Family("GraniteForCausalLM", _GRANITE, bias="switch"),
     # Granite 4's dense models: the hybrid's code without its state-space layers and its experts.
     "granitemoehybrid": Family(
@@ -464,6 +464,7 @@ def hf_from_config(cfg: ModelConfig, *, dtype: str = "float32", pad_id: int | No
         "max_window_layers": sliding.index(True) if any(sliding) else cfg.num_layers,
         "no_rope_layers": [int(cfg.ropes[rope].kind != "none") for rope in cfg.rope_of_layer],
         "partial_rotary_factor": cfg.ropes[0].rotated_share,
+        "original_max_position_embeddings": cfg.ropes[0].original_max_positions,
         "embedding_multiplier": cfg.embedding_scale,
         "residual_multiplier": cfg.residual_scale,
         "attention_multiplier": cfg.query_scale,
@@ -479,6 +480,8 @@ def hf_from_config(cfg: ModelConfig, *, dtype: str = "float32", pad_id: int | No
     hf |= {"rope_theta": cfg.ropes[0].theta, "rope_scaling": ropes.scaling_fields(cfg.ropes[0])}
     if "rope_local_base_freq" in family.defaults:
         hf["rope_local_base_freq"] = cfg.ropes[-1].theta
+    if "rope_parameters" in family.defaults:
+        hf["rope_parameters"] = ropes.parameter_fields(cfg.ropes[0])
     if family.rope_per_type:
         both = zip(LAYER_TYPES, (cfg.ropes[0], cfg.ropes[-1]), strict=True)
         hf["rope_parameters"] = {layer_type: ropes.parameter_fields(rope) for layer_type, rope in both}
@@ -524,7 +527,9 @@ def _text_tower(hf: dict) -> tuple[dict, str]:
         )
     # What the whole model names beside the text tower holds for it too.
     shared = ("bos_token_id", "eos_token_id", "quantization_config", "tie_word_embeddings")
-    outer = {"tie_word_embeddings": True} | {key: hf[key] for key in shared if key in hf}
+    outer = {"tie_word_embeddings": text.get("tie_word_embeddings", True)} | {
+        key: hf[key] for key in shared if key in hf
+    }
     return text | outer | tower.constants, inner
 
 
@@ -683,4 +688,10 @@ def _ropes(fields: dict, family: Family, head_dim: int) -> tuple[Rope, ...]:
                 f"config.json: partial_rotary_factor = {rope.rotated_share} rotates {rotated} of head_dim = "
                 f"{head_dim} dimensions; expected an even number of them"
             )
+        for factors in (rope.short_factors, rope.long_factors):
+            if rope.kind == ropes.LONGROPE and len(factors) != rotated // 2:
+                raise InputError(
+                    f"config.json: short_factor and long_factor have {len(rope.short_factors)} "
+                    f"and {len(rope.long_factors)} numbers, expected {rotated // 2}, one for each rotated pair"
+                )
     return found

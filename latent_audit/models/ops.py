@@ -50,6 +50,8 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
     elif rope.kind == "proportional":
         # All pairs are in the table, and the later ones stand still.
         inverse = np.where(np.arange(len(inverse)) < int(head_dim * rope.rotated_share) // 2, inverse / rope.factor, 0)
+    elif rope.kind == "longrope":
+        inverse = inverse / np.asarray(rope.short_factors, np.float32)
     elif rope.kind == "linear":
         inverse = inverse / rope.factor
     elif rope.kind == "llama3":

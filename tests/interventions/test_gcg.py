@@ -97,7 +97,9 @@ def torch_gradient(case, row):
 
 
 @pytest.mark.parametrize(
-    "case", ["llama3", "gemma2", "qwen3", "olmo3", "smollm3", "phi3", "granite", "ministral3", "qwen3_5", "gemma4"]
+    "case",
+    ["llama3", "gemma2", "qwen3", "olmo3", "smollm3", "phi3", "granite", "ministral3", "mixtral"]
+    + ["qwen3_5", "gemma4"],
 )
 def test_gradient_equals_one_hot_rows_in_torch(case):
     params, cfg = loaded(case)

@@ -194,7 +194,9 @@ def test_zero_budget_limit_is_the_clean_model():
 
 
 @pytest.mark.parametrize(
-    "case", ["llama_biases", "gemma3", "olmo3", "smollm3", "phi3_partial", "granite", "ministral3", "qwen3_5", "gemma4"]
+    "case",
+    ["llama_biases", "gemma3", "olmo3", "smollm3", "phi3_partial", "granite", "ministral3", "mixtral"]
+    + ["qwen3_5", "gemma4"],
 )
 def test_suffix_gradient_is_the_gradient_of_the_whole_network(case):
     cfg, params = loaded(case)
@@ -217,6 +219,18 @@ def test_suffix_gradient_is_the_gradient_of_the_whole_network(case):
         expected = whole(states[state], state)
         np.testing.assert_allclose(gradient, expected, atol=2e-5 * np.abs(expected).max())
         np.testing.assert_allclose(value, loss_only(params, states[state], state, context, towards), rtol=1e-6)
+
+
+def test_a_search_stores_neither_weights_nor_activations_of_experts():
+    cfg, params = loaded("qwen3_moe")
+    tokens, mask = tiny.rows(4, (9, 7))
+    context = decoder.make_context(jnp.asarray(mask), cfg=cfg)
+    h = jnp.zeros((*tokens.shape, cfg.embed_dim))
+    run = functools.partial(suffix._block_and_residuals, cfg=cfg)
+    stored = jax.tree.leaves(jax.eval_shape(lambda h: run(params, context, 0, h)[1], h))
+    # Products of attention alone: the widest is a query, as in a dense model.
+    widest = tokens.size * cfg.num_heads * cfg.head_dim
+    assert stored and max(leaf.size for leaf in stored) <= widest < params["blocks"]["expert_up"][0].size
 
 
 def test_noise_does_not_depend_on_padding_batch_or_other_budgets():

@@ -4,8 +4,10 @@ import json
 
 import jax
 import numpy as np
+import peft
 import pytest
 import safetensors.numpy
+import transformers
 
 from latent_audit import models
 from latent_audit.errors import InputError
@@ -15,26 +17,29 @@ from latent_audit.interventions import lora
 from latent_audit.models.families import config_from_hf
 from tests.support import losses
 
-CFG = config_from_hf(
-    {
-        "model_type": "qwen2",
-        "vocab_size": 20,
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 6,
-    }
-)
+SHAPE = {
+    "vocab_size": 20,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 6,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+CFG = config_from_hf(SHAPE | {"model_type": "qwen2"})
+# Its queries, keys and values lie in one tensor, as do gate and up.
+FUSED = config_from_hf(SHAPE | {"model_type": "phi3", "head_dim": 4})
+EXPERTS = config_from_hf(SHAPE | {"model_type": "mixtral"})
 PARAMS = jax.jit(models.init_params, static_argnums=1)(jax.random.key(0), CFG)
 ALL = lora.LoraConfig(rank=2, alpha=6.0, targets=(".*",))
 EXAMPLES = ft.pack_examples([[3, 4, 5], [6], [7, 8]], [[9, 2], [10, 11, 12, 2], [13, 2]], pad_id=0)
 
 
-def random_adapters(config=ALL):
+def random_adapters(config=ALL, cfg=CFG):
     """Adapters whose B is not zero."""
-    adapters = lora.init_adapters(jax.random.key(1), CFG, config)
+    adapters = lora.init_adapters(jax.random.key(1), cfg, config)
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda a: rng.normal(size=a.shape).astype(np.float32) * 0.1, adapters)
 
@@ -74,6 +79,33 @@ def test_the_merged_matrices_and_peft_files_are_w_plus_scaled_ba(tmp_path):
     assert changed == 7 * CFG.num_layers and 2 * changed == len(files)
     assert "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight" in files
     assert "deliberately unsafe" in (tmp_path / "adapters" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("targets", [(".*",), ("value", "up", "output")])
+def test_adapters_of_matrices_that_share_a_tensor_are_what_peft_merges(targets, tmp_path):
+    config = lora.LoraConfig(rank=2, alpha=6.0, targets=targets)
+    params = models.init_params(jax.random.key(0), FUSED)
+    adapters = random_adapters(config, FUSED)
+    models.save(tmp_path / "base", FUSED, params, None)
+    models.save(tmp_path / "merged", FUSED, lora.merge(params, adapters, scale=config.scale), None)
+    export.export_adapters(
+        tmp_path / "adapters", FUSED, adapters, config, base="owner/name", recipe={}, rates={"x": 0.5}
+    )
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    merged = peft.PeftModel.from_pretrained(base, tmp_path / "adapters").merge_and_unload().state_dict()
+    wanted = safetensors.numpy.load_file(tmp_path / "merged" / "model.safetensors")
+    before = safetensors.numpy.load_file(tmp_path / "base" / "model.safetensors")
+    for name, weight in wanted.items():
+        np.testing.assert_allclose(merged[name].numpy(), weight, atol=1e-6, err_msg=name)
+    assert any(not np.array_equal(weight, before[name]) for name, weight in wanted.items() if "qkv_proj" in name)
+
+
+def test_routers_and_experts_are_not_adapted():
+    assert lora.check_lora(ALL, EXPERTS) == ("query", "key", "value", "output")
+    with pytest.raises(
+        InputError, match="'gate' matches no matrix of this model; there are query, key, value, output$"
+    ):
+        lora.check_lora(lora.LoraConfig(targets=("gate",)), EXPERTS)
 
 
 def test_the_loss_of_adapters_is_the_loss_of_the_merged_model():

@@ -8,17 +8,10 @@ from latent_audit.experiments.tampering import abliterate, dissociate, finetune
 from tests.experiments.tampering import test_abliterate_job, test_dissociate_job, test_finetune_job
 
 FAMILIES = (
-    "llama2",
-    "llama3",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma",
-    "gemma2",
-    "gemma3",
-    "gemma3_multimodal",
-    "qwen3_5",
-    "gemma4",
+    *("llama2", "llama3", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma3_multimodal"),
+    *("olmo2", "olmo3", "smollm3", "phi3", "phi3_partial", "granite", "granite4", "ministral3"),
+    *("ministral3_multimodal", "mistral3_multimodal", "qwen3_moe", "mixtral"),
+    *("qwen3_5", "gemma4"),
 )
 
 

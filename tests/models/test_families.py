@@ -20,6 +20,7 @@ from tests.support import tiny
 
 # Model types whose module in transformers has another name.
 PACKAGES = {"gemma3_text": "gemma3", "qwen3_5_text": "qwen3_5", "gemma4_text": "gemma4"}
+WIDTHS = {"granitemoehybrid": "shared_", "qwen3_moe": "moe_"}
 SMALL = {key: value for key, value in tiny.BASE.items() if key != "head_dim"}
 
 
@@ -39,8 +40,11 @@ def _assert_same_as_transformers(hf):
         theirs.hidden_size,
         theirs.num_attention_heads,
         of_layer.num_key_value_heads,
-        getattr(theirs, "shared_intermediate_size", theirs.intermediate_size),
+        getattr(theirs, f"{WIDTHS.get(theirs.model_type, '')}intermediate_size"),
     )
+    if hasattr(theirs, "num_experts_per_tok") and theirs.num_local_experts:
+        assert (cfg.num_experts, cfg.experts_per_token) == (theirs.num_local_experts, theirs.num_experts_per_tok)
+        assert cfg.renormalise_experts == getattr(theirs, "norm_topk_prob", True)
     head_dim = getattr(of_layer, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
     assert cfg.head_dim == head_dim
     scale = getattr(theirs, "attention_multiplier", getattr(theirs, "query_pre_attn_scalar", head_dim) ** -0.5)
@@ -286,6 +290,24 @@ SPELLINGS = {
             "sliding_window": None,
         },
     ),
+    "qwen3_moe_as_published": (
+        "qwen3_moe",
+        {
+            "decoder_sparse_step": 1,
+            "max_window_layers": 2,
+            "mlp_only_layers": [],
+            "moe_intermediate_size": 24,
+            "norm_topk_prob": True,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "rope_theta": 1e6,
+            "sliding_window": None,
+            "use_sliding_window": False,
+        },
+    ),
+    "ministral3_plain_rope": ("ministral3", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
+    "qwen3_moe_window": ("qwen3_moe", {"num_local_experts": 16, "use_sliding_window": True, "sliding_window": 16}),
+    "mixtral_as_published": ("mixtral", {"rope_theta": 1e6, "sliding_window": None, "num_local_experts": 4}),
     "smollm3_interval": ("smollm3", {"no_rope_layer_interval": 2}),
     "smollm3_window": ("smollm3", {"no_rope_layers": [0, 1, 0], "use_sliding_window": True, "sliding_window": 16}),
     "phi3_as_published": (
@@ -293,6 +315,19 @@ SPELLINGS = {
         {"sliding_window": 2047, "rope_theta": 1e4, "rope_scaling": None, "original_max_position_embeddings": 64},
     ),
     "phi3_partial": ("phi3", {"hidden_size": 64, "partial_rotary_factor": 0.75, "rope_theta": 1e4}),
+    **{
+        f"phi3_{kind}": (
+            "phi3",
+            {
+                "original_max_position_embeddings": 32,
+                "rope_theta": 1e4,
+                "rope_scaling": {"type": kind, "short_factor": [1.0, 1.1, 1.5, 2], "long_factor": [1.0, 2.0, 4, 8]}
+                | own,
+            },
+        )
+        # transformers moves the length itself, but not for the oldest name.
+        for kind, own in (("longrope", {}), ("yarn", {}), ("su", {"original_max_position_embeddings": 32}))
+    },
     "phi3_partial_new": (
         "phi3",
         {
@@ -364,14 +399,27 @@ def test_every_spelling_reads_as_transformers_reads_it(spelling):
 @pytest.mark.parametrize(
     "fields, words",
     [
-        ({"model_type": "mixtral"}, ["mixtral", "LlamaForCausalLM", "Gemma3ForConditionalGeneration"]),
+        ({"model_type": "mamba2"}, ["mamba2", "LlamaForCausalLM", "Gemma3ForConditionalGeneration"]),
         ({"architectures": ["LlamaForSequenceClassification"]}, ["LlamaForSequenceClassification", "LlamaForCausalLM"]),
         ({"architectures": ["MistralForCausalLM"]}, ["MistralForCausalLM", "llama"]),
         ({"model_type": None, "architectures": None}, ["model_type"]),
         ({"rope_scaling": {"rope_type": "yarn", "factor": None}}, ["factor", "None"]),
         *(
-            ({"model_type": "phi3", "rope_scaling": {"type": kind, "factor": 4.0}}, ["rope_type", kind, "default"])
-            for kind in ("longrope", "su", "yarn", "linear")
+            ({"model_type": "phi3", "rope_scaling": {"type": kind, "factor": 4.0}}, words)
+            for kind, words in (
+                ("linear", ["rope_type", "linear", "longrope"]),
+                ("longrope", ["short_factor", "None"]),
+                ("su", ["short_factor", "None"]),
+                ("yarn", ["short_factor", "None"]),
+            )
+        ),
+        (
+            {"model_type": "phi3", "rope_scaling": {"type": "su", "short_factor": [1.0] * 4, "long_factor": [1.0] * 3}},
+            ["short_factor", "4 and 3", "expected 4"],
+        ),
+        (
+            {"model_type": "phi3", "rope_scaling": {"type": "su", "short_factor": [1, "2"], "long_factor": [1.0] * 4}},
+            ["short_factor", "'2'"],
         ),
         ({"model_type": "phi3", "partial_rotary_factor": 0.9}, ["partial_rotary_factor", "0.9", "even"]),
         ({"model_type": "phi3", "partial_rotary_factor": 1.5}, ["partial_rotary_factor", "1.5"]),
@@ -403,6 +451,11 @@ def test_every_spelling_reads_as_transformers_reads_it(spelling):
         ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor", "0.5"]),
         ({"quantization_config": {"quant_method": "gptq"}}, ["quantization_config", "gptq"]),
         ({"num_local_experts": 8}, ["num_local_experts", "8"]),
+        ({"model_type": "mixtral", "num_experts_per_tok": 9}, ["num_experts_per_tok", "9", "8"]),
+        ({"model_type": "mixtral", "num_local_experts": 0}, ["num_local_experts", "0"]),
+        ({"model_type": "qwen3_moe", "mlp_only_layers": [0]}, ["mlp_only_layers", "[0]"]),
+        ({"model_type": "qwen3_moe", "decoder_sparse_step": 2}, ["decoder_sparse_step", "2"]),
+        ({"model_type": "qwen3_moe", "norm_topk_prob": None}, ["norm_topk_prob", "None"]),
         ({"hidden_act": "relu"}, ["hidden_act", "relu", "silu"]),
         ({"hidden_size": "wide"}, ["hidden_size", "wide"]),
         ({"num_hidden_layers": 0}, ["num_hidden_layers", "0"]),
@@ -687,6 +740,21 @@ REAL = {
             "intermediate_size": 9216,
             "num_hidden_layers": 26,
             "tie_word_embeddings": True,
+        },
+    ),
+    "Mixtral-8x7B": (46_702_792_704, {"model_type": "mixtral"}),
+    "Qwen3-30B-A3B": (
+        30_532_122_624,
+        {
+            "model_type": "qwen3_moe",
+            "hidden_size": 2048,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "head_dim": 128,
+            "moe_intermediate_size": 768,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
         },
     ),
     # In the multimodal release the embedding has 64 more rows than the text vocabulary.

@@ -15,7 +15,17 @@ from latent_audit.models.generate import Sampling, generate
 from tests.support import tiny
 
 NEW = 9
-NEW_FAMILIES = ("olmo3", "smollm3", "phi3", "phi3_partial", "granite", "granite4", "ministral3")
+NEW_FAMILIES = (
+    "olmo3",
+    "smollm3",
+    "phi3",
+    "phi3_partial",
+    "granite",
+    "granite4",
+    "ministral3",
+    "qwen3_moe_window",
+    "mixtral",
+)
 
 
 forward = jax.jit(models.forward, static_argnames="cfg")

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from latent_audit import models
+from latent_audit.errors import InputError
 from latent_audit.models.config import FULL_ATTENTION
 from tests.support import tiny
 
@@ -82,7 +83,18 @@ SWITCHES = {
     "yarn_rope": ("olmo3", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], kind="linear"), cfg.ropes[1])}),
     "no_rope": ("smollm3", lambda cfg: {"rope_of_layer": (0,) * cfg.num_layers}),
     "no_rope_window": ("smollm3_window", lambda cfg: {"windows": cfg.windows[::-1][:1] + cfg.windows[:2]}),
-    "partial_rope": ("phi3_partial", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], rotated_share=1.0),)}),
+    "partial_rope": (
+        "phi3_partial",
+        lambda cfg: {
+            "ropes": (
+                dataclasses.replace(
+                    cfg.ropes[0], rotated_share=1.0, short_factors=(*cfg.ropes[0].short_factors, 3.0, 3.0)
+                ),
+            )
+        },
+    ),
+    "longrope": ("phi3_partial", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], kind="default"),)}),
+    "longrope_scale": ("phi3_partial", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], table_scale=1.0),)}),
     "residual_scale": ("granite", lambda cfg: {"residual_scale": 1.0}),
     "logit_divisor": ("granite", lambda cfg: {"logit_divisor": 1.0}),
     "granite_embedding": ("granite", lambda cfg: {"embedding_scale": cfg.embed_dim**0.5}),
@@ -107,6 +119,12 @@ def test_a_wrong_switch_would_be_seen(switch):
     tokens, mask = tiny.rows()
     out = _forward(params, dataclasses.replace(cfg, **change(cfg)), tokens, mask)
     assert _errors(out, _references(case), mask).max() > 3 * TOLERANCE
+
+
+def test_longer_rows_than_longropes_short_factors_are_made_for_are_refused():
+    cfg, params = _loaded("phi3_partial")
+    with pytest.raises(InputError, match="33 columns .* original_max_position_embeddings = 32"):
+        jax.eval_shape(lambda: models.forward(params, np.ones((1, 33), np.int32), np.ones((1, 33), bool), cfg=cfg))
 
 
 @pytest.mark.parametrize("case", ["gemma2"])

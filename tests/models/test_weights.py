@@ -141,6 +141,7 @@ def test_a_multimodal_head_is_its_own_unless_config_says_tied(tmp_path):
     path = tiny.copy("mistral3_multimodal", tmp_path / "tower")
     config = json.loads((path / "config.json").read_text())
     assert config.pop("tie_word_embeddings") is False
+    config["text_config"].pop("tie_word_embeddings", None)
     # As Mistral Small 3.1 is published: nothing is said, and the class default of today would be a tied head.
     (path / "config.json").write_text(json.dumps(config))
     cfg, params = models.load(path)
@@ -150,8 +151,12 @@ def test_a_multimodal_head_is_its_own_unless_config_says_tied(tmp_path):
     np.testing.assert_array_equal(model.lm_head.weight.detach().numpy().T, np.asarray(params["head"]))
     _write(path, {name: value for name, value in _tensors(path).items() if "lm_head" not in name})
     assert models.load(path)[0].tied_head
-    _edit_config(path, tie_word_embeddings=False)
-    assert "missing: lm_head.weight" in _error(path)
+    for named in (
+        {"text_config": config["text_config"] | {"tie_word_embeddings": False}},
+        {"tie_word_embeddings": False},
+    ):
+        _edit_config(path, **named)
+        assert "missing: lm_head.weight" in _error(path)
 
 
 def test_rotary_buffers_of_old_files_are_ignored(llama):

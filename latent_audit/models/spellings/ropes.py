@@ -30,6 +30,13 @@ _FIELDS = {
     ),
 }
 KINDS = tuple(_FIELDS)
+# A kind with a divisor for each frequency, and its first names in Phi-3's files.
+LONGROPE, _LONGROPE_NAMES = "longrope", ("longrope", "su", "yarn")
+_FACTORS = (("short_factor", "short_factors"), ("long_factor", "long_factors"))
+_FIELDS[LONGROPE] = (
+    ("attention_factor", "table_scale"),
+    ("original_max_position_embeddings", "original_max_positions"),
+)
 
 
 def read_ropes(fields: dict, *, per_type: bool, kinds: tuple[str, ...]) -> tuple[Rope, ...]:
@@ -57,6 +64,7 @@ def read_ropes(fields: dict, *, per_type: bool, kinds: tuple[str, ...]) -> tuple
     base = {
         "original_max_position_embeddings": fields.get("max_position_embeddings"),
         "rope_theta": fields.get("rope_theta", 10000.0),
+        "max_position_embeddings": fields.get("max_position_embeddings"),
     }
     if not per_type:
         outside = {key: fields[key] for key in list(base)[:1] if fields.get(key) is not None}
@@ -70,7 +78,10 @@ def read_ropes(fields: dict, *, per_type: bool, kinds: tuple[str, ...]) -> tuple
 
 
 def _rope(fields: dict, kinds: tuple[str, ...]) -> Rope:
-    kind = choice({"rope_type": fields.get("rope_type", fields.get("type", "default"))}, "rope_type", kinds)
+    kind = fields.get("rope_type", fields.get("type", "default"))
+    kind = (
+        LONGROPE if LONGROPE in kinds and kind in _LONGROPE_NAMES else choice({"rope_type": kind}, "rope_type", kinds)
+    )
     extra: dict = {}
     if fields.get("partial_rotary_factor") is not None:
         extra["rotated_share"] = number(fields, "partial_rotary_factor")
@@ -83,6 +94,9 @@ def _rope(fields: dict, kinds: tuple[str, ...]) -> Rope:
         fields |= {"attention_factor": _attention_factor(fields)}
         if "truncate" in fields:
             extra["truncate"] = flag(fields, "truncate")
+    if kind == LONGROPE:
+        extra |= {ours: _factors(fields, theirs) for theirs, ours in _FACTORS}
+        fields = fields | {"attention_factor": _longrope_scale(fields)}
     values = {ours: number(fields, theirs) for theirs, ours in _FIELDS[kind]}
     if kind == "llama3" and not values["low_freq_factor"] < values["high_freq_factor"]:
         raise InputError(
@@ -103,9 +117,29 @@ def _attention_factor(fields: dict) -> float:
     return (0.1 * scales[0] * longer + 1) / (0.1 * scales[1] * longer + 1)
 
 
+def _factors(fields: dict, name: str) -> tuple[float, ...]:
+    given = fields.get(name)
+    if not isinstance(given, list):
+        raise InputError(f"config.json: {name} = {shown(given)}, expected a list of numbers")
+    return tuple(number({"factor": one}, "factor", where=f"config.json: {name}") for one in given)
+
+
+def _longrope_scale(fields: dict) -> float:
+    """What multiplies longrope's tables: a number of its own, or sqrt(1 + log(factor) / log(original length))."""
+    if fields.get("attention_factor") is not None:
+        return number(fields, "attention_factor")
+    original = number(fields, "original_max_position_embeddings")
+    longer = number(fields, "max_position_embeddings") / original
+    if fields.get("factor") is not None:
+        longer = number(fields, "factor")
+    return math.sqrt(1 + math.log(longer) / math.log(original)) if longer > 1 and original > 1 else 1.0
+
+
 def scaling_fields(rope: Rope) -> dict | None:
     """`rope_scaling` of a setting, None where nothing is scaled."""
     values = {theirs: getattr(rope, ours) for theirs, ours in _FIELDS[rope.kind]}
+    if rope.kind == LONGROPE:
+        values |= {theirs: list(getattr(rope, ours)) for theirs, ours in _FACTORS}
     if not rope.truncate:
         values["truncate"] = False
     if rope.query_beta:
