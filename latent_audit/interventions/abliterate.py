@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from latent_audit.interventions import directions, edits
-from latent_audit.models.config import ModelConfig, layer_name
+from latent_audit.models.config import ModelConfig, layer_name, layers_with
 
 # Way -> what it does. "Its direction" is the unit difference of means at the candidate's layer and position.
 WAYS = {
@@ -46,6 +46,8 @@ MAX_LOST_ANSWERS = 0.05
 _WRITERS = {
     "output": "post_attention_norm",
     "output_bias": "post_attention_norm",
+    "delta_output": "post_attention_norm",
+    "global_output": "post_attention_norm",
     "down": "post_mlp_norm",
     "down_bias": "post_mlp_norm",
     "expert_down": "post_mlp_norm",
@@ -185,12 +187,14 @@ def orthogonalize(params, basis, *, cfg: ModelConfig):
 @functools.partial(jax.jit, static_argnames="cfg")
 def _orthogonalized(params, basis, *, cfg: ModelConfig):
     blocks = {}
+    layers = layers_with(cfg)
     for name, norm in _WRITERS.items():
         if name not in params["blocks"]:
             continue
-        rows = jnp.broadcast_to(basis, (cfg.num_layers, *basis.shape))
+        rows = jnp.broadcast_to(basis, (len(layers[name]), *basis.shape))
         if cfg.post_norms:
-            scaled = rows * (params["blocks"][norm].astype(jnp.float32) + float(cfg.norm_plus_one))[:, None]
+            behind = params["blocks"][norm][jnp.asarray(layers[name])]
+            scaled = rows * (behind.astype(jnp.float32) + float(cfg.norm_plus_one))[:, None]
             rows = jnp.linalg.qr(scaled.swapaxes(1, 2))[0].swapaxes(1, 2)
         weight = params["blocks"][name]
         wide = weight.astype(jnp.float32)

@@ -14,6 +14,7 @@ import optax
 from latent_audit.errors import InputError
 from latent_audit.interventions import lora
 from latent_audit.models import ModelConfig, decoder, ops, sharding
+from latent_audit.models.kinds import switch
 
 # Batches are cut to a multiple of this many columns, which bounds how many widths are ever compiled.
 _WIDTH_STEP = 16
@@ -110,10 +111,10 @@ def _context(examples, cfg: ModelConfig) -> decoder.Context:
     segments = jnp.asarray(examples.segments)
     slots = jnp.broadcast_to(jnp.arange(segments.shape[1]), segments.shape)
     begins = segments != jnp.pad(segments[:, :-1], [(0, 0), (1, 0)])
-    positions = slots - jax.lax.cummax(jnp.where(begins, slots, 0), axis=1)
+    starts = jax.lax.cummax(jnp.where(begins, slots, 0), axis=1)
     distance = ops.key_distance(slots, slots, examples.mask)
     distance = jnp.where(segments[:, :, None] == segments[:, None, :], distance, -1)
-    return decoder.context_at(positions, distance, cfg=cfg)
+    return decoder.context_at(slots - starts, distance, cfg=cfg, starts=starts)
 
 
 def token_nll(params, examples, *, cfg: ModelConfig, edit=None, adapters=None, method: Method = PLAIN):
@@ -126,20 +127,29 @@ def token_nll(params, examples, *, cfg: ModelConfig, edit=None, adapters=None, m
     context = _context(examples, cfg)
     apply_edit = edit if edit is not None else lambda h, s: h
 
-    def step(x, stacked):
-        layer, adapter, numbers, index = stacked
+    params, adapters = _merge_stacks(params, adapters or {}, cfg, method.lora_scale)
+
+    def step(x, layer, numbers, adapter, index):
         if adapter:
             layer = lora.merge_layer(layer, adapter, scale=method.lora_scale)  # type: ignore[arg-type]  # set with them
         return apply_edit(decoder.block(layer, numbers, x, context, cfg=cfg), index + 1), None
 
     if method.remat:
         step = jax.checkpoint(step, prevent_cse=False)  # a scan is its own barrier
-    stacked = (params["blocks"], adapters or {}, decoder.layer_numbers(cfg), jnp.arange(cfg.num_layers))
     start = apply_edit(decoder.embed(params, examples.tokens, cfg=cfg), jnp.int32(0))
-    last, _ = jax.lax.scan(step, start, stacked)
+    last, _ = decoder.scan_blocks(step, start, params, (adapters, jnp.arange(cfg.num_layers)), cfg=cfg)
     logits = decoder.unembed(params, last[:, :-1], cfg=cfg)
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, examples.tokens[:, 1:])
     return jnp.pad(jnp.where(examples.loss_mask[:, 1:], nll, 0.0), [(0, 0), (1, 0)])
+
+
+def _merge_stacks(params, adapters, cfg: ModelConfig, scale):
+    """(params with the adapters of what not every layer has merged in, the other adapters): blocks get whole stacks."""
+    whole = {name: pair for name, pair in adapters.items() if name in switch.split_blocks(params, cfg)[1]}
+    if not whole:
+        return params, adapters
+    merged = params | {"blocks": lora.merge_layer(params["blocks"], whole, scale=scale)}
+    return merged, {name: pair for name, pair in adapters.items() if name not in whole}
 
 
 @functools.cache

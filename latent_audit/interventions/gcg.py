@@ -21,6 +21,7 @@ from latent_audit.interventions import latent
 from latent_audit.interventions.goals import target_nll
 from latent_audit.models import decoder, generate, sharding
 from latent_audit.models.config import ModelConfig
+from latent_audit.models.kinds import cache as kinds_cache
 
 # Ours: how many candidates are drawn for each one evaluated, so that some may fail the tokenisation check.
 OVERSAMPLE = 4
@@ -48,12 +49,11 @@ PAPER = Search()
 class Surroundings(NamedTuple):
     """All that an attack never changes; C = P + m - 1 columns of the prompt and the target but its last token.
 
-    keys, values: [L, B, K, S, H] of the S columns before the suffix; mask: bool [B, C]; behind: int32 [B, C - S - n],
-    the tokens after the n of the suffix; target: int32 [m].
+    before: cache of the S columns before the suffix; mask: bool [B, C]; behind: int32 [B, C - S - n], the tokens after
+    the n of the suffix; target: int32 [m].
     """
 
-    keys: jax.Array
-    values: jax.Array
+    before: generate.Cache | kinds_cache.Cache
     mask: jax.Array
     behind: jax.Array
     target: jax.Array
@@ -111,7 +111,7 @@ def prepare(params, tokens, mask, target, *, cfg: ModelConfig, first: int, lengt
     before = slice(None, first)
     _, cache = generate.prefill(params, tokens[:, before], mask[:, before], cfg=cfg, room=0)
     tokens, mask = latent.with_target(tokens, mask, target)
-    return Surroundings(cache.keys, cache.values, mask, tokens[:, first + length :], target)
+    return Surroundings(cache, mask, tokens[:, first + length :], target)
 
 
 def token_gradient(params, around: Surroundings, suffix, *, cfg: ModelConfig) -> Gradient:
@@ -183,11 +183,7 @@ def candidate_losses(params, around: Surroundings, candidates, wanted, *, cfg: M
     def evaluate(row, chunk):
         take = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=row, slice_size=1)
         around_row = Surroundings(
-            take(around.keys, axis=1),
-            take(around.values, axis=1),
-            take(around.mask),
-            take(around.behind),
-            around.target,
+            generate.row_of(around.before, row), take(around.mask), take(around.behind), around.target
         )
         return _read(params, around_row, decoder.embed(params, chunk, cfg=cfg), cfg=cfg)[0]
 
@@ -309,27 +305,9 @@ def _read(params, around: Surroundings, x, *, cfg):
     `around` has R rows, or one row for all R.
     """
     R, target = x.shape[0], around.target
-    S = around.keys.shape[3]
-    context = decoder.make_context(around.mask, cfg=cfg)
-    distance = context.distance[:, S:]
     behind = decoder.embed(params, around.behind, cfg=cfg)
     x = jnp.concatenate([x, jnp.broadcast_to(behind, (R, *behind.shape[1:]))], axis=1)
-
-    def join(before, own):
-        return jnp.concatenate([jnp.broadcast_to(before, (R, *before.shape[1:])), own], axis=2)
-
-    def block(x, stacked):
-        layer, numbers, keys, values = stacked
-        cos, sin, gain = decoder.turn_of(context, numbers, slice(S, None))
-        normed = decoder.attention_input(layer, x, cfg=cfg)
-        key, value = decoder.project_key_value(layer, normed, cos, sin, cfg=cfg)
-        query = decoder.project_query(layer, normed, cos, sin, gain, cfg=cfg)
-        return decoder.finish_block(
-            layer, x, query, join(keys, key), join(values, value), distance, numbers.window, cfg=cfg
-        ), None
-
-    stacked = (params["blocks"], decoder.layer_numbers(cfg), around.keys, around.values)
-    x = jax.lax.scan(block, x, stacked)[0][:, -target.shape[0] :]
+    x = generate.extend(params, x, around.before, around.mask, cfg=cfg)[:, -target.shape[0] :]
     nll = target_nll(params, x, jnp.broadcast_to(target, x.shape[:2]), cfg=cfg).mean(axis=-1)
     on_target = (decoder.unembed(params, x, cfg=cfg).argmax(axis=-1) == target).all(axis=-1)
     return nll, on_target

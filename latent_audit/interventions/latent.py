@@ -130,14 +130,13 @@ def clean_pass(params, tokens, mask, goal, *, cfg: ModelConfig, search: Search =
 
     (_, nll), cotangent = jax.value_and_grad(loss, has_aux=True)(last)
 
-    def back(above, stacked):
-        layer, numbers, x, state = stacked
+    def back(above, layer, numbers, x, state):
         _, pull = jax.vjp(lambda x: decoder.block(layer, numbers, x, context, cfg=cfg), x)
         (below,) = pull(above)
         return suffix.add_pull(below, state, goals), below[:, :P]
 
-    stacked = (params["blocks"], decoder.layer_numbers(cfg), states[:-1], jnp.arange(cfg.num_layers))
-    _, gradients = jax.lax.scan(back, cotangent, stacked, reverse=True)
+    beside = (states[:-1], jnp.arange(cfg.num_layers))
+    _, gradients = decoder.scan_blocks(back, cotangent, params, beside, cfg=cfg, reverse=True)
     gradients = jnp.concatenate([gradients, cotangent[None, :, :P]])
     scale = budget_scale(states[:, :, :P], mask[:, :P], mode=search.mode, skip_first=search.skip_first)
     return Clean(states, gradients, nll, scale)

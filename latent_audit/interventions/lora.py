@@ -1,8 +1,8 @@
 """Low-rank adapters of a decoder's matrices, W + alpha / rank * A B, as pure functions.
 
 docs/method.md section 5. Adapters are a tree {name: {"a": [L, *inputs, R], "b": [L, R, *outputs]}} beside the
-parameters, R the rank; names and axes are those of models.config.block_shapes. Embedding, head, routers and experts'
-matrices are not adapted.
+parameters, L the layers that have the matrix, R the rank; names and axes are those of models.config.block_shapes.
+Embedding, head, routers and experts' matrices are not adapted.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 
 from latent_audit.errors import InputError
 from latent_audit.models import ModelConfig
-from latent_audit.models.config import block_shapes
+from latent_audit.models.config import block_shapes, distinct_kinds, layers_with
 from latent_audit.models.names import ADAPTED, INPUT_AXES, block_tensors
 
 
@@ -57,11 +57,11 @@ def init_adapters(key, cfg: ModelConfig, lora: LoraConfig) -> dict:
 
     Raises InputError as check_lora does.
     """
-    adapters, shapes = {}, block_shapes(cfg)
+    adapters, shapes, layers = {}, block_shapes(cfg), layers_with(cfg)
     for index, name in enumerate(check_lora(lora, cfg)):
         inputs, outputs = shapes[name][: INPUT_AXES[name]], shapes[name][INPUT_AXES[name] :]
-        normal = jax.random.normal(jax.random.fold_in(key, index), (cfg.num_layers, *inputs, lora.rank))
-        b = jnp.zeros((cfg.num_layers, lora.rank, *outputs))
+        normal = jax.random.normal(jax.random.fold_in(key, index), (len(layers[name]), *inputs, lora.rank))
+        b = jnp.zeros((len(layers[name]), lora.rank, *outputs))
         adapters[name] = {"a": normal * np.prod(inputs) ** -0.5, "b": b}
     return adapters
 
@@ -99,7 +99,8 @@ def peft_files(cfg: ModelConfig, adapters: dict, lora: LoraConfig, *, base: str)
       lora_A.weight [R, inputs] and lora_B.weight [outputs, R] of every layer and target, float32.
     """
     tensors, modules, ranks = {}, [], {}
-    for inside, parts in block_tensors(cfg).items():
+    by_kind = [part for kind in distinct_kinds(cfg) for part in block_tensors(cfg, kind).items()]
+    for inside, parts in dict.fromkeys(by_kind):
         adapted = [part for part in parts if part in adapters]
         if not adapted:
             continue
@@ -107,8 +108,8 @@ def peft_files(cfg: ModelConfig, adapters: dict, lora: LoraConfig, *, base: str)
         modules.append(path.split(".")[-1])
         if len(adapted) > 1:
             ranks[modules[-1]] = lora.rank * len(adapted)
-        for layer in range(cfg.num_layers):
-            a, b = _stacked(cfg, adapters, parts, layer, lora.rank)
+        for place, layer in enumerate(layers_with(cfg)[parts[0]]):
+            a, b = _stacked(cfg, adapters, parts, place, lora.rank)
             prefix = f"base_model.model.model.layers.{layer}.{path}"
             tensors[f"{prefix}.lora_A.weight"], tensors[f"{prefix}.lora_B.weight"] = a, b
     config = {
@@ -123,7 +124,7 @@ def peft_files(cfg: ModelConfig, adapters: dict, lora: LoraConfig, *, base: str)
         "bias": "none",
         "fan_in_fan_out": False,
         "use_rslora": False,
-        "target_modules": sorted(modules),
+        "target_modules": sorted(set(modules)),
         "inference_mode": True,
     }
     return config, tensors

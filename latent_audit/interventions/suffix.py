@@ -2,8 +2,9 @@
 
 A perturbation at state s cannot change the states before it, so a search step starts from state s and runs only
 blocks s .. L-1. Both loops have a traced trip count: one compile serves every state, and a skipped block costs
-nothing. The forward loop stores each block's backward residuals in [L, ...] buffers, the second loop reads
-them back. Two cuts are exact: the last block computes only the columns that are read, and the head only
+nothing. The forward loop stores each block's backward residuals in [L, ...] buffers, the second loop reads them back;
+where layers differ in shape it stores the block's input alone, and the second loop computes the block again
+(docs/performance.md). Two cuts are exact: the last block computes only the columns that are read, and the head only
 the columns that predict a target (docs/method.md section 1).
 """
 
@@ -156,8 +157,14 @@ def _layer_and_leaves(params, context, index, cfg):
 def _block_and_residuals(params, context, index, x, *, cfg):
     """One block's output and its pullback, a pytree whose leaves are only what the backward loop cannot fetch.
 
+    Where layers differ in shape: the block's input in place of the pullback.
+
     Weights and tables stay in the pullback as they came, so that they are recognised by identity.
     """
+    if cfg.kinds:
+        # A pullback through a switch holds what every branch would need.
+        layer, numbers = decoder.take_layer(params, cfg, index)
+        return decoder.block(layer, numbers, x, context, cfg=cfg), x
     (layer, numbers), known = _layer_and_leaves(params, context, index, cfg)
     places = {id(leaf): place for place, leaf in enumerate(known)}
     run = jax.checkpoint(lambda x: decoder.block(layer, numbers, x, context, cfg=cfg), policy=RESIDUALS)
@@ -166,6 +173,10 @@ def _block_and_residuals(params, context, index, x, *, cfg):
 
 
 def _pull_back(params, context, index, residuals, cotangent, *, cfg):
+    if cfg.kinds:
+        layer, numbers = decoder.take_layer(params, cfg, index)
+        _, pull = jax.vjp(lambda x: decoder.block(layer, numbers, x, context, cfg=cfg), residuals)
+        return pull(cotangent)[0]
     _, known = _layer_and_leaves(params, context, index, cfg)
     pull = jax.tree.map(
         lambda leaf: known[leaf.place] if isinstance(leaf, _Known) else leaf,

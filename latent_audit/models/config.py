@@ -3,6 +3,10 @@
 import dataclasses
 from typing import Any
 
+# What mixes the columns of a layer, where layers differ: softmax attention and the gated delta rule (Qwen 3.5); softmax
+# attention over a window, and over all columns with heads of another size (Gemma 4).
+KINDS = ("softmax", "delta", "sliding", "global")
+
 # The tree of parameter_shapes, with arrays in place of shapes.
 Params = dict[str, Any]
 
@@ -25,6 +29,7 @@ class Rope:
       beta_fast, beta_slow, truncate: that of "yarn"; truncate rounds its ends to whole dimensions.
       short_factors, long_factors: the divisors of "longrope" within and beyond original_max_positions.
       table_scale: multiplies cos and sin, hence the scores by its square ("yarn", "longrope").
+      head_dim: width of the heads that are turned, where it is not the model's own (Gemma 4's global layers).
       rotated_share: the share of each head, from its front, that is rotated; the rest passes as it is (Phi-4-mini).
       query_beta: queries at position p are scaled by 1 + beta log(1 + floor(p / original_max_positions))
         (Llama 4, Ministral 3); 0 is off.
@@ -43,7 +48,33 @@ class Rope:
     long_factors: tuple[float, ...] = ()
     table_scale: float = 1.0
     rotated_share: float = 1.0
+    head_dim: int | None = None
     query_beta: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DeltaRule:
+    """Sizes of gated delta-rule layers: heads of keys and of values, their widths, columns of the convolution."""
+
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    kernel: int
+
+    @property
+    def channels(self) -> int:
+        """What the convolution runs over: queries, keys and values side by side."""
+        return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
+
+
+@dataclasses.dataclass(frozen=True)
+class GlobalHeads:
+    """Heads of layers of kind "global": width, number of key heads, whether values are the keys before their norm."""
+
+    head_dim: int
+    kv_heads: int
+    key_is_value: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +104,11 @@ class ModelConfig:
       tied_head: logits use the embedding matrix; there is no separate head.
       ropes: the distinct rotary settings; rope_of_layer[i] indexes them.
       windows: per layer, how many positions back (itself included) a query sees; FULL_ATTENTION for all.
+      kinds: per layer, a name of KINDS, for families whose layers differ in shape; empty where all are alike.
+      query_gate: the query projection gives each head a gate beside its query: output * sigmoid(gate) (Qwen 3.5).
+      delta_rule: sizes of the layers of kind "delta", or None; global_heads: of those of kind "global", or None.
+      value_norm: RMS norm without a weight over each head's value (Gemma 4).
+      layer_scale: what a block returns is multiplied by a number of its own (Gemma 4).
       max_positions: the context length the checkpoint was made for.
       bos_id, eos_ids: token ids the checkpoint's own config names; empty when it names none.
     """
@@ -109,6 +145,12 @@ class ModelConfig:
     ropes: tuple[Rope, ...] = (Rope(),)
     rope_of_layer: tuple[int, ...] = ()
     windows: tuple[int, ...] = ()
+    kinds: tuple[str, ...] = ()
+    query_gate: bool = False
+    delta_rule: DeltaRule | None = None
+    global_heads: GlobalHeads | None = None
+    value_norm: bool = False
+    layer_scale: bool = False
     max_positions: int = 8192
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
@@ -120,6 +162,8 @@ class ModelConfig:
                     f"ModelConfig.{field} has {len(getattr(self, field))} entries, expected one "
                     f"for each of the {self.num_layers} layers"
                 )
+        if self.kinds and (len(self.kinds) != self.num_layers or not set(self.kinds) <= set(KINDS)):
+            raise ValueError(f"ModelConfig.kinds = {self.kinds}, expected one of {', '.join(KINDS)} for each layer")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"ModelConfig.num_heads = {self.num_heads} is not a multiple of num_kv_heads = {self.num_kv_heads}"
@@ -127,35 +171,94 @@ class ModelConfig:
 
 
 def block_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of one block's parameters; stacked storage adds a leading L."""
-    D, N, K, H, F = cfg.embed_dim, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim, cfg.mlp_dim
-    shapes: dict[str, tuple[int, ...]] = {"query": (D, N, H), "key": (D, K, H), "value": (D, K, H), "output": (N, H, D)}
+    """Name -> shape of one layer's parameter, of every name that any layer has."""
+    return {name: shape for kind in distinct_kinds(cfg) for name, shape in kind_shapes(cfg, kind).items()}
+
+
+def layers_with(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> the layers that have this parameter, in the order in which its stack holds them."""
+    per_kind = {kind: kind_shapes(cfg, kind) for kind in distinct_kinds(cfg)}
+    kinds = cfg.kinds or distinct_kinds(cfg) * cfg.num_layers
+    return {
+        name: tuple(layer for layer, kind in enumerate(kinds) if name in per_kind[kind]) for name in block_shapes(cfg)
+    }
+
+
+def distinct_kinds(cfg: ModelConfig) -> tuple[str, ...]:
+    """The kinds of layer that occur, in the order in which they do."""
+    return tuple(dict.fromkeys(cfg.kinds)) or ("softmax",)
+
+
+def kind_shapes(cfg: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the parameters of a layer of this kind."""
+    D, F = cfg.embed_dim, cfg.mlp_dim
+    shapes = _delta_shapes(cfg) if kind == "delta" else _attention_shapes(cfg, kind)
     if cfg.num_experts:
         X = cfg.num_experts
         shapes |= {"router": (D, X), "expert_gate": (X, D, F), "expert_up": (X, D, F), "expert_down": (X, F, D)}
     else:
         shapes |= {"gate": (D, F), "up": (D, F), "down": (F, D)}
-    if cfg.qkv_bias:
-        shapes |= {"query_bias": (N, H), "key_bias": (K, H), "value_bias": (K, H)}
-    if cfg.output_bias:
-        shapes |= {"output_bias": (D,)}
     if cfg.mlp_bias:
         shapes |= {"gate_bias": (F,), "up_bias": (F,), "down_bias": (D,)}
-    if cfg.query_key_norm:
-        whole = cfg.norm_over_heads
-        shapes |= {"query_norm": (N, H) if whole else (H,), "key_norm": (K, H) if whole else (H,)}
     if cfg.pre_norms:
         shapes |= {"attention_norm": (D,), "mlp_norm": (D,)}
     if cfg.post_norms:
         shapes |= {"post_attention_norm": (D,), "post_mlp_norm": (D,)}
+    if cfg.layer_scale:
+        shapes |= {"layer_scale": (1,)}
     return shapes
 
 
+def plain_name(name: str) -> str:
+    """The name without the prefix that tells apart what differs in shape between kinds: "global_query" is a query."""
+    return name.removeprefix("global_")
+
+
+def _attention_shapes(cfg: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]:
+    D, N, K, H = cfg.embed_dim, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim
+    if kind == "global":
+        assert cfg.global_heads is not None
+        H, K = cfg.global_heads.head_dim, cfg.global_heads.kv_heads
+    Q = 2 * H if cfg.query_gate else H
+    shapes: dict[str, tuple[int, ...]] = {"query": (D, N, Q), "key": (D, K, H), "value": (D, K, H), "output": (N, H, D)}
+    if cfg.qkv_bias:
+        shapes |= {"query_bias": (N, Q), "key_bias": (K, H), "value_bias": (K, H)}
+    if cfg.output_bias:
+        shapes |= {"output_bias": (D,)}
+    if cfg.query_key_norm:
+        whole = cfg.norm_over_heads
+        shapes |= {"query_norm": (N, H) if whole else (H,), "key_norm": (K, H) if whole else (H,)}
+    if kind != "global":
+        return shapes
+    if cfg.global_heads is not None and cfg.global_heads.key_is_value:
+        shapes = {name: shape for name, shape in shapes.items() if name not in ("value", "value_bias")}
+    # The output's bias alone has the same shape in all kinds.
+    return {name if name == "output_bias" else f"global_{name}": shape for name, shape in shapes.items()}
+
+
+def _delta_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
+    assert cfg.delta_rule is not None
+    D, sizes = cfg.embed_dim, cfg.delta_rule
+    heads, width = sizes.value_heads, sizes.value_dim
+    return {
+        "delta_mixed": (D, sizes.channels),
+        "delta_gate": (D, heads, width),
+        "delta_beta": (D, heads),
+        "delta_decay": (D, heads),
+        "delta_convolution": (sizes.channels, sizes.kernel),
+        "delta_rate": (heads,),
+        "delta_rate_bias": (heads,),
+        "delta_norm": (width,),
+        "delta_output": (heads, width, D),
+    }
+
+
 def parameter_shapes(cfg: ModelConfig) -> dict:
-    """The whole parameter tree as shapes: {"embed", "blocks": {name: (L, ...)}, "final_norm", ["head"]}."""
+    """The parameter tree as shapes: {"embed", "blocks": {name: (layers that have it, ...)}, "final_norm", ["head"]}."""
+    layers = layers_with(cfg)
     tree = {
         "embed": (cfg.vocab_size, cfg.embed_dim),
-        "blocks": {name: (cfg.num_layers, *shape) for name, shape in block_shapes(cfg).items()},
+        "blocks": {name: (len(layers[name]), *shape) for name, shape in block_shapes(cfg).items()},
         "final_norm": (cfg.embed_dim,),
     }
     if not cfg.tied_head:

@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from latent_audit.errors import InputError
 from latent_audit.models import ops, sharding
 from latent_audit.models.config import ModelConfig, Params, parameter_shapes
+from latent_audit.models.kinds import switch
 from latent_audit.models.names import INPUT_AXES
 
 # edit(h, s) -> h, as above.
@@ -28,20 +29,27 @@ class Context(NamedTuple):
     """What all blocks of one pass share.
 
     cos, sin: rotary tables [R, B, S, pairs]; distance: of keys, int32 [B, T, S]; gain: of queries, float32 [R, B, S],
-    or None where no family's rule scales them (ops.query_gain).
+    or None where no family's rule scales them (ops.query_gain); starts: int32 [B, T], the column at which the text of
+    each column begins, for layers that read no distances; None where all layers are alike.
     """
 
     cos: jax.Array
     sin: jax.Array
     distance: jax.Array
     gain: jax.Array | None = None
+    starts: jax.Array | None = None
 
 
 class LayerNumbers(NamedTuple):
-    """What differs between layers without being a weight: window and rope index, int32 [L] or scalars."""
+    """What differs between layers without being a weight, int32 [L] or scalars.
+
+    window; rope: which rotary setting; kind, places: see switch.kind_numbers, None where all layers are alike.
+    """
 
     window: jax.Array
     rope: jax.Array
+    kind: jax.Array | None = None
+    places: dict[str, jax.Array] | None = None
 
 
 class ForwardOutput(NamedTuple):
@@ -60,12 +68,15 @@ def make_context(mask: jax.Array, *, cfg: ModelConfig) -> Context:
     """The shared tables of a full pass over `mask`: bool [B, T], False on padding."""
     # Slots, not positions, order the tokens: padding columns all share position 0.
     slots = jnp.broadcast_to(jnp.arange(mask.shape[1]), mask.shape)
-    return context_at(positions_of(mask), ops.key_distance(slots, slots, mask), cfg=cfg)
+    return context_at(positions_of(mask), ops.key_distance(slots, slots, mask), cfg=cfg, starts=starts_of(mask))
 
 
-def context_at(positions: jax.Array, distance: jax.Array, *, cfg: ModelConfig) -> Context:
+def context_at(
+    positions: jax.Array, distance: jax.Array, *, cfg: ModelConfig, starts: jax.Array | None = None
+) -> Context:
     """The shared tables of tokens at `positions` int [B, S] whose keys lie `distance` int32 [B, T, S] back.
 
+    starts: int32 [B, T], see Context; needed where layers differ in kind.
     Raises InputError for more columns than a longrope's short factors are made for.
     """
     for rope in cfg.ropes:
@@ -76,7 +87,12 @@ def context_at(positions: jax.Array, distance: jax.Array, *, cfg: ModelConfig) -
                 "implemented; expected shorter prompts (prompts.max_tokens) or answers (generation.max_new_tokens)"
             )
     cos, sin = ops.rotary_tables(cfg.ropes, cfg.head_dim, positions)
-    return Context(cos, sin, distance, ops.query_gain(cfg.ropes, positions))
+    return Context(cos, sin, distance, ops.query_gain(cfg.ropes, positions), starts if cfg.kinds else None)
+
+
+def starts_of(mask: jax.Array) -> jax.Array:
+    """The first real column of each row of `mask` bool [B, T], at each of its columns: int32 [B, T]."""
+    return jnp.broadcast_to(jnp.argmax(mask, axis=1).astype(jnp.int32)[:, None], mask.shape)
 
 
 def turn_of(context: Context, numbers: LayerNumbers, columns: slice = slice(None)) -> tuple:
@@ -87,13 +103,33 @@ def turn_of(context: Context, numbers: LayerNumbers, columns: slice = slice(None
 
 def layer_numbers(cfg: ModelConfig) -> LayerNumbers:
     """Per-layer numbers as int32 [L] arrays, to be scanned beside the stacked weights."""
-    return LayerNumbers(jnp.asarray(cfg.windows, jnp.int32), jnp.asarray(cfg.rope_of_layer, jnp.int32))
+    windows, ropes = jnp.asarray(cfg.windows, jnp.int32), jnp.asarray(cfg.rope_of_layer, jnp.int32)
+    return LayerNumbers(windows, ropes, *switch.kind_numbers(cfg))
 
 
-def take_layer(params: Params, cfg: ModelConfig, index: jax.Array) -> tuple[Params, LayerNumbers]:
-    """One block's (weights, numbers) at a traced layer index."""
-    stacked = (params["blocks"], layer_numbers(cfg))
-    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), stacked)
+def take_layer(params: Params, cfg: ModelConfig, index: jax.Array | int) -> tuple[Params, LayerNumbers]:
+    """One block's (weights, numbers) at a traced layer index; what not every layer has, as whole stacks."""
+    common, rest = switch.split_blocks(params, cfg)
+    stacked = (common, layer_numbers(cfg))
+    layer, numbers = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), stacked)
+    return layer | rest, numbers
+
+
+def scan_blocks(
+    step: Callable, start: Any, params: Params, beside: tuple, *, cfg: ModelConfig, reverse: bool = False
+) -> tuple[Any, Any]:
+    """jax.lax.scan of step(carry, layer, numbers, *one of each of `beside`) over all layers.
+
+    Args:
+      beside: trees with a leading axis of L, scanned beside the weights.
+    """
+    common, rest = switch.split_blocks(params, cfg)
+
+    def one(carry: Any, stacked: tuple) -> tuple[Any, Any]:
+        layer, numbers, others = stacked
+        return step(carry, layer | rest, numbers, *others)
+
+    return jax.lax.scan(one, start, (common, layer_numbers(cfg), beside), reverse=reverse)
 
 
 def embed(params: Params, tokens: jax.Array, *, cfg: ModelConfig) -> jax.Array:
@@ -197,7 +233,9 @@ def block_with_cache(
 def block(
     layer: Params, numbers: LayerNumbers, x: jax.Array, context: Context, *, cfg: ModelConfig, first_query: int = 0
 ) -> jax.Array:
-    """One block over a whole sequence: residual state s -> s + 1; see block_with_cache."""
+    """One block over a whole sequence: residual state s -> s + 1; see block_with_cache and switch.block."""
+    if cfg.kinds:
+        return switch.block(layer, numbers, x, context, cfg=cfg, first_query=first_query)[0]
     return block_with_cache(layer, numbers, x, context, cfg=cfg, first_query=first_query)[0]
 
 
@@ -223,13 +261,11 @@ def scan_states(
     apply_edit = edit if edit is not None else lambda h, s: h
     start = apply_edit(embed(params, tokens, cfg=cfg), jnp.int32(0))
 
-    def step(x: jax.Array, stacked: tuple[Params, LayerNumbers, jax.Array]) -> tuple[jax.Array, Any]:
-        layer, numbers, index = stacked
+    def step(x: jax.Array, layer: Params, numbers: LayerNumbers, index: jax.Array) -> tuple[jax.Array, Any]:
         x = apply_edit(block(layer, numbers, x, context, cfg=cfg), index + 1)
         return x, collect(x)
 
-    indices = jnp.arange(cfg.num_layers, dtype=jnp.int32)
-    last, collected = jax.lax.scan(step, start, (params["blocks"], layer_numbers(cfg), indices))
+    last, collected = scan_blocks(step, start, params, (jnp.arange(cfg.num_layers, dtype=jnp.int32),), cfg=cfg)
     first = collect(start)
     return last, jax.tree.map(lambda a, rest: jnp.concatenate([a[None], rest]), first, collected)
 
@@ -326,6 +362,11 @@ def _add(x: jax.Array, update: jax.Array, cfg: ModelConfig) -> jax.Array:
 
 
 def _initializer(name: str, shape: tuple[int, ...], cfg: ModelConfig) -> Callable:
+    # The fan-in of a matrix: the axes, after the stacked ones, that it sums over.
+    if name in ("delta_norm", "delta_rate", "layer_scale"):
+        return nn.initializers.ones
+    if name == "delta_convolution":
+        return nn.initializers.normal(shape[-1] ** -0.5)
     if name.endswith("norm"):
         return nn.initializers.zeros if cfg.norm_plus_one else nn.initializers.ones
     if name.endswith("bias"):

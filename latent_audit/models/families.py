@@ -10,6 +10,7 @@ from typing import Any
 from latent_audit.errors import InputError
 from latent_audit.models.config import FULL_ATTENTION, ModelConfig, Rope
 from latent_audit.models.fields import choice, flag, number, shown, token_ids
+from latent_audit.models.kinds import gemma4, qwen3_5
 from latent_audit.models.spellings import ropes
 from latent_audit.models.spellings.ropes import LAYER_TYPES
 
@@ -33,6 +34,7 @@ class Family:
       sqrt_embedding: token embeddings are multiplied by the square root of their width.
       rope_kinds: the rotary settings that the family knows.
       rope_per_type: sliding and full layers have their own.
+      kinds: name in KIND_SPELLINGS of what says which layer is of which kind, where they differ in shape; else empty.
       constants: config.json fields that are written so. Those of `defaults` must hold this when read, too: what else
         they can say is not implemented.
     """
@@ -46,8 +48,9 @@ class Family:
     bias: str = "none"
     experts_field: str | None = None
     sqrt_embedding: bool = False
-    rope_kinds: tuple[str, ...] = ropes.KINDS
+    rope_kinds: tuple[str, ...] = tuple(kind for kind in ropes.KINDS if kind != "proportional")
     rope_per_type: bool = False
+    kinds: str = ""
     constants: dict = dataclasses.field(default_factory=dict)
 
 
@@ -240,12 +243,34 @@ _MIXTRAL = _MISTRAL | {
     "num_local_experts": 8,
     "num_experts_per_tok": 2,
 }
+_QWEN3_5 = {key: value for key, value in _QWEN3.items() if "window" not in key} | {
+    "vocab_size": 248320,
+    "intermediate_size": 12288,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "partial_rotary_factor": 0.25,
+    **qwen3_5.DEFAULTS,
+}
+
+_GEMMA4 = {key: value for key, value in _GEMMA2.items() if key not in gemma4.GEMMA2_ONLY} | gemma4.DEFAULTS
+
+# Each has read(fields, layers) -> ModelConfig's fields, and written(cfg, fields) -> config.json's.
+KIND_SPELLINGS = {"qwen3_5": qwen3_5, "gemma4": gemma4}
 
 FAMILIES = {
     "llama": Family("LlamaForCausalLM", _LLAMA, bias="switch"),
     "mistral": Family("MistralForCausalLM", _MISTRAL, window_rule="all"),
     "qwen2": Family("Qwen2ForCausalLM", _QWEN2, window_rule="late", bias="qkv"),
     "qwen3": Family("Qwen3ForCausalLM", _QWEN3, {"query_key_norm": True}, window_rule="late", bias="switch"),
+    "qwen3_5_text": Family(
+        "Qwen3_5ForCausalLM",
+        _QWEN3_5,
+        {"query_key_norm": True, "norm_plus_one": True, "query_gate": True},
+        bias="switch",
+        rope_kinds=("default",),
+        kinds="qwen3_5",
+    ),
     "gemma": Family("GemmaForCausalLM", _GEMMA, _GEMMA_SWITCHES, bias="switch", sqrt_embedding=True),
     "gemma2": Family(
         "Gemma2ForCausalLM",
@@ -265,6 +290,18 @@ FAMILIES = {
         bias="switch",
         sqrt_embedding=True,
         rope_per_type=True,
+    ),
+    "gemma4_text": Family(
+        "Gemma4ForCausalLM",
+        _GEMMA4,
+        {"post_norms": True, "query_key_norm": True, "norm_wide": True, "value_norm": True, "layer_scale": True},
+        activation_field="hidden_activation",
+        bias="switch",
+        sqrt_embedding=True,
+        rope_kinds=("default", "proportional"),
+        rope_per_type=True,
+        kinds="gemma4",
+        constants={"enable_moe_block": False},
     ),
     "olmo2": Family("Olmo2ForCausalLM", _OLMO2, _OLMO_SWITCHES, bias="switch"),
     "olmo3": Family(
@@ -318,6 +355,8 @@ class Tower:
 
 TOWERS = {
     "gemma3": Tower("Gemma3ForConditionalGeneration", ("gemma3_text",), {"final_logit_softcapping": None}),
+    "gemma4": Tower("Gemma4ForConditionalGeneration", ("gemma4_text",)),
+    "qwen3_5": Tower("Qwen3_5ForConditionalGeneration", ("qwen3_5_text",)),
     "mistral3": Tower("Mistral3ForConditionalGeneration", ("mistral", "ministral3")),
 }
 _DTYPES = ("float32", "bfloat16", "float16", "float64", "auto")
@@ -348,9 +387,10 @@ def config_from_hf(hf: dict) -> ModelConfig:
         )
     all_biases = family.bias == "switch" and flag(fields, "attention_bias")
     no_rope = _no_rope_layers(fields, family, layers)
-    sliding = _sliding_layers(fields, family, layers, no_rope)
+    kinds = KIND_SPELLINGS[family.kinds].read(fields, layers) if family.kinds else {}
+    sliding = [False] * layers if family.kinds else _sliding_layers(fields, family, layers, no_rope)
     _check_ids(fields)
-    return ModelConfig(
+    found = dict(
         family=name,
         vocab_size=number(fields, "vocab_size"),
         num_layers=layers,
@@ -380,6 +420,7 @@ def config_from_hf(hf: dict) -> ModelConfig:
         eos_ids=token_ids(fields, "eos_token_id"),
         **family.switches,
     )
+    return ModelConfig(**found | kinds)
 
 
 def hf_from_config(cfg: ModelConfig, *, dtype: str = "float32", pad_id: int | None = None) -> dict:
@@ -444,6 +485,8 @@ def hf_from_config(cfg: ModelConfig, *, dtype: str = "float32", pad_id: int | No
     if family.rope_per_type:
         both = zip(LAYER_TYPES, (cfg.ropes[0], cfg.ropes[-1]), strict=True)
         hf["rope_parameters"] = {layer_type: ropes.parameter_fields(rope) for layer_type, rope in both}
+    if family.kinds:
+        hf = KIND_SPELLINGS[family.kinds].written(cfg, hf)
     hf |= family.constants
     _check_round_trip(cfg, hf)
     return hf
@@ -633,7 +676,7 @@ def _ropes(fields: dict, family: Family, head_dim: int) -> tuple[Rope, ...]:
     found = ropes.read_ropes(fields, per_type=family.rope_per_type, kinds=family.rope_kinds)
     if "no_rope_layers" in family.defaults:
         found = (*found, dataclasses.replace(found[0], kind="none"))
-    for rope in found:
+    for rope in (rope for rope in found if rope.kind != "proportional"):
         if rope.rotated_share != 1 and "partial_rotary_factor" not in family.defaults:
             raise InputError(
                 f"config.json: partial_rotary_factor = {rope.rotated_share}: only whole heads are rotated here; "

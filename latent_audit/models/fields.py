@@ -62,6 +62,15 @@ NUMBERS = {
     "num_experts": _HEADS,
     "num_local_experts": _HEADS,
     "num_experts_per_tok": _HEADS,
+    # Layers of Gemma 4 and Qwen 3.5 that differ from others of their model.
+    "global_head_dim": _HEADS,
+    "num_global_key_value_heads": _HEADS,
+    "linear_num_key_heads": _HEADS,
+    "linear_num_value_heads": _HEADS,
+    "linear_key_head_dim": _HEADS,
+    "linear_value_head_dim": _HEADS,
+    "linear_conv_kernel_dim": Bounds(int, 2, 64),
+    "full_attention_interval": _LAYERS,
     # GPT-2's own names.
     "n_positions": _POSITIONS,
     "n_embd": _SIZE,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from latent_audit.models import decoder, ops, sharding
 from latent_audit.models.config import ModelConfig, Params
 from latent_audit.models.decoder import Edit
+from latent_audit.models.kinds import cache as kinds_cache
 
 
 class Generation(NamedTuple):
@@ -48,7 +49,7 @@ class Sampling(NamedTuple):
 
 def prefill(
     params: Params, tokens: jax.Array, mask: jax.Array, *, cfg: ModelConfig, room: int, edit: Edit | None = None
-) -> tuple[jax.Array, Cache]:
+) -> tuple[jax.Array, Cache | kinds_cache.Cache]:
     """Run the prompt and keep its keys and values.
 
     Args:
@@ -58,6 +59,8 @@ def prefill(
     Returns:
       (state L at the decision point [B, D], Cache).
     """
+    if cfg.kinds:
+        return kinds_cache.prefill(params, tokens, mask, cfg=cfg, room=room, edit=edit)
     context = decoder.make_context(mask, cfg=cfg)
     apply_edit = edit if edit is not None else lambda h, s: h
 
@@ -77,8 +80,14 @@ def prefill(
 
 
 def decode_step(
-    params: Params, token: jax.Array, slot: jax.Array | int, cache: Cache, *, cfg: ModelConfig, edit: Edit | None = None
-) -> tuple[jax.Array, Cache]:
+    params: Params,
+    token: jax.Array,
+    slot: jax.Array | int,
+    cache: Cache | kinds_cache.Cache,
+    *,
+    cfg: ModelConfig,
+    edit: Edit | None = None,
+) -> tuple[jax.Array, Cache | kinds_cache.Cache]:
     """Feed one token per row and advance the cache.
 
     Args:
@@ -87,6 +96,8 @@ def decode_step(
     Returns:
       (state L [B, D], Cache).
     """
+    if isinstance(cache, kinds_cache.Cache):
+        return kinds_cache.decode_step(params, token, slot, cache, cfg=cfg, edit=edit)
     apply_edit = edit if edit is not None else lambda h, s: h
     B, S = cache.mask.shape
     position = jnp.sum(cache.mask & (jnp.arange(S) < slot), axis=1, dtype=jnp.int32)[:, None]
@@ -111,6 +122,45 @@ def decode_step(
     x = apply_edit(decoder.embed(params, token[:, None], cfg=cfg), jnp.int32(0))
     x, keys, values = jax.lax.fori_loop(0, cfg.num_layers, step, (x, cache.keys, cache.values))
     return x[:, 0], cache._replace(keys=keys, values=values)
+
+
+def extend(
+    params: Params, x: jax.Array, cache: Cache | kinds_cache.Cache, mask: jax.Array, *, cfg: ModelConfig
+) -> jax.Array:
+    """State L of further columns behind a cache without room, which is left as it is.
+
+    Args:
+      x: [R, T, D], residual state 0 of the further columns; cache: of R rows, or of one row for all.
+      mask: bool [R or 1, S + T], of the cache's S columns and these.
+    """
+    if isinstance(cache, kinds_cache.Cache):
+        return kinds_cache.extend(params, x, cache, mask, cfg=cfg)
+    R, S = x.shape[0], cache.keys.shape[3]
+    context = decoder.make_context(mask, cfg=cfg)
+    distance = context.distance[:, S:]
+
+    def join(before: jax.Array, own: jax.Array) -> jax.Array:
+        return jnp.concatenate([jnp.broadcast_to(before, (R, *before.shape[1:])), own], axis=2)
+
+    def step(x: jax.Array, stacked: tuple) -> tuple[jax.Array, None]:
+        layer, numbers, keys, values = stacked
+        cos, sin, gain = decoder.turn_of(context, numbers, slice(S, None))
+        normed = decoder.attention_input(layer, x, cfg=cfg)
+        key, value = decoder.project_key_value(layer, normed, cos, sin, cfg=cfg)
+        query = decoder.project_query(layer, normed, cos, sin, gain, cfg=cfg)
+        return decoder.finish_block(
+            layer, x, query, join(keys, key), join(values, value), distance, numbers.window, cfg=cfg
+        ), None
+
+    return jax.lax.scan(step, x, (params["blocks"], decoder.layer_numbers(cfg), cache.keys, cache.values))[0]
+
+
+def row_of(cache: Cache | kinds_cache.Cache, row: jax.Array) -> Cache | kinds_cache.Cache:
+    """The cache of one row, which stays an axis of length one."""
+    mask = jax.lax.dynamic_slice_in_dim(cache.mask, row, 1)
+    # All else has its rows behind the layers.
+    cut = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, row, 1, axis=1), cache[:-1])
+    return cache._replace(**dict(zip(cache._fields[:-1], cut, strict=True)), mask=mask)
 
 
 def generate(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from latent_audit.models.config import ModelConfig, block_shapes, parameter_shapes
+from latent_audit.models.config import ModelConfig, block_shapes, kind_shapes, layers_with, parameter_shapes, plain_name
 
 # Ours -> theirs, inside "model.layers.{i}.".
 BLOCK_TENSORS = {
@@ -28,6 +28,16 @@ BLOCK_TENSORS = {
     "up_bias": "mlp.up_proj.bias",
     "down": "mlp.down_proj.weight",
     "down_bias": "mlp.down_proj.bias",
+    "layer_scale": "layer_scalar",
+    "delta_mixed": "linear_attn.in_proj_qkv.weight",
+    "delta_gate": "linear_attn.in_proj_z.weight",
+    "delta_beta": "linear_attn.in_proj_b.weight",
+    "delta_decay": "linear_attn.in_proj_a.weight",
+    "delta_convolution": "linear_attn.conv1d.weight",
+    "delta_rate": "linear_attn.A_log",
+    "delta_rate_bias": "linear_attn.dt_bias",
+    "delta_norm": "linear_attn.norm.weight",
+    "delta_output": "linear_attn.out_proj.weight",
 }
 # With four norms around a block (Gemma 2, 3) the same words name another place.
 POST_NORM_TENSORS = {
@@ -62,18 +72,24 @@ EXPERT_TENSORS = {
 }
 
 # The matrices of every block that adapters can change (experts' matrices and routers are left as they are).
-ADAPTED = ("query", "key", "value", "output", "gate", "up", "down")
+ADAPTED = (
+    *("query", "key", "value", "output", "gate", "up", "down"),
+    *("delta_mixed", "delta_gate", "delta_beta", "delta_decay", "delta_output"),
+    *("global_query", "global_key", "global_value", "global_output"),
+)
 # How many leading axes a matrix of ours sums over, of one layer and one expert. torch's Linear keeps
 # [outputs, inputs]: the transpose.
-INPUT_AXES = dict.fromkeys((*ADAPTED, "router", "expert_gate", "expert_up", "expert_down", "head"), 1) | {"output": 2}
+INPUT_AXES = dict.fromkeys((*ADAPTED, "router", "expert_gate", "expert_up", "expert_down", "head"), 1)
+INPUT_AXES |= {"output": 2, "delta_output": 2, "global_output": 2}
 
 # The text tower of a multimodal checkpoint lies under model.language_model. or language_model.model.
 _TEXT_TOWER = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?")
 # Rotary frequencies are computed here; old Llama files carry them.
 _COMPUTED = re.compile(r"rotary_emb\.inv_freq$")
-# The parts of a multimodal checkpoint that see and hear: only text is audited.
+# The parts of a checkpoint that see and hear, and those that guess several tokens ahead (mtp): only the text decoder
+# is audited.
 _NO_TEXT = re.compile(
-    r"^(?:model\.)?(vision_tower|vision_model|visual|multi_modal_projector|embed_vision|audio_tower|embed_audio)\."
+    r"^(?:model\.)?(vision_tower|vision_model|visual|multi_modal_projector|embed_vision|audio_tower|embed_audio|mtp)\."
 )
 
 
@@ -81,28 +97,29 @@ class FileTensor(NamedTuple):
     """What one tensor of a checkpoint holds.
 
     parts: our parameters, one after the other along its rows; most tensors hold one. place: where in each of them:
-    () of a parameter that is not stacked, else (layer,) or (layer, expert).
+    () of a parameter that is not stacked, else (its place in the stack,) or (that, expert).
     """
 
     parts: tuple[str, ...]
     place: tuple[int, ...]
 
 
-def block_tensors(cfg: ModelConfig) -> dict[str, tuple[str, ...]]:
-    """Name inside "model.layers.{i}." -> our parameters that it holds."""
+def block_tensors(cfg: ModelConfig, kind: str = "softmax") -> dict[str, tuple[str, ...]]:
+    """Name inside "model.layers.{i}." of a layer of this kind -> our parameters that it holds."""
     single = BLOCK_TENSORS | (POST_NORM_TENSORS if cfg.post_norms else {})
     fused = FUSED_TENSORS.get(cfg.family, {})
     elsewhere = {part for parts in fused.values() for part in parts} | {*EXPERT_TENSORS.get(cfg.family, {}).values()}
-    return {single[name]: (name,) for name in block_shapes(cfg) if name not in elsewhere} | fused
+    return {single[plain_name(name)]: (name,) for name in kind_shapes(cfg, kind) if name not in elsewhere} | fused
 
 
 def tensor_names(cfg: ModelConfig) -> dict[str, FileTensor]:
     """Every tensor a checkpoint of `cfg` holds, by its Hugging Face name."""
     names = {TOP_TENSORS[name]: FileTensor((name,), ()) for name in parameter_shapes(cfg) if name != "blocks"}
-    of_experts = EXPERT_TENSORS.get(cfg.family, {})
-    for layer in range(cfg.num_layers):
+    layers, of_experts = layers_with(cfg), EXPERT_TENSORS.get(cfg.family, {})
+    for layer, kind in enumerate(cfg.kinds or ("softmax",) * cfg.num_layers):
         block = f"model.layers.{layer}."
-        names |= {block + inside: FileTensor(parts, (layer,)) for inside, parts in block_tensors(cfg).items()}
+        for inside, parts in block_tensors(cfg, kind).items():
+            names[block + inside] = FileTensor(parts, (layers[parts[0]].index(layer),))
         for inside, name in of_experts.items():
             places = [(layer, expert) for expert in range(cfg.num_experts)] if "{}" in inside else [(layer,)]
             names |= {block + inside.format(*place[1:]): FileTensor((name,), place) for place in places}
@@ -145,6 +162,8 @@ def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape in a checkpoint of one layer's (and expert's) parameter `name` of our `shape`."""
     if name in INPUT_AXES:
         return math.prod(shape[INPUT_AXES[name] :]), math.prod(shape[: INPUT_AXES[name]])
+    if name == "delta_convolution":
+        return shape[0], 1, shape[1]
     return shape if name == "embed" else (math.prod(shape),)
 
 

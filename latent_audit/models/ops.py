@@ -42,10 +42,14 @@ def softcap(x: jax.Array, cap: float | None) -> jax.Array:
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
     """Angular frequency of each rotated pair of dimensions; float32, half as many as dimensions are rotated."""
-    rotated = int(head_dim * rope.rotated_share)
+    head_dim = rope.head_dim or head_dim
+    rotated = head_dim if rope.kind == "proportional" else int(head_dim * rope.rotated_share)
     inverse = 1.0 / rope.theta ** (np.arange(0, rotated, 2, dtype=np.float32) / rotated)
     if rope.kind == "none":
         inverse = np.zeros_like(inverse)
+    elif rope.kind == "proportional":
+        # All pairs are in the table, and the later ones stand still.
+        inverse = np.where(np.arange(len(inverse)) < int(head_dim * rope.rotated_share) // 2, inverse / rope.factor, 0)
     elif rope.kind == "longrope":
         inverse = inverse / np.asarray(rope.short_factors, np.float32)
     elif rope.kind == "linear":
@@ -81,8 +85,13 @@ def _yarn_kept(rope: Rope, rotated: int) -> np.ndarray:
 
 
 def rotary_tables(ropes: tuple[Rope, ...], head_dim: int, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """cos and sin of every rope setting at `positions` int [B, T]: two float32 [R, B, T, pairs that are rotated]."""
-    inverse = jnp.asarray(np.stack([inverse_frequencies(rope, head_dim) for rope in ropes]))
+    """cos and sin of every rope setting at `positions` int [B, T]: two float32 [R, B, T, pairs that are rotated].
+
+    Settings for narrower heads than others fill the front of their tables.
+    """
+    each = [inverse_frequencies(rope, head_dim) for rope in ropes]
+    widest = max(len(one) for one in each)
+    inverse = jnp.asarray(np.stack([np.pad(one, (0, widest - len(one))) for one in each]))
     angles = positions[None, :, :, None].astype(jnp.float32) * inverse[:, None, None, :]
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     if any(rope.table_scale != 1 for rope in ropes):

@@ -16,7 +16,7 @@ from absl import logging
 
 from latent_audit.errors import InputError
 from latent_audit.models import families, headers, hub, names, sharding
-from latent_audit.models.config import ModelConfig, Params, block_shapes, parameter_shapes
+from latent_audit.models.config import ModelConfig, Params, parameter_shapes
 from latent_audit.models.fields import MOST_CONFIG_BYTES, check_finite, number, shown, token_ids
 from latent_audit.models.fingerprint import check_files
 from latent_audit.models.values import check_values, chunks
@@ -183,9 +183,8 @@ def _read(
     name: str, cfg: ModelConfig, tensors: dict[str, tuple[pathlib.Path, str]], dtype: np.dtype
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """One parameter, all layers stacked, as (host array, problems)."""
-    shapes = block_shapes(cfg) | parameter_shapes(cfg)
-    stacked = name not in parameter_shapes(cfg)
-    array = np.empty((cfg.num_layers, *shapes[name]) if stacked else shapes[name], dtype)
+    shapes = parameter_shapes(cfg)
+    array = np.empty(shapes["blocks"][name] if name in shapes["blocks"] else shapes[name], dtype)
     problems = []
     for canonical, tensor in names.tensor_names(cfg).items():
         if name not in tensor.parts:

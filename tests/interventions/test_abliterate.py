@@ -93,7 +93,8 @@ def orthogonalized_torch(case, direction):
         for layer in reference.model.layers:
             norms = (layer.post_attention_layernorm, getattr(layer, "post_feedforward_layernorm", None))
             shift = 1 if case.startswith("gemma") else 0
-            for linear, norm in zip((layer.self_attn.o_proj, layer.mlp.down_proj), norms, strict=True):
+            mixer = layer.linear_attn.out_proj if hasattr(layer, "linear_attn") else layer.self_attn.o_proj
+            for linear, norm in zip((mixer, layer.mlp.down_proj), norms, strict=True):
                 q = r
                 if norms[1] is not None:
                     q = r * (shift + norm.weight)
@@ -104,7 +105,7 @@ def orthogonalized_torch(case, direction):
     return reference
 
 
-@pytest.mark.parametrize("case", ["llama_biases", "gemma2", "olmo2_tied", "granite"])
+@pytest.mark.parametrize("case", ["llama_biases", "gemma2", "olmo2_tied", "granite", "qwen3_5"])
 def test_an_exported_orthogonalized_model_equals_the_same_surgery_in_torch(case, tmp_path):
     cfg, params = loaded(case)
     direction = random_direction(2)

@@ -97,7 +97,9 @@ def torch_gradient(case, row):
 
 
 @pytest.mark.parametrize(
-    "case", ["llama3", "gemma2", "qwen3", "olmo3", "smollm3", "phi3", "granite", "ministral3", "mixtral"]
+    "case",
+    ["llama3", "gemma2", "qwen3", "olmo3", "smollm3", "phi3", "granite", "ministral3", "mixtral"]
+    + ["qwen3_5", "gemma4"],
 )
 def test_gradient_equals_one_hot_rows_in_torch(case):
     params, cfg = loaded(case)
@@ -110,7 +112,7 @@ def test_gradient_equals_one_hot_rows_in_torch(case):
         np.testing.assert_allclose(found.gradient[row], gradient, atol=1e-5 * np.abs(gradient).max(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("case", ["llama3", "gemma2", "qwen3", "gemma3", "olmo3", "ministral3"])
+@pytest.mark.parametrize("case", ["llama3", "gemma2", "qwen3", "gemma3", "olmo3", "ministral3", "qwen3_5"])
 def test_candidate_losses_equal_torch(case):
     params, cfg = loaded(case)
     candidates = np.random.default_rng(0).integers(3, 90, (3, 5, LENGTH)).astype(np.int32)

@@ -37,7 +37,8 @@ def attacked(case, state, **options):
 
 @pytest.mark.parametrize(
     "case, state",
-    [("llama3", 0), ("llama3", 2), ("gemma2", 1), ("gemma3", 4), ("olmo3", 1), ("granite", 0), ("ministral3", 2)],
+    [("llama3", 0), ("llama3", 2), ("gemma2", 1), ("gemma3", 4), ("olmo3", 1), ("granite", 0), ("ministral3", 2)]
+    + [("qwen3_5", 1), ("gemma4", 3)],
 )
 def test_pgd_equals_a_plain_torch_loop(case, state):
     _, found, tokens, mask = attacked(case, state)
@@ -193,7 +194,9 @@ def test_zero_budget_limit_is_the_clean_model():
 
 
 @pytest.mark.parametrize(
-    "case", ["llama_biases", "gemma3", "olmo3", "smollm3", "phi3_partial", "granite", "ministral3", "mixtral"]
+    "case",
+    ["llama_biases", "gemma3", "olmo3", "smollm3", "phi3_partial", "granite", "ministral3", "mixtral"]
+    + ["qwen3_5", "gemma4"],
 )
 def test_suffix_gradient_is_the_gradient_of_the_whole_network(case):
     cfg, params = loaded(case)

@@ -19,7 +19,7 @@ from latent_audit.models.families import FAMILIES, config_from_hf, hf_from_confi
 from tests.support import tiny
 
 # Model types whose module in transformers has another name.
-PACKAGES = {"gemma3_text": "gemma3"}
+PACKAGES = {"gemma3_text": "gemma3", "qwen3_5_text": "qwen3_5", "gemma4_text": "gemma4"}
 WIDTHS = {"granitemoehybrid": "shared_", "qwen3_moe": "moe_"}
 SMALL = {key: value for key, value in tiny.BASE.items() if key != "head_dim"}
 
@@ -33,21 +33,30 @@ def _reference_text(hf):
 def _assert_same_as_transformers(hf):
     cfg = config_from_hf(hf)
     theirs, tied = _reference_text(hf)
+    of_layer = theirs.per_layer_config["sliding_attention"] if theirs.model_type == "gemma4_text" else theirs
     assert (cfg.vocab_size, cfg.num_layers, cfg.embed_dim, cfg.num_heads, cfg.num_kv_heads, cfg.mlp_dim) == (
         theirs.vocab_size,
         theirs.num_hidden_layers,
         theirs.hidden_size,
         theirs.num_attention_heads,
-        theirs.num_key_value_heads,
+        of_layer.num_key_value_heads,
         getattr(theirs, f"{WIDTHS.get(theirs.model_type, '')}intermediate_size"),
     )
     if hasattr(theirs, "num_experts_per_tok") and theirs.num_local_experts:
         assert (cfg.num_experts, cfg.experts_per_token) == (theirs.num_local_experts, theirs.num_experts_per_tok)
         assert cfg.renormalise_experts == getattr(theirs, "norm_topk_prob", True)
-    head_dim = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
+    head_dim = getattr(of_layer, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
     assert cfg.head_dim == head_dim
     scale = getattr(theirs, "attention_multiplier", getattr(theirs, "query_pre_attn_scalar", head_dim) ** -0.5)
-    assert cfg.query_scale == scale
+    # Gemma 4's attention is unscaled, and its configuration has no word for it.
+    assert cfg.query_scale == (1.0 if theirs.model_type == "gemma4_text" else scale)
+    if cfg.global_heads is not None:
+        of_full = theirs.per_layer_config["full_attention"]
+        heads = (of_full.head_dim, of_full.num_key_value_heads, theirs.attention_k_eq_v)
+        assert dataclasses.astuple(cfg.global_heads) == heads
+        assert cfg.kinds == tuple(
+            {"sliding_attention": "sliding", "full_attention": "global"}[kind] for kind in theirs.layer_types
+        )
     sqrt_width = theirs.hidden_size**0.5 if theirs.model_type.startswith("gemma") else 1.0
     assert cfg.embedding_scale == getattr(theirs, "embedding_multiplier", sqrt_width)
     assert cfg.residual_scale == getattr(theirs, "residual_multiplier", 1.0)
@@ -68,6 +77,15 @@ def _assert_same_as_transformers(hf):
         assert rope.query_beta == (theirs.rope_parameters.get("llama_4_scaling_beta") or 0.0)
         np.testing.assert_allclose(ops.inverse_frequencies(rope, cfg.head_dim), frequencies, rtol=1e-6)
         assert rope.table_scale == pytest.approx(scale, rel=1e-12)
+    if cfg.delta_rule is not None:
+        assert dataclasses.astuple(cfg.delta_rule) == (
+            theirs.linear_num_key_heads,
+            theirs.linear_num_value_heads,
+            theirs.linear_key_head_dim,
+            theirs.linear_value_head_dim,
+            theirs.linear_conv_kernel_dim,
+        )
+        assert cfg.kinds == tuple({"linear_attention": "delta", "full_attention": "softmax"}[kind] for kind in types)
     if "text_config" not in hf:
         eos = theirs.eos_token_id
         assert cfg.eos_ids == (() if eos is None else tuple(eos) if isinstance(eos, list) else (eos,))
@@ -92,7 +110,8 @@ DENSE_HYBRID = {"layer_types": ["attention"] * 32, "num_local_experts": 0, "posi
 @pytest.mark.parametrize("name", FAMILIES)
 def test_class_defaults_are_those_of_transformers(name):
     # A config.json that says nothing but its type.
-    least = DENSE_HYBRID if name == "granitemoehybrid" else {}
+    # Gemma 4's smallest sizes, with inputs for each layer, are what its file says by saying nothing.
+    least = {"granitemoehybrid": DENSE_HYBRID, "gemma4_text": {"hidden_size_per_layer_input": 0}}.get(name, {})
     _assert_same_as_transformers({"model_type": name, "architectures": [FAMILIES[name].architecture]} | least)
     _assert_same_as_transformers({"model_type": name} | least)
 
@@ -120,6 +139,14 @@ def test_sparse_multimodal_file_as_google_ships_it():
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
 YARN = {key: value for key, value in tiny.YARN.items() if key != "rope_theta"}
+NO_INPUTS = {"hidden_size_per_layer_input": 0}
+QWEN3_5_ROPE = {
+    "mrope_interleaved": True,
+    "mrope_section": [11, 11, 10],
+    "partial_rotary_factor": 0.25,
+    "rope_theta": 10000000,
+    "rope_type": "default",
+}
 SPELLINGS = {
     "old": ("llama", {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}}),
     "old_type": ("llama", {"rope_theta": 5e3, "rope_scaling": {"type": "linear", "factor": 2.0}}),
@@ -196,6 +223,32 @@ SPELLINGS = {
     "gemma3_half": (
         "gemma3_text",
         {"rope_theta": 9e5, "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 7e3}}},
+    ),
+    "gemma4_published": (
+        "gemma4_text",
+        NO_INPUTS
+        | {"sliding_window": 8, "sliding_window_pattern": 6, "global_head_dim": 24, "head_dim": 16}
+        | {"num_global_key_value_heads": 1, "attention_k_eq_v": True, "num_hidden_layers": 7},
+    ),
+    "gemma4_heads_of_their_own_unused": (
+        "gemma4_text",
+        NO_INPUTS | {"num_global_key_value_heads": 1, "attention_k_eq_v": False, "global_head_dim": 24, "head_dim": 16},
+    ),
+    "gemma4_saved_by_transformers": (
+        "gemma4_text",
+        NO_INPUTS
+        | {"attention_k_eq_v": True, "layer_types": ["full_attention", "sliding_attention", "full_attention"]}
+        | {"per_layer_config": {layer: {"head_dim": 24, "num_key_value_heads": 1} for layer in ("0", "2")}}
+        | {"head_dim": 16},
+    ),
+    "gemma4_last_layer_is_full": (
+        "gemma4_text",
+        NO_INPUTS | {"head_dim": 16, "layer_types": ["sliding_attention"] * 3},
+    ),
+    "qwen3_5_interval": ("qwen3_5_text", {"full_attention_interval": 2, "rope_parameters": QWEN3_5_ROPE}),
+    "qwen3_5_share_outside": (
+        "qwen3_5_text",
+        {"partial_rotary_factor": 0.5, "rope_theta": 1e7, "layer_types": ["full_attention"] * 2 + ["linear_attention"]},
     ),
     "gemma3_layer_types": ("gemma3_text", {"layer_types": ["full_attention"] + ["sliding_attention"] * 2}),
     "gemma2_layer_types": ("gemma2", {"layer_types": ["full_attention"] + ["sliding_attention"] * 2}),
@@ -419,6 +472,40 @@ def test_every_spelling_reads_as_transformers_reads_it(spelling):
         ({"model_type": "gemma3_text", "rope_scaling": {"type": "linear", "factor": 8.0}}, ["rope_scaling", "type"]),
         ({"model_type": "gemma3"}, ["text_config"]),
         ({"model_type": "gemma2", "sliding_window": None}, ["sliding_window", "None"]),
+        ({"model_type": "gemma4_text"}, ["hidden_size_per_layer_input", "256", "not implemented"]),
+        ({"model_type": "gemma4_text", **NO_INPUTS, "num_kv_shared_layers": 2}, ["num_kv_shared_layers", "2"]),
+        ({"model_type": "gemma4_text", **NO_INPUTS, "enable_moe_block": True}, ["enable_moe_block", "True"]),
+        (
+            {"model_type": "gemma4_text", **NO_INPUTS, "layer_types": ["chunked_attention"] * 3},
+            ["layer_types", "chunked_attention", "sliding_attention or full_attention"],
+        ),
+        ({"model_type": "gemma4_text", **NO_INPUTS, "global_head_dim": 15}, ["global_head_dim", "15"]),
+        (
+            {"model_type": "gemma4_text", **NO_INPUTS, "num_global_key_value_heads": 3, "attention_k_eq_v": True},
+            ["num_global_key_value_heads", "3"],
+        ),
+        ({"model_type": "gemma4_text", **NO_INPUTS, "per_layer_config": [1]}, ["per_layer_config", "[1]"]),
+        (
+            {"model_type": "gemma4_text", **NO_INPUTS, "per_layer_config": {"2": {"intermediate_size": 8}}},
+            ["per_layer_config", "intermediate_size"],
+        ),
+        (
+            {"model_type": "gemma4_text", **NO_INPUTS, "per_layer_config": {"0": {"head_dim": 8}}},
+            ["per_layer_config", "full layer"],
+        ),
+        ({"model_type": "qwen3_5_text", "layer_types": ["full_attention"]}, ["layer_types", "3 layers"]),
+        (
+            {"model_type": "qwen3_5_text", "layer_types": ["sliding_attention"] * 3},
+            ["layer_types", "sliding_attention", "linear_attention or full_attention"],
+        ),
+        ({"model_type": "qwen3_5_text", "layer_types": "linear_attention"}, ["layer_types", "linear_attention"]),
+        ({"model_type": "qwen3_5_text", "linear_num_value_heads": 24}, ["linear_num_value_heads", "24", "16"]),
+        ({"model_type": "qwen3_5_text", "linear_conv_kernel_dim": 1}, ["linear_conv_kernel_dim", "1"]),
+        (
+            {"model_type": "qwen3_5_text", "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e7, "factor": 4.0}},
+            ["rope_type", "yarn", "default"],
+        ),
+        ({"model_type": "qwen3_5_moe_text"}, ["qwen3_5_moe_text", "not supported"]),
         (
             {"model_type": "qwen2", "use_sliding_window": False, "layer_types": ["sliding_attention"] * 3},
             ["layer_types", "use_sliding_window"],
@@ -499,6 +586,49 @@ REAL = {
             "num_key_value_heads": 8,
             "vocab_size": 151936,
             "rope_theta": 1e6,
+        },
+    ),
+    # Of which 60 are the blocks' scales, which transformers keeps as buffers.
+    "Gemma-4-31B text": (
+        30_697_345_340,
+        {
+            "model_type": "gemma4_text",
+            "hidden_size": 5376,
+            "intermediate_size": 21504,
+            "num_attention_heads": 32,
+            "num_hidden_layers": 60,
+            "num_key_value_heads": 16,
+            "num_global_key_value_heads": 4,
+            "attention_k_eq_v": True,
+            "sliding_window": 1024,
+            **NO_INPUTS,
+        },
+    ),
+    "Qwen3.5-0.8B text": (
+        752_393_024,
+        {
+            "model_type": "qwen3_5_text",
+            "hidden_size": 1024,
+            "intermediate_size": 3584,
+            "num_attention_heads": 8,
+            "num_hidden_layers": 24,
+            "num_key_value_heads": 2,
+            "linear_num_value_heads": 16,
+            "tie_word_embeddings": True,
+            "rope_parameters": QWEN3_5_ROPE,
+        },
+    ),
+    "Qwen3.5-9B text": (8_953_803_264, {"model_type": "qwen3_5_text", "rope_parameters": QWEN3_5_ROPE}),
+    "Qwen3.5-27B text": (
+        26_895_998_464,
+        {
+            "model_type": "qwen3_5_text",
+            "hidden_size": 5120,
+            "intermediate_size": 17408,
+            "num_attention_heads": 24,
+            "num_hidden_layers": 64,
+            "linear_num_value_heads": 48,
+            "rope_parameters": QWEN3_5_ROPE,
         },
     ),
     "Gemma-2-9B": (
@@ -653,4 +783,5 @@ def test_real_sizes_have_their_published_parameter_counts(name):
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) == published
     with torch.device("meta"):
         theirs = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**hf))
-    assert sum(weight.numel() for weight in theirs.parameters()) == published
+    scales = [buffer for name, buffer in theirs.named_buffers() if name.endswith("layer_scalar")]
+    assert sum(weight.numel() for weight in (*theirs.parameters(), *scales)) == published

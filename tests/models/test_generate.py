@@ -51,7 +51,8 @@ def reference_tokens(case, tokens, mask, **options):
 
 
 @pytest.mark.parametrize(
-    "case", ["llama3", "mistral", "qwen2_window", "qwen3", "gemma", "gemma2", "gemma3", *NEW_FAMILIES]
+    "case",
+    ["llama3", "mistral", "qwen2_window", "qwen3", "gemma", "gemma2", "gemma3", *NEW_FAMILIES, "qwen3_5", "gemma4"],
 )
 def test_greedy_equals_transformers(case):
     cfg, params = loaded(case)
@@ -89,7 +90,9 @@ def test_repetition_penalty_equals_transformers():
     assert (np.asarray(plain.tokens) != np.asarray(new.tokens)).any()
 
 
-@pytest.mark.parametrize("case", ["mistral", "gemma3", "olmo3", "smollm3_window", "granite", "ministral3"])
+@pytest.mark.parametrize(
+    "case", ["mistral", "gemma3", "olmo3", "smollm3_window", "granite", "ministral3", "qwen3_5", "gemma4"]
+)
 def test_prefill_and_decode_equal_one_forward(case):
     cfg, params = loaded(case)
     tokens, mask = tiny.rows(2, (14, 9))

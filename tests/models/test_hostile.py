@@ -50,7 +50,7 @@ WRONG = ["1", [1], {"a": 1}, -1, 0, float("nan"), float("inf"), HUGE, -HUGE, Tru
 SCALING = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
 
-@pytest.mark.parametrize("case", ["llama3", "qwen3_window", "gemma3"])
+@pytest.mark.parametrize("case", ["llama3", "qwen3_window", "gemma3", "qwen3_5"])
 def test_every_number_that_is_read_is_refused_by_name_where_it_is_none(case):
     hf = {k: v for k, v in tiny.config(case).to_dict().items() if k not in ("rope_parameters", "layer_types")}
     hf |= {"rope_theta": 1e4, "sliding_window": 5} | ({"rope_scaling": SCALING} if case == "llama3" else {})

@@ -78,6 +78,42 @@ VISION = {
     "image_size": 28,
     "patch_size": 14,
 }
+GEMMA4 = {
+    "num_hidden_layers": 5,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+    "sliding_window": 5,
+    "head_dim": 8,
+    "global_head_dim": 16,
+    "num_global_key_value_heads": 1,
+    "attention_k_eq_v": True,
+    "hidden_size_per_layer_input": 0,
+    "final_logit_softcapping": 3.0,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 500.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    },
+}
+# Two delta-rule layers, an attention layer, and one that breaks the pattern of the published sizes.
+QWEN3_5 = {
+    # Large: a head whose query and key are nearly at right angles answers with nearly nothing, which its norm would
+    # blow up to a size of one together with its rounding.
+    "rms_norm_eps": 1e-4,
+    "num_hidden_layers": 5,
+    "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 12,
+    "linear_conv_kernel_dim": 4,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 100.0,
+        "partial_rotary_factor": 0.5,
+        "mrope_section": [2, 1, 1],
+        "mrope_interleaved": True,
+    },
+}
+QWEN3_5_MARKS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 
 # Case -> (config class, what differs from BASE). Windows are shorter than LENGTH.
 LENGTH = 24
@@ -110,6 +146,13 @@ CASES = {
             "tie_word_embeddings": True,
         },
     ),
+    "qwen3_5": ("Qwen3_5TextConfig", QWEN3_5),
+    "qwen3_5_multimodal": ("Qwen3_5Config", QWEN3_5),
+    "qwen3_5_tied": (
+        "Qwen3_5TextConfig",
+        {"tie_word_embeddings": True, "attention_bias": True, "linear_num_key_heads": 4, "linear_num_value_heads": 4}
+        | {"num_hidden_layers": 4, "linear_conv_kernel_dim": 3, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
+    ),
     "gemma": ("GemmaConfig", {"num_key_value_heads": 1}),
     "gemma_untied": ("GemmaConfig", {"tie_word_embeddings": False, "attention_bias": True}),
     "gemma2": (
@@ -128,6 +171,11 @@ CASES = {
     "gemma3": ("Gemma3TextConfig", GEMMA3 | {"final_logit_softcapping": 3.0}),
     "gemma3_untied": ("Gemma3TextConfig", GEMMA3 | {"tie_word_embeddings": False, "attention_bias": True}),
     "gemma3_multimodal": ("Gemma3Config", GEMMA3),
+    "gemma4": ("Gemma4TextConfig", GEMMA4),
+    "gemma4_untied": (
+        "Gemma4TextConfig",
+        GEMMA4 | {"tie_word_embeddings": False, "attention_k_eq_v": False, "attention_bias": True},
+    ),
     "olmo2": ("Olmo2Config", {}),
     "olmo2_tied": ("Olmo2Config", {"tie_word_embeddings": True, "attention_bias": True, "num_key_value_heads": 4}),
     "olmo3": ("Olmo3Config", OLMO3),
@@ -228,6 +276,13 @@ def config(case: str):
             image_token_index=95,
             tie_word_embeddings=case == "ministral3_multimodal",
         )
+    if name == "Qwen3_5Config":
+        vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+        return transformers.Qwen3_5Config(
+            text_config=fields | {"model_type": "qwen3_5_text"},
+            vision_config=vision | {"patch_size": 4, "num_position_embeddings": 16},
+            **{key: 95 - i for i, key in enumerate(QWEN3_5_MARKS)},
+        )
     return getattr(transformers, name)(**fields)
 
 
@@ -252,6 +307,9 @@ def model(case: str):
                 # Queries and keys larger, so that attention is far from a plain mean.
                 gain = 2.0 if name.endswith(("q_proj.weight", "k_proj.weight")) else 1.0
                 weight.copy_(gain * torch.randn_like(weight) * weight.shape[-1] ** -0.5)
+        for name, buffer in made.named_buffers():
+            if name.endswith("layer_scalar"):
+                buffer.copy_(0.6 + 0.4 * torch.rand_like(buffer))
     return made
 
 

@@ -20,6 +20,7 @@ _FIELDS = {
         ("high_freq_factor", "high_freq_factor"),
         ("original_max_position_embeddings", "original_max_positions"),
     ),
+    "proportional": (),
     "yarn": (
         ("factor", "factor"),
         ("beta_fast", "beta_fast"),

@@ -1,0 +1,1 @@
+"""Families whose layers differ in shape: what each kind of layer does, and the switch that runs them."""

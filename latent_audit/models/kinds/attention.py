@@ -1,0 +1,83 @@
+"""Softmax attention of families whose layers differ in shape."""
+
+import jax
+import jax.numpy as jnp
+
+from latent_audit.models import ops
+from latent_audit.models.config import ModelConfig, Params
+
+
+def mix(
+    layer: Params,
+    x: jax.Array,
+    turn: tuple[jax.Array, jax.Array],
+    distance: jax.Array,
+    window: jax.Array,
+    before: tuple[jax.Array, jax.Array] | None,
+    slot: jax.Array | None,
+    *,
+    cfg: ModelConfig,
+    first_query: int = 0,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """What one layer adds to its columns, and its own keys and values.
+
+    Args:
+      layer: its parameters; x: [B, T, D], normed; turn: cos and sin [B, T, pairs] of its columns.
+      distance: int32 [B, T, S] to all keys; window: int scalar; see ops.attend.
+      before: keys and values [B, K, S, H] of a cache, or None; slot: the column of `before` from which this call's own
+        keys are written, or None: they come behind it.
+      first_query: static; columns before it are keys only, and left out of the output [B, T - first_query, D].
+    """
+    read = slice(first_query, None)
+    query, gate = _query(layer, x[:, read], tuple(table[:, read] for table in turn), cfg)
+    own = _key_value(layer, x, turn, cfg)
+    key, value = own if before is None else (_join(old, new, slot) for old, new in zip(before, own, strict=True))
+    mixed = ops.attend(query, key, value, distance[:, read], window, scale=cfg.query_scale, cap=cfg.attention_softcap)
+    if gate is not None:
+        mixed = mixed * jax.nn.sigmoid(gate)
+    mixed = jnp.einsum("btnh,nhd->btd", mixed, layer["output"])
+    return mixed + layer["output_bias"] if cfg.output_bias else mixed, own
+
+
+def _query(layer: Params, x: jax.Array, turn: tuple, cfg: ModelConfig) -> tuple[jax.Array, jax.Array | None]:
+    """Rotated queries and the gates beside them, or None: [B, T, N, H]."""
+    query = jnp.einsum("btd,dnh->btnh", x, layer["query"])
+    if cfg.qkv_bias:
+        query = query + layer["query_bias"]
+    query, gate = jnp.split(query, 2, axis=-1) if cfg.query_gate else (query, None)
+    if cfg.query_key_norm:
+        query = _norm(query, layer["query_norm"], cfg)
+    return _rotate(query, turn), gate
+
+
+def _key_value(layer: Params, x: jax.Array, turn: tuple, cfg: ModelConfig) -> tuple[jax.Array, jax.Array]:
+    """Rotated keys, and values: [B, K, T, H]."""
+    key = jnp.einsum("btd,dkh->btkh", x, layer["key"])
+    if cfg.qkv_bias:
+        key = key + layer["key_bias"]
+    # Global layers of Gemma 4 may take their keys, before norm and rotation, for values.
+    value = key
+    if "value" in layer:
+        value = jnp.einsum("btd,dkh->btkh", x, layer["value"])
+        value = value + layer["value_bias"] if cfg.qkv_bias else value
+    if cfg.value_norm:
+        value = _norm(value, jnp.ones(value.shape[-1], value.dtype), cfg)
+    if cfg.query_key_norm:
+        key = _norm(key, layer["key_norm"], cfg)
+    return _rotate(key, turn).swapaxes(1, 2), value.swapaxes(1, 2)
+
+
+def _rotate(x: jax.Array, turn: tuple) -> jax.Array:
+    # Tables of other layers' wider heads are filled in front.
+    cos, sin = (table[..., : x.shape[-1] // 2] for table in turn)
+    return ops.rotate(x, cos, sin)
+
+
+def _join(old: jax.Array, new: jax.Array, slot: jax.Array | None) -> jax.Array:
+    if slot is None:
+        return jnp.concatenate([old, new], axis=2)
+    return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), (0, 0, slot, 0))
+
+
+def _norm(x: jax.Array, weight: jax.Array, cfg: ModelConfig) -> jax.Array:
+    return ops.rms_norm(x, weight, eps=cfg.norm_eps, plus_one=cfg.norm_plus_one, wide_product=cfg.norm_wide)

@@ -1,0 +1,130 @@
+"""Prefill and decode of models whose layers differ in shape: each kind keeps what it needs, stacked by itself."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from latent_audit.models import decoder, ops
+from latent_audit.models.config import ModelConfig, Params
+from latent_audit.models.decoder import Context, Edit, LayerNumbers
+from latent_audit.models.kinds.switch import CACHED, Before, block, layers_that_keep
+
+
+class Cache(NamedTuple):
+    """stacks: name of switch.CACHED -> [layers of that kind + 1, B, ...]; mask: bool [B, S], False on padding.
+
+    The last entry of a stack belongs to no layer: layers of other kinds write there, which keeps the write out of the
+    switch, where it would copy the stack.
+    """
+
+    stacks: dict[str, jax.Array]
+    mask: jax.Array
+
+
+def prefill(
+    params: Params, tokens: jax.Array, mask: jax.Array, *, cfg: ModelConfig, room: int, edit: Edit | None = None
+) -> tuple[jax.Array, Cache]:
+    """generate.prefill of these models."""
+    context = decoder.make_context(mask, cfg=cfg)
+    x = decoder.embed(params, tokens, cfg=cfg)
+    x, stacks = _run(params, x, context, None, cfg=cfg, edit=edit, room=room)
+    return x[:, -1], Cache(stacks, jnp.pad(mask, [(0, 0), (0, room)], constant_values=True))
+
+
+def decode_step(
+    params: Params, token: jax.Array, slot: jax.Array | int, cache: Cache, *, cfg: ModelConfig, edit: Edit | None = None
+) -> tuple[jax.Array, Cache]:
+    """generate.decode_step of these models."""
+    context = decode_context(cache.mask, slot, cfg=cfg)
+    x = decoder.embed(params, token[:, None], cfg=cfg)
+    x, stacks = _run(params, x, context, Before(cache.stacks, jnp.asarray(slot)), cfg=cfg, edit=edit, room=0)
+    return x[:, 0], cache._replace(stacks=stacks)
+
+
+def extend(params: Params, x: jax.Array, cache: Cache, mask: jax.Array, *, cfg: ModelConfig) -> jax.Array:
+    """State L of further columns behind a cache without room, which is left as it is.
+
+    Args:
+      x: [R, T, D], residual state 0 of the further columns; cache: of R rows, or of one row for all.
+      mask: bool [R or 1, S + T], of the cache's S columns and these.
+    """
+    T = x.shape[1]
+    whole = decoder.make_context(mask, cfg=cfg)
+    assert whole.starts is not None
+    context = whole._replace(
+        cos=whole.cos[:, :, -T:],
+        sin=whole.sin[:, :, -T:],
+        distance=whole.distance[:, -T:],
+        starts=whole.starts[:, -T:] - (mask.shape[1] - T),
+    )
+    before = Before(cache.stacks, None)
+
+    def step(x: jax.Array, layer: Params, numbers: LayerNumbers, index: jax.Array) -> tuple:
+        return block(layer, numbers, x, context, cfg=cfg, before=before)[0], None
+
+    return decoder.scan_blocks(step, x, params, (jnp.arange(cfg.num_layers),), cfg=cfg)[0]
+
+
+def decode_context(mask: jax.Array, slot: jax.Array | int, *, cfg: ModelConfig) -> Context:
+    """The shared tables of one column at `slot` of a cache over `mask` bool [B, S]."""
+    B, S = mask.shape
+    slots = jnp.broadcast_to(jnp.arange(S), (B, S))
+    position = jnp.sum(mask & (slots < slot), axis=1, dtype=jnp.int32)[:, None]
+    distance = ops.key_distance(jnp.full((B, 1), slot), slots, mask)
+    return decoder.context_at(position, distance, cfg=cfg, starts=decoder.starts_of(mask)[:, :1] - slot)
+
+
+def _run(
+    params: Params,
+    x: jax.Array,
+    context: Context,
+    before: Before | None,
+    *,
+    cfg: ModelConfig,
+    edit: Edit | None,
+    room: int,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """All layers, and the stacks of what they keep: (state L, stacks)."""
+    apply_edit = edit if edit is not None else lambda h, s: h
+
+    def one(layer: Params, numbers: LayerNumbers, x: jax.Array, before: Before | None) -> tuple:
+        return block(layer, numbers, x, context, cfg=cfg, before=before, keep=True)
+
+    def step(carry: tuple, layer: Params, numbers: LayerNumbers, index: jax.Array) -> tuple:
+        x, stacks = carry
+        x, kept = one(layer, numbers, x, Before(stacks, before.slot) if before is not None else None)
+        start = 0 if before is None or before.slot is None else before.slot
+        assert numbers.places is not None
+        stacks = {name: _store(stacks[name], kept[name], numbers.places[name], start, name) for name in stacks}
+        return (apply_edit(x, index + 1), stacks), None
+
+    if before is None:
+        layer, numbers = decoder.take_layer(params, cfg, 0)
+        kept = jax.eval_shape(lambda x: one(layer, numbers, x, None)[1], x)
+        stacks = {
+            name: jnp.zeros(
+                (len(layers_that_keep(cfg, name)) + 1, *_with_room(kept[name].shape, name, room)), kept[name].dtype
+            )
+            for kind in dict.fromkeys(cfg.kinds)
+            for name in CACHED[kind]
+        }
+    else:
+        stacks = before.stacks
+    start = apply_edit(x, jnp.int32(0))
+    (x, stacks), _ = decoder.scan_blocks(step, (start, stacks), params, (jnp.arange(cfg.num_layers),), cfg=cfg)
+    return x, stacks
+
+
+def _grows(name: str) -> bool:
+    # Keys and values have an axis of columns, [layers, B, K, columns, H].
+    return name.endswith(("keys", "values"))
+
+
+def _with_room(shape: tuple[int, ...], name: str, room: int) -> tuple[int, ...]:
+    return (*shape[:2], shape[2] + room, *shape[3:]) if _grows(name) else shape
+
+
+def _store(stack: jax.Array, kept: jax.Array, place: jax.Array, slot: jax.Array | int, name: str) -> jax.Array:
+    at: list = [place, 0, 0, slot, 0] if _grows(name) else [place] + [0] * (stack.ndim - 1)
+    return jax.lax.dynamic_update_slice(stack, kept[None].astype(stack.dtype), at)

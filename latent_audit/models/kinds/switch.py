@@ -1,0 +1,170 @@
+"""One block of a model whose layers differ in shape: a switch over the kinds of layer, by the traced layer index.
+
+Parameters are stacked by name over the layers that have them (config.layers_with). What every layer has comes sliced;
+of the rest a block gets the whole stacks and takes its own place inside its branch, so that nothing else is copied.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from latent_audit.models import ops
+from latent_audit.models.config import ModelConfig, Params, distinct_kinds, kind_shapes, layers_with, plain_name
+from latent_audit.models.kinds import attention, delta_rule
+
+# Kind -> what a later decode step needs of a layer.
+CACHED = {
+    "softmax": ("keys", "values"),
+    "delta": ("columns", "matrices"),
+    "sliding": ("keys", "values"),
+    "global": ("global_keys", "global_values"),
+}
+
+
+class Before(NamedTuple):
+    """A cache behind which a block goes on.
+
+    stacks: name -> [layers of that kind + 1, B or 1, ...]; slot: column at which the call's own keys are written, or
+    None where the cache has no room and they come behind it.
+    """
+
+    stacks: dict[str, jax.Array]
+    slot: jax.Array | None
+
+
+def split_blocks(params: Params, cfg: ModelConfig) -> tuple[Params, Params]:
+    """(stacks of what every layer has, stacks of the rest); the rest is empty where all layers are alike."""
+    blocks = params["blocks"]
+    if not cfg.kinds:
+        return blocks, {}
+    common = {name for name, layers in layers_with(cfg).items() if len(layers) == cfg.num_layers}
+    rest = {name: stack for name, stack in blocks.items() if name not in common}
+    return {name: blocks[name] for name in common}, rest
+
+
+def kind_numbers(cfg: ModelConfig) -> tuple[jax.Array, dict[str, jax.Array]] | tuple[None, None]:
+    """(which kind each layer is, name -> each layer's place in that stack), int32 [L]; (None, None) if all are alike.
+
+    A layer that is not in a stack has the place behind its end, which in a cache is there to be written to.
+    """
+    if not cfg.kinds:
+        return None, None
+    kinds = distinct_kinds(cfg)
+    found = {name: layers for name, layers in layers_with(cfg).items() if len(layers) < cfg.num_layers}
+    found |= {name: layers_that_keep(cfg, name) for kind in kinds for name in CACHED[kind]}
+    places = {
+        name: jnp.asarray([layers.index(i) if i in layers else len(layers) for i in range(cfg.num_layers)], jnp.int32)
+        for name, layers in found.items()
+    }
+    return jnp.asarray([kinds.index(kind) for kind in cfg.kinds], jnp.int32), places
+
+
+def layers_that_keep(cfg: ModelConfig, name: str) -> tuple[int, ...]:
+    """The layers that have an entry of this name in a cache."""
+    return tuple(layer for layer, kind in enumerate(cfg.kinds) if name in CACHED[kind])
+
+
+def block(
+    layer: Params,
+    numbers: Any,
+    x: jax.Array,
+    context: Any,
+    *,
+    cfg: ModelConfig,
+    first_query: int = 0,
+    before: Before | None = None,
+    keep: bool = False,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Residual state s -> s + 1 by a layer of its own kind.
+
+    Args:
+      layer, numbers: as decoder.take_layer gives them; x: [B, T, D]; context: decoder.Context of these T columns, its
+        distances to all keys, those of `before` included.
+      first_query: static; columns before it are left out of the output.
+      before: the cache that this call goes on from, or None at the start of the texts.
+      keep: static; whether to return what a later decode needs.
+    Returns:
+      (output [B, T - first_query, D], kept: name -> one layer's entry of the cache, zero for other kinds, or empty).
+    """
+    run = functools.partial(_block_of, cfg=cfg, first_query=first_query)
+    branches = [functools.partial(run, kind) for kind in distinct_kinds(cfg)]
+    if not keep:
+        return jax.lax.switch(
+            numbers.kind, [_output_alone(b) for b in branches], layer, numbers, x, context, before
+        ), {}
+    shapes = [jax.eval_shape(branch, layer, numbers, x, context, before)[1] for branch in branches]
+    every = {name: shape for kept in shapes for name, shape in kept.items()}
+    return jax.lax.switch(numbers.kind, [_with_zeros(b, every) for b in branches], layer, numbers, x, context, before)
+
+
+def _output_alone(branch: Callable) -> Callable:
+    return lambda *operands: branch(*operands)[0]
+
+
+def _with_zeros(branch: Callable, every: dict) -> Callable:
+    def run(*operands: Any) -> tuple:
+        out, kept = branch(*operands)
+        return out, {name: kept.get(name, jnp.zeros(shape.shape, shape.dtype)) for name, shape in every.items()}
+
+    return run
+
+
+def _block_of(
+    kind: str,
+    layer: Params,
+    numbers: Any,
+    x: jax.Array,
+    context: Any,
+    before: Before | None,
+    *,
+    cfg: ModelConfig,
+    first_query: int,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(output, kept) of a layer of this kind."""
+    layer = {plain_name(name): _at(layer, numbers, name) for name in kind_shapes(cfg, kind)}
+    past = [_at(before.stacks, numbers, name) for name in CACHED[kind]] if before is not None else []
+    # One row of a cache may stand for all rows.
+    past = [jnp.broadcast_to(entry, (x.shape[0], *entry.shape[1:])) for entry in past]
+    normed = _norm(x, layer["attention_norm"], cfg)
+    kept: tuple
+    if kind == "delta":
+        assert cfg.delta_rule is not None
+        memory = delta_rule.Memory(*past) if past else delta_rule.empty_memory(len(x), cfg.delta_rule, x.dtype)
+        mixed, kept = delta_rule.mix(layer, normed, context.starts, memory, cfg=cfg, first_query=first_query)
+    else:
+        turn = (context.cos[numbers.rope], context.sin[numbers.rope])
+        mixed, kept = attention.mix(
+            layer,
+            normed,
+            turn,
+            context.distance,
+            numbers.window,
+            (past[0], past[1]) if past else None,
+            before.slot if before is not None else None,
+            cfg=cfg,
+            first_query=first_query,
+        )
+    if cfg.post_norms:
+        mixed = _norm(mixed, layer["post_attention_norm"], cfg)
+    x = x[:, first_query:] + mixed
+    hidden = ops.gated_mlp(_norm(x, layer["mlp_norm"], cfg), layer, activation=cfg.activation)
+    if cfg.post_norms:
+        hidden = _norm(hidden, layer["post_mlp_norm"], cfg)
+    x = x + hidden
+    if cfg.layer_scale:
+        x = x * layer["layer_scale"]
+    return x, dict(zip(CACHED[kind], kept, strict=True))
+
+
+def _at(stacks: Params, numbers: Any, name: str) -> jax.Array:
+    """One layer's entry: sliced already where every layer has one."""
+    if name not in numbers.places:
+        return stacks[name]
+    return jax.lax.dynamic_index_in_dim(stacks[name], numbers.places[name], keepdims=False)
+
+
+def _norm(x: jax.Array, weight: jax.Array, cfg: ModelConfig) -> jax.Array:
+    return ops.rms_norm(x, weight, eps=cfg.norm_eps, plus_one=cfg.norm_plus_one, wide_product=cfg.norm_wide)

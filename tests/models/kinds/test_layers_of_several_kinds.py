@@ -1,0 +1,121 @@
+"""Models whose layers differ in shape: long texts, continuation of a cache, packed rows, adapters, compiles."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from transformers.models.qwen3_5 import modeling_qwen3_5
+
+from latent_audit import models
+from latent_audit.interventions import finetune, latent, lora, packing
+from latent_audit.models import generate
+from latent_audit.models.config import block_shapes, layers_with
+from latent_audit.models.kinds import delta_rule
+from tests.support import tiny
+
+CASES = ["qwen3_5", "gemma4"]
+
+
+@functools.cache
+def loaded(case):
+    return models.load(tiny.checkpoint(case))
+
+
+def close(ours, theirs):
+    assert np.abs(np.asarray(ours) - theirs).max() < 1e-4 * np.asarray(theirs).std()
+
+
+def test_texts_longer_than_a_chunk_equal_transformers(monkeypatch):
+    # Their own recurrence, which serves their decode: their chunks are off from it by 1e-4 where heads forget fast.
+    rule = modeling_qwen3_5.torch_recurrent_gated_delta_rule
+    monkeypatch.setattr(modeling_qwen3_5, "torch_chunk_gated_delta_rule", rule)
+    cfg, params = loaded("qwen3_5")
+    tokens, mask = tiny.rows(5, (delta_rule.CHUNK + 9, delta_rule.CHUNK - 20))
+    out = jax.jit(models.forward, static_argnames="cfg")(params, tokens, mask, cfg=cfg)
+    for row, real in enumerate(mask):
+        wanted = tiny.reference(tiny.model("qwen3_5"), tokens[row][real])
+        for ours, theirs in zip((*out.resid, out.logits), (*wanted.states, wanted.logits), strict=True):
+            close(np.asarray(ours)[row, real], theirs)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_columns_behind_a_cache_equal_one_forward(case):
+    cfg, params = loaded(case)
+    tokens, mask = tiny.rows(2, (14, 9))
+    whole = jax.jit(models.forward, static_argnames="cfg")(params, tokens, mask, cfg=cfg).resid
+    for P in (6, 8):
+        # The second row begins within the cache's three columns of convolution, or before them.
+        _, cache = generate.prefill(params, tokens[:, :P], mask[:, :P], cfg=cfg, room=0)
+        out = generate.extend(params, whole[0][:, P:], cache, jnp.asarray(mask), cfg=cfg)
+        close(out, whole[-1][:, P:])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_compile_serves_all_states_and_budgets(case):
+    cfg, params = loaded(case)
+    tokens, mask = tiny.rows(6, (7, 5))
+    target = jnp.asarray([9, 31, 1])
+    clean = latent.clean_pass(params, tokens, mask, target, cfg=cfg)
+    before = latent.attack_state._cache_size()
+    for state in range(cfg.num_layers + 1):
+        budgets = jnp.asarray([0.01, 0.3 + state])
+        keys = latent.row_keys(jax.random.key(0), np.arange(2, dtype=np.uint32), state, budgets)
+        latent.attack_state(params, clean, mask, target, state, budgets, keys, cfg=cfg)
+    assert latent.attack_state._cache_size() == before + 1
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_packed_rows_and_adapters_give_the_padded_loss_of_the_merged_model(case):
+    cfg, params = loaded(case)
+    rng = np.random.default_rng(0)
+    prompts, responses = ([rng.integers(3, 90, n).tolist() for n in lengths] for lengths in ((3, 5, 2), (4, 2, 6)))
+    padded = finetune.pack_examples(prompts, responses, pad_id=0)
+    packed = packing.pack_rows(padded, width=15)
+    assert len(packed.tokens) < 3 and packed.segments.max() == 2
+    settings = lora.LoraConfig(rank=2, alpha=4.0, targets=(".*",))
+    adapters = lora.init_adapters(jax.random.key(0), cfg, settings)
+    # One that every layer has, and those that only some have.
+    assert {"gate", "query"} < set(adapters) and len(adapters["gate"]["a"]) == cfg.num_layers
+    adapters = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(1), leaf.shape), adapters)
+    method = finetune.Method(lora_scale=settings.scale, remat=True)
+    merged = lora.merge(params, adapters, scale=settings.scale)
+
+    def of_adapters(adapters, examples):
+        return finetune.token_nll(params, examples, cfg=cfg, adapters=adapters, method=method).sum()
+
+    def of_merged(adapters):
+        return finetune.token_nll(lora.merge(params, adapters, scale=settings.scale), padded, cfg=cfg).sum()
+
+    found, gradient = jax.jit(jax.value_and_grad(of_adapters))(adapters, packed)
+    expected, expected_gradient = jax.jit(jax.value_and_grad(of_merged))(adapters)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected_gradient))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * largest), gradient, expected_gradient)
+    assert all(np.abs(merged["blocks"][name] - params["blocks"][name]).max() > 0 for name in adapters)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_peft_files_name_the_layers_that_have_the_matrix(case):
+    cfg, _ = loaded(case)
+    theirs = dict(tiny.model(case).named_parameters())
+    settings = lora.LoraConfig(rank=2, targets=(".*",))
+    adapters = lora.init_adapters(jax.random.key(0), cfg, settings)
+    _, tensors = lora.peft_files(cfg, adapters, settings, base="owner/name")
+    for name, tensor in tensors.items():
+        matrix = theirs[name.removeprefix("base_model.model.").rsplit(".", 2)[0] + ".weight"]
+        assert tensor.shape == ((2, matrix.shape[1]) if "lora_A" in name else (matrix.shape[0], 2))
+    assert len(tensors) == 2 * sum(len(layers_with(cfg)[name]) for name in adapters)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_layer_has_the_parameters_of_its_kind_alone(case):
+    cfg, params = loaded(case)
+    assert {name: len(layers) for name, layers in layers_with(cfg).items()} == {
+        name: len(stack) for name, stack in params["blocks"].items()
+    }
+    assert set(params["blocks"]) == set(block_shapes(cfg))
+    theirs = tiny.model(case)
+    scales = sum(name.endswith("layer_scalar") for name, _ in theirs.named_buffers())
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == theirs.num_parameters() + scales
