@@ -6,7 +6,7 @@ from latent_audit.models.fingerprint import fingerprint
 from latent_audit.models.hub import resolve
 from latent_audit.models.saving import save
 from latent_audit.models.target import check_target
-from latent_audit.models.weights import check, check_whole, load, read_generation_config
+from latent_audit.models.weights import check, check_whole, load, quantization, read_generation_config
 
 __all__ = [
     "Decoder",
@@ -20,6 +20,7 @@ __all__ = [
     "init_params",
     "layer_name",
     "load",
+    "quantization",
     "read_generation_config",
     "resolve",
     "save",

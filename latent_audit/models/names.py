@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from latent_audit.models.config import ModelConfig, parameter_shapes
+from latent_audit.models.config import ModelConfig, block_shapes, parameter_shapes
 
 # Ours -> theirs, inside "model.layers.{i}.".
 BLOCK_TENSORS = {
@@ -53,6 +53,12 @@ def tensor_names(cfg: ModelConfig) -> dict[str, tuple[str, int | None]]:
     for layer in range(cfg.num_layers):
         names |= {f"model.layers.{layer}.{inside[name]}": (name, layer) for name in shapes["blocks"]}
     return names
+
+
+def file_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of tensor_names(cfg)."""
+    shapes = parameter_shapes(cfg) | block_shapes(cfg)
+    return {canonical: file_shape(name, shapes[name]) for canonical, (name, _) in tensor_names(cfg).items()}
 
 
 def canonical_name(name: str) -> str | None:
