@@ -5,6 +5,7 @@ import pathlib
 import queue
 import re
 import threading
+from collections.abc import Sequence
 
 import huggingface_hub
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
@@ -17,7 +18,8 @@ from latent_audit.user_files import path_of
 # What an audit reads. Pickles are never fetched: opening one runs code.
 ALLOWED_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
 # Second copies of the weights in another layout, which some repositories hold beside the first.
-# An adapter's config is fetched, its weights are not: it is refused (headers.refuse_adapter), not passed over.
+# An adapter's config is fetched, its weights are not: it is refused (headers.refuse_adapter), not passed over, unless
+# it is asked for by itself.
 IGNORED_FILES = ("*/*", "consolidated*.safetensors", "adapter*.safetensors")
 ADAPTER_PATTERNS = ("adapter_config.json", "adapter_model.safetensors")
 # One request without retries tells whether the hub answers at all; all waiting ends after twice this.
@@ -68,8 +70,29 @@ def resolve(path_or_id: str | pathlib.Path, *, revision: str | None = None) -> p
     return _download(text, revision)
 
 
-def _download(hub_id: str, revision: str | None) -> pathlib.Path:
-    options = {"revision": revision, "allow_patterns": list(ALLOWED_FILES), "ignore_patterns": list(IGNORED_FILES)}
+def split_adapter(text: str) -> tuple[str, str | None]:
+    """ "DIR+ADAPTER" -> ("DIR", "ADAPTER"); a path that exists as it stands, or holds no +, has no adapter."""
+    base, plus, adapter = text.rpartition("+")
+    return (base, adapter) if plus and base and adapter and not os.path.lexists(text) else (text, None)
+
+
+def resolve_adapter(path_or_id: str | pathlib.Path) -> pathlib.Path:
+    """The local directory of a PEFT adapter, downloaded from the hub if it is no directory; InputError as resolve."""
+    text = str(path_or_id)
+    path = path_of("the adapter's path", text)
+    if os.path.isdir(path):
+        return directories.find(path)
+    if os.path.lexists(path) or isinstance(path_or_id, pathlib.PurePath) or not _HUB_ID.fullmatch(text):
+        raise InputError(
+            f"no such directory: {text[:200]!r}; expected an adapter's directory or hub id like owner/name"
+        )
+    return _download(text, None, ADAPTER_PATTERNS, ("*/*",))
+
+
+def _download(
+    hub_id: str, revision: str | None, allowed: Sequence[str] = ALLOWED_FILES, ignored: Sequence[str] = IGNORED_FILES
+) -> pathlib.Path:
+    options = {"revision": revision, "allow_patterns": list(allowed), "ignore_patterns": list(ignored)}
     try:
         _probe(hub_id, revision)
         return pathlib.Path(huggingface_hub.snapshot_download(hub_id, etag_timeout=PROBE_SECONDS, **options))

@@ -338,6 +338,16 @@ def as_card(name: str, judged: Judged, beside: list[tuple], caveat: str, under: 
     )
 
 
+def weights_in_words(variants: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The fact of weights that are quantised or merged with an adapter, by variant; none where there are none."""
+    kinds = {
+        name: [told["quantization"]] * ("quantization" in told) + ["with an adapter"] * ("adapter" in told)
+        for name, told in variants.items()
+    }
+    named = [f"{name} {', '.join(kind)}" for name, kind in kinds.items() if kind]
+    return {"stored weights": "; ".join(named)} if named else {}
+
+
 def facts(bench: Bench, place) -> dict[str, str]:
     """What was audited and how, for the first screen; place: where one-layer attacks pushed, or None.
 
@@ -346,6 +356,7 @@ def facts(bench: Bench, place) -> dict[str, str]:
     told = {
         "model": bench.subject.arch,
         **({"variants": ", ".join(bench.names)} if len(bench.names) > 1 else {}),
+        **weights_in_words(bench.inputs["variants"]),
         "prompts": "; ".join(
             f"{name} {panel['n']} from {panel['source']}"
             for name, panel in bench.inputs["prompts"].items()
