@@ -204,7 +204,7 @@ def _check_targets(config: dict, pairs: Iterable[str], matrices: Iterable[str]) 
         wanted -= {_EMBED.removesuffix(".weight"), _HEAD.removesuffix(".weight")}
     known = set(matrices)
     problems = [f"{module} is adapted, but {CONFIG} does not name it" for module in pairs if module in known - wanted]
-    return problems + [f"{module} is named by {CONFIG}, but has no matrices" for module in wanted - set(pairs)]
+    return problems + [f"{module} is named by {CONFIG}, but has no matrices" for module in sorted(wanted - set(pairs))]
 
 
 def _matches(given: Any, module: str) -> bool:
