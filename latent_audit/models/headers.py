@@ -106,8 +106,8 @@ def refuse_adapter(directory: pathlib.Path, *, named: pathlib.Path | None = None
             f"model.path=BASE model.adapter={directory}"
         )
     raise InputError(
-        f"{directory} holds an adapter ({', '.join(found)}) beside a whole model; name it with "
-        f"model.adapter={directory} to merge it, or take its files out to audit the model alone"
+        f"{directory} holds an adapter ({', '.join(found)}) beside a whole model; name it to merge it (of model.path: "
+        f"model.adapter={directory}), or take its files out to use the model alone"
     )
 
 

@@ -47,9 +47,9 @@ def split_config(hf: dict) -> tuple[dict, dict | None]:
 
 
 def _check(given: Any) -> None:
-    where = "config.json: quantization_config"
+    where = f"config.json: quantization_config = {shown(given)}"
     if not isinstance(given, dict):
-        raise InputError(f"{where} = {shown(given)}, expected an object; {_REMEDY}")
+        raise InputError(f"{where}, expected an object; {_REMEDY}")
     method = given.get("quant_method")
     if method not in _METHODS:
         raise InputError(

@@ -216,7 +216,7 @@ def test_beside_a_whole_base_it_must_be_named(folder, tmp_path):
     for name in adapters.headers.ADAPTER_FILES:
         shutil.copy(adapter / name, tmp_path / name)
     for act in (models.load, models.check_whole):
-        assert f"name it with model.adapter={tmp_path}" in refused(lambda: act(tmp_path))  # noqa: B023
+        assert f"name it to merge it (of model.path: model.adapter={tmp_path})" in refused(lambda: act(tmp_path))  # noqa: B023
     _, ours = models.load(tmp_path, adapter=tmp_path)
     _, wanted = models.load(base, adapter=adapter)
     assert all(np.array_equal(flat(ours)[key], value) for key, value in flat(wanted).items())
