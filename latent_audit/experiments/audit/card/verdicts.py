@@ -340,11 +340,11 @@ def as_card(name: str, judged: Judged, beside: list[tuple], caveat: str, under: 
 
 def weights_in_words(variants: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """The fact of weights that are quantised or merged with an adapter, by variant; none where there are none."""
-    kinds = {
-        name: [told["quantization"]] * ("quantization" in told) + ["with an adapter"] * ("adapter" in told)
-        for name, told in variants.items()
-    }
-    named = [f"{name} {', '.join(kind)}" for name, kind in kinds.items() if kind]
+    named = []
+    for name, told in variants.items():
+        kinds = [told["quantization"]] if "quantization" in told else []
+        kinds += ["with an adapter"] if "adapter" in told else []
+        named += [f"{name} {', '.join(kinds)}"] if kinds else []
     return {"stored weights": "; ".join(named)} if named else {}
 
 
