@@ -1,6 +1,6 @@
 """What the header of a GGUF file says: its metadata, and where each tensor lies; no tensor is read.
 
-The format is ggml's (github.com/ggml-org/ggml, docs/gguf.md, versions 2 and 3). Read here instead of by
+The format is ggml's (github.com/ggml-org/ggml, its page on GGUF; versions 2 and 3). Read here instead of by
 gguf.GGUFReader, which takes seconds for a vocabulary and believes every count: a damaged file is one line of an
 InputError.
 """

@@ -90,7 +90,7 @@ def names(architecture, state):
             array = array + 1
         inside = ours.rpartition(".")[2]
         if architecture == "llama" and inside in heads:
-            # convert_hf_to_gguf.py: the two halves of a head turn side by side.
+            # As llama.cpp's converter does: the two halves of a head turn side by side.
             halves = array.reshape(heads[inside], 2, -1, *array.shape[1:])
             array = halves.swapaxes(1, 2).reshape(array.shape)
         found[f"{ours}.{kind}"] = array
