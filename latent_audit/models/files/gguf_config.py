@@ -1,6 +1,6 @@
 """The config.json that a GGUF file's metadata stands for, and what a report calls its quantisation.
 
-The keys are llama.cpp's (github.com/ggml-org/ggml, its page on GGUF); what the file leaves out is what llama.cpp assumes.
+The keys are llama.cpp's (github.com/ggml-org/ggml, its page on GGUF); what a file leaves out is what llama.cpp takes.
 """
 
 import collections
