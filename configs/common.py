@@ -20,10 +20,11 @@ def base_config(task: str) -> ml_collections.ConfigDict:
 
     # Which checkpoint. An empty path means the embedded organism, trained on the spot.
     config.model = model = ml_collections.ConfigDict()
-    model.path = ""  # a directory, or a Hugging Face hub id
+    model.path = ""  # a directory, a .gguf file, or a Hugging Face hub id
+    model.adapter = ""  # a PEFT LoRA adapter that is merged into it: a directory, or a hub id
     model.revision = ""  # branch, tag or commit of a hub id; empty is its main branch
     model.name = ""  # how it is called in tables; empty takes the last part of the path
-    model.variants = ""  # further poles of the same model: "dissociated=DIR,harmful=DIR"
+    model.variants = ""  # further poles of the same model: "harmful=DIR,tuned=DIR+ADAPTER"
     model.dtype = "float32"  # of parameters and states: float32, or bfloat16 for models of billions
 
     # The embedded organism; reused from the workdir when the same one is there.

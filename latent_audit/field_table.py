@@ -67,10 +67,11 @@ MODEL = {
     "seed": whole("what every random number of a run is derived from", 0, SEED),
     **under(
         "model",
-        path=text(f"the checkpoint: {PATH}; empty: the embedded organism, trained on the spot"),
+        path=text(f"the checkpoint: {PATH}, or a .gguf file; empty: the embedded organism, trained on the spot"),
+        adapter=text("a PEFT LoRA adapter merged into it: a directory or a hub id"),
         revision=text("branch, tag or commit of a hub id; empty: its main branch"),
         name=text("how it is called in tables; empty: the last part of its path", most=WORDS),
-        variants=text("further poles of the same model: dissociated=DIR,harmful=DIR"),
+        variants=text("further poles of the same model: dissociated=DIR,harmful=DIR; or with an adapter, DIR+ADAPTER"),
         dtype=_MODEL_DTYPE,
     ),
     **under(

@@ -21,7 +21,7 @@ MAY_KNOW = {
 
 
 # Open to all: what an input error is, and how text and files of others come in.
-OPEN = ("errors", "text", "user_files")
+OPEN = ("errors", "text", "user_files", "gguf_files")
 
 
 def sources():

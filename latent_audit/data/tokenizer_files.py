@@ -12,7 +12,8 @@ from absl import logging
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from latent_audit import user_files
+from latent_audit import gguf_files, user_files
+from latent_audit.data import gguf_tokenizer
 from latent_audit.errors import InputError
 from latent_audit.text import printable
 
@@ -37,7 +38,7 @@ PROBES = (
 
 
 def load_tokenizer(path: str | pathlib.Path) -> Any:
-    """The tokenizer of a local checkpoint directory, through transformers; no code of the checkpoint is run.
+    """The tokenizer of a local checkpoint directory or GGUF file; no code of the checkpoint is run.
 
     Where transformers reads it otherwise than its tokenizer.json has it, the file counts, and the log says so. A
     tokenizer.model alone is read as SentencePiece has it, behind control tokens too.
@@ -46,6 +47,9 @@ def load_tokenizer(path: str | pathlib.Path) -> Any:
     tokenizer has (pipes, git-lfs pointers, endless or deep ones).
     """
     path = user_files.path_of("the checkpoint", path)
+    if gguf_files.is_gguf(path) and not os.path.isdir(path):
+        _take_over_messages()
+        return gguf_tokenizer.read_tokenizer(path)
     if not os.path.isdir(path):
         raise InputError(f"no such directory: {path}; expected a checkpoint directory with a tokenizer")
     _check_files(path)

@@ -33,10 +33,12 @@ ORGANISM_TOKENS = 40
 
 
 class Variant(NamedTuple):
-    """One pole of the audited model: its name in tables and the checkpoint directory it is loaded from."""
+    """One pole of the audited model: its name in tables, the directory or GGUF file it is loaded from, and the
+    directory of the adapter that is merged into it."""
 
     name: str
     path: pathlib.Path
+    adapter: pathlib.Path | None = None
 
 
 class Subject(NamedTuple):
@@ -187,11 +189,12 @@ def make_job(config, workdir, *, world, subject: Subject, cfg, panels, tokens, j
     by_name = {variant.name: variant for variant in subject.variants}
     longest = max((len(panel.prompts) for panel in panels.values()), default=1)
     at_a_time = batching.rows_at_a_time(config.prompt_batch, longest)
-    recorded = {name: of_variant.get("fingerprint") for name, of_variant in inputs.get("variants", {}).items()}
+    recorded = inputs.get("variants", {})
 
     def load(name: str) -> respond.Loaded:
         loaded = load_variant(by_name[name], config)
-        if recorded.get(name) not in (None, models.fingerprint(by_name[name].path)):
+        now = models.describe(by_name[name].path, adapter=by_name[name].adapter)
+        if any(recorded.get(name, now).get(key, value) != value for key, value in now.items()):
             raise InputError(
                 f"{by_name[name].path} was changed while this run went on, whose results are recorded as those of what "
                 "was there before; put it back, or start again in another workdir"
@@ -231,20 +234,48 @@ def world_of(config: ConfigDict) -> world_rules.World | None:
 
 def checkpoint_subject(config: ConfigDict, names: tuple[str, ...]) -> Subject:
     """The checkpoints of these variants, found and looked at; InputError for one that cannot be read."""
-    paths = {"base": config.model.path} | dict(parse_variants(config.model.variants))
+    paths = {"base": (config.model.path, config.model.adapter or None)}
+    paths |= {name: models.split_adapter(path) for name, path in parse_variants(config.model.variants)}
     variants = []
     for name in names:
+        path, adapter = paths[name]
         revision = (config.model.revision or None) if name == "base" else None
-        with fields.named("model.path" if name == "base" else f"model.variants: {name}"):
-            directory = models.resolve(paths[name], revision=revision)
-            sharding.check(models.check(directory).cfg)
-        variants.append(Variant(name, directory))
+        where = "model.path" if name == "base" else f"model.variants: {name}"
+        with fields.named(where):
+            directory = models.resolve(path, revision=revision)
+        with fields.named("model.adapter" if name == "base" and adapter else where):
+            merged = models.resolve_adapter(adapter) if adapter else None
+            sharding.check(models.check(directory, adapter=merged).cfg)
+        variants.append(Variant(name, directory, merged))
     # One that load would refuse is told before the others are audited.
     for variant in variants:
-        models.check_whole(variant.path)
-        own = models.check(variant.path).cfg
+        models.check_whole(variant.path, adapter=variant.adapter)
+        own = models.check(variant.path, adapter=variant.adapter).cfg
         chats.eos_ids(load_chat(variant, config), models.read_generation_config(variant.path), own.eos_ids)
-    return Subject(config.model.name or pathlib.PurePath(config.model.path).name, tuple(variants))
+    _check_distinct(variants)
+    base = variants[0]
+    # Of a hub id the path is a snapshot, whose name says nothing.
+    called = base.path.name if base.path.is_file() else pathlib.PurePath(config.model.path).name
+    title = models.title(base.path, config.model.name or called, adapter=None if config.model.name else base.adapter)
+    return Subject(title, tuple(variants))
+
+
+def _check_distinct(variants: list[Variant]) -> None:
+    """InputError for a variant that is base itself, or another one; tells which weights are stored in fewer bits."""
+    seen: dict[tuple, str] = {}
+    for variant in variants:
+        told = models.describe(variant.path, adapter=variant.adapter)
+        key = told["fingerprint"], told.get("adapter")
+        if key in seen:
+            raise InputError(
+                f"model.variants: {variant.name} is {seen[key]} itself: the same files (fingerprint {key[0]}); give "
+                "another model, or take it out"
+            )
+        seen[key] = variant.name
+        if "quantization" in told:
+            logging.info("%s: its weights are quantised, %s; a model of its own", variant.name, told["quantization"])
+        if variant.adapter is not None:
+            logging.info("%s: the adapter %s is merged into it", variant.name, variant.adapter)
 
 
 def organism_parts(config: ConfigDict) -> tuple[models.ModelConfig, chats.Chat]:
@@ -259,8 +290,9 @@ def variant_names(config: ConfigDict) -> tuple[str, ...]:
     """Names of the variants that make_subject will give, base first; InputError where they are malformed."""
     if config.model.path:
         return ("base", *(name for name, _ in parse_variants(config.model.variants)))
-    if config.model.variants:
-        raise InputError("model.variants needs model.path: the organism brings its own variants")
+    if config.model.variants or config.model.adapter:
+        field = "model.variants" if config.model.variants else "model.adapter"
+        raise InputError(f"{field} needs model.path: the organism brings its own variants")
     return parse_poles(config.organism.poles)
 
 
@@ -317,7 +349,7 @@ def parse_variants(text: str) -> list[tuple[str, str]]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, path = part.partition("=")
         if not (equals and path and re.fullmatch(r"[A-Za-z][\w\-]*", name)):
-            raise InputError(f"model.variants: {part!r} is not of the form name=DIR_OR_HUB_ID")
+            raise InputError(f"model.variants: {part!r} is not of the form name=DIR_OR_HUB_ID, or name=DIR+ADAPTER")
         if name in names:
             raise InputError(f"model.variants: the name {name!r} is given twice (base is model.path itself)")
         names.add(name)
@@ -327,7 +359,7 @@ def parse_variants(text: str) -> list[tuple[str, str]]:
 
 def numbered(path: str, taken) -> str:
     """The last part of a path or hub id as the name of a model, with a number where the name is `taken` already."""
-    stem = re.sub(r"[^\w.\-]", "-", pathlib.PurePath(path).name) or "model"
+    stem = re.sub(r"[^\w.\-]", "-", pathlib.PurePath(path).name.removesuffix(".gguf")) or "model"
     name, number = stem, 2
     while name in taken:
         name, number = f"{stem}-{number}", number + 1
@@ -405,7 +437,7 @@ def _with_lines(text: str) -> str:
 
 def load_variant(variant: Variant, config: ConfigDict) -> respond.Loaded:
     """Read a variant's weights and put them on the device."""
-    cfg, params = models.load(variant.path, dtype=config.model.dtype)
+    cfg, params = models.load(variant.path, adapter=variant.adapter, dtype=config.model.dtype)
     generation = models.read_generation_config(variant.path) or {}
     chat, honoured = load_chat(variant, config), config.generation.repetition_penalty
     penalty = float(generation.get("repetition_penalty") or 1.0)
@@ -451,10 +483,8 @@ def describe_inputs(subject: Subject, panels, judge: Judge | None, reward: Rewar
     record = {
         "arch": subject.arch,
         "variants": {
-            variant.name: {
-                "fingerprint": models.fingerprint(variant.path),
-                **chats.describe(load_chat(variant, config)),
-            }
+            variant.name: models.describe(variant.path, adapter=variant.adapter)
+            | chats.describe(load_chat(variant, config))
             for variant in subject.variants
         },
         "prompts": {

@@ -39,10 +39,10 @@ LIMITS = (
 def check(config: ConfigDict) -> dict[str, str]:
     """Name -> path of every model, each looked at as its own audit does; InputError names the model and the rule."""
     names = name_models(config.models)
-    if config.base.model.variants or config.base.model.path:
+    if config.base.model.variants or config.base.model.path or config.base.model.adapter:
         raise InputError(
-            "base.model.path and base.model.variants are set, but a survey names its models in `models`; "
-            "variants of one model are compared by configs/audit.py"
+            "base.model.path, base.model.variants or base.model.adapter is set, but a survey names its models in "
+            "`models`; variants of one model are compared by configs/audit.py"
         )
     with runlog.progress(len(names), "models looked at") as meter:
         for name, path in names.items():

@@ -2,11 +2,12 @@
 
 from latent_audit.models.config import ModelConfig, layer_name
 from latent_audit.models.decoder import Decoder, ForwardOutput, forward, init_params
+from latent_audit.models.files.identity import describe, title
 from latent_audit.models.fingerprint import fingerprint
-from latent_audit.models.hub import resolve
+from latent_audit.models.hub import resolve, resolve_adapter, split_adapter
 from latent_audit.models.saving import save
 from latent_audit.models.target import check_target
-from latent_audit.models.weights import check, check_whole, load, read_generation_config
+from latent_audit.models.weights import check, check_whole, load, quantization, read_generation_config
 
 __all__ = [
     "Decoder",
@@ -16,11 +17,16 @@ __all__ = [
     "check",
     "check_target",
     "check_whole",
+    "describe",
     "fingerprint",
     "init_params",
     "layer_name",
     "load",
+    "quantization",
     "read_generation_config",
     "resolve",
+    "resolve_adapter",
     "save",
+    "split_adapter",
+    "title",
 ]

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 
 from absl import logging
 
+from latent_audit import gguf_files
 from latent_audit.errors import InputError
 from latent_audit.models import headers
 from latent_audit.runtime import files
@@ -40,11 +41,16 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 def fingerprint(path: str | pathlib.Path) -> str:
     """Sixteen hexadecimal digits over names, sizes and whole contents of a checkpoint directory's files of SUFFIXES.
 
+    Of a GGUF file, over that one file under whatever name.
+
     Raises InputError: a file that cannot be read, is a pipe or a broken link, or changes while it is read.
     """
     directory = pathlib.Path(path)
+    if gguf_files.is_gguf(directory) and not directory.is_dir():
+        (digest,) = sha256_of_files([directory], beside=directory.parent)
+        return hashlib.sha256(json.dumps([digest]).encode()).hexdigest()[:16]
     if not directory.is_dir():
-        raise InputError(f"{directory} is no directory; expected a checkpoint's")
+        raise InputError(f"{directory} is no directory and no GGUF file; expected a checkpoint")
     names = _names(directory)
     hashes = sha256_of_files([directory / name for name in names], beside=directory)
     entries = [[name, (directory / name).stat().st_size, digest] for name, digest in zip(names, hashes, strict=True)]
@@ -53,6 +59,8 @@ def fingerprint(path: str | pathlib.Path) -> str:
 
 def check_files(directory: pathlib.Path) -> None:
     """InputError for what fingerprint could not read, told without reading: pipes, devices, broken links."""
+    if gguf_files.is_gguf(directory) and not directory.is_dir():
+        return headers.check_regular(directory)
     for name in _names(directory):
         headers.check_regular(directory / name)
 

@@ -29,16 +29,15 @@ def read_headers(directory: pathlib.Path) -> dict[pathlib.Path, Header]:
     """File -> {tensor name: (shape, dtype)} of all weight files, checked against the index where there is one.
 
     Raises InputError: no safetensors files, or only pickles; a file that is missing, damaged, a pipe or a git-lfs
-    pointer; an index that names anything but files of this directory, or tensors that are not where it says; an
-    adapter beside the weights, which would be left out.
+    pointer; an index that names anything but files of this directory, or tensors that are not where it says.
     """
-    refuse_adapter(directory)
     if os.path.lexists(directory / WEIGHTS):
         path = directory / WEIGHTS
         return {path: read_header(path)}
     if not os.path.lexists(directory / INDEX):
         refuse_pickles(directory)
-        raise InputError(f"{directory} has no weights; expected {WEIGHTS}, or {INDEX} with its files")
+        refuse_adapter(directory)
+        raise InputError(f"{directory} has no weights; expected {WEIGHTS}, {INDEX} with its files, or one .gguf file")
     index = read_json("the checkpoint's index", directory / INDEX, kind=dict, most=_MOST_INDEX_BYTES).get("weight_map")
     if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
         raise InputError(f"{directory / INDEX}: weight_map = {shown(index)}, expected tensor name -> file name")
@@ -96,14 +95,20 @@ def check_regular(path: pathlib.Path) -> None:
         raise InputError(f"{path} is a git-lfs pointer, not the file itself; run `git lfs pull` in that repository")
 
 
-def refuse_adapter(directory: pathlib.Path) -> None:
-    """InputError where an adapter lies in a checkpoint's directory: its weights would be left out without a word."""
+def refuse_adapter(directory: pathlib.Path, *, named: pathlib.Path | None = None) -> None:
+    """InputError where an adapter that is not `named` lies in a checkpoint's directory: it would be left out."""
     found = [name for name in ADAPTER_FILES if os.path.lexists(directory / name)]
-    if found:
+    if not found or (named is not None and os.path.realpath(named) == os.path.realpath(directory)):
+        return
+    if not any(os.path.lexists(directory / name) for name in (WEIGHTS, INDEX)):
         raise InputError(
-            f"{directory} holds an adapter ({', '.join(found)}), which is not applied here: merge it into its base "
-            "(merge_and_unload in PEFT) and give the merged model, or take the adapter's files out to audit the base"
+            f"{directory} is only an adapter ({', '.join(found)}); give the model it was made for and the adapter: "
+            f"model.path=BASE model.adapter={directory}"
         )
+    raise InputError(
+        f"{directory} holds an adapter ({', '.join(found)}) beside a whole model; name it to merge it (of model.path: "
+        f"model.adapter={directory}), or take its files out to use the model alone"
+    )
 
 
 def refuse_pickles(directory: pathlib.Path) -> None:

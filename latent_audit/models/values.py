@@ -11,10 +11,14 @@ import numpy as np
 import safetensors
 from absl import logging
 
+from latent_audit import gguf_files
 from latent_audit.models import headers
+from latent_audit.models.files import fp8, gguf_weights
 
 # An exponent of ones stands for infinity and NaN; by bits, because 16-bit floats are slow to ask for it.
 _EXPONENT = {"F32": (np.uint32, 0x7F800000), "BF16": (np.uint16, 0x7F80), "F16": (np.uint16, 0x7C00)}
+# Of eight bits, all but the sign: the only value that is no number.
+_NAN_OF_FP8 = 0x7F
 _CHUNK_ELEMENTS = 2**20
 _THREADS = 8
 # Beyond this it takes long enough to be told.
@@ -49,12 +53,20 @@ def _not_finite(file: pathlib.Path, names: tuple[str, ...], size: int, changed: 
 
 
 def _is_finite(file: pathlib.Path, name: str) -> bool:
+    if gguf_files.is_gguf(file):
+        return gguf_weights.is_finite(file, name)
     # Opened for one tensor at a time: what was read of an open file counts as memory of this process.
     with safetensors.safe_open(file, framework="numpy") as opened:
         source = opened.get_slice(name)
+        if source.get_dtype() == fp8.DTYPE:
+            stored = fp8.raw(file, name)
+            return not any(
+                ((stored[rows] & 0x7F) == _NAN_OF_FP8).any() for rows in chunks(stored.shape, _CHUNK_ELEMENTS)
+            )
         kind, mask = _EXPONENT[source.get_dtype()]
-        for rows in chunks(tuple(source.get_shape()), _CHUNK_ELEMENTS):
-            bits = np.ascontiguousarray(source[rows]).view(kind)
+        shape = tuple(source.get_shape())
+        for rows in chunks(shape, _CHUNK_ELEMENTS):
+            bits = np.ascontiguousarray(source[rows] if shape else opened.get_tensor(name)).view(kind)
             if ((bits & kind(mask)) == mask).any():
                 return False
     return True
@@ -62,5 +74,7 @@ def _is_finite(file: pathlib.Path, name: str) -> bool:
 
 def chunks(shape: tuple[int, ...], elements: int) -> list[slice]:
     """Slices that cover the first axis, each of about so many numbers."""
+    if not shape:
+        return [slice(None)]
     step = max(1, elements * shape[0] // math.prod(shape))
     return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]

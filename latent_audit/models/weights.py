@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
-import safetensors
 from absl import logging
 
+from latent_audit import gguf_files
 from latent_audit.errors import InputError
 from latent_audit.models import families, headers, hub, names, sharding
 from latent_audit.models.config import ModelConfig, Params, parameter_shapes
 from latent_audit.models.fields import MOST_CONFIG_BYTES, check_finite, number, shown, token_ids
+from latent_audit.models.files import adapters, fp8, gguf_config, gguf_weights, reading
 from latent_audit.models.fingerprint import check_files
 from latent_audit.models.values import check_values, chunks
 from latent_audit.user_files import read_json
@@ -29,20 +30,32 @@ CHUNK_ELEMENTS = 2**18
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint found whole: its cfg, and canonical tensor name -> (file, name in the file)."""
+    """A checkpoint found whole: its cfg, and canonical tensor name -> (file, name in the file).
+
+    The scale of an eight-bit weight stands under the weight's name and an end of fp8.SCALES. products: what an adapter
+    adds, by canonical name.
+    """
 
     cfg: ModelConfig
     tensors: dict[str, tuple[pathlib.Path, str]]
+    products: dict[str, adapters.Product] = {}
 
 
 def load(
-    path: str | pathlib.Path, *, dtype: str = "float32", revision: str | None = None, place: Callable | None = None
+    path: str | pathlib.Path,
+    *,
+    adapter: pathlib.Path | None = None,
+    dtype: str = "float32",
+    revision: str | None = None,
+    place: Callable | None = None,
 ) -> tuple[ModelConfig, Params]:
     """Read a checkpoint into stacked parameters.
 
     Args:
-      path: a directory or a hub id (see hub.resolve); revision: of a hub id.
-      dtype: "float32" or "bfloat16"; files may hold float32, bfloat16, float16 or a mixture.
+      path: a directory, a GGUF file or a hub id (see hub.resolve); revision: of a hub id.
+      adapter: a local directory with a PEFT LoRA adapter, which is merged in float32.
+      dtype: "float32" or "bfloat16"; files may hold float32, bfloat16, float16, FP8 with scales, GGUF's quantised
+        blocks or a mixture.
       place: place(name, array) -> jax.Array, called once per parameter ("embed", "blocks/query", ...) as soon as
         it is complete; None is sharding.place: over the mesh in force, else on the default device. The host holds one
         parameter at a time.
@@ -54,7 +67,8 @@ def load(
     if dtype not in DTYPES:
         raise InputError(f"dtype = {dtype!r}, expected one of {', '.join(DTYPES)}")
     directory = hub.resolve(path, revision=revision)
-    cfg, tensors = check(directory)
+    headers.refuse_adapter(directory, named=adapter)
+    cfg, tensors, products = check(directory, adapter=adapter)
     place = place or sharding.place
     shapes = parameter_shapes(cfg)
     params: Params = {"blocks": {}}
@@ -62,7 +76,7 @@ def load(
     _compare_tied_head(cfg, tensors)
     for name in [*(name for name in shapes if name != "blocks"), *shapes["blocks"]]:
         stacked = name in shapes["blocks"]
-        array, bad = _read(name, cfg, tensors, DTYPES[dtype])
+        array, bad = _read(name, cfg, tensors, products, DTYPES[dtype])
         problems += bad
         if not problems:
             target = params["blocks"] if stacked else params
@@ -72,31 +86,34 @@ def load(
     return cfg, params
 
 
-def check(path: str | pathlib.Path, *, revision: str | None = None) -> Checkpoint:
-    """Validate a checkpoint from config.json and the headers of its files alone, in well under a second.
+def check(path: str | pathlib.Path, *, adapter: pathlib.Path | None = None, revision: str | None = None) -> Checkpoint:
+    """Validate a checkpoint, with an adapter laid over it, from configs and headers alone, in well under a second.
 
     Raises InputError: no such directory, missing or malformed config.json, unsupported architecture, no
     safetensors files, a pickle-only checkpoint, a missing or damaged file; and, all named at once, tensors that
-    are missing, unknown, duplicate, of the wrong shape or of an unsupported dtype.
+    are missing, unknown, duplicate, of the wrong shape or of an unsupported dtype. GGUF files: as gguf_files.read;
+    adapters: as adapters.apply.
     """
     directory = hub.resolve(path, revision=revision)
-    if not os.path.lexists(directory / "config.json"):
-        headers.refuse_adapter(directory)
-        raise InputError(f"{directory} has no config.json; expected a checkpoint in Hugging Face's layout")
-    hf = read_json("the checkpoint's config", directory / "config.json", kind=dict, most=MOST_CONFIG_BYTES)
+    if gguf_files.is_gguf(directory):
+        hf, found = gguf_config.config(directory), {directory: gguf_weights.header(directory)}
+    else:
+        hf, found = _read_config(directory), None
     try:
+        hf, quantised = fp8.split_config(hf)
         cfg = families.config_from_hf(hf)
     except InputError as error:
         raise InputError(f"{directory}: {error}") from error
-    found = headers.read_headers(directory)
+    found = found or headers.read_headers(directory)
     held = [name for header in found.values() for name in map(names.canonical_name, header) if name is not None]
     _tell_left_out(directory, [name for header in found.values() for name in header], held)
-    if cfg.tied_head and families.leaves_tying_open(hf) and names.TOP_TENSORS["head"] in held:
+    both = {names.TOP_TENSORS["embed"], names.TOP_TENSORS["head"]} <= set(held)
+    if cfg.tied_head and families.leaves_tying_open(hf) and both:
         cfg = dataclasses.replace(cfg, tied_head=False)
     headers.compare_layers(f"{directory}: config.json: num_hidden_layers", cfg.num_layers, held, "model.layers.")
-    tensors, problems = _place_tensors(cfg, found)
+    tensors, problems = _place_tensors(cfg, found, quantised is not None)
     headers.raise_problems(directory, problems)
-    return Checkpoint(cfg, tensors)
+    return Checkpoint(cfg, tensors) if adapter is None else Checkpoint(*adapters.apply(adapter, cfg, tensors))
 
 
 def _tell_left_out(directory: pathlib.Path, in_files: list[str], held: list[str]) -> None:
@@ -118,18 +135,37 @@ def _log_once(line: str) -> None:
     logging.info("%s", line)
 
 
-def check_whole(path: str | pathlib.Path) -> None:
+def quantization(path: str | pathlib.Path) -> str | None:
+    """What a report calls the weights of a checkpoint that is stored in fewer bits, such as "Q4_K_M"; else None."""
+    directory = hub.resolve(path)
+    if gguf_files.is_gguf(directory):
+        return gguf_config.quantization(directory)
+    _, quantised = fp8.split_config(_read_config(directory))
+    return None if quantised is None else fp8.describe(quantised)
+
+
+def _read_config(directory: pathlib.Path) -> dict:
+    """config.json; InputError where there is none, as in a directory that is only an adapter."""
+    if not os.path.lexists(directory / "config.json"):
+        headers.refuse_adapter(directory)
+        raise InputError(f"{directory} has no config.json; expected a checkpoint in Hugging Face's layout")
+    return read_json("the checkpoint's config", directory / "config.json", kind=dict, most=MOST_CONFIG_BYTES)
+
+
+def check_whole(path: str | pathlib.Path, *, adapter: pathlib.Path | None = None) -> None:
     """As check, and all that load, fingerprint and read_generation_config would refuse later; every value is read."""
     directory = hub.resolve(path)
-    cfg, tensors = check(directory)
+    headers.refuse_adapter(directory, named=adapter)
+    cfg, tensors, products = check(directory, adapter=adapter)
     check_files(directory)
     read_generation_config(directory)
-    check_values(directory, tensors.values())
+    added = [(product.file, name) for product in products.values() for name in (product.a, product.b)]
+    check_values(directory, [*tensors.values(), *added])
     _compare_tied_head(cfg, tensors)
 
 
 def _place_tensors(
-    cfg: ModelConfig, found: dict[pathlib.Path, headers.Header]
+    cfg: ModelConfig, found: dict[pathlib.Path, headers.Header], quantised: bool
 ) -> tuple[dict[str, tuple[pathlib.Path, str]], list[tuple[str, str]]]:
     """(canonical name -> (file, name in the file), every (kind of problem, tensor)) of the headers of all files."""
     expected = names.file_shapes(cfg)
@@ -138,13 +174,15 @@ def _place_tensors(
     for file, header in found.items():
         for in_file, (shape, kind) in header.items():
             canonical = names.canonical_name(in_file)
-            if canonical is None:
+            if canonical is None or (quantised and fp8.is_unused(canonical)):
                 continue
             if canonical in tensors:
                 other, other_name = tensors[canonical][0].name, tensors[canonical][1]
                 problems.append(("duplicate", f"{in_file} in {file.name} and {other_name} in {other}"))
                 continue
             tensors[canonical] = (file, in_file)
+            if quantised and fp8.is_scale(canonical):
+                continue
             tied = cfg.tied_head and canonical == names.TOP_TENSORS["head"]
             if canonical not in expected and not tied:
                 problems.append(("unknown", f"{in_file} {shown(list(shape))} in {file.name}"))
@@ -154,18 +192,23 @@ def _place_tensors(
                 tables = (names.TOP_TENSORS["embed"], names.TOP_TENSORS["head"])
                 by = f" (vocab_size = {cfg.vocab_size})" if canonical in tables else ""
                 problems.append(("wrong shape", f"{in_file} is {shown(list(shape))}, expected {list(wanted)}{by}"))
-            if kind not in FILE_DTYPES:
+            if kind not in FILE_DTYPES and not (quantised and kind == fp8.DTYPE):
                 problems.append(("wrong dtype", f"{in_file} is {kind}, expected one of {', '.join(FILE_DTYPES)}"))
+    problems += fp8.check_scales(found, tensors) if quantised else []
+    if cfg.tied_head and names.TOP_TENSORS["embed"] not in tensors and names.TOP_TENSORS["head"] in tensors:
+        tensors[names.TOP_TENSORS["embed"]] = tensors[names.TOP_TENSORS["head"]]
     problems += [("missing", canonical) for canonical in expected if canonical not in tensors]
     return tensors, problems
 
 
 def read_generation_config(path: str | pathlib.Path, *, revision: str | None = None) -> dict | None:
-    """The checkpoint's generation_config.json, or None where it has none.
+    """The checkpoint's generation_config.json, or None where it has none; of a GGUF file its ends of an answer.
 
     Raises InputError: no readable JSON object, NaN in it, a repetition penalty or token ids that are none.
     """
     directory = hub.resolve(path, revision=revision)
+    if gguf_files.is_gguf(directory):
+        return {"eos_token_id": gguf_config.end_ids(gguf_files.read(directory))}
     file = directory / "generation_config.json"
     if not os.path.lexists(file):
         return None
@@ -180,7 +223,11 @@ def read_generation_config(path: str | pathlib.Path, *, revision: str | None = N
 
 
 def _read(
-    name: str, cfg: ModelConfig, tensors: dict[str, tuple[pathlib.Path, str]], dtype: np.dtype
+    name: str,
+    cfg: ModelConfig,
+    tensors: dict[str, tuple[pathlib.Path, str]],
+    products: dict[str, adapters.Product],
+    dtype: np.dtype,
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """One parameter, all layers stacked, as (host array, problems)."""
     shapes = parameter_shapes(cfg)
@@ -193,11 +240,11 @@ def _read(
         target = names.to_file(name, array[tensor.place])
         before = names.rows_before(name, tensor.parts, names.piece_shapes(cfg))
         finite = True
-        # Opened for one tensor at a time: what was read of an open file counts as memory of this process.
-        with safetensors.safe_open(file, framework="numpy") as opened:
-            source = opened.get_slice(in_file)
+        with reading.opened(tensors, canonical) as source:
+            added = adapters.rows_of(products[canonical]) if canonical in products else None
             for rows in chunks(target.shape, CHUNK_ELEMENTS):
-                target[rows] = source[before + rows.start : before + rows.stop]
+                own = slice(before + rows.start, before + rows.stop)
+                target[rows] = source(own) if added is None else source(own).astype(np.float32) + added(own)
                 # After the cast, so that an overflow of bfloat16 is seen too.
                 finite = finite and bool(np.isfinite(target[rows]).all())
         if not finite:
@@ -210,14 +257,12 @@ def _compare_tied_head(cfg: ModelConfig, tensors: dict[str, tuple[pathlib.Path, 
     head = names.TOP_TENSORS["head"]
     if not cfg.tied_head or head not in tensors:
         return
-    pair = (tensors[names.TOP_TENSORS["embed"]], tensors[head])
     with contextlib.ExitStack() as stack:
         ours, theirs = (
-            stack.enter_context(safetensors.safe_open(file, framework="numpy")).get_slice(in_file)
-            for file, in_file in pair
+            stack.enter_context(reading.opened(tensors, name)) for name in (names.TOP_TENSORS["embed"], head)
         )
         equal = all(
-            np.array_equal(ours[rows], theirs[rows]) for rows in chunks((cfg.vocab_size, cfg.embed_dim), CHUNK_ELEMENTS)
+            np.array_equal(ours(rows), theirs(rows)) for rows in chunks((cfg.vocab_size, cfg.embed_dim), CHUNK_ELEMENTS)
         )
     if not equal:
         raise InputError(

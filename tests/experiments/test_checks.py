@@ -2,12 +2,16 @@
 
 import importlib
 
+import jax
 import pytest
 
 from latent_audit import models
 from latent_audit.errors import InputError
 from latent_audit.experiments import setup, sweep, tasks
-from latent_audit.experiments.organisms import poles, train
+from latent_audit.experiments.audit.card import verdicts
+from latent_audit.experiments.organisms import export, poles, train
+from latent_audit.interventions import lora
+from tests.support import gguf_writer
 from tests.support.checkpoints import tiny_checkpoint
 
 
@@ -110,6 +114,70 @@ def test_variants_are_of_one_family(tmp_path):
     made = config("lvs", model__path=str(paths[0]), model__variants=f"harmful={paths[1]}", **PHRASES)
     with pytest.raises(InputError, match="harmful has family = mistral, base llama"):
         tasks.check(made)
+
+
+@pytest.fixture
+def adapted(tmp_path):
+    """A checkpoint, and the directory of an adapter of it."""
+    base = tiny_checkpoint("llama3", tmp_path / "model" / "base", ends_turns=True)
+    cfg = models.check(base).cfg
+    settings = lora.LoraConfig(rank=2, alpha=4.0, targets=("query",))
+    pairs = lora.init_adapters(jax.random.key(0), cfg, settings)
+    export.export_adapters(base.parent / "tuned", cfg, pairs, settings, base="b", recipe={}, rates={})
+    return base, base.parent / "tuned"
+
+
+def test_an_adapter_makes_another_model_of_its_base(adapted):
+    base, adapter = adapted
+    both = config("lvs", model__path=str(base), model__variants=f"tuned={base}+{adapter}", **PHRASES)
+    tasks.check(both)
+    subject = setup.checkpoint_subject(both, ("base", "tuned"))
+    record = setup.describe_inputs(subject, (), None, None, both)["variants"]
+    assert subject.arch == "base" and record["base"]["fingerprint"] == record["tuned"]["fingerprint"]
+    assert record["tuned"]["adapter"] == models.fingerprint(adapter) and "adapter" not in record["base"]
+    assert verdicts.weights_in_words(record) == {"stored weights": "tuned with an adapter"}
+    alone = config("lvs", model__path=str(base), model__adapter=str(adapter), **PHRASES)
+    assert setup.checkpoint_subject(alone, ("base",)).arch == "base + tuned"
+
+
+def test_a_quantisation_stands_in_name_and_record(tmp_path):
+    made = gguf_writer.model("llama")
+    (tmp_path / "model").mkdir()
+    path = gguf_writer.write(tmp_path / "model" / "tiny.gguf", "llama", made, gguf_writer.Kind.Q4_1)
+    quantised = config("lvs", model__path=str(path), chat__preset="default", **PHRASES)
+    subject = setup.checkpoint_subject(quantised, ("base",))
+    record = setup.describe_inputs(subject, (), None, None, quantised)["variants"]
+    assert subject.arch == "tiny (Q4_1)" and record["base"]["quantization"] == "Q4_1"
+    assert verdicts.weights_in_words(record) == {"stored weights": "base Q4_1"}
+
+
+@pytest.mark.parametrize(
+    "variants, adapter, message",
+    [
+        ("twin={base}", "", "twin is base itself: the same files"),
+        ("a={base}+{adapter},b={base}+{adapter}", "", "b is a itself"),
+        ("a={base}+{adapter}", "{adapter}", "a is base itself"),
+        ("", "{base}", "model.adapter: .* has no adapter_config.json"),
+        ("a={adapter}", "", "model.variants: a: .* is only an adapter .*model.path=BASE model.adapter="),
+        ("a={base}+", "", "model.variants: a: "),
+    ],
+)
+def test_adapters_and_variants_that_are_not_what_they_say(adapted, variants, adapter, message):
+    fill = dict(zip(("base", "adapter"), adapted, strict=True))
+    made = config(
+        "lvs",
+        model__path=str(adapted[0]),
+        model__variants=variants.format(**fill),
+        model__adapter=adapter.format(**fill),
+        **PHRASES,
+    )
+    with pytest.raises(InputError, match=message):
+        tasks.check(made)
+
+
+def test_an_adapter_needs_a_model():
+    with pytest.raises(InputError, match="model.adapter needs model.path"):
+        tasks.check(config("lvs", model__adapter="x"))
 
 
 def test_a_later_point_of_a_sweep_is_checked_before_the_first():

@@ -219,8 +219,9 @@ def test_an_index_names_plain_files_of_its_directory(name, llama):
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
 def test_an_adapter_is_not_passed_over_in_silence(name, llama):
     (llama / name).write_text("{}")
-    for act in (models.check, models.load):
-        assert f"holds an adapter ({name}), which is not applied here: merge it" in refusal(lambda act=act: act(llama))
+    for act in (models.check_whole, models.load):
+        message = refusal(lambda act=act: act(llama))
+        assert f"holds an adapter ({name}) beside a whole model" in message and f"model.adapter={llama}" in message
     (llama / "config.json").unlink()
     assert "holds an adapter" in refusal(lambda: models.check(llama))
 

@@ -78,9 +78,9 @@ def check(config: ConfigDict) -> Plan:
         raise InputError("random_directions = 1 has no spread; expected 0, or at least 2")
     if config.generation.max_new_tokens is None:
         raise InputError("generation.max_new_tokens = None: RAS generates with one length; give it in tokens")
-    if config.model.path or config.model.variants:
+    if config.model.path or config.model.variants or config.model.adapter:
         raise InputError(
-            "model.path and model.variants belong to other tasks: RAS names its models in reference, "
+            "model.path, model.variants and model.adapter belong to other tasks: RAS names its models in reference, "
             "calibration and targets"
         )
     protocols = prompt_sets.parse_protocols(config.protocols)

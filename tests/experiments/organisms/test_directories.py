@@ -293,5 +293,5 @@ def test_adapters_go_through_the_same_door(tmp_path):
     with pytest.raises(InputError, match="holds NOTES.txt beside"):
         write(tmp_path / "a")
     # An adapter is no checkpoint to be audited.
-    with pytest.raises(InputError, match="holds an adapter"):
+    with pytest.raises(InputError, match="is only an adapter"):
         models.check(tmp_path / "a")

@@ -552,7 +552,7 @@ def test_a_regression_test_that_cannot_be_made_is_refused(changes, message, fami
         ({"protocols": "in-sample"}, "protocols = 'in-sample', expected some of heldout, paper"),
         ({"attacks": "maybe"}, "attacks = 'maybe'"),
         ({"random_directions": -1}, "random_directions = -1"),
-        ({"model.path": "FOLDER/aligned"}, "model.path and model.variants belong to other tasks"),
+        ({"model.path": "FOLDER/aligned"}, "model.path, model.variants and model.adapter belong to other tasks"),
         (
             {"reference": "FOLDER/aligned", "judge.kind": "harmbench", "judge.path": "./nowhere"},
             "Options for --config.judge.kind",

@@ -1,0 +1,68 @@
+"""Published GGUF files against transformers' own reading of them.
+
+Run by hand with `LATENT_AUDIT_REAL=DIR python -m pytest -m real -n 0 tests/models/files/test_real_gguf.py`, where DIR
+holds the files named below.
+"""
+
+import gc
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from latent_audit import models
+from latent_audit.data import chats
+
+FOLDER = os.environ.get("LATENT_AUDIT_REAL", "")
+# File -> (what a report calls its weights, text of a chat in its own control tokens).
+FILES = {
+    "SmolLM2-135M-Instruct.Q4_1.gguf": ("Q4_1", "<|im_start|>user\nName a colour.<|im_end|>\n<|im_start|>assistant\n"),
+    "Qwen2.5-Coder-0.5B-Instruct-Q4_K_M.gguf": (
+        "Q4_K_M (most weights Q5_0)",
+        "<|im_start|>user\nName a colour.<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "gemma-3-270m-Q4_K_M.gguf": ("Q4_K_M (most weights Q8_0)", "<bos>The capital of France is"),
+}
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_states_and_logits_equal_transformers(name):
+    path = pathlib.Path(FOLDER, name)
+    if not FOLDER or not path.is_file():
+        pytest.skip(f"{name} is not in LATENT_AUDIT_REAL={FOLDER!r}")
+    kind, text = FILES[name]
+    assert models.quantization(path) == kind
+    tokenizer = chats.load_tokenizer(path)
+    row = np.array(tokenizer(text, add_special_tokens=False)["input_ids"])
+    assert tokenizer.decode(row) == text and len(row) < len(text) / 2
+
+    cfg, params = models.load(path)
+    with jax.default_matmul_precision("highest"):
+        out = jax.jit(models.forward, static_argnames="cfg")(params, row[None], np.ones((1, len(row)), bool), cfg=cfg)
+    ours = [np.asarray(state[0]) for state in [*out.resid[:-1], out.logits]]
+    del params, out
+    gc.collect()
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=name, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    single, double = states(model, row), states(model.double(), row)
+    # Middle blocks of some models carry massive activations, where float32 itself is uncertain: ours may be as far
+    # from float64 as a few times transformers' own float32 is, and 1e-4 anywhere.
+    for place, (mine, theirs, exact) in enumerate(zip(ours, single, double, strict=True)):
+        error, of_float32 = (np.abs(one - exact).max() / exact.std() for one in (mine, theirs))
+        print(name, place, f"{error:.1e}", f"{of_float32:.1e}")
+        assert error < max(1e-4, 4 * of_float32)
+    assert np.array_equal(ours[-1].argmax(-1), double[-1].argmax(-1))
+
+
+def states(model, row):
+    """Residual states before the last block's end, and logits."""
+    with torch.no_grad():
+        out = model(torch.from_numpy(row)[None], output_hidden_states=True)
+    return [one[0].double().numpy() for one in [*out.hidden_states[:-1], out.logits]]
