@@ -1,9 +1,12 @@
 """Settings of every test: several fake devices, exact matrix products, and compiles that are quick, not optimal."""
 
+import gc
 import os
 import pathlib
 import shutil
 import tempfile
+
+import pytest
 
 os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 --xla_cpu_multi_thread_eigen=false"
@@ -18,6 +21,21 @@ SESSION = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"alone-{os.getpid()}")
 COMPILED = pathlib.Path(tempfile.gettempdir()) / f"latent-audit-tests-{SESSION}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+MAPPINGS = pathlib.Path("/proc/self/maps")
+MOST_MAPPINGS = 30_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_mappings():
+    """Compiled programs are let go between files: Linux allows a process 65530 mappings, and XLA crashes beyond."""
+    yield
+    if MAPPINGS.exists() and len(MAPPINGS.read_bytes().splitlines()) > MOST_MAPPINGS:
+        import jax  # noqa: PLC0415  after the settings above
+
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_sessionfinish(session):
