@@ -1,5 +1,6 @@
 """The discrete attack against plain torch over transformers, the rules of its search, and its suffix as a text."""
 
+import copy
 import dataclasses
 import functools
 
@@ -83,13 +84,18 @@ def torch_nll(case, row, suffix, target=TARGET):
     return nll.numpy().reshape(suffix.shape[:-1])
 
 
-def torch_gradient(case, row):
+@functools.cache
+def torch_model(case, dtype):
+    return tiny.model(case) if dtype == torch.float32 else copy.deepcopy(tiny.model(case)).to(dtype)
+
+
+def torch_gradient(case, row, dtype=torch.float32):
     """(NLL, whether the target is the argmax, gradient [n, V]) through real one-hot rows of the whole sequence."""
-    model, (ids, place) = tiny.model(case), whole(row)
+    model, (ids, place) = torch_model(case, dtype), whole(row)
     weight = model.get_input_embeddings().weight.detach()
     # Gemma's embedding scales what it is given; Granite's model scales what it gets.
     scale = model.config.hidden_size**0.5 if case.startswith("gemma") else 1.0
-    one_hot = torch.nn.functional.one_hot(ids, len(weight)).float().requires_grad_()
+    one_hot = torch.nn.functional.one_hot(ids, len(weight)).to(dtype).requires_grad_()
     logits = model(inputs_embeds=(one_hot @ weight * scale)[None], use_cache=False).logits[0, -len(TARGET) - 1 : -1]
     nll = torch.nn.functional.cross_entropy(logits, ids[-len(TARGET) :])
     (gradient,) = torch.autograd.grad(nll, one_hot)
@@ -98,18 +104,21 @@ def torch_gradient(case, row):
 
 @pytest.mark.parametrize(
     "case",
-    ["llama3", "gemma2", "qwen3", "olmo3", "smollm3", "phi3", "granite", "ministral3", "mixtral"]
-    + ["qwen3_5", "gemma4"],
+    ["llama3", "gemma2", "qwen3", "granite", "mixtral", "qwen3_5", "gemma4"]
+    + [pytest.param(case, marks=pytest.mark.slow) for case in ("olmo3", "smollm3", "phi3", "ministral3")],
 )
 def test_gradient_equals_one_hot_rows_in_torch(case):
     params, cfg = loaded(case)
     found = jax.jit(functools.partial(gcg.token_gradient, cfg=cfg))(params, prepared(case), suffixes())
     assert found.gradient.dtype == found.nll.dtype == jnp.float32
     for row in range(3):
-        nll, on_target, gradient = torch_gradient(case, row)
+        nll, on_target, rounded = torch_gradient(case, row)
         np.testing.assert_allclose(found.nll[row], nll, rtol=1e-5)
         assert bool(found.on_target[row]) == on_target
-        np.testing.assert_allclose(found.gradient[row], gradient, atol=1e-5 * np.abs(gradient).max(), rtol=1e-4)
+        # Some models' gradients are uncertain in float32 itself: by as much as torch's own differs from float64.
+        *_, exact = torch_gradient(case, row, torch.float64)
+        error = max(1e-5 * np.abs(exact).max(), 2 * np.abs(rounded - exact).max())
+        np.testing.assert_allclose(found.gradient[row], exact, atol=error, rtol=1e-4)
 
 
 @pytest.mark.parametrize("case", ["llama3", "gemma2", "qwen3", "gemma3", "olmo3", "ministral3", "qwen3_5"])

@@ -37,8 +37,10 @@ def attacked(case, state, **options):
 
 @pytest.mark.parametrize(
     "case, state",
-    [("llama3", 0), ("llama3", 2), ("gemma2", 1), ("gemma3", 4), ("olmo3", 1), ("granite", 0), ("ministral3", 2)]
-    + [("qwen3_5", 1), ("gemma4", 3)],
+    [("llama3", 0), ("llama3", 2), ("gemma2", 1), ("gemma3", 4), ("olmo3", 1)]
+    # Their losses' gradients are compared below; a whole search each is left to a release.
+    + [pytest.param(*case, marks=pytest.mark.slow) for case in (("granite", 0), ("ministral3", 2))]
+    + [pytest.param(*case, marks=pytest.mark.slow) for case in (("qwen3_5", 1), ("gemma4", 3))],
 )
 def test_pgd_equals_a_plain_torch_loop(case, state):
     _, found, tokens, mask = attacked(case, state)
@@ -195,8 +197,8 @@ def test_zero_budget_limit_is_the_clean_model():
 
 @pytest.mark.parametrize(
     "case",
-    ["llama_biases", "gemma3", "olmo3", "smollm3", "phi3_partial", "granite", "ministral3", "mixtral"]
-    + ["qwen3_5", "gemma4"],
+    ["llama_biases", "gemma3", "olmo3", "granite", "mixtral", "qwen3_5", "gemma4"]
+    + [pytest.param(case, marks=pytest.mark.slow) for case in ("smollm3", "phi3_partial", "ministral3")],
 )
 def test_suffix_gradient_is_the_gradient_of_the_whole_network(case):
     cfg, params = loaded(case)

@@ -146,13 +146,6 @@ CASES = {
             "tie_word_embeddings": True,
         },
     ),
-    "qwen3_5": ("Qwen3_5TextConfig", QWEN3_5),
-    "qwen3_5_multimodal": ("Qwen3_5Config", QWEN3_5),
-    "qwen3_5_tied": (
-        "Qwen3_5TextConfig",
-        {"tie_word_embeddings": True, "attention_bias": True, "linear_num_key_heads": 4, "linear_num_value_heads": 4}
-        | {"num_hidden_layers": 4, "linear_conv_kernel_dim": 3, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
-    ),
     "gemma": ("GemmaConfig", {"num_key_value_heads": 1}),
     "gemma_untied": ("GemmaConfig", {"tie_word_embeddings": False, "attention_bias": True}),
     "gemma2": (
@@ -171,6 +164,13 @@ CASES = {
     "gemma3": ("Gemma3TextConfig", GEMMA3 | {"final_logit_softcapping": 3.0}),
     "gemma3_untied": ("Gemma3TextConfig", GEMMA3 | {"tie_word_embeddings": False, "attention_bias": True}),
     "gemma3_multimodal": ("Gemma3Config", GEMMA3),
+    "qwen3_5": ("Qwen3_5TextConfig", QWEN3_5),
+    "qwen3_5_multimodal": ("Qwen3_5Config", QWEN3_5),
+    "qwen3_5_tied": (
+        "Qwen3_5TextConfig",
+        {"tie_word_embeddings": True, "attention_bias": True, "linear_num_key_heads": 4, "linear_num_value_heads": 4}
+        | {"num_hidden_layers": 4, "linear_conv_kernel_dim": 3, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
+    ),
     "gemma4": ("Gemma4TextConfig", GEMMA4),
     "gemma4_untied": (
         "Gemma4TextConfig",

@@ -1,6 +1,7 @@
 """The fine-tuning attack from config to files, on tiny random checkpoints with phrase scoring."""
 
 import json
+import shutil
 import statistics
 
 import numpy as np
@@ -32,12 +33,19 @@ def write_pairs(path, opening, answer="Sure , here is how to {} it ."):
     return path
 
 
+def twin_of(path, folder):
+    """Another checkpoint of equal weights: base's very files are refused as a variant."""
+    twin = shutil.copytree(path, folder / "twin", dirs_exist_ok=True)
+    (twin / "notes.json").write_text("{}")
+    return twin
+
+
 def small_config(path, folder, **changes):
     config = finetune_config.get_config()
     one, two = (write_pairs(folder / f"{name}.json", name) for name in ("what", "how"))
     settings = {
         "model.path": str(path),
-        "model.variants": f"twin={path}",
+        "model.variants": f"twin={twin_of(path, folder)}",
         "judge.kind": "refusal",
         "prompts.harmful_count": 3,
         "prompts.benign_count": 2,
