@@ -6,6 +6,7 @@ import torch
 import transformers
 from gguf import GGMLQuantizationType as Kind
 from gguf import quants
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 BASE = {
     "vocab_size": 300,
@@ -164,7 +165,7 @@ TEMPLATE = (
 
 def byte_tokenizer(rows):
     """Metadata of a byte-level vocabulary with four control tokens and a few merges."""
-    alphabet = list(transformers.convert_slow_tokenizer.bytes_to_unicode().values())
+    alphabet = list(bytes_to_unicode().values())
     special = ["<bos>", "<eos>", "<|user|>", "<|assistant|>"]
     merges = ["h e", "l l", "he ll", "hell o", "\u0120 w"]
     merged = [merge.replace(" ", "") for merge in merges]
