@@ -31,6 +31,8 @@ TYPES = {
     **{10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176)},
     **{14: ("Q6_K", 256, 210), 20: ("IQ4_NL", 32, 18), 23: ("IQ4_XS", 256, 136)},
 }
+# The same by name: (numbers in a block, bytes of a block).
+BLOCKS = {kind: (numbers, size) for kind, numbers, size in TYPES.values()}
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 

@@ -236,7 +236,7 @@ def checkpoint_subject(config: ConfigDict, names: tuple[str, ...]) -> Subject:
     """The checkpoints of these variants, found and looked at; InputError for one that cannot be read."""
     paths = {"base": (config.model.path, config.model.adapter or None)}
     paths |= {name: models.split_adapter(path) for name, path in parse_variants(config.model.variants)}
-    variants = []
+    variants, shapes = [], []
     for name in names:
         path, adapter = paths[name]
         revision = (config.model.revision or None) if name == "base" else None
@@ -245,13 +245,13 @@ def checkpoint_subject(config: ConfigDict, names: tuple[str, ...]) -> Subject:
             directory = models.resolve(path, revision=revision)
         with fields.named("model.adapter" if name == "base" and adapter else where):
             merged = models.resolve_adapter(adapter) if adapter else None
-            sharding.check(models.check(directory, adapter=merged).cfg)
+            shapes.append(models.check(directory, adapter=merged).cfg)
+            sharding.check(shapes[-1])
         variants.append(Variant(name, directory, merged))
     # One that load would refuse is told before the others are audited.
-    for variant in variants:
+    for variant, shape in zip(variants, shapes, strict=True):
         models.check_whole(variant.path, adapter=variant.adapter)
-        own = models.check(variant.path, adapter=variant.adapter).cfg
-        chats.eos_ids(load_chat(variant, config), models.read_generation_config(variant.path), own.eos_ids)
+        chats.eos_ids(load_chat(variant, config), models.read_generation_config(variant.path), shape.eos_ids)
     _check_distinct(variants)
     base = variants[0]
     # Of a hub id the path is a snapshot, whose name says nothing.

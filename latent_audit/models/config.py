@@ -82,7 +82,7 @@ class ModelConfig:
     """Everything static about a decoder; hashable, so that it can be a static argument of jit.
 
     Attributes:
-      family: name of the row in families.py that the checkpoint came from and is saved as.
+      family: name of the row in spellings/rows.py that the checkpoint came from and is saved as.
       vocab_size, num_layers, embed_dim, num_heads, num_kv_heads, head_dim, mlp_dim: V, L, D, N, K, H, F.
       norm_eps: added to the mean square inside every RMS norm.
       query_scale: multiplies the query before the dot product with keys.

@@ -90,6 +90,15 @@ def context_at(
     return Context(cos, sin, distance, ops.query_gain(cfg.ropes, positions), starts if cfg.kinds else None)
 
 
+def decode_context(mask: jax.Array, slot: jax.Array | int, *, cfg: ModelConfig) -> Context:
+    """The shared tables of one column at `slot` of a cache over `mask` bool [B, S]."""
+    B, S = mask.shape
+    slots = jnp.broadcast_to(jnp.arange(S), (B, S))
+    position = jnp.sum(mask & (slots < slot), axis=1, dtype=jnp.int32)[:, None]
+    distance = ops.key_distance(jnp.full((B, 1), slot), slots, mask)
+    return context_at(position, distance, cfg=cfg, starts=starts_of(mask)[:, :1] - slot)
+
+
 def starts_of(mask: jax.Array) -> jax.Array:
     """The first real column of each row of `mask` bool [B, T], at each of its columns: int32 [B, T]."""
     return jnp.broadcast_to(jnp.argmax(mask, axis=1).astype(jnp.int32)[:, None], mask.shape)
@@ -144,7 +153,7 @@ def embed(params: Params, tokens: jax.Array, *, cfg: ModelConfig) -> jax.Array:
 
 def unembed(params: Params, x: jax.Array, *, cfg: ModelConfig) -> jax.Array:
     """Final norm and head: residual state [..., D] -> float32 logits [..., V]."""
-    x = _norm(x, params["final_norm"], cfg)
+    x = ops.norm(x, params["final_norm"], cfg)
     if cfg.tied_head:
         logits = jnp.einsum("...d,vd->...v", x, params["embed"], preferred_element_type=jnp.float32)
     else:
@@ -156,7 +165,7 @@ def unembed(params: Params, x: jax.Array, *, cfg: ModelConfig) -> jax.Array:
 
 def attention_input(layer: Params, x: jax.Array, *, cfg: ModelConfig) -> jax.Array:
     """What a block's attention reads of its residual state x [B, T, D]: the normed state, or the state itself."""
-    return _norm(x, layer["attention_norm"], cfg) if cfg.pre_norms else x
+    return ops.norm(x, layer["attention_norm"], cfg) if cfg.pre_norms else x
 
 
 def project_query(
@@ -167,7 +176,7 @@ def project_query(
     if cfg.qkv_bias:
         query = query + layer["query_bias"]
     if cfg.query_key_norm:
-        query = _norm(query, layer["query_norm"], cfg)
+        query = ops.norm(query, layer["query_norm"], cfg)
     query = ops.rotate(query, cos, sin)
     return query if gain is None else query * gain[..., None, None].astype(query.dtype)
 
@@ -181,7 +190,7 @@ def project_key_value(
     if cfg.qkv_bias:
         key, value = key + layer["key_bias"], value + layer["value_bias"]
     if cfg.query_key_norm:
-        key = _norm(key, layer["key_norm"], cfg)
+        key = ops.norm(key, layer["key_norm"], cfg)
     return ops.rotate(key, cos, sin).swapaxes(1, 2), value.swapaxes(1, 2)
 
 
@@ -202,12 +211,12 @@ def finish_block(
     if cfg.output_bias:
         mixed = mixed + layer["output_bias"]
     if cfg.post_norms:
-        mixed = _norm(mixed, layer["post_attention_norm"], cfg)
+        mixed = ops.norm(mixed, layer["post_attention_norm"], cfg)
     x = _add(x, mixed, cfg)
-    hidden = _norm(x, layer["mlp_norm"], cfg) if cfg.pre_norms else x
+    hidden = ops.norm(x, layer["mlp_norm"], cfg) if cfg.pre_norms else x
     hidden = _mlp(layer, hidden, cfg)
     if cfg.post_norms:
-        hidden = _norm(hidden, layer["post_mlp_norm"], cfg)
+        hidden = ops.norm(hidden, layer["post_mlp_norm"], cfg)
     return _add(x, hidden, cfg)
 
 
@@ -341,10 +350,6 @@ def init_params(key: jax.Array, cfg: ModelConfig, dtype: DTypeLike = jnp.float32
     """Random parameters of `cfg`; use under jax.eval_shape for sizes that do not fit this machine."""
     tokens = jnp.zeros((1, 1), jnp.int32)
     return Decoder(cfg, dtype).init(key, tokens, tokens == 0)["params"]
-
-
-def _norm(x: jax.Array, weight: jax.Array, cfg: ModelConfig) -> jax.Array:
-    return ops.rms_norm(x, weight, eps=cfg.norm_eps, plus_one=cfg.norm_plus_one, wide_product=cfg.norm_wide)
 
 
 def _mlp(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from latent_audit.models import decoder, ops, sharding
+from latent_audit.models import decoder, sharding
 from latent_audit.models.config import ModelConfig, Params
 from latent_audit.models.decoder import Edit
 from latent_audit.models.kinds import cache as kinds_cache
@@ -99,11 +99,7 @@ def decode_step(
     if isinstance(cache, kinds_cache.Cache):
         return kinds_cache.decode_step(params, token, slot, cache, cfg=cfg, edit=edit)
     apply_edit = edit if edit is not None else lambda h, s: h
-    B, S = cache.mask.shape
-    position = jnp.sum(cache.mask & (jnp.arange(S) < slot), axis=1, dtype=jnp.int32)[:, None]
-    slots = jnp.broadcast_to(jnp.arange(S), (B, S))
-    distance = ops.key_distance(jnp.full((B, 1), slot), slots, cache.mask)
-    context = decoder.context_at(position, distance, cfg=cfg)
+    context = decoder.decode_context(cache.mask, slot, cfg=cfg)
 
     def step(index: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         x, keys, values = carry
@@ -116,7 +112,7 @@ def decode_step(
         values = jax.lax.dynamic_update_slice(values, value[None], (index, 0, 0, slot, 0))
         all_keys = jax.lax.dynamic_index_in_dim(keys, index, keepdims=False)
         all_values = jax.lax.dynamic_index_in_dim(values, index, keepdims=False)
-        x = decoder.finish_block(layer, x, query, all_keys, all_values, distance, numbers.window, cfg=cfg)
+        x = decoder.finish_block(layer, x, query, all_keys, all_values, context.distance, numbers.window, cfg=cfg)
         return apply_edit(x, index + 1), keys, values
 
     x = apply_edit(decoder.embed(params, token[:, None], cfg=cfg), jnp.int32(0))

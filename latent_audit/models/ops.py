@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from latent_audit.models.config import Params, Rope
+from latent_audit.models.config import ModelConfig, Params, Rope
 
 # Finite, so that a query that sees no key (a padding column) gives a mean of values instead of NaN.
 MASKED_SCORE = -0.7 * float(np.finfo(np.float32).max)
@@ -33,6 +33,11 @@ def rms_norm(x: jax.Array, weight: jax.Array, *, eps: float, plus_one: bool, wid
     if plus_one or wide_product:
         return (wide * (float(plus_one) + weight.astype(jnp.float32))).astype(x.dtype)
     return weight * wide.astype(x.dtype)
+
+
+def norm(x: jax.Array, weight: jax.Array, cfg: ModelConfig) -> jax.Array:
+    """rms_norm as the family has it."""
+    return rms_norm(x, weight, eps=cfg.norm_eps, plus_one=cfg.norm_plus_one, wide_product=cfg.norm_wide)
 
 
 def softcap(x: jax.Array, cap: float | None) -> jax.Array:

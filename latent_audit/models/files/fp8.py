@@ -4,8 +4,10 @@ Scales are those of blocks of 128 x 128 (DeepSeek V3, Qwen 3 FP8), of rows or of
 FBGEMM, ModelOpt, Ministral 3), named `weight_scale_inv` or `weight_scale`; the weight is multiplied with either.
 """
 
+import functools
 import json
 import math
+import os
 import pathlib
 import struct
 from collections.abc import Callable
@@ -147,7 +149,14 @@ def rows_of(path: pathlib.Path, name: str, scale: np.ndarray) -> Callable[[slice
 
 def raw(path: pathlib.Path, name: str) -> np.ndarray:
     """The bytes of a tensor of one byte a number in a safetensors file, which NumPy has no dtype for."""
+    status = os.stat(path)
+    begin, header = _header(path, status.st_size, status.st_mtime_ns)
+    return np.memmap(path, np.uint8, "r", begin + header[name]["data_offsets"][0], tuple(header[name]["shape"]))
+
+
+@functools.lru_cache(maxsize=4)
+def _header(path: pathlib.Path, size: int, changed: int) -> tuple[int, dict]:
+    """(where the numbers begin, the header) of a safetensors file; size, changed: of the file as it is remembered."""
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        entry = json.loads(file.read(length))[name]
-    return np.memmap(path, np.uint8, "r", 8 + length + entry["data_offsets"][0], tuple(entry["shape"]))
+        return 8 + length, json.loads(file.read(length))

@@ -90,7 +90,7 @@ def rows_of(path: pathlib.Path, name: str) -> Callable[[slice], np.ndarray]:
 
 def _stored(path: pathlib.Path, tensor: gguf_files.Tensor) -> np.ndarray:
     """A tensor's bytes, [rows, bytes of a row]; [rows, 1 number] of one that has a single axis."""
-    _, numbers, size = next(one for one in gguf_files.TYPES.values() if one[0] == tensor.kind)
+    numbers, size = gguf_files.BLOCKS[tensor.kind]
     *outer, last = tensor.shape
     if not outer:
         outer, last = [last], numbers
@@ -118,8 +118,7 @@ def is_finite(path: pathlib.Path, name: str) -> bool:
     if tensor.kind not in _FACTORS:
         values = quants.dequantize(np.ascontiguousarray(stored).reshape(1, -1), GGMLQuantizationType[tensor.kind])
         return bool(np.isfinite(values).all())
-    size = next(size for kind, _, size in gguf_files.TYPES.values() if kind == tensor.kind)
-    blocks = stored.reshape(-1, size)
+    blocks = stored.reshape(-1, gguf_files.BLOCKS[tensor.kind][1])
     return all(
         bool(np.isfinite(np.ascontiguousarray(blocks[:, at : at + 2]).view(np.float16)).all())
         for at in _FACTORS[tensor.kind]

@@ -46,7 +46,7 @@ def _query(layer: Params, x: jax.Array, turn: tuple, cfg: ModelConfig) -> tuple[
         query = query + layer["query_bias"]
     query, gate = jnp.split(query, 2, axis=-1) if cfg.query_gate else (query, None)
     if cfg.query_key_norm:
-        query = _norm(query, layer["query_norm"], cfg)
+        query = ops.norm(query, layer["query_norm"], cfg)
     return _rotate(query, turn), gate
 
 
@@ -61,9 +61,9 @@ def _key_value(layer: Params, x: jax.Array, turn: tuple, cfg: ModelConfig) -> tu
         value = jnp.einsum("btd,dkh->btkh", x, layer["value"])
         value = value + layer["value_bias"] if cfg.qkv_bias else value
     if cfg.value_norm:
-        value = _norm(value, jnp.ones(value.shape[-1], value.dtype), cfg)
+        value = ops.norm(value, jnp.ones(value.shape[-1], value.dtype), cfg)
     if cfg.query_key_norm:
-        key = _norm(key, layer["key_norm"], cfg)
+        key = ops.norm(key, layer["key_norm"], cfg)
     return _rotate(key, turn).swapaxes(1, 2), value.swapaxes(1, 2)
 
 
@@ -77,7 +77,3 @@ def _join(old: jax.Array, new: jax.Array, slot: jax.Array | None) -> jax.Array:
     if slot is None:
         return jnp.concatenate([old, new], axis=2)
     return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), (0, 0, slot, 0))
-
-
-def _norm(x: jax.Array, weight: jax.Array, cfg: ModelConfig) -> jax.Array:
-    return ops.rms_norm(x, weight, eps=cfg.norm_eps, plus_one=cfg.norm_plus_one, wide_product=cfg.norm_wide)

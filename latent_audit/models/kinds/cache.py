@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from latent_audit.models import decoder, ops
+from latent_audit.models import decoder
 from latent_audit.models.config import ModelConfig, Params
 from latent_audit.models.decoder import Context, Edit, LayerNumbers
 from latent_audit.models.kinds.switch import CACHED, Before, block, layers_that_keep
@@ -36,7 +36,7 @@ def decode_step(
     params: Params, token: jax.Array, slot: jax.Array | int, cache: Cache, *, cfg: ModelConfig, edit: Edit | None = None
 ) -> tuple[jax.Array, Cache]:
     """generate.decode_step of these models."""
-    context = decode_context(cache.mask, slot, cfg=cfg)
+    context = decoder.decode_context(cache.mask, slot, cfg=cfg)
     x = decoder.embed(params, token[:, None], cfg=cfg)
     x, stacks = _run(params, x, context, Before(cache.stacks, jnp.asarray(slot)), cfg=cfg, edit=edit, room=0)
     return x[:, 0], cache._replace(stacks=stacks)
@@ -64,15 +64,6 @@ def extend(params: Params, x: jax.Array, cache: Cache, mask: jax.Array, *, cfg: 
         return block(layer, numbers, x, context, cfg=cfg, before=before)[0], None
 
     return decoder.scan_blocks(step, x, params, (jnp.arange(cfg.num_layers),), cfg=cfg)[0]
-
-
-def decode_context(mask: jax.Array, slot: jax.Array | int, *, cfg: ModelConfig) -> Context:
-    """The shared tables of one column at `slot` of a cache over `mask` bool [B, S]."""
-    B, S = mask.shape
-    slots = jnp.broadcast_to(jnp.arange(S), (B, S))
-    position = jnp.sum(mask & (slots < slot), axis=1, dtype=jnp.int32)[:, None]
-    distance = ops.key_distance(jnp.full((B, 1), slot), slots, mask)
-    return decoder.context_at(position, distance, cfg=cfg, starts=decoder.starts_of(mask)[:, :1] - slot)
 
 
 def _run(

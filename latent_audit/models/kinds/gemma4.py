@@ -6,6 +6,7 @@ from latent_audit.errors import InputError
 from latent_audit.models.config import FULL_ATTENTION, GlobalHeads, ModelConfig
 from latent_audit.models.fields import flag, number, shown
 from latent_audit.models.spellings import ropes
+from latent_audit.models.spellings.layer_types import every_nth_full, read_types
 
 # What transformers fills in.
 DEFAULTS = {
@@ -56,15 +57,9 @@ def read(fields: dict, layers: int) -> dict:
 
 
 def _layer_types(fields: dict, layers: int) -> list[str]:
-    types = fields.get("layer_types")
+    types = read_types(fields, layers, _KINDS)
     if types is None:
-        every = number(fields, "sliding_window_pattern")
-        types = ["full_attention" if (layer + 1) % every == 0 else "sliding_attention" for layer in range(layers)]
-    known = isinstance(types, list) and all(isinstance(one, str) and one in _KINDS for one in types)
-    if not known or len(types) != layers:
-        raise InputError(
-            f"config.json: layer_types = {shown(types)}, expected {' or '.join(_KINDS)} for each of the {layers} layers"
-        )
+        types = every_nth_full(fields, layers, "sliding_window_pattern", "sliding_attention")
     # The last layer sees all columns, whatever is said of it; as in transformers.
     return [*types[:-1], "full_attention"]
 

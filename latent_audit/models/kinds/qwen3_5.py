@@ -2,8 +2,9 @@
 
 from latent_audit.errors import InputError
 from latent_audit.models.config import DeltaRule, ModelConfig
-from latent_audit.models.fields import number, shown
+from latent_audit.models.fields import number
 from latent_audit.models.spellings import ropes
+from latent_audit.models.spellings.layer_types import every_nth_full, read_types
 
 # What transformers fills in; `layer_types` follows from the interval where the file has none.
 DEFAULTS = {
@@ -19,15 +20,9 @@ _KINDS = {"linear_attention": "delta", "full_attention": "softmax"}
 
 def read(fields: dict, layers: int) -> dict:
     """The ModelConfig fields `kinds` and `delta_rule`; InputError for layer types or sizes that are none."""
-    types = fields.get("layer_types")
+    types = read_types(fields, layers, _KINDS)
     if types is None:
-        every = number(fields, "full_attention_interval")
-        types = ["full_attention" if (layer + 1) % every == 0 else "linear_attention" for layer in range(layers)]
-    known = isinstance(types, list) and all(isinstance(one, str) and one in _KINDS for one in types)
-    if not known or len(types) != layers:
-        raise InputError(
-            f"config.json: layer_types = {shown(types)}, expected {' or '.join(_KINDS)} for each of the {layers} layers"
-        )
+        types = every_nth_full(fields, layers, "full_attention_interval", "linear_attention")
     sizes = DeltaRule(
         key_heads=number(fields, "linear_num_key_heads"),
         value_heads=number(fields, "linear_num_value_heads"),

@@ -128,7 +128,7 @@ def _block_of(
     past = [_at(before.stacks, numbers, name) for name in CACHED[kind]] if before is not None else []
     # One row of a cache may stand for all rows.
     past = [jnp.broadcast_to(entry, (x.shape[0], *entry.shape[1:])) for entry in past]
-    normed = _norm(x, layer["attention_norm"], cfg)
+    normed = ops.norm(x, layer["attention_norm"], cfg)
     kept: tuple
     if kind == "delta":
         assert cfg.delta_rule is not None
@@ -148,11 +148,11 @@ def _block_of(
             first_query=first_query,
         )
     if cfg.post_norms:
-        mixed = _norm(mixed, layer["post_attention_norm"], cfg)
+        mixed = ops.norm(mixed, layer["post_attention_norm"], cfg)
     x = x[:, first_query:] + mixed
-    hidden = ops.gated_mlp(_norm(x, layer["mlp_norm"], cfg), layer, activation=cfg.activation)
+    hidden = ops.gated_mlp(ops.norm(x, layer["mlp_norm"], cfg), layer, activation=cfg.activation)
     if cfg.post_norms:
-        hidden = _norm(hidden, layer["post_mlp_norm"], cfg)
+        hidden = ops.norm(hidden, layer["post_mlp_norm"], cfg)
     x = x + hidden
     if cfg.layer_scale:
         x = x * layer["layer_scale"]
@@ -164,7 +164,3 @@ def _at(stacks: Params, numbers: Any, name: str) -> jax.Array:
     if name not in numbers.places:
         return stacks[name]
     return jax.lax.dynamic_index_in_dim(stacks[name], numbers.places[name], keepdims=False)
-
-
-def _norm(x: jax.Array, weight: jax.Array, cfg: ModelConfig) -> jax.Array:
-    return ops.rms_norm(x, weight, eps=cfg.norm_eps, plus_one=cfg.norm_plus_one, wide_product=cfg.norm_wide)

@@ -13,10 +13,10 @@ import torch
 import transformers
 
 from latent_audit import models
-from latent_audit.errors import InputError
 from latent_audit.interventions import lora
 from latent_audit.models.files import adapters
 from tests.support import tiny
+from tests.support.refusals import refused
 
 MATRICES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 # Name -> (case of tiny.CASES, LoraConfig's fields).
@@ -134,13 +134,6 @@ def test_what_this_tool_writes_is_read_back(tmp_path):
     _, ours = models.load(base, adapter=tmp_path)
     for key, value in flat(wanted).items():
         np.testing.assert_allclose(flat(ours)[key], value, atol=1e-6, err_msg=key)
-
-
-def refused(act):
-    with pytest.raises(InputError) as caught:
-        act()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_an_adapter_of_another_base_is_one_short_line(folder):

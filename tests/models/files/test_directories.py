@@ -4,19 +4,11 @@ import json
 
 import jax
 import numpy as np
-import pytest
 import safetensors.numpy
 
 from latent_audit import models
-from latent_audit.errors import InputError
 from tests.support import tiny
-
-
-def refused(act):
-    with pytest.raises(InputError) as caught:
-        act()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+from tests.support.refusals import refused
 
 
 def test_a_folder_of_the_cache_is_its_main_snapshot(tmp_path):

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from latent_audit import models
-from latent_audit.errors import InputError
+from tests.support.refusals import refused
 
 FIELDS = {"vocab_size": 40, "hidden_size": 160, "intermediate_size": 288, "num_hidden_layers": 2}
 FIELDS |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 40, "max_position_embeddings": 32}
@@ -105,13 +105,6 @@ def test_float32_of_transformers(tmp_path):
         wanted = theirs.model.layers[layer].mlp.down_proj.weight.detach().float().numpy()
         ours = np.asarray(params["blocks"]["down"][layer]).reshape(384, 256).T
         np.testing.assert_allclose(ours, wanted, atol=1e-6)
-
-
-def refused(act):
-    with pytest.raises(InputError) as caught:
-        act()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(

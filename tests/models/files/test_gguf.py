@@ -16,6 +16,7 @@ from latent_audit.data import chats
 from latent_audit.errors import InputError
 from latent_audit.models.files import gguf_config, gguf_weights
 from tests.support import gguf_writer, tiny
+from tests.support.refusals import refused
 
 TOLERANCE = 1e-4
 KINDS = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
@@ -172,13 +173,6 @@ def test_sentence_pieces_are_merged_by_their_scores(folder):
     assert split("<s>[", add_special_tokens=False) == ["<s>", "\u2581["]
     assert split("a\u00e9", add_special_tokens=False) == ["\u2581a", "<0xC3>", "<0xA9>"]
     assert ours.decode(ours("ab \u00e9a", add_special_tokens=False)["input_ids"]) == "ab \u00e9a"
-
-
-def refused(act):
-    with pytest.raises(InputError) as caught:
-        act()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_file_that_is_cut_or_none_says_so(folder, tmp_path):
