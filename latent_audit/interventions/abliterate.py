@@ -51,6 +51,8 @@ _WRITERS = {
     "down": "post_mlp_norm",
     "down_bias": "post_mlp_norm",
     "expert_down": "post_mlp_norm",
+    "expert_down_bias": "post_mlp_norm",
+    "shared_down": "post_mlp_norm",
 }
 
 

@@ -31,12 +31,13 @@ RULES = (
     (r"blocks/(global_)?query_bias", ((None, "model", None),)),
     (r"blocks/(global_)?(key|value)_bias", ((None, "model", None), ())),
     (r"blocks/(global_)?output", ((None, "model", None, None),)),
-    (r"blocks/(gate|up)", ((None, None, "model"),)),
+    (r"blocks/(shared_)?(gate|up)", ((None, None, "model"),)),
     (r"blocks/(gate|up)_bias", ((None, "model"),)),
-    (r"blocks/down", ((None, "model", None),)),
+    (r"blocks/(shared_)?down", ((None, "model", None),)),
     (r"blocks/(output|down)_bias", ((),)),
     # Experts are cut as a dense MLP is: every device holds its part of each.
-    (r"blocks/router", ((),)),
+    (r"blocks/(router|router_bias|shared_router|expert_down_bias|sinks)", ((),)),
+    (r"blocks/expert_(gate|up)_bias", ((None, None, "model"),)),
     (r"blocks/expert_(gate|up)", ((None, None, None, "model"),)),
     (r"blocks/expert_down", ((None, None, "model", None),)),
     # Queries, keys and values side by side on one axis: cut by what the projection sums over.
@@ -46,13 +47,13 @@ RULES = (
     (r"blocks/delta_(convolution|rate|rate_bias)", ((),)),
     (r"blocks/delta_output", ((None, "model", None, None),)),
     (r"\w*norm|blocks/layer_scale", ((),)),
-    (r"(global_)?(query|key|value|gate|up|delta_gate|delta_beta|delta_decay)/a", ((),)),
-    (r"(global_)?(output|down|delta_output|delta_mixed)/b", ((),)),
+    (r"(global_|shared_)?(query|key|value|gate|up|router|delta_gate|delta_beta|delta_decay)/a", ((),)),
+    (r"(global_|shared_)?(output|down|delta_output|delta_mixed)/b|shared_router/b", ((),)),
     (r"(global_)?(query|delta_gate)/b", ((None, None, "model", None),)),
     (r"(global_)?(key|value)/b", ((None, None, "model", None), ())),
-    (r"(gate|up|delta_beta|delta_decay)/b", ((None, None, "model"),)),
+    (r"(shared_)?(gate|up)/b|(delta_beta|delta_decay)/b", ((None, None, "model"),)),
     (r"(global_)?(output|delta_output)/a", ((None, "model", None, None),)),
-    (r"(down|delta_mixed)/a", ((None, "model", None),)),
+    (r"((shared_)?down|delta_mixed)/a", ((None, "model", None),)),
 )
 
 

@@ -105,7 +105,7 @@ def check(path: str | pathlib.Path, *, adapter: pathlib.Path | None = None, revi
     except InputError as error:
         raise InputError(f"{directory}: {error}") from error
     found = found or headers.read_headers(directory)
-    held = [name for header in found.values() for name in map(names.canonical_name, header) if name is not None]
+    held = _canonical_names(found)
     _tell_left_out(directory, [name for header in found.values() for name in header], held)
     both = {names.TOP_TENSORS["embed"], names.TOP_TENSORS["head"]} <= set(held)
     if cfg.tied_head and families.leaves_tying_open(hf) and both:
@@ -114,6 +114,10 @@ def check(path: str | pathlib.Path, *, adapter: pathlib.Path | None = None, revi
     tensors, problems = _place_tensors(cfg, found, quantised is not None)
     headers.raise_problems(directory, problems)
     return Checkpoint(cfg, tensors) if adapter is None else Checkpoint(*adapters.apply(adapter, cfg, tensors))
+
+
+def _canonical_names(found: dict[pathlib.Path, headers.Header]) -> list[str]:
+    return [name for header in found.values() for name in map(names.canonical_name, header) if name is not None]
 
 
 def _tell_left_out(directory: pathlib.Path, in_files: list[str], held: list[str]) -> None:
@@ -168,7 +172,7 @@ def _place_tensors(
     cfg: ModelConfig, found: dict[pathlib.Path, headers.Header], quantised: bool
 ) -> tuple[dict[str, tuple[pathlib.Path, str]], list[tuple[str, str]]]:
     """(canonical name -> (file, name in the file), every (kind of problem, tensor)) of the headers of all files."""
-    expected = names.file_shapes(cfg)
+    expected = names.file_shapes(cfg, _canonical_names(found))
     tensors: dict[str, tuple[pathlib.Path, str]] = {}
     problems: list[tuple[str, str]] = []
     for file, header in found.items():
@@ -233,18 +237,20 @@ def _read(
     shapes = parameter_shapes(cfg)
     array = np.empty(shapes["blocks"][name] if name in shapes["blocks"] else shapes[name], dtype)
     problems = []
-    for canonical, tensor in names.tensor_names(cfg).items():
+    for canonical, tensor in names.tensor_names(cfg, tensors).items():
         if name not in tensor.parts:
             continue
         file, in_file = tensors[canonical]
-        target = names.to_file(name, array[tensor.place])
-        before = names.rows_before(name, tensor.parts, names.piece_shapes(cfg))
+        target = names.to_file(name, array[tensor.place], tensor.form)
+        index = names.part_in(cfg, tensor, name)
+        # Along the rows, other rows are not read at all.
+        before, within = (index[0].start, ()) if tensor.form == "rows" else (0, index)
         finite = True
         with reading.opened(tensors, canonical) as source:
             added = adapters.rows_of(products[canonical]) if canonical in products else None
             for rows in chunks(target.shape, CHUNK_ELEMENTS):
                 own = slice(before + rows.start, before + rows.stop)
-                target[rows] = source(own) if added is None else source(own).astype(np.float32) + added(own)
+                target[rows] = source(own)[within] if added is None else source(own).astype(np.float32) + added(own)
                 # After the cast, so that an overflow of bfloat16 is seen too.
                 finite = finite and bool(np.isfinite(target[rows]).all())
         if not finite:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from latent_audit.models import ops
 from latent_audit.models.config import ModelConfig, Params, distinct_kinds, kind_shapes, layers_with, plain_name
-from latent_audit.models.kinds import attention, delta_rule
+from latent_audit.models.kinds import attention, delta_rule, mixture
 
 # Kind -> what a later decode step needs of a layer.
 CACHED = {
@@ -150,7 +150,7 @@ def _block_of(
     if cfg.post_norms:
         mixed = ops.norm(mixed, layer["post_attention_norm"], cfg)
     x = x[:, first_query:] + mixed
-    hidden = ops.gated_mlp(ops.norm(x, layer["mlp_norm"], cfg), layer, activation=cfg.activation)
+    hidden = mixture.mlp(layer, ops.norm(x, layer["mlp_norm"], cfg), cfg)
     if cfg.post_norms:
         hidden = ops.norm(hidden, layer["post_mlp_norm"], cfg)
     x = x + hidden
