@@ -42,6 +42,9 @@ TITLES = {
     "ministral3_multimodal": "Ministral 3, text tower",
     "qwen3_moe": "Qwen 3, experts",
     "mixtral": "Mixtral",
+    "qwen3_5_moe": "Qwen 3.5, experts",
+    "qwen3_5_moe_multimodal": "Qwen 3.5, experts, text tower",
+    "gpt_oss": "gpt-oss",
 }
 
 

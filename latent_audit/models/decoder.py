@@ -207,7 +207,14 @@ def finish_block(
 ) -> jax.Array:
     """Attention, output projection and MLP with their residual additions; x: [B, T, D] of the query columns."""
     mixed = ops.attend(
-        query, key, value, distance, window, scale=cfg.query_scale, cap=cfg.attention_softcap, sinks=layer.get("sinks")
+        query,
+        key,
+        value,
+        distance,
+        window,
+        scale=cfg.query_scale,
+        cap=cfg.attention_softcap,
+        sinks=layer["sinks"] if cfg.sinks else None,
     )
     mixed = jnp.einsum("btnh,nhd->btd", mixed, layer["output"])
     if cfg.output_bias:

@@ -61,13 +61,16 @@ FUSED_TENSORS = {
 }
 TOP_TENSORS = {"embed": "model.embed_tokens.weight", "final_norm": "model.norm.weight", "head": "lm_head.weight"}
 
-_EACH_EXPERT = {
+_EACH_EXPERT: dict[str, tuple[str, ...]] = {
     "mlp.gate.weight": ("router",),
     "mlp.experts.{}.gate_proj.weight": ("expert_gate",),
     "mlp.experts.{}.up_proj.weight": ("expert_up",),
     "mlp.experts.{}.down_proj.weight": ("expert_down",),
 }
-_STACKED_EXPERTS = {"mlp.experts.gate_up_proj": ("expert_gate", "expert_up"), "mlp.experts.down_proj": ("expert_down",)}
+_STACKED_EXPERTS: dict[str, tuple[str, ...]] = {
+    "mlp.experts.gate_up_proj": ("expert_gate", "expert_up"),
+    "mlp.experts.down_proj": ("expert_down",),
+}
 # Experts' matrices lie one by one in a file, {} being their number, or stacked. Family -> the ways in which its files
 # have them, the first being the one that is written.
 EXPERT_TENSORS: dict[str, tuple[dict[str, tuple[str, ...]], ...]] = {

@@ -29,6 +29,7 @@ RULES = (
     # Fewer key and value heads than devices: every device holds them all.
     (r"blocks/(global_)?(key|value)", ((None, None, "model", None), ())),
     (r"blocks/(global_)?query_bias", ((None, "model", None),)),
+    (r"blocks/sinks", ((None, "model"),)),
     (r"blocks/(global_)?(key|value)_bias", ((None, "model", None), ())),
     (r"blocks/(global_)?output", ((None, "model", None, None),)),
     (r"blocks/(shared_)?(gate|up)", ((None, None, "model"),)),
@@ -36,7 +37,7 @@ RULES = (
     (r"blocks/(shared_)?down", ((None, "model", None),)),
     (r"blocks/(output|down)_bias", ((),)),
     # Experts are cut as a dense MLP is: every device holds its part of each.
-    (r"blocks/(router|router_bias|shared_router|expert_down_bias|sinks)", ((),)),
+    (r"blocks/(router|router_bias|shared_router|expert_down_bias)", ((),)),
     (r"blocks/expert_(gate|up)_bias", ((None, None, "model"),)),
     (r"blocks/expert_(gate|up)", ((None, None, None, "model"),)),
     (r"blocks/expert_down", ((None, None, "model", None),)),

@@ -18,7 +18,7 @@ from latent_audit.errors import InputError
 from latent_audit.models import families, headers, hub, names, sharding
 from latent_audit.models.config import ModelConfig, Params, parameter_shapes
 from latent_audit.models.fields import MOST_CONFIG_BYTES, check_finite, number, shown, token_ids
-from latent_audit.models.files import adapters, fp8, gguf_config, gguf_weights, reading
+from latent_audit.models.files import adapters, fp8, gguf_config, gguf_weights, mxfp4, reading
 from latent_audit.models.fingerprint import check_files
 from latent_audit.models.values import check_values, chunks
 from latent_audit.user_files import read_json
@@ -32,7 +32,7 @@ CHUNK_ELEMENTS = 2**18
 class Checkpoint(NamedTuple):
     """A checkpoint found whole: its cfg, and canonical tensor name -> (file, name in the file).
 
-    The scale of an eight-bit weight stands under the weight's name and an end of fp8.SCALES. products: what an adapter
+    The scale of a quantised weight stands under the weight's name and an end, fp8.SCALES or mxfp4.SCALES. products: what an adapter
     adds, by canonical name.
     """
 
@@ -54,8 +54,8 @@ def load(
     Args:
       path: a directory, a GGUF file or a hub id (see hub.resolve); revision: of a hub id.
       adapter: a local directory with a PEFT LoRA adapter, which is merged in float32.
-      dtype: "float32" or "bfloat16"; files may hold float32, bfloat16, float16, FP8 with scales, GGUF's quantised
-        blocks or a mixture.
+      dtype: "float32" or "bfloat16"; files may hold float32, bfloat16, float16, FP8 or MXFP4 with scales, GGUF's
+        quantised blocks or a mixture.
       place: place(name, array) -> jax.Array, called once per parameter ("embed", "blocks/query", ...) as soon as
         it is complete; None is sharding.place: over the mesh in force, else on the default device. The host holds one
         parameter at a time.
@@ -105,6 +105,8 @@ def check(path: str | pathlib.Path, *, adapter: pathlib.Path | None = None, revi
     except InputError as error:
         raise InputError(f"{directory}: {error}") from error
     found = found or headers.read_headers(directory)
+    if quantised is not None:
+        found = {file: mxfp4.as_weights(header) for file, header in found.items()}
     held = _canonical_names(found)
     _tell_left_out(directory, [name for header in found.values() for name in header], held)
     both = {names.TOP_TENSORS["embed"], names.TOP_TENSORS["head"]} <= set(held)
@@ -177,7 +179,8 @@ def _place_tensors(
     problems: list[tuple[str, str]] = []
     for file, header in found.items():
         for in_file, (shape, kind) in header.items():
-            canonical = names.canonical_name(in_file)
+            packed = kind == mxfp4.DTYPE
+            canonical = names.canonical_name(in_file.removesuffix(mxfp4.BLOCKS) if packed else in_file)
             if canonical is None or (quantised and fp8.is_unused(canonical)):
                 continue
             if canonical in tensors:
@@ -185,7 +188,7 @@ def _place_tensors(
                 problems.append(("duplicate", f"{in_file} in {file.name} and {other_name} in {other}"))
                 continue
             tensors[canonical] = (file, in_file)
-            if quantised and fp8.is_scale(canonical):
+            if quantised and (fp8.is_scale(canonical) or canonical.endswith(mxfp4.SCALES)):
                 continue
             tied = cfg.tied_head and canonical == names.TOP_TENSORS["head"]
             if canonical not in expected and not tied:
@@ -196,9 +199,9 @@ def _place_tensors(
                 tables = (names.TOP_TENSORS["embed"], names.TOP_TENSORS["head"])
                 by = f" (vocab_size = {cfg.vocab_size})" if canonical in tables else ""
                 problems.append(("wrong shape", f"{in_file} is {shown(list(shape))}, expected {list(wanted)}{by}"))
-            if kind not in FILE_DTYPES and not (quantised and kind == fp8.DTYPE):
+            if kind not in FILE_DTYPES and not (quantised and kind in (fp8.DTYPE, mxfp4.DTYPE)):
                 problems.append(("wrong dtype", f"{in_file} is {kind}, expected one of {', '.join(FILE_DTYPES)}"))
-    problems += fp8.check_scales(found, tensors) if quantised else []
+    problems += fp8.check_scales(found, tensors) + mxfp4.check_scales(found, tensors) if quantised else []
     if cfg.tied_head and names.TOP_TENSORS["embed"] not in tensors and names.TOP_TENSORS["head"] in tensors:
         tensors[names.TOP_TENSORS["embed"]] = tensors[names.TOP_TENSORS["head"]]
     problems += [("missing", canonical) for canonical in expected if canonical not in tensors]

@@ -79,6 +79,7 @@ CUT = {
     "delta_beta": 2,
     "delta_decay": 2,
     "delta_output": 1,
+    "sinks": 1,
     "shared_gate": 2,
     "shared_up": 2,
     "shared_down": 1,

@@ -23,18 +23,18 @@ def mlp(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
     return out
 
 
-def shares(layer: Params, x: jax.Array, *, picked: int, renormalise: bool) -> jax.Array:
-    """Each expert's share of a token's output, 0 for all but the `picked` largest; x [B, T, D] -> [B, T, X].
+def shares(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
+    """Each expert's share of a token's output, 0 for all but the largest; x [B, T, D] -> [B, T, X].
 
-    The softmax is over all experts in float32; `renormalise` divides the picked shares by their sum, which is the
-    softmax over the picked scores alone.
+    The softmax is over all experts in float32; where the picked shares are divided by their sum, they are the softmax
+    over the picked scores alone.
     """
     scores = x @ layer["router"]
-    if "router_bias" in layer:
+    if cfg.expert_bias:
         scores = scores + layer["router_bias"]
     probability = jax.nn.softmax(scores.astype(jnp.float32), axis=-1)
-    largest, chosen = jax.lax.top_k(probability, picked)
-    if renormalise:
+    largest, chosen = jax.lax.top_k(probability, cfg.experts_per_token)
+    if cfg.renormalise_experts:
         largest = largest / largest.sum(axis=-1, keepdims=True)
     places = jax.nn.one_hot(chosen, probability.shape[-1], dtype=jnp.float32)
     return jnp.einsum("btk,btkx->btx", largest, places).astype(x.dtype)
@@ -47,7 +47,7 @@ def experts(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
     experts. Experts are a batch dimension of the products, so that a search recomputes them and stores none
     (suffix.RESIDUALS).
     """
-    share = shares(layer, x, picked=cfg.experts_per_token, renormalise=cfg.renormalise_experts)
+    share = shares(layer, x, cfg)
     X = share.shape[-1]
     together = max(size for size in range(1, _EXPERTS_AT_ONCE + 1) if X % size == 0)
 
@@ -59,7 +59,8 @@ def experts(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
         out = _dense("xbtf,xfd->xbtd", _gated(gate, up, cfg), some, "expert_down")
         return total + (share[..., None] * out).sum(axis=0), None
 
-    stacked = {name: layer[name] for name in (*_MATRICES, *(f"{name}_bias" for name in _MATRICES)) if name in layer}
+    biases = [f"{name}_bias" for name in _MATRICES] if cfg.expert_bias else []
+    stacked = {name: layer[name] for name in (*_MATRICES, *biases)}
     cut = jax.tree.map(
         lambda array: array.reshape(-1, together, *array.shape[1:]), (stacked, jnp.moveaxis(share, -1, 0))
     )

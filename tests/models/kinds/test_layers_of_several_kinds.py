@@ -15,6 +15,7 @@ from latent_audit.models.kinds import delta_rule
 from tests.support import float64, tiny
 
 CASES = ["qwen3_5", "gemma4"]
+WITH_EXPERTS = [*CASES, "qwen3_5_moe"]
 
 
 @functools.cache
@@ -45,7 +46,7 @@ def test_texts_longer_than_a_chunk_equal_transformers():
             assert np.abs(ours - wanted).max() <= max(1.5 * own, 1e-5 * wanted.std())
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WITH_EXPERTS)
 def test_columns_behind_a_cache_equal_one_forward(case):
     cfg, params = loaded(case)
     tokens, mask = tiny.rows(2, (14, 9))
@@ -71,7 +72,9 @@ def test_one_compile_serves_all_states_and_budgets(case):
     assert latent.attack_state._cache_size() == before + 1
 
 
-@pytest.mark.parametrize("case", ["qwen3_5", pytest.param("gemma4", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "case", ["qwen3_5", *(pytest.param(case, marks=pytest.mark.slow) for case in ("gemma4", "qwen3_5_moe"))]
+)
 def test_packed_rows_and_adapters_give_the_padded_loss_of_the_merged_model(case):
     cfg, params = loaded(case)
     rng = np.random.default_rng(0)
@@ -101,7 +104,7 @@ def test_packed_rows_and_adapters_give_the_padded_loss_of_the_merged_model(case)
     assert all(np.abs(merged["blocks"][name] - params["blocks"][name]).max() > 0 for name in adapters)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WITH_EXPERTS)
 def test_peft_files_name_the_layers_that_have_the_matrix(case):
     cfg, _ = loaded(case)
     theirs = dict(tiny.model(case).named_parameters())
@@ -114,7 +117,7 @@ def test_peft_files_name_the_layers_that_have_the_matrix(case):
     assert len(tensors) == 2 * sum(len(layers_with(cfg)[name]) for name in adapters)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WITH_EXPERTS)
 def test_every_layer_has_the_parameters_of_its_kind_alone(case):
     cfg, params = loaded(case)
     assert {name: len(layers) for name, layers in layers_with(cfg).items()} == {
