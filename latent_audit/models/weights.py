@@ -32,8 +32,8 @@ CHUNK_ELEMENTS = 2**18
 class Checkpoint(NamedTuple):
     """A checkpoint found whole: its cfg, and canonical tensor name -> (file, name in the file).
 
-    The scale of a quantised weight stands under the weight's name and an end, fp8.SCALES or mxfp4.SCALES. products: what an adapter
-    adds, by canonical name.
+    The scale of a quantised weight stands under the weight's name and an end, fp8.SCALES or mxfp4.SCALES. products:
+    what an adapter adds, by canonical name.
     """
 
     cfg: ModelConfig

@@ -58,7 +58,8 @@ def _check(given: Any) -> None:
         return
     if method not in _METHODS:
         raise InputError(
-            f"{where}: quant_method = {shown(method)} is not read, of quantised weights only FP8 and MXFP4 are: {_REMEDY}"
+            f"{where}: quant_method = {shown(method)} is not read, of quantised weights only FP8 and MXFP4 are: "
+            f"{_REMEDY}"
         )
     kind = given.get("format") if method == "compressed-tensors" else given.get("quant_algo", "FP8")
     if kind not in ("float-quantized", "naive-quantized", "FP8"):
