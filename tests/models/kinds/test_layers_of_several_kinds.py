@@ -28,7 +28,8 @@ def close(ours, theirs):
 
 
 def test_texts_longer_than_a_chunk_equal_transformers():
-    # In float64: here transformers' own float32 is off by 3.6e-4, with its recurrence as with its chunks.
+    # Against float64: a head whose query and key are nearly at right angles magnifies rounding, transformers' own to
+    # 3.6e-4 on these rows, by its recurrence as by its chunks. What is asked for is 1e-4, or no more than theirs.
     cfg, params = loaded("qwen3_5")
     tokens, mask = tiny.rows(5, (delta_rule.CHUNK + 9, delta_rule.CHUNK - 20))
     out = jax.jit(models.forward, static_argnames="cfg")(params, tokens, mask, cfg=cfg)
@@ -41,9 +42,8 @@ def test_texts_longer_than_a_chunk_equal_transformers():
         )
         for ours, wanted, theirs in answers:
             ours = np.asarray(ours)[row, real]
-            close(ours, wanted)
             own = np.abs(theirs - wanted).max()
-            assert np.abs(ours - wanted).max() <= max(1.5 * own, 1e-5 * wanted.std())
+            assert np.abs(ours - wanted).max() <= max(1e-4 * wanted.std(), own)
 
 
 @pytest.mark.parametrize("case", WITH_EXPERTS)
