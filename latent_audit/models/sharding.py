@@ -25,15 +25,19 @@ RULES = (
     # A vocabulary that does not divide leaves the width to be split.
     (r"embed", (("model", None), (None, "model"))),
     (r"head", ((None, "model"), ("model", None))),
+    (r"inputs_embed", (("model", None, None), (None, None, "model"))),
+    (r"inputs_projection", ((None, None, "model"),)),
     (r"blocks/(global_)?query", ((None, None, "model", None),)),
     # Fewer key and value heads than devices: every device holds them all.
     (r"blocks/(global_)?(key|value)", ((None, None, "model", None), ())),
     (r"blocks/(global_)?query_bias", ((None, "model", None),)),
     (r"blocks/(global_)?(key|value)_bias", ((None, "model", None), ())),
     (r"blocks/(global_)?output", ((None, "model", None, None),)),
-    (r"blocks/(gate|up)", ((None, None, "model"),)),
+    (r"blocks/(wide_)?(gate|up)", ((None, None, "model"),)),
     (r"blocks/(gate|up)_bias", ((None, "model"),)),
-    (r"blocks/down", ((None, "model", None),)),
+    (r"blocks/(wide_)?down", ((None, "model", None),)),
+    (r"blocks/inputs_gate", ((None, None, "model"),)),
+    (r"blocks/inputs_output", ((None, "model", None),)),
     (r"blocks/(output|down)_bias", ((),)),
     # Experts are cut as a dense MLP is: every device holds its part of each.
     (r"blocks/router", ((),)),
@@ -46,13 +50,13 @@ RULES = (
     (r"blocks/delta_(convolution|rate|rate_bias)", ((),)),
     (r"blocks/delta_output", ((None, "model", None, None),)),
     (r"\w*norm|blocks/layer_scale", ((),)),
-    (r"(global_)?(query|key|value|gate|up|delta_gate|delta_beta|delta_decay)/a", ((),)),
-    (r"(global_)?(output|down|delta_output|delta_mixed)/b", ((),)),
+    (r"(global_|wide_)?(query|key|value|gate|up|delta_gate|delta_beta|delta_decay|inputs_gate)/a", ((),)),
+    (r"(global_|wide_)?(output|down|delta_output|delta_mixed|inputs_output)/b", ((),)),
     (r"(global_)?(query|delta_gate)/b", ((None, None, "model", None),)),
     (r"(global_)?(key|value)/b", ((None, None, "model", None), ())),
-    (r"(gate|up|delta_beta|delta_decay)/b", ((None, None, "model"),)),
+    (r"((wide_)?(gate|up)|delta_beta|delta_decay|inputs_gate)/b", ((None, None, "model"),)),
     (r"(global_)?(output|delta_output)/a", ((None, "model", None, None),)),
-    (r"(down|delta_mixed)/a", ((None, "model", None),)),
+    (r"((wide_)?down|delta_mixed|inputs_output)/a", ((None, "model", None),)),
 )
 
 
