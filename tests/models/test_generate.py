@@ -52,7 +52,8 @@ def reference_tokens(case, tokens, mask, **options):
 
 @pytest.mark.parametrize(
     "case",
-    ["llama3", "mistral", "qwen2_window", "qwen3", "gemma", "gemma2", "gemma3", *NEW_FAMILIES, "qwen3_5", "gemma4"],
+    ["llama3", "mistral", "qwen2_window", "qwen3", "gemma", "gemma2", "gemma3", *NEW_FAMILIES, "qwen3_5", "gemma4"]
+    + ["gemma4_e2b"],
 )
 def test_greedy_equals_transformers(case):
     cfg, params = loaded(case)
@@ -91,7 +92,7 @@ def test_repetition_penalty_equals_transformers():
 
 
 @pytest.mark.parametrize(
-    "case", ["mistral", "gemma3", "olmo3", "smollm3_window", "granite", "ministral3", "qwen3_5", "gemma4"]
+    "case", ["mistral", "gemma3", "olmo3", "smollm3_window", "granite", "ministral3", "qwen3_5", "gemma4", "gemma4_e2b"]
 )
 def test_prefill_and_decode_equal_one_forward(case):
     cfg, params = loaded(case)

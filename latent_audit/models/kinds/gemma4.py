@@ -4,8 +4,8 @@ import dataclasses
 
 from latent_audit.errors import InputError
 from latent_audit.models.config import FULL_ATTENTION, SHARED_KINDS, GlobalHeads, LayerInputs, ModelConfig
-from latent_audit.models.kinds.beside import source_of
 from latent_audit.models.fields import flag, number, shown
+from latent_audit.models.kinds.beside import source_of
 from latent_audit.models.spellings import ropes
 from latent_audit.models.spellings.layer_types import every_nth_full, read_types
 

@@ -6,16 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from transformers.models.qwen3_5 import modeling_qwen3_5
 
 from latent_audit import models
-from latent_audit.interventions import finetune, latent, lora, packing
+from latent_audit.interventions import edits, finetune, latent, lora, packing
 from latent_audit.models import generate
 from latent_audit.models.config import block_shapes, layers_with
-from latent_audit.models.kinds import delta_rule
-from tests.support import tiny
+from latent_audit.models.kinds import beside, delta_rule
+from tests.support import tiny, torch_oracle
 
-CASES = ["qwen3_5", "gemma4"]
+CASES = ["qwen3_5", "gemma4", "gemma4_e2b"]
 
 
 @functools.cache
@@ -49,7 +50,8 @@ def test_columns_behind_a_cache_equal_one_forward(case):
     for P in (6, 8):
         # The second row begins within the cache's three columns of convolution, or before them.
         _, cache = generate.prefill(params, tokens[:, :P], mask[:, :P], cfg=cfg, room=0)
-        out = generate.extend(params, whole[0][:, P:], cache, jnp.asarray(mask), cfg=cfg)
+        found = beside.look_up(params, tokens[:, P:], cfg=cfg)
+        out = generate.extend(params, whole[0][:, P:], found, cache, jnp.asarray(mask), cfg=cfg)
         close(out, whole[-1][:, P:])
 
 
@@ -67,7 +69,9 @@ def test_one_compile_serves_all_states_and_budgets(case):
     assert latent.attack_state._cache_size() == before + 1
 
 
-@pytest.mark.parametrize("case", ["qwen3_5", pytest.param("gemma4", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "case", ["qwen3_5"] + [pytest.param(case, marks=pytest.mark.slow) for case in ("gemma4", "gemma4_e2b")]
+)
 def test_packed_rows_and_adapters_give_the_padded_loss_of_the_merged_model(case):
     cfg, params = loaded(case)
     rng = np.random.default_rng(0)
@@ -95,6 +99,37 @@ def test_packed_rows_and_adapters_give_the_padded_loss_of_the_merged_model(case)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected_gradient))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * largest), gradient, expected_gradient)
     assert all(np.abs(merged["blocks"][name] - params["blocks"][name]).max() > 0 for name in adapters)
+
+
+def test_a_push_at_any_state_reaches_shared_keys_and_inputs_as_in_transformers():
+    # Below the layer whose keys and values others read, and above it; state 0 leaves the layers' inputs as they are.
+    cfg, params = loaded("gemma4_e2b")
+    tokens, _ = tiny.rows(8, (11,))
+    delta = np.random.default_rng(0).normal(size=(cfg.num_layers + 1, 1, 11, cfg.embed_dim)).astype(np.float32)
+    logits = jax.jit(lambda push: models.forward(params, tokens, tokens > 0, cfg=cfg, edit=push).logits)
+    for state in range(cfg.num_layers + 1):
+        handle = torch_oracle.hooked(tiny.model("gemma4_e2b"), state, lambda h, s=state: h + torch.tensor(delta[s]))
+        with torch.no_grad():
+            wanted = tiny.model("gemma4_e2b")(input_ids=torch.tensor(tokens).long()).logits.numpy()
+        handle.remove()
+        close(logits(edits.add_at(state, delta[state])), wanted)
+
+
+def test_a_search_gives_the_loss_of_the_network_pushed_at_its_state():
+    cfg, params = loaded("gemma4_e2b")
+    tokens, mask = tiny.rows(6, (7, 5))
+    target, budgets = jnp.asarray([9, 31, 1]), jnp.asarray([0.3, 1.0])
+    clean = latent.clean_pass(params, tokens, mask, target, cfg=cfg)
+    whole = latent.with_target(jnp.asarray(tokens), jnp.asarray(mask), target[None].repeat(2, 0))
+    pushed = jax.jit(lambda push: models.forward(params, *whole, cfg=cfg, edit=push).logits[:, -3:])
+    wanted = jax.nn.one_hot(target, cfg.vocab_size)
+    for state in range(cfg.num_layers + 1):
+        keys = latent.row_keys(jax.random.key(0), np.arange(2, dtype=np.uint32), state, budgets)
+        found = latent.attack_state(params, clean, mask, target, state, budgets, keys, cfg=cfg)
+        for place in range(2):
+            push = edits.add_at(state, jnp.pad(found.delta[0, :, place], [(0, 0), (0, 2), (0, 0)]))
+            nll = -(jax.nn.log_softmax(pushed(push)) * wanted).sum(-1).mean(-1)
+            np.testing.assert_allclose(found.nll_last[0, :, place], nll, rtol=1e-4)
 
 
 @pytest.mark.parametrize("case", CASES)
