@@ -77,7 +77,7 @@ def _refuse(fields: dict) -> None:
 
 def _kinds(fields: dict, types: list[str]) -> tuple[str, ...]:
     """The kind of each layer: the last num_kv_shared_layers have no keys and values of their own."""
-    shared = number({"num_kv_shared_layers": fields["num_kv_shared_layers"] or 0}, "num_kv_shared_layers")
+    shared = _number_or_none(fields, "num_kv_shared_layers")
     own = types[: max(len(types) - shared, 0)]
     without = [one for one in types[len(own) :] if one not in own]
     if without or not own:
@@ -89,8 +89,7 @@ def _kinds(fields: dict, types: list[str]) -> tuple[str, ...]:
 
 
 def _layer_inputs(fields: dict) -> LayerInputs | None:
-    name = "hidden_size_per_layer_input"
-    width = number({name: fields[name] or 0}, name)
+    width = _number_or_none(fields, "hidden_size_per_layer_input")
     if not width:
         return None
     rows = number(fields, "vocab_size_per_layer_input")
@@ -100,6 +99,11 @@ def _layer_inputs(fields: dict) -> LayerInputs | None:
             "every token needs a row of both tables"
         )
     return LayerInputs(width, rows)
+
+
+def _number_or_none(fields: dict, name: str) -> int:
+    # null is 0 here, as where transformers asks for the truth of the field.
+    return 0 if fields[name] is None else number(fields, name)
 
 
 def _layer_types(fields: dict, layers: int) -> list[str]:

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from transformers.models.qwen3_5 import modeling_qwen3_5
 
 from latent_audit import models
+from latent_audit.errors import InputError
 from latent_audit.interventions import edits, finetune, latent, lora, packing
 from latent_audit.models import generate
 from latent_audit.models.config import block_shapes, layers_with
@@ -143,6 +145,24 @@ def test_peft_files_name_the_layers_that_have_the_matrix(case):
         matrix = theirs[name.removeprefix("base_model.model.").rsplit(".", 2)[0] + ".weight"]
         assert tensor.shape == ((2, matrix.shape[1]) if "lora_A" in name else (matrix.shape[0], 2))
     assert len(tensors) == 2 * sum(len(layers_with(cfg)[name]) for name in adapters)
+
+
+def test_unread_keys_of_sharing_layers_may_lie_in_a_file_and_no_others(tmp_path):
+    # Published E2B files hold them; transformers loads none.
+    cfg, params = loaded("gemma4_e2b")
+    path = tiny.copy("gemma4_e2b", tmp_path / "published")
+    tensors = safetensors.numpy.load_file(path / "model.safetensors")
+    inside = ("self_attn.k_proj.weight", "self_attn.v_proj.weight", "self_attn.k_norm.weight")
+    unread = {f"model.layers.{layer}.{name}": np.ones(3, np.float32) for layer in (4, 5) for name in inside}
+    safetensors.numpy.save_file(tensors | unread, path / "model.safetensors", metadata={"format": "pt"})
+    again, same = models.load(path)
+    assert again == cfg
+    jax.tree.map(np.testing.assert_array_equal, same, params)
+    for name in ("model.layers.3.self_attn.v_norm.weight", "model.layers.4.self_attn.s_proj.weight"):
+        odd = tensors | {name: np.ones(3, np.float32)}
+        safetensors.numpy.save_file(odd, path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(InputError, match=f"unknown: {name}"):
+            models.check(path)
 
 
 @pytest.mark.parametrize("case", CASES)
