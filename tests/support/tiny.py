@@ -194,7 +194,9 @@ CASES = {
     "gemma4_e2b": ("Gemma4TextConfig", GEMMA4_SMALL | {"use_double_wide_mlp": True}),
     "gemma4_e4b": (
         "Gemma4TextConfig",
-        GEMMA4_SMALL | {"vocab_size_per_layer_input": 104, "tie_word_embeddings": False, "attention_bias": True},
+        GEMMA4_SMALL
+        | {"vocab_size_per_layer_input": 104, "tie_word_embeddings": False, "attention_bias": True}
+        | {"num_key_value_heads": 2},
     ),
     "gemma4_multimodal": ("Gemma4Config", GEMMA4_SMALL | {"use_double_wide_mlp": True}),
     "olmo2": ("Olmo2Config", {}),
