@@ -92,7 +92,7 @@ def test_repetition_penalty_equals_transformers():
 
 
 @pytest.mark.parametrize(
-    "case", ["mistral", "gemma3", "olmo3", "smollm3_window", "granite", "ministral3", "qwen3_5", "gemma4", "gemma4_e2b"]
+    "case", ["mistral", "gemma3", "olmo3", "smollm3_window", "granite", "ministral3", "qwen3_5", "gemma4"]
 )
 def test_prefill_and_decode_equal_one_forward(case):
     cfg, params = loaded(case)

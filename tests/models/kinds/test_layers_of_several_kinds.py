@@ -57,6 +57,17 @@ def test_columns_behind_a_cache_equal_one_forward(case):
         close(out, whole[-1][:, P:])
 
 
+def test_steps_read_the_shared_keys_of_their_own_step():
+    cfg, params = loaded("gemma4_e2b")
+    tokens, mask = tiny.rows(2, (14, 9))
+    whole = jax.jit(models.forward, static_argnames="cfg")(params, tokens, mask, cfg=cfg).resid[-1]
+    _, cache = generate.prefill(params, tokens[:, :8], mask[:, :8], cfg=cfg, room=6)
+    step = jax.jit(functools.partial(generate.decode_step, cfg=cfg))
+    for slot in range(8, 14):
+        x, cache = step(params, tokens[:, slot], slot, cache)
+        close(x, whole[:, slot])
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_one_compile_serves_all_states_and_budgets(case):
     cfg, params = loaded(case)
