@@ -50,6 +50,8 @@ _WRITERS = {
     "global_output": "post_attention_norm",
     "down": "post_mlp_norm",
     "down_bias": "post_mlp_norm",
+    "wide_down": "post_mlp_norm",
+    "inputs_output": "post_inputs_norm",
     "expert_down": "post_mlp_norm",
     "expert_down_bias": "post_mlp_norm",
     "shared_down": "post_mlp_norm",

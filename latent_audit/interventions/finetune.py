@@ -124,20 +124,21 @@ def token_nll(params, examples, *, cfg: ModelConfig, edit=None, adapters=None, m
     `edit` as in models.forward. Adapters are merged inside each block, so that the merged weights of only one exist
     at a time.
     """
-    context = _context(examples, cfg)
+    x, context = decoder.enter(params, examples.tokens, _context(examples, cfg), cfg=cfg)
     apply_edit = edit if edit is not None else lambda h, s: h
 
     params, adapters = _merge_stacks(params, adapters or {}, cfg, method.lora_scale)
 
-    def step(x, layer, numbers, adapter, index):
+    def step(carry, layer, numbers, adapter, index):
         if adapter:
             layer = lora.merge_layer(layer, adapter, scale=method.lora_scale)  # type: ignore[arg-type]  # set with them
-        return apply_edit(decoder.block(layer, numbers, x, context, cfg=cfg), index + 1), None
+        x, shared = decoder.block(layer, numbers, carry[0], carry[1], context, cfg=cfg)
+        return (apply_edit(x, index + 1), shared), None
 
     if method.remat:
         step = jax.checkpoint(step, prevent_cse=False)  # a scan is its own barrier
-    start = apply_edit(decoder.embed(params, examples.tokens, cfg=cfg), jnp.int32(0))
-    last, _ = decoder.scan_blocks(step, start, params, (adapters, jnp.arange(cfg.num_layers)), cfg=cfg)
+    start = (apply_edit(x, jnp.int32(0)), context.beside.shared)
+    (last, _), _ = decoder.scan_blocks(step, start, params, (adapters, jnp.arange(cfg.num_layers)), cfg=cfg)
     logits = decoder.unembed(params, last[:, :-1], cfg=cfg)
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, examples.tokens[:, 1:])
     return jnp.pad(jnp.where(examples.loss_mask[:, 1:], nll, 0.0), [(0, 0), (1, 0)])

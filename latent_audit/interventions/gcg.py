@@ -21,6 +21,7 @@ from latent_audit.interventions import latent
 from latent_audit.interventions.goals import target_nll
 from latent_audit.models import decoder, generate, sharding
 from latent_audit.models.config import ModelConfig
+from latent_audit.models.kinds import beside
 from latent_audit.models.kinds import cache as kinds_cache
 
 # Ours: how many candidates are drawn for each one evaluated, so that some may fail the tokenisation check.
@@ -119,6 +120,7 @@ def token_gradient(params, around: Surroundings, suffix, *, cfg: ModelConfig) ->
 
     The embedding is linear in a one-hot row, so its gradient is the embedding matrix (with the family's scale) times
     the gradient at the embedding. No one-hot row is ever made. A tied head is not differentiated: it reads no suffix.
+    So is the table of Gemma 4 E2B's and E4B's second look-up, whose part is added.
 
     Args:
       suffix: int32 [B, n].
@@ -127,15 +129,18 @@ def token_gradient(params, around: Surroundings, suffix, *, cfg: ModelConfig) ->
       argmax given those before it; gradient of each row's own NLL.
     """
 
-    def loss(x):
-        nll, on_target = _read(params, around, x, cfg=cfg)
+    def loss(embedded):
+        nll, on_target = _read(params, around, embedded, cfg=cfg)
         return nll.sum(), (nll, on_target)
 
-    embedded = decoder.embed(params, suffix, cfg=cfg)
-    (_, (nll, on_target)), slope = jax.value_and_grad(loss, has_aux=True)(embedded)
+    (_, (nll, on_target)), (slope, of_inputs) = jax.value_and_grad(loss, has_aux=True)(_embed(params, suffix, cfg=cfg))
     if cfg.embedding_scale != 1:
         slope = slope * jnp.asarray(cfg.embedding_scale, slope.dtype)
     gradient = jnp.einsum("bnd,vd->bnv", slope, params["embed"], preferred_element_type=jnp.float32)
+    if of_inputs is not None:
+        of_inputs = of_inputs * jnp.asarray(beside.lookup_scale(cfg), of_inputs.dtype)
+        table = params["inputs_embed"][: cfg.vocab_size]
+        gradient += jnp.einsum("bnlw,vlw->bnv", of_inputs, table, preferred_element_type=jnp.float32)
     return Gradient(nll, on_target, gradient)
 
 
@@ -185,7 +190,7 @@ def candidate_losses(params, around: Surroundings, candidates, wanted, *, cfg: M
         around_row = Surroundings(
             generate.row_of(around.before, row), take(around.mask), take(around.behind), around.target
         )
-        return _read(params, around_row, decoder.embed(params, chunk, cfg=cfg), cfg=cfg)[0]
+        return _read(params, around_row, _embed(params, chunk, cfg=cfg), cfg=cfg)[0]
 
     def chunk_losses(numbered):
         row, chunk = numbered
@@ -299,15 +304,23 @@ def prompt_keys(key, prompt_ids):
     return jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.asarray(prompt_ids))
 
 
-def _read(params, around: Surroundings, x, *, cfg):
-    """NLL float32 [R] and whether the target is the argmax bool [R], from the suffix's embeddings `x` [R, n, D].
+def _embed(params, tokens, *, cfg):
+    """All that tokens bring in: (residual state 0, what beside.look_up finds)."""
+    return decoder.embed(params, tokens, cfg=cfg), beside.look_up(params, tokens, cfg=cfg)
+
+
+def _read(params, around: Surroundings, embedded, *, cfg):
+    """NLL float32 [R] and whether the target is the argmax bool [R], from what _embed makes of the suffix [R, n].
 
     `around` has R rows, or one row for all R.
     """
-    R, target = x.shape[0], around.target
-    behind = decoder.embed(params, around.behind, cfg=cfg)
-    x = jnp.concatenate([x, jnp.broadcast_to(behind, (R, *behind.shape[1:]))], axis=1)
-    x = generate.extend(params, x, around.before, around.mask, cfg=cfg)[:, -target.shape[0] :]
+    R, target = embedded[0].shape[0], around.target
+
+    def join(suffix, behind):
+        return jnp.concatenate([suffix, jnp.broadcast_to(behind, (R, *behind.shape[1:]))], axis=1)
+
+    x, found = jax.tree.map(join, embedded, _embed(params, around.behind, cfg=cfg))
+    x = generate.extend(params, x, found, around.before, around.mask, cfg=cfg)[:, -target.shape[0] :]
     nll = target_nll(params, x, jnp.broadcast_to(target, x.shape[:2]), cfg=cfg).mean(axis=-1)
     on_target = (decoder.unembed(params, x, cfg=cfg).argmax(axis=-1) == target).all(axis=-1)
     return nll, on_target

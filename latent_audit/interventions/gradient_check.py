@@ -29,6 +29,7 @@ def cosines(params, clean: latent.Clean, mask, goal, state, size, key, *, cfg: M
     n = goals.tokens.shape[1]
     h = jax.lax.dynamic_index_in_dim(clean.states, state, axis=0, keepdims=False)
     context = decoder.make_context(jnp.pad(mask, [(0, 0), (0, n - 1)], constant_values=True), cfg=cfg)
+    context = context._replace(beside=clean.beside)
     _, gradient = suffix.loss_and_gradient(params, h, state, context, goals, cfg=cfg)
     gradient = gradient[:, :P].astype(jnp.float32)
 

@@ -15,6 +15,7 @@ from latent_audit.interventions import goals as goals_of
 from latent_audit.interventions import suffix
 from latent_audit.models import decoder, sharding
 from latent_audit.models.config import ModelConfig
+from latent_audit.models.kinds.beside import Beside
 
 # The budgets swept: arXiv 2606.08044, docs/method.md section 1.
 PAPER_BUDGETS = (0.0005, 0.001, 0.005)
@@ -48,12 +49,14 @@ class Clean(NamedTuple):
 
     states: [L+1, B, C, D] over C = P + n - 1 columns; gradient: [L+1, B, P, D] of each row's NLL with respect to the
     prompt columns of every state; nll: float32 [B]; scale: float32 [L+1, B], what a relative budget multiplies.
+    beside: what blocks read beside their state, for passes that begin at any of them.
     """
 
     states: jax.Array
     gradient: jax.Array
     nll: jax.Array
     scale: jax.Array
+    beside: Beside
 
 
 class Attacked(NamedTuple):
@@ -121,8 +124,7 @@ def clean_pass(params, tokens, mask, goal, *, cfg: ModelConfig, search: Search =
     """
     P, goals = tokens.shape[1], goals_of.as_goals(goal, tokens.shape[0])
     tokens, mask = with_target(tokens, mask, goals.tokens)
-    context = decoder.make_context(mask, cfg=cfg)
-    last, states = decoder.scan_states(params, tokens, mask, cfg=cfg)
+    last, context, states = decoder.scan_states_beside(params, tokens, mask, cfg=cfg)
 
     def loss(x):
         losses = goals_of.losses(params, x[:, P - 1 :], goals, cfg=cfg)
@@ -130,16 +132,19 @@ def clean_pass(params, tokens, mask, goal, *, cfg: ModelConfig, search: Search =
 
     (_, nll), cotangent = jax.value_and_grad(loss, has_aux=True)(last)
 
-    def back(above, layer, numbers, x, state):
-        _, pull = jax.vjp(lambda x: decoder.block(layer, numbers, x, context, cfg=cfg), x)
-        (below,) = pull(above)
-        return suffix.add_pull(below, state, goals), below[:, :P]
+    shared = context.beside.shared
 
-    beside = (states[:-1], jnp.arange(cfg.num_layers))
-    _, gradients = decoder.scan_blocks(back, cotangent, params, beside, cfg=cfg, reverse=True)
+    def back(above, layer, numbers, x, state):
+        _, pull = jax.vjp(functools.partial(decoder.block, layer, numbers, context=context, cfg=cfg), x, shared)
+        below, below_shared = pull(above)
+        return (suffix.add_pull(below, state, goals), below_shared), below[:, :P]
+
+    above = (cotangent, jax.tree.map(jnp.zeros_like, shared))
+    scanned = (states[:-1], jnp.arange(cfg.num_layers))
+    _, gradients = decoder.scan_blocks(back, above, params, scanned, cfg=cfg, reverse=True)
     gradients = jnp.concatenate([gradients, cotangent[None, :, :P]])
     scale = budget_scale(states[:, :, :P], mask[:, :P], mode=search.mode, skip_first=search.skip_first)
-    return Clean(states, gradients, nll, scale)
+    return Clean(states, gradients, nll, scale, context.beside)
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "search"))
@@ -164,7 +169,8 @@ def attack_state(
     radius = take(clean.scale)[:, None] * budgets
     radius_rows = radius.reshape(rows, 1, 1)
     full_mask = jnp.pad(jnp.repeat(mask, E, axis=0), [(0, 0), (0, n - 1)], constant_values=True)
-    context = decoder.make_context(full_mask, cfg=cfg)
+    beside = jax.tree.map(lambda leaf: jnp.repeat(leaf, E, axis=0), clean.beside)
+    context = decoder.make_context(full_mask, cfg=cfg)._replace(beside=beside)
 
     def perturbed(delta):
         return (h.astype(jnp.float32) + jnp.pad(delta, [(0, 0), (0, n - 1), (0, 0)])).astype(h.dtype)

@@ -93,9 +93,9 @@ def sphere_attack(
     rows, goals = B * E, goals_of.as_goals(goal, B)
     tokens, mask = latent.with_target(tokens, mask, goals.tokens)
     goals = goals_of.repeat(goals, E)
-    h = jnp.repeat(decoder.state_at(params, tokens, mask, state, cfg=cfg), E, axis=0)
-    real = jnp.repeat(mask, E, axis=0)
-    context = decoder.make_context(real, cfg=cfg)
+    reached = decoder.state_and_beside(params, tokens, mask, state, cfg=cfg)
+    (h, beside), real = jax.tree.map(lambda leaf: jnp.repeat(leaf, E, axis=0), (reached, mask))
+    context = decoder.make_context(real, cfg=cfg)._replace(beside=beside)
     length = radius.astype(jnp.float32).reshape(rows, 1)
 
     def perturbed(delta):

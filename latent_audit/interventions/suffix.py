@@ -4,11 +4,14 @@ A perturbation at state s cannot change the states before it, so a search step s
 blocks s .. L-1. Both loops have a traced trip count: one compile serves every state, and a skipped block costs
 nothing. The forward loop stores each block's backward residuals in [L, ...] buffers, the second loop reads them back;
 where layers differ in shape it stores the block's input alone, and the second loop computes the block again
-(docs/performance.md). Two cuts are exact: the last block computes only the columns that are read, and the head only
-the columns that predict a target (docs/method.md section 1).
+(docs/performance.md). Layers that share keys and values (Gemma 4 E2B, E4B) read those of a layer below: a search that
+begins above that layer has them from the clean pass, one that begins below differentiates through them. Two cuts are
+exact: the last block computes only the columns that are read, and the head only the columns that predict a target
+(docs/method.md section 1).
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -34,20 +37,22 @@ def loss(params, h, state, context, goals: Goals, *, cfg: ModelConfig):
 
     Args:
       h: [R, C, D], all C = P + n - 1 columns of prompt and text but the last token of the text.
-      state: int scalar in [0, L]; context: decoder.Context of the C columns; goals: of R rows.
+      state: int scalar in [0, L]; context: decoder.Context of the C columns, its `beside` that of a clean pass of the
+        same rows; goals: of R rows.
     Returns:
       float32 [R]; of a text in natural-log units per token.
     """
     L = cfg.num_layers
 
     def step(index, carry):
-        x, pulled = carry
+        x, shared, pulled = carry
         layer, numbers = decoder.take_layer(params, cfg, index)
-        x = decoder.block(layer, numbers, x, context, cfg=cfg)
-        return x, _pull_forward(pulled, x, index + 1, goals)
+        x, shared = decoder.block(layer, numbers, x, shared, context, cfg=cfg)
+        return x, shared, _pull_forward(pulled, x, index + 1, goals)
 
-    x, pulled = jax.lax.fori_loop(jnp.minimum(state, L - 1), L - 1, step, (h, _no_pull(goals)))
-    return _plus(_tail(params, x, state, context, goals, cfg=cfg, differentiate=False), pulled)
+    start = (h, context.beside.shared, _no_pull(goals))
+    x, shared, pulled = jax.lax.fori_loop(jnp.minimum(state, L - 1), L - 1, step, start)
+    return _plus(_tail(params, (x, shared), state, context, goals, cfg=cfg, differentiate=False), pulled)
 
 
 def loss_and_gradient(params, h, state, context, goals: Goals, *, cfg: ModelConfig):
@@ -58,15 +63,16 @@ def loss_and_gradient(params, h, state, context, goals: Goals, *, cfg: ModelConf
     """
     L = cfg.num_layers
     first = jnp.minimum(state, L - 1)
-    shapes = jax.eval_shape(lambda x: _block_and_residuals(params, context, 0, x, cfg=cfg)[1], h)
+    begin = (h, context.beside.shared)
+    shapes = jax.eval_shape(lambda stream: _block_and_residuals(params, context, 0, stream, cfg=cfg)[1], begin)
     buffers = [jnp.zeros((L, *leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(shapes)]
 
     def ahead(index, carry):
-        x, pulled, buffers = carry
-        x, residuals = _block_and_residuals(params, context, index, x, cfg=cfg)
+        stream, pulled, buffers = carry
+        stream, residuals = _block_and_residuals(params, context, index, stream, cfg=cfg)
         return (
-            x,
-            _pull_forward(pulled, x, index + 1, goals),
+            stream,
+            _pull_forward(pulled, stream[0], index + 1, goals),
             [
                 jax.lax.dynamic_update_index_in_dim(buffer, leaf, index, 0)
                 for buffer, leaf in zip(buffers, jax.tree.leaves(residuals), strict=True)
@@ -81,13 +87,14 @@ def loss_and_gradient(params, h, state, context, goals: Goals, *, cfg: ModelConf
             context,
             index,
             jax.tree.unflatten(jax.tree.structure(shapes), leaves),
-            add_pull(cotangent, index + 1, goals),
+            stream[1],
+            (add_pull(cotangent[0], index + 1, goals), cotangent[1]),
             cfg=cfg,
         )
 
-    x, pulled, buffers = jax.lax.fori_loop(first, L - 1, ahead, (h, _no_pull(goals), buffers))
-    losses, cotangent = _tail(params, x, state, context, goals, cfg=cfg, differentiate=True)
-    return _plus(losses, pulled), jax.lax.fori_loop(0, L - 1 - first, back, cotangent)
+    stream, pulled, buffers = jax.lax.fori_loop(first, L - 1, ahead, (begin, _no_pull(goals), buffers))
+    losses, cotangent = _tail(params, stream, state, context, goals, cfg=cfg, differentiate=True)
+    return _plus(losses, pulled), jax.lax.fori_loop(0, L - 1 - first, back, cotangent)[0]
 
 
 # Goals without directions leave nothing in the program: `pulled` is None then, an empty pytree.
@@ -113,32 +120,33 @@ def add_pull(cotangent, state, goals: Goals):
     return cotangent.at[:, -goals.tokens.shape[1]].add(own.astype(cotangent.dtype))
 
 
-def _tail(params, x, state, context, goals, *, cfg, differentiate):
+def _tail(params, stream, state, context, goals, *, cfg, differentiate):
     """From state min(state, L-1) to the loss: the last block, or only the head when `state` is L."""
     L, n = cfg.num_layers, goals.tokens.shape[1]
-    first_read = x.shape[1] - n
+    first_read = stream[0].shape[1] - n
 
-    def through_block(x):
+    def through_block(stream):
         layer, numbers = decoder.take_layer(params, cfg, L - 1)
-        x = decoder.block(layer, numbers, x, context, cfg=cfg, first_query=first_read)
+        x, shared = stream
+        x, _ = decoder.block(layer, numbers, x, shared, context, cfg=cfg, first_query=first_read)
         losses = goals_of.losses(params, x, goals, cfg=cfg)
         return losses.sum(), losses
 
-    def head_only(x):
-        losses = goals_of.losses(params, x[:, first_read:], goals, cfg=cfg)
+    def head_only(stream):
+        losses = goals_of.losses(params, stream[0][:, first_read:], goals, cfg=cfg)
         return losses.sum(), losses
 
     def run(objective):
         if not differentiate:
-            return lambda x: objective(x)[1]
+            return lambda stream: objective(stream)[1]
 
-        def value_and_gradient(x):
-            (_, losses), gradient = jax.value_and_grad(objective, has_aux=True)(x)
+        def value_and_gradient(stream):
+            (_, losses), gradient = jax.value_and_grad(objective, has_aux=True)(stream)
             return losses, gradient
 
         return value_and_gradient
 
-    return jax.lax.cond(state < L, run(through_block), run(head_only), x)
+    return jax.lax.cond(state < L, run(through_block), run(head_only), stream)
 
 
 @jax.tree_util.register_static
@@ -154,29 +162,35 @@ def _layer_and_leaves(params, context, index, cfg):
     return taken, jax.tree.leaves((taken, context))
 
 
-def _block_and_residuals(params, context, index, x, *, cfg):
+def _block_and_residuals(params, context, index, stream, *, cfg):
     """One block's output and its pullback, a pytree whose leaves are only what the backward loop cannot fetch.
 
-    Where layers differ in shape: the block's input in place of the pullback.
+    stream: (residual state, shared), both of which a block returns and differentiates; decoder.block. Where layers
+    differ in shape: the block's residual state in place of the pullback.
 
     Weights and tables stay in the pullback as they came, so that they are recognised by identity.
     """
     if cfg.kinds:
         # A pullback through a switch holds what every branch would need.
         layer, numbers = decoder.take_layer(params, cfg, index)
-        return decoder.block(layer, numbers, x, context, cfg=cfg), x
+        x, shared = stream
+        return decoder.block(layer, numbers, x, shared, context, cfg=cfg), x
     (layer, numbers), known = _layer_and_leaves(params, context, index, cfg)
     places = {id(leaf): place for place, leaf in enumerate(known)}
-    run = jax.checkpoint(lambda x: decoder.block(layer, numbers, x, context, cfg=cfg), policy=RESIDUALS)
-    out, pull = jax.vjp(run, x)
+    run = jax.checkpoint(lambda s: decoder.block(layer, numbers, s[0], s[1], context, cfg=cfg), policy=RESIDUALS)
+    out, pull = jax.vjp(run, stream)
     return out, jax.tree.map(lambda leaf: _Known(places[id(leaf)]) if id(leaf) in places else leaf, pull)
 
 
-def _pull_back(params, context, index, residuals, cotangent, *, cfg):
+def _pull_back(params, context, index, residuals, shared, cotangent, *, cfg):
+    """The cotangent of a block's stream from that of its output; shared: as the last layer left it.
+
+    A layer that reads keys and values of another finds them there: none above that other layer writes them again.
+    """
     if cfg.kinds:
         layer, numbers = decoder.take_layer(params, cfg, index)
-        _, pull = jax.vjp(lambda x: decoder.block(layer, numbers, x, context, cfg=cfg), residuals)
-        return pull(cotangent)[0]
+        run = functools.partial(decoder.block, layer, numbers, context=context, cfg=cfg)
+        return jax.vjp(run, residuals, shared)[1](cotangent)
     _, known = _layer_and_leaves(params, context, index, cfg)
     pull = jax.tree.map(
         lambda leaf: known[leaf.place] if isinstance(leaf, _Known) else leaf,

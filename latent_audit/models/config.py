@@ -4,8 +4,10 @@ import dataclasses
 from typing import Any
 
 # What mixes the columns of a layer, where layers differ: softmax attention and the gated delta rule (Qwen 3.5); softmax
-# attention over a window, and over all columns with heads of another size (Gemma 4).
-KINDS = ("softmax", "delta", "sliding", "global")
+# attention over a window, and over all columns with heads of another size (Gemma 4). The shared kinds have no keys and
+# values of their own: they read those of the last layer below them of the kind behind the underscore.
+KINDS = ("softmax", "delta", "sliding", "global", "shared_sliding", "shared_global")
+SHARED_KINDS = ("shared_sliding", "shared_global")
 
 # The tree of parameter_shapes, with arrays in place of shapes.
 Params = dict[str, Any]
@@ -86,6 +88,14 @@ class GlobalHeads:
 
 
 @dataclasses.dataclass(frozen=True)
+class LayerInputs:
+    """What every layer reads of each token besides the residual stream: its width, and the rows of its table."""
+
+    width: int
+    vocab_size: int
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Everything static about a decoder; hashable, so that it can be a static argument of jit.
 
@@ -118,6 +128,8 @@ class ModelConfig:
       kinds: per layer, a name of KINDS, for families whose layers differ in shape; empty where all are alike.
       query_gate: the query projection gives each head a gate beside its query: output * sigmoid(gate) (Qwen 3.5).
       delta_rule: sizes of the layers of kind "delta", or None; global_heads: of those of kind "global", or None.
+      shared_mlp_dim: the MLP's width in layers of the shared kinds, None where it is mlp_dim (Gemma 4 E2B).
+      layer_inputs: sizes of what layers read of each token besides the residual stream, or None (Gemma 4 E2B, E4B).
       value_norm: RMS norm without a weight over each head's value (Gemma 4).
       layer_scale: what a block returns is multiplied by a number of its own (Gemma 4).
       max_positions: the context length the checkpoint was made for.
@@ -164,6 +176,8 @@ class ModelConfig:
     query_gate: bool = False
     delta_rule: DeltaRule | None = None
     global_heads: GlobalHeads | None = None
+    shared_mlp_dim: int | None = None
+    layer_inputs: LayerInputs | None = None
     value_norm: bool = False
     layer_scale: bool = False
     max_positions: int = 8192
@@ -210,6 +224,9 @@ def kind_shapes(cfg: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]:
     shapes = _delta_shapes(cfg) if kind == "delta" else _attention_shapes(cfg, kind)
     if cfg.num_experts:
         shapes |= _expert_shapes(cfg)
+    elif cfg.shared_mlp_dim is not None and kind in SHARED_KINDS:
+        F = cfg.shared_mlp_dim
+        shapes |= {"wide_gate": (D, F), "wide_up": (D, F), "wide_down": (F, D)}
     else:
         shapes |= {"gate": (D, F), "up": (D, F), "down": (F, D)}
     if cfg.mlp_bias:
@@ -218,6 +235,9 @@ def kind_shapes(cfg: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]:
         shapes |= {"attention_norm": (D,), "mlp_norm": (D,)}
     if cfg.post_norms:
         shapes |= {"post_attention_norm": (D,), "post_mlp_norm": (D,)}
+    if cfg.layer_inputs is not None:
+        width = cfg.layer_inputs.width
+        shapes |= {"inputs_gate": (D, width), "inputs_output": (width, D), "post_inputs_norm": (D,)}
     if cfg.layer_scale:
         shapes |= {"layer_scale": (1,)}
     return shapes
@@ -225,12 +245,13 @@ def kind_shapes(cfg: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]:
 
 def plain_name(name: str) -> str:
     """The name without the prefix that tells apart what differs in shape between kinds: "global_query" is a query."""
-    return name.removeprefix("global_")
+    return name.removeprefix("global_").removeprefix("wide_")
 
 
 def _attention_shapes(cfg: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]:
     D, N, K, H = cfg.embed_dim, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim
-    if kind == "global":
+    is_global = kind.endswith("global")
+    if is_global:
         assert cfg.global_heads is not None
         H, K = cfg.global_heads.head_dim, cfg.global_heads.kv_heads
     Q = 2 * H if cfg.query_gate else H
@@ -244,7 +265,10 @@ def _attention_shapes(cfg: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]
     if cfg.query_key_norm:
         whole = cfg.norm_over_heads
         shapes |= {"query_norm": (N, H) if whole else (H,), "key_norm": (K, H) if whole else (H,)}
-    if kind != "global":
+    if kind in SHARED_KINDS:
+        reused = ("key", "value", "key_bias", "value_bias", "key_norm")
+        shapes = {name: shape for name, shape in shapes.items() if name not in reused}
+    if not is_global:
         return shapes
     if cfg.global_heads is not None and cfg.global_heads.key_is_value:
         shapes = {name: shape for name, shape in shapes.items() if name not in ("value", "value_bias")}
@@ -290,7 +314,10 @@ def _delta_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_shapes(cfg: ModelConfig) -> dict:
-    """The parameter tree as shapes: {"embed", "blocks": {name: (layers that have it, ...)}, "final_norm", ["head"]}."""
+    """The parameter tree as shapes: {"embed", "blocks": {name: (layers that have it, ...)}, "final_norm", ["head"]}.
+
+    With layer_inputs also {"inputs_embed", "inputs_projection", "inputs_norm"}, of all layers together.
+    """
     layers = layers_with(cfg)
     tree = {
         "embed": (cfg.vocab_size, cfg.embed_dim),
@@ -299,6 +326,10 @@ def parameter_shapes(cfg: ModelConfig) -> dict:
     }
     if not cfg.tied_head:
         tree["head"] = (cfg.embed_dim, cfg.vocab_size)
+    if cfg.layer_inputs is not None:
+        each = (cfg.num_layers, cfg.layer_inputs.width)
+        tree["inputs_embed"] = (cfg.layer_inputs.vocab_size, *each)
+        tree |= {"inputs_projection": (cfg.embed_dim, *each), "inputs_norm": each[1:]}
     return tree
 
 

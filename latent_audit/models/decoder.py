@@ -18,7 +18,8 @@ from jax.typing import DTypeLike
 from latent_audit.errors import InputError
 from latent_audit.models import ops, sharding
 from latent_audit.models.config import ModelConfig, Params, parameter_shapes
-from latent_audit.models.kinds import mixture, switch
+from latent_audit.models.kinds import beside, mixture, switch
+from latent_audit.models.kinds.beside import Beside
 from latent_audit.models.names import INPUT_AXES
 
 # edit(h, s) -> h, as above.
@@ -30,7 +31,7 @@ class Context(NamedTuple):
 
     cos, sin: rotary tables [R, B, S, pairs]; distance: of keys, int32 [B, T, S]; gain: of queries, float32 [R, B, S],
     or None where no family's rule scales them (ops.query_gain); starts: int32 [B, T], the column at which the text of
-    each column begins, for layers that read no distances; None where all layers are alike.
+    each column begins, for layers that read no distances; None where all layers are alike; beside: see enter.
     """
 
     cos: jax.Array
@@ -38,18 +39,21 @@ class Context(NamedTuple):
     distance: jax.Array
     gain: jax.Array | None = None
     starts: jax.Array | None = None
+    beside: Beside = Beside(None, {})
 
 
 class LayerNumbers(NamedTuple):
     """What differs between layers without being a weight, int32 [L] or scalars.
 
-    window; rope: which rotary setting; kind, places: see switch.kind_numbers, None where all layers are alike.
+    window; rope: which rotary setting; kind, places: see switch.kind_numbers, None where all layers are alike; layer:
+    its own number.
     """
 
     window: jax.Array
     rope: jax.Array
     kind: jax.Array | None = None
     places: dict[str, jax.Array] | None = None
+    layer: jax.Array | None = None
 
 
 class ForwardOutput(NamedTuple):
@@ -113,7 +117,8 @@ def turn_of(context: Context, numbers: LayerNumbers, columns: slice = slice(None
 def layer_numbers(cfg: ModelConfig) -> LayerNumbers:
     """Per-layer numbers as int32 [L] arrays, to be scanned beside the stacked weights."""
     windows, ropes = jnp.asarray(cfg.windows, jnp.int32), jnp.asarray(cfg.rope_of_layer, jnp.int32)
-    return LayerNumbers(windows, ropes, *switch.kind_numbers(cfg))
+    kind, places = switch.kind_numbers(cfg)
+    return LayerNumbers(windows, ropes, kind, places, jnp.arange(cfg.num_layers, dtype=jnp.int32))
 
 
 def take_layer(params: Params, cfg: ModelConfig, index: jax.Array | int) -> tuple[Params, LayerNumbers]:
@@ -149,6 +154,21 @@ def embed(params: Params, tokens: jax.Array, *, cfg: ModelConfig) -> jax.Array:
         x = x * jnp.asarray(cfg.embedding_scale, x.dtype)
     # Every pass begins here: what lies over "data" stays there.
     return sharding.constrain(x, "data")
+
+
+def enter(params: Params, tokens: jax.Array, context: Context, *, cfg: ModelConfig) -> tuple[jax.Array, Context]:
+    """Residual state 0 of `tokens` int [B, T], and the context with what the blocks read beside the residual stream."""
+    x = embed(params, tokens, cfg=cfg)
+    return x, with_beside(params, x, beside.look_up(params, tokens, cfg=cfg), context, cfg=cfg)
+
+
+def with_beside(
+    params: Params, x: jax.Array, found: jax.Array | None, context: Context, *, cfg: ModelConfig
+) -> Context:
+    """The context with what follows from state 0, x [B, T, D], before any edit, and from beside.look_up's answer."""
+    inputs = beside.layer_inputs(params, x, found, cfg=cfg)
+    shared = beside.nothing_shared(len(x), context.distance.shape[-1], x.dtype, cfg=cfg)
+    return context._replace(beside=Beside(inputs, shared))
 
 
 def unembed(params: Params, x: jax.Array, *, cfg: ModelConfig) -> jax.Array:
@@ -249,12 +269,23 @@ def block_with_cache(
 
 
 def block(
-    layer: Params, numbers: LayerNumbers, x: jax.Array, context: Context, *, cfg: ModelConfig, first_query: int = 0
-) -> jax.Array:
-    """One block over a whole sequence: residual state s -> s + 1; see block_with_cache and switch.block."""
+    layer: Params,
+    numbers: LayerNumbers,
+    x: jax.Array,
+    shared: Params,
+    context: Context,
+    *,
+    cfg: ModelConfig,
+    first_query: int = 0,
+) -> tuple[jax.Array, Params]:
+    """One block over a whole sequence: residual state s -> s + 1, and `shared` as this layer leaves it.
+
+    shared: beside.Beside.shared as the layers below left it, empty in most families; a pass begins with that of its
+    context. See block_with_cache and switch.block.
+    """
     if cfg.kinds:
-        return switch.block(layer, numbers, x, context, cfg=cfg, first_query=first_query)[0]
-    return block_with_cache(layer, numbers, x, context, cfg=cfg, first_query=first_query)[0]
+        return switch.block(layer, numbers, x, shared, context, cfg=cfg, first_query=first_query)[:2]
+    return block_with_cache(layer, numbers, x, context, cfg=cfg, first_query=first_query)[0], shared
 
 
 def scan_states(
@@ -275,17 +306,37 @@ def scan_states(
     Returns:
       (state L: [B, T, D], collected with a leading axis of L + 1 states).
     """
-    context = make_context(mask, cfg=cfg)
+    last, _, collected = scan_states_beside(params, tokens, mask, cfg=cfg, edit=edit, collect=collect)
+    return last, collected
+
+
+def scan_states_beside(
+    params: Params,
+    tokens: jax.Array,
+    mask: jax.Array,
+    *,
+    cfg: ModelConfig,
+    edit: Edit | None = None,
+    collect: Callable = lambda h: h,
+) -> tuple[jax.Array, Context, Any]:
+    """As scan_states, with the context in which a pass may begin anew at any state: (state L, Context, collected).
+
+    Its `shared` is that behind the last layer. A layer below that writes it does so again in a pass that begins there.
+    """
     apply_edit = edit if edit is not None else lambda h, s: h
-    start = apply_edit(embed(params, tokens, cfg=cfg), jnp.int32(0))
+    x, context = enter(params, tokens, make_context(mask, cfg=cfg), cfg=cfg)
+    start = apply_edit(x, jnp.int32(0))
 
-    def step(x: jax.Array, layer: Params, numbers: LayerNumbers, index: jax.Array) -> tuple[jax.Array, Any]:
-        x = apply_edit(block(layer, numbers, x, context, cfg=cfg), index + 1)
-        return x, collect(x)
+    def step(carry: tuple, layer: Params, numbers: LayerNumbers, index: jax.Array) -> tuple[tuple, Any]:
+        x, shared = block(layer, numbers, carry[0], carry[1], context, cfg=cfg)
+        x = apply_edit(x, index + 1)
+        return (x, shared), collect(x)
 
-    last, collected = scan_blocks(step, start, params, (jnp.arange(cfg.num_layers, dtype=jnp.int32),), cfg=cfg)
+    beside_weights = (jnp.arange(cfg.num_layers, dtype=jnp.int32),)
+    (last, shared), collected = scan_blocks(step, (start, context.beside.shared), params, beside_weights, cfg=cfg)
     first = collect(start)
-    return last, jax.tree.map(lambda a, rest: jnp.concatenate([a[None], rest]), first, collected)
+    collected = jax.tree.map(lambda a, rest: jnp.concatenate([a[None], rest]), first, collected)
+    return last, context._replace(beside=context.beside._replace(shared=shared)), collected
 
 
 def state_at(
@@ -298,13 +349,21 @@ def state_at(
     Returns:
       [B, T, D] in the parameters' dtype.
     """
-    context = make_context(mask, cfg=cfg)
+    return state_and_beside(params, tokens, mask, state, cfg=cfg)[0]
 
-    def step(index: jax.Array, x: jax.Array) -> jax.Array:
+
+def state_and_beside(
+    params: Params, tokens: jax.Array, mask: jax.Array, state: jax.Array | int, *, cfg: ModelConfig
+) -> tuple[jax.Array, Beside]:
+    """As state_at, with what a pass that begins there reads beside it."""
+    x, context = enter(params, tokens, make_context(mask, cfg=cfg), cfg=cfg)
+
+    def step(index: jax.Array, carry: tuple) -> tuple:
         layer, numbers = take_layer(params, cfg, index)
-        return block(layer, numbers, x, context, cfg=cfg)
+        return block(layer, numbers, carry[0], carry[1], context, cfg=cfg)
 
-    return jax.lax.fori_loop(0, state, step, embed(params, tokens, cfg=cfg))
+    x, shared = jax.lax.fori_loop(0, state, step, (x, context.beside.shared))
+    return x, context.beside._replace(shared=shared)
 
 
 def forward(
@@ -378,8 +437,10 @@ def _initializer(name: str, shape: tuple[int, ...], cfg: ModelConfig) -> Callabl
         return nn.initializers.zeros if cfg.norm_plus_one else nn.initializers.ones
     if name.endswith("bias") or name == "sinks":
         return nn.initializers.zeros
-    if name in ("embed", "head"):
+    if name in ("embed", "head", "inputs_projection"):
         return nn.initializers.normal(cfg.embed_dim**-0.5)
+    if name == "inputs_embed":
+        return nn.initializers.normal(shape[-1] ** -0.5)
     # Behind the stacked L, and X of experts, come the axes that a matrix sums over.
     first = 2 if name.startswith("expert_") else 1
     fan_in = int(np.prod(shape[first : first + INPUT_AXES[name]]))

@@ -68,6 +68,9 @@ NUMBERS = {
     # Layers of Gemma 4 and Qwen 3.5 that differ from others of their model.
     "global_head_dim": _HEADS,
     "num_global_key_value_heads": _HEADS,
+    "num_kv_shared_layers": Bounds(int, 0, 1000),
+    "hidden_size_per_layer_input": Bounds(int, 0, 2**20),
+    "vocab_size_per_layer_input": _VOCABULARY,
     "linear_num_key_heads": _HEADS,
     "linear_num_value_heads": _HEADS,
     "linear_key_head_dim": _HEADS,

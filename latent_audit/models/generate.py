@@ -121,16 +121,22 @@ def decode_step(
 
 
 def extend(
-    params: Params, x: jax.Array, cache: Cache | kinds_cache.Cache, mask: jax.Array, *, cfg: ModelConfig
+    params: Params,
+    x: jax.Array,
+    found: jax.Array | None,
+    cache: Cache | kinds_cache.Cache,
+    mask: jax.Array,
+    *,
+    cfg: ModelConfig,
 ) -> jax.Array:
     """State L of further columns behind a cache without room, which is left as it is.
 
     Args:
-      x: [R, T, D], residual state 0 of the further columns; cache: of R rows, or of one row for all.
-      mask: bool [R or 1, S + T], of the cache's S columns and these.
+      x: [R, T, D], residual state 0 of the further columns; found: what beside.look_up finds for them.
+      cache: of R rows, or of one row for all; mask: bool [R or 1, S + T], of the cache's S columns and these.
     """
     if isinstance(cache, kinds_cache.Cache):
-        return kinds_cache.extend(params, x, cache, mask, cfg=cfg)
+        return kinds_cache.extend(params, x, found, cache, mask, cfg=cfg)
     R, S = x.shape[0], cache.keys.shape[3]
     context = decoder.make_context(mask, cfg=cfg)
     distance = context.distance[:, S:]

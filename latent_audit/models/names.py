@@ -7,7 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from latent_audit.models.config import ModelConfig, block_shapes, kind_shapes, layers_with, parameter_shapes, plain_name
+from latent_audit.models.config import (
+    SHARED_KINDS,
+    ModelConfig,
+    block_shapes,
+    kind_shapes,
+    layers_with,
+    parameter_shapes,
+    plain_name,
+)
 
 # Ours -> theirs, inside "model.layers.{i}.".
 BLOCK_TENSORS = {
@@ -35,6 +43,9 @@ BLOCK_TENSORS = {
     "shared_gate": "mlp.shared_expert.gate_proj.weight",
     "shared_up": "mlp.shared_expert.up_proj.weight",
     "shared_down": "mlp.shared_expert.down_proj.weight",
+    "inputs_gate": "per_layer_input_gate.weight",
+    "inputs_output": "per_layer_projection.weight",
+    "post_inputs_norm": "post_per_layer_input_norm.weight",
     "delta_mixed": "linear_attn.in_proj_qkv.weight",
     "delta_gate": "linear_attn.in_proj_z.weight",
     "delta_beta": "linear_attn.in_proj_b.weight",
@@ -59,7 +70,14 @@ FUSED_TENSORS = {
         "shared_mlp.output_linear.weight": ("down",),
     },
 }
-TOP_TENSORS = {"embed": "model.embed_tokens.weight", "final_norm": "model.norm.weight", "head": "lm_head.weight"}
+TOP_TENSORS = {
+    "embed": "model.embed_tokens.weight",
+    "final_norm": "model.norm.weight",
+    "head": "lm_head.weight",
+    "inputs_embed": "model.embed_tokens_per_layer.weight",
+    "inputs_projection": "model.per_layer_model_projection.weight",
+    "inputs_norm": "model.per_layer_projection_norm.weight",
+}
 
 _EACH_EXPERT: dict[str, tuple[str, ...]] = {
     "mlp.gate.weight": ("router",),
@@ -103,16 +121,19 @@ ADAPTED = (
     *("delta_mixed", "delta_gate", "delta_beta", "delta_decay", "delta_output"),
     *("global_query", "global_key", "global_value", "global_output"),
     *("shared_router", "shared_gate", "shared_up", "shared_down"),
+    *("wide_gate", "wide_up", "wide_down", "inputs_gate", "inputs_output"),
 )
 # How many leading axes a matrix of ours sums over, of one layer and one expert. torch's Linear keeps
 # [outputs, inputs]: the transpose.
 INPUT_AXES = dict.fromkeys((*ADAPTED, "router", "expert_gate", "expert_up", "expert_down", "head"), 1)
+INPUT_AXES |= {"inputs_projection": 1}
 INPUT_AXES |= {"output": 2, "delta_output": 2, "global_output": 2}
 
 # The text tower of a multimodal checkpoint lies under model.language_model. or language_model.model.
 _TEXT_TOWER = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?")
 # Rotary frequencies are computed here; old Llama files carry them.
 _COMPUTED = re.compile(r"rotary_emb\.inv_freq$")
+_KEY_VALUE = re.compile(r"^model\.layers\.(\d+)\.self_attn\.(?:k_proj|v_proj|k_norm|v_norm)\.")
 # The parts of a checkpoint that see and hear, and those that guess several tokens ahead (mtp): only the text decoder
 # is audited.
 _NO_TEXT = re.compile(
@@ -209,6 +230,13 @@ def part_in(cfg: ModelConfig, tensor: FileTensor, part: str) -> tuple[slice, ...
     return (*[slice(None)] * axis, own)
 
 
+def is_unused(cfg: ModelConfig, name: str) -> bool:
+    """Whether a tensor is of keys and values in a layer that reuses another's: published files hold some, unread."""
+    found = _KEY_VALUE.match(name)
+    layer = int(found[1]) if found and len(found[1]) < 10 else len(cfg.kinds)
+    return layer < len(cfg.kinds) and cfg.kinds[layer] in SHARED_KINDS
+
+
 def canonical_name(name: str) -> str | None:
     """The plain decoder's name of a tensor in a file, or None for one that is knowingly left out."""
     if _COMPUTED.search(name) or part_left_out(name):
@@ -231,7 +259,9 @@ def file_shape(name: str, shape: tuple[int, ...], form: str = "rows") -> tuple[i
         return math.prod(shape[INPUT_AXES[name] :]), math.prod(shape[: INPUT_AXES[name]])
     if name == "delta_convolution":
         return shape[0], 1, shape[1]
-    return shape if name == "embed" else (math.prod(shape),)
+    if name in ("embed", "inputs_embed"):
+        return shape[0], math.prod(shape[1:])
+    return (math.prod(shape),)
 
 
 def to_file(name: str, array: np.ndarray, form: str = "rows") -> np.ndarray:

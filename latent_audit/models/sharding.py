@@ -25,6 +25,8 @@ RULES = (
     # A vocabulary that does not divide leaves the width to be split.
     (r"embed", (("model", None), (None, "model"))),
     (r"head", ((None, "model"), ("model", None))),
+    (r"inputs_embed", (("model", None, None), (None, None, "model"))),
+    (r"inputs_projection", ((None, None, "model"),)),
     (r"blocks/(global_)?query", ((None, None, "model", None),)),
     # Fewer key and value heads than devices: every device holds them all.
     (r"blocks/(global_)?(key|value)", ((None, None, "model", None), ())),
@@ -32,9 +34,11 @@ RULES = (
     (r"blocks/sinks", ((None, "model"),)),
     (r"blocks/(global_)?(key|value)_bias", ((None, "model", None), ())),
     (r"blocks/(global_)?output", ((None, "model", None, None),)),
-    (r"blocks/(shared_)?(gate|up)", ((None, None, "model"),)),
+    (r"blocks/(shared_|wide_)?(gate|up)", ((None, None, "model"),)),
     (r"blocks/(gate|up)_bias", ((None, "model"),)),
-    (r"blocks/(shared_)?down", ((None, "model", None),)),
+    (r"blocks/(shared_|wide_)?down", ((None, "model", None),)),
+    (r"blocks/inputs_gate", ((None, None, "model"),)),
+    (r"blocks/inputs_output", ((None, "model", None),)),
     (r"blocks/(output|down)_bias", ((),)),
     # Experts are cut as a dense MLP is: every device holds its part of each.
     (r"blocks/(router|router_bias|shared_router|expert_down_bias)", ((),)),
@@ -48,13 +52,16 @@ RULES = (
     (r"blocks/delta_(convolution|rate|rate_bias)", ((),)),
     (r"blocks/delta_output", ((None, "model", None, None),)),
     (r"\w*norm|blocks/layer_scale", ((),)),
-    (r"(global_|shared_)?(query|key|value|gate|up|router|delta_gate|delta_beta|delta_decay)/a", ((),)),
-    (r"(global_|shared_)?(output|down|delta_output|delta_mixed)/b|shared_router/b", ((),)),
+    (
+        r"(global_|shared_|wide_)?(query|key|value|gate|up|router|delta_gate|delta_beta|delta_decay|inputs_gate)/a",
+        ((),),
+    ),
+    (r"(global_|shared_|wide_)?(output|down|delta_output|delta_mixed|inputs_output)/b|shared_router/b", ((),)),
     (r"(global_)?(query|delta_gate)/b", ((None, None, "model", None),)),
     (r"(global_)?(key|value)/b", ((None, None, "model", None), ())),
-    (r"(shared_)?(gate|up)/b|(delta_beta|delta_decay)/b", ((None, None, "model"),)),
+    (r"((shared_|wide_)?(gate|up)|delta_beta|delta_decay|inputs_gate)/b", ((None, None, "model"),)),
     (r"(global_)?(output|delta_output)/a", ((None, "model", None, None),)),
-    (r"((shared_)?down|delta_mixed)/a", ((None, "model", None),)),
+    (r"((shared_|wide_)?down|delta_mixed|inputs_output)/a", ((None, "model", None),)),
 )
 
 

@@ -181,7 +181,7 @@ def _place_tensors(
         for in_file, (shape, kind) in header.items():
             packed = kind == mxfp4.DTYPE
             canonical = names.canonical_name(in_file.removesuffix(mxfp4.BLOCKS) if packed else in_file)
-            if canonical is None or (quantised and fp8.is_unused(canonical)):
+            if canonical is None or names.is_unused(cfg, canonical) or (quantised and fp8.is_unused(canonical)):
                 continue
             if canonical in tensors:
                 other, other_name = tensors[canonical][0].name, tensors[canonical][1]

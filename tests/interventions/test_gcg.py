@@ -101,7 +101,12 @@ def torch_gradient(case, row, dtype=torch.float32):
     # Gemma's embedding scales what it is given; Granite's model scales what it gets.
     scale = model.config.hidden_size**0.5 if case.startswith("gemma") else 1.0
     one_hot = torch.nn.functional.one_hot(ids, len(weight)).to(dtype).requires_grad_()
-    logits = model(inputs_embeds=(one_hot @ weight * scale)[None], use_cache=False).logits[0, -len(TARGET) - 1 : -1]
+    given = {"inputs_embeds": (one_hot @ weight * scale)[None]}
+    if getattr(model.config, "hidden_size_per_layer_input", 0):
+        table, width = model.model.embed_tokens_per_layer.weight.detach(), model.config.hidden_size_per_layer_input
+        found = one_hot @ table[: len(weight)] * width**0.5
+        given["per_layer_inputs"] = found.reshape(1, len(ids), -1, width)
+    logits = model(**given, use_cache=False).logits[0, -len(TARGET) - 1 : -1]
     nll = torch.nn.functional.cross_entropy(logits, ids[-len(TARGET) :])
     (gradient,) = torch.autograd.grad(nll, one_hot)
     return nll.item(), (logits.argmax(-1) == ids[-len(TARGET) :]).all().item(), gradient[place].numpy()
@@ -109,7 +114,7 @@ def torch_gradient(case, row, dtype=torch.float32):
 
 @pytest.mark.parametrize(
     "case",
-    ["llama3", "gemma2", "qwen3", "granite", "mixtral", "gpt_oss", "qwen3_5", "gemma4"]
+    ["llama3", "gemma2", "qwen3", "granite", "mixtral", "gpt_oss", "qwen3_5", "gemma4", "gemma4_e4b"]
     + [
         pytest.param(case, marks=pytest.mark.slow) for case in ("olmo3", "smollm3", "phi3", "ministral3", "qwen3_5_moe")
     ],

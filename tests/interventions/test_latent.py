@@ -40,7 +40,7 @@ def attacked(case, state, **options):
     [("llama3", 0), ("llama3", 2), ("gemma2", 1), ("gemma3", 4), ("olmo3", 1)]
     # Their losses' gradients are compared below; a whole search each is left to a release.
     + [pytest.param(*case, marks=pytest.mark.slow) for case in (("granite", 0), ("ministral3", 2))]
-    + [pytest.param(*case, marks=pytest.mark.slow) for case in (("qwen3_5", 1), ("gemma4", 3))],
+    + [pytest.param(*case, marks=pytest.mark.slow) for case in (("qwen3_5", 1), ("gemma4", 3), ("gemma4_e2b", 3))],
 )
 def test_pgd_equals_a_plain_torch_loop(case, state):
     _, found, tokens, mask = attacked(case, state)
@@ -197,7 +197,7 @@ def test_zero_budget_limit_is_the_clean_model():
 
 @pytest.mark.parametrize(
     "case",
-    ["llama_biases", "gemma3", "olmo3", "granite", "mixtral", "gpt_oss", "qwen3_5", "gemma4"]
+    ["llama_biases", "gemma3", "olmo3", "granite", "mixtral", "gpt_oss", "qwen3_5", "gemma4", "gemma4_e2b"]
     + [pytest.param(case, marks=pytest.mark.slow) for case in ("smollm3", "phi3_partial", "ministral3", "qwen3_5_moe")],
 )
 def test_suffix_gradient_is_the_gradient_of_the_whole_network(case):
@@ -205,8 +205,9 @@ def test_suffix_gradient_is_the_gradient_of_the_whole_network(case):
     tokens, mask = tiny.rows(4, (9, 7))
     targets = jnp.broadcast_to(jnp.asarray(TARGET), (2, 3))
     towards = goals.towards(jnp.asarray(TARGET), 2)
-    context = decoder.make_context(jnp.asarray(mask), cfg=cfg)
-    states = models.forward(params, tokens, mask, cfg=cfg).resid
+    # Keys and values that layers share come from the clean pass; below their layer they are made anew.
+    clean = functools.partial(decoder.scan_states_beside, cfg=cfg)
+    _, context, states = jax.jit(clean)(params, tokens, jnp.asarray(mask))
 
     @jax.jit
     @jax.grad
@@ -229,7 +230,7 @@ def test_a_search_stores_neither_weights_nor_activations_of_experts():
     context = decoder.make_context(jnp.asarray(mask), cfg=cfg)
     h = jnp.zeros((*tokens.shape, cfg.embed_dim))
     run = functools.partial(suffix._block_and_residuals, cfg=cfg)
-    stored = jax.tree.leaves(jax.eval_shape(lambda h: run(params, context, 0, h)[1], h))
+    stored = jax.tree.leaves(jax.eval_shape(lambda h: run(params, context, 0, (h, {}))[1], h))
     # Products of attention alone: the widest is a query, as in a dense model.
     widest = tokens.size * cfg.num_heads * cfg.head_dim
     assert stored and max(leaf.size for leaf in stored) <= widest < params["blocks"]["expert_up"][0].size
@@ -270,7 +271,8 @@ def test_backward_buffers_hold_no_weights_and_no_scores():
     def stored(columns):
         h = jax.ShapeDtypeStruct((1, columns, cfg.embed_dim), jnp.float32)
         context = decoder.make_context(jnp.ones((1, columns), bool), cfg=cfg)
-        residuals = jax.eval_shape(lambda h: suffix._block_and_residuals(params, context, 0, h, cfg=cfg)[1], h)
+        run = functools.partial(suffix._block_and_residuals, cfg=cfg)
+        residuals = jax.eval_shape(lambda h: run(params, context, 0, (h, {}))[1], h)
         return [leaf.shape for leaf in jax.tree.leaves(residuals)]
 
     shapes = stored(3)

@@ -60,9 +60,15 @@ def _assert_same_as_transformers(hf):
         of_full = theirs.per_layer_config["full_attention"]
         heads = (of_full.head_dim, of_full.num_key_value_heads, theirs.attention_k_eq_v)
         assert dataclasses.astuple(cfg.global_heads) == heads
+        named = {"sliding_attention": "sliding", "full_attention": "global"}
         assert cfg.kinds == tuple(
-            {"sliding_attention": "sliding", "full_attention": "global"}[kind] for kind in theirs.layer_types
+            f"shared_{named[kind]}" if mode == "reuse" else named[kind]
+            for kind, mode in zip(theirs.layer_types, theirs.kv_sharing_modes, strict=True)
         )
+        wide = theirs.use_double_wide_mlp and theirs.num_kv_shared_layers
+        assert cfg.shared_mlp_dim == (2 * theirs.intermediate_size if wide else None)
+        width, rows = theirs.hidden_size_per_layer_input, theirs.vocab_size_per_layer_input
+        assert (cfg.layer_inputs and dataclasses.astuple(cfg.layer_inputs)) == ((width, rows) if width else None)
     sqrt_width = theirs.hidden_size**0.5 if theirs.model_type.startswith("gemma") else 1.0
     assert cfg.embedding_scale == getattr(theirs, "embedding_multiplier", sqrt_width)
     assert cfg.residual_scale == getattr(theirs, "residual_multiplier", 1.0)
@@ -116,8 +122,7 @@ DENSE_HYBRID = {"layer_types": ["attention"] * 32, "num_local_experts": 0, "posi
 @pytest.mark.parametrize("name", FAMILIES)
 def test_class_defaults_are_those_of_transformers(name):
     # A config.json that says nothing but its type.
-    # Gemma 4's smallest sizes, with inputs for each layer, are what its file says by saying nothing.
-    least = {"granitemoehybrid": DENSE_HYBRID, "gemma4_text": {"hidden_size_per_layer_input": 0}}.get(name, {})
+    least = DENSE_HYBRID if name == "granitemoehybrid" else {}
     _assert_same_as_transformers({"model_type": name, "architectures": [FAMILIES[name].architecture]} | least)
     _assert_same_as_transformers({"model_type": name} | least)
 
@@ -253,6 +258,19 @@ SPELLINGS = {
         "gemma4_text",
         NO_INPUTS | {"head_dim": 16, "layer_types": ["sliding_attention"] * 3},
     ),
+    "gemma4_e2b": (
+        "gemma4_text",
+        {"num_hidden_layers": 15, "num_kv_shared_layers": 9, "use_double_wide_mlp": True, "head_dim": 16}
+        | {"layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 3, "hidden_size_per_layer_input": 8}
+        | {"vocab_size_per_layer_input": 128},
+    ),
+    "gemma4_e4b": (
+        "gemma4_text",
+        {"num_hidden_layers": 12, "num_kv_shared_layers": 3, "head_dim": 16, "use_bidirectional_attention": None},
+    ),
+    "gemma4_wide_without_shared_layers": ("gemma4_text", NO_INPUTS | {"head_dim": 16, "use_double_wide_mlp": True}),
+    # Images alone are seen both ways.
+    "gemma4_vision": ("gemma4_text", NO_INPUTS | {"head_dim": 16, "use_bidirectional_attention": "vision"}),
     "qwen3_5_interval": ("qwen3_5_text", {"full_attention_interval": 2, "rope_parameters": QWEN3_5_ROPE}),
     "qwen3_5_share_outside": (
         "qwen3_5_text",
@@ -493,8 +511,30 @@ def test_every_spelling_reads_as_transformers_reads_it(spelling):
         ({"model_type": "gemma3_text", "rope_scaling": {"type": "linear", "factor": 8.0}}, ["rope_scaling", "type"]),
         ({"model_type": "gemma3"}, ["text_config"]),
         ({"model_type": "gemma2", "sliding_window": None}, ["sliding_window", "None"]),
-        ({"model_type": "gemma4_text"}, ["hidden_size_per_layer_input", "256", "not implemented"]),
-        ({"model_type": "gemma4_text", **NO_INPUTS, "num_kv_shared_layers": 2}, ["num_kv_shared_layers", "2"]),
+        *(
+            ({"model_type": "gemma4_text", name: value}, [name, repr(value)])
+            for name, value in (
+                ("hidden_size_per_layer_input", -1),
+                ("hidden_size_per_layer_input", "256"),
+                ("hidden_size_per_layer_input", False),
+                ("vocab_size_per_layer_input", 95),
+                ("vocab_size_per_layer_input", None),
+                ("num_kv_shared_layers", -1),
+                ("num_kv_shared_layers", True),
+                ("num_kv_shared_layers", 1.0),
+                # The sliding layer that is left makes no keys for the full one; then none is left, and more than all.
+                ("num_kv_shared_layers", 2),
+                ("num_kv_shared_layers", 3),
+                ("num_kv_shared_layers", 4),
+                ("use_double_wide_mlp", None),
+                ("use_bidirectional_attention", "all"),
+                ("laurel_rank", 64),
+                ("altup_num_inputs", 4),
+                ("activation_sparsity_pattern", [0.95, 0.0, 0.0]),
+            )
+        ),
+        ({"model_type": "gemma3n_text"}, ["gemma3n_text", "not supported", "Gemma4ForCausalLM"]),
+        ({"model_type": "gemma4_assistant"}, ["gemma4_assistant", "not supported"]),
         ({"model_type": "gemma4_text", **NO_INPUTS, "enable_moe_block": True}, ["enable_moe_block", "True"]),
         (
             {"model_type": "gemma4_text", **NO_INPUTS, "layer_types": ["chunked_attention"] * 3},
@@ -627,6 +667,31 @@ REAL = {
             "attention_k_eq_v": True,
             "sliding_window": 1024,
             **NO_INPUTS,
+        },
+    ),
+    # Of which 35 and 42 are the blocks' scales. Keys that layers with shared ones may carry in a file are not counted.
+    "Gemma-4-E2B text": (
+        4_628_569_379,
+        {
+            "model_type": "gemma4_text",
+            "hidden_size": 1536,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 35,
+            "num_key_value_heads": 1,
+            "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 7,
+            "num_kv_shared_layers": 20,
+            "use_double_wide_mlp": True,
+        },
+    ),
+    "Gemma-4-E4B text": (
+        7_463_013_418,
+        {
+            "model_type": "gemma4_text",
+            "hidden_size": 2560,
+            "intermediate_size": 10240,
+            "num_hidden_layers": 42,
+            "num_key_value_heads": 2,
+            "num_kv_shared_layers": 18,
         },
     ),
     "Qwen3.5-0.8B text": (

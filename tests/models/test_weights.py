@@ -98,7 +98,7 @@ def test_shards_with_an_index_read_like_one_file(tmp_path):
     _equal(params, models.load(whole)[1])
 
 
-TOWERS = ["gemma3_multimodal", "mistral3_multimodal", "ministral3_multimodal"]
+TOWERS = ["gemma3_multimodal", "mistral3_multimodal", "ministral3_multimodal", "gemma4_multimodal"]
 
 
 @pytest.mark.parametrize("spelling", ["model.language_model.", "language_model.model.", "language_model."])
@@ -127,7 +127,8 @@ def test_what_a_text_tower_leaves_out_is_named_once(case, tmp_path, caplog):
         "vision_tower." in name for name in _tensors(path)
     )
     told = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
-    assert len(told) == 1 and f"vision_tower ({count} tensors)" in told[0] and "multi_modal_projector (" in told[0]
+    between = "embed_vision (" if case == "gemma4_multimodal" else "multi_modal_projector ("
+    assert len(told) == 1 and f"vision_tower ({count} tensors)" in told[0] and between in told[0]
 
 
 def test_a_tower_without_its_text_is_refused(tmp_path):

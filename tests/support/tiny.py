@@ -93,6 +93,21 @@ GEMMA4 = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
     },
 }
+# Four layers have keys and values; the last two read those of layers 2 and 3, the last of their types.
+GEMMA4_SMALL = GEMMA4 | {
+    # Large: where gate and input are nearly at right angles, the norm behind them would blow up the rounding of both.
+    "rms_norm_eps": 1e-4,
+    "num_hidden_layers": 6,
+    "layer_types": [
+        *("full_attention", "sliding_attention", "sliding_attention", "full_attention"),
+        *("sliding_attention", "full_attention"),
+    ],
+    "num_kv_shared_layers": 2,
+    "hidden_size_per_layer_input": 12,
+    "vocab_size_per_layer_input": 96,
+    "attention_k_eq_v": False,
+    "num_key_value_heads": 1,
+}
 # Two delta-rule layers, an attention layer, and one that breaks the pattern of the published sizes.
 QWEN3_5 = {
     # Large: a head whose query and key are nearly at right angles answers with nearly nothing, which its norm would
@@ -193,6 +208,14 @@ CASES = {
         "Gemma4TextConfig",
         GEMMA4 | {"tie_word_embeddings": False, "attention_k_eq_v": False, "attention_bias": True},
     ),
+    "gemma4_e2b": ("Gemma4TextConfig", GEMMA4_SMALL | {"use_double_wide_mlp": True}),
+    "gemma4_e4b": (
+        "Gemma4TextConfig",
+        GEMMA4_SMALL
+        | {"vocab_size_per_layer_input": 104, "tie_word_embeddings": False, "attention_bias": True}
+        | {"num_key_value_heads": 2},
+    ),
+    "gemma4_multimodal": ("Gemma4Config", GEMMA4_SMALL | {"use_double_wide_mlp": True}),
     "olmo2": ("Olmo2Config", {}),
     "olmo2_tied": ("Olmo2Config", {"tie_word_embeddings": True, "attention_bias": True, "num_key_value_heads": 4}),
     "olmo3": ("Olmo3Config", OLMO3),
@@ -288,6 +311,14 @@ def config(case: str):
             image_token_index=95,
             boi_token_index=94,
             eoi_token_index=93,
+        )
+    if name == "Gemma4Config":
+        vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        vision |= {"num_key_value_heads": 2, "head_dim": 8, "position_embedding_size": 16, "patch_size": 4}
+        return transformers.Gemma4Config(
+            text_config=fields,
+            vision_config=vision,
+            **{f"{key}_token_id": 95 - i for i, key in enumerate(("image", "video", "audio", "boi", "eoi", "boa"))},
         )
     if name == "Mistral3Config":
         text = "Ministral3Config" if case == "ministral3_multimodal" else "MistralConfig"

@@ -10,33 +10,29 @@ from latent_audit.models.config import ModelConfig, Params
 def mix(
     layer: Params,
     x: jax.Array,
+    key_value: tuple[jax.Array, jax.Array],
     turn: tuple[jax.Array, jax.Array],
     distance: jax.Array,
     window: jax.Array,
-    before: tuple[jax.Array, jax.Array] | None,
-    slot: jax.Array | None,
     *,
     cfg: ModelConfig,
     first_query: int = 0,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """What one layer adds to its columns, and its own keys and values.
+) -> jax.Array:
+    """What one layer adds to its columns.
 
     Args:
-      layer: its parameters; x: [B, T, D], normed; turn: cos and sin [B, T, pairs] of its columns.
-      distance: int32 [B, T, S] to all keys; window: int scalar; see ops.attend.
-      before: keys and values [B, K, S, H] of a cache, or None; slot: the column of `before` from which this call's own
-        keys are written, or None: they come behind it.
+      layer: its parameters; x: [B, T, D], normed; key_value: all keys and values [B, K, S, H] that it sees.
+      turn: cos and sin [B, T, pairs] of its columns; distance: int32 [B, T, S]; window: int scalar; see ops.attend.
       first_query: static; columns before it are keys only, and left out of the output [B, T - first_query, D].
     """
     read = slice(first_query, None)
     query, gate = _query(layer, x[:, read], tuple(table[:, read] for table in turn), cfg)
-    own = _key_value(layer, x, turn, cfg)
-    key, value = own if before is None else (_join(old, new, slot) for old, new in zip(before, own, strict=True))
+    key, value = key_value
     mixed = ops.attend(query, key, value, distance[:, read], window, scale=cfg.query_scale, cap=cfg.attention_softcap)
     if gate is not None:
         mixed = mixed * jax.nn.sigmoid(gate)
     mixed = jnp.einsum("btnh,nhd->btd", mixed, layer["output"])
-    return mixed + layer["output_bias"] if cfg.output_bias else mixed, own
+    return mixed + layer["output_bias"] if cfg.output_bias else mixed
 
 
 def _query(layer: Params, x: jax.Array, turn: tuple, cfg: ModelConfig) -> tuple[jax.Array, jax.Array | None]:
@@ -50,8 +46,8 @@ def _query(layer: Params, x: jax.Array, turn: tuple, cfg: ModelConfig) -> tuple[
     return _rotate(query, turn), gate
 
 
-def _key_value(layer: Params, x: jax.Array, turn: tuple, cfg: ModelConfig) -> tuple[jax.Array, jax.Array]:
-    """Rotated keys, and values: [B, K, T, H]."""
+def own_key_value(layer: Params, x: jax.Array, turn: tuple, *, cfg: ModelConfig) -> tuple[jax.Array, jax.Array]:
+    """Rotated keys, and values, of a layer's own columns x [B, T, D], normed: [B, K, T, H]."""
     key = jnp.einsum("btd,dkh->btkh", x, layer["key"])
     if cfg.qkv_bias:
         key = key + layer["key_bias"]
@@ -73,7 +69,8 @@ def _rotate(x: jax.Array, turn: tuple) -> jax.Array:
     return ops.rotate(x, cos, sin)
 
 
-def _join(old: jax.Array, new: jax.Array, slot: jax.Array | None) -> jax.Array:
+def join(old: jax.Array, new: jax.Array, slot: jax.Array | None) -> jax.Array:
+    """Keys or values of a cache [B, K, S, H] with new ones written from column `slot` on, or put behind it (None)."""
     if slot is None:
         return jnp.concatenate([old, new], axis=2)
     return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), (0, 0, slot, 0))

@@ -26,8 +26,7 @@ def prefill(
     params: Params, tokens: jax.Array, mask: jax.Array, *, cfg: ModelConfig, room: int, edit: Edit | None = None
 ) -> tuple[jax.Array, Cache]:
     """generate.prefill of these models."""
-    context = decoder.make_context(mask, cfg=cfg)
-    x = decoder.embed(params, tokens, cfg=cfg)
+    x, context = decoder.enter(params, tokens, decoder.make_context(mask, cfg=cfg), cfg=cfg)
     x, stacks = _run(params, x, context, None, cfg=cfg, edit=edit, room=room)
     return x[:, -1], Cache(stacks, jnp.pad(mask, [(0, 0), (0, room)], constant_values=True))
 
@@ -36,19 +35,15 @@ def decode_step(
     params: Params, token: jax.Array, slot: jax.Array | int, cache: Cache, *, cfg: ModelConfig, edit: Edit | None = None
 ) -> tuple[jax.Array, Cache]:
     """generate.decode_step of these models."""
-    context = decoder.decode_context(cache.mask, slot, cfg=cfg)
-    x = decoder.embed(params, token[:, None], cfg=cfg)
+    x, context = decoder.enter(params, token[:, None], decoder.decode_context(cache.mask, slot, cfg=cfg), cfg=cfg)
     x, stacks = _run(params, x, context, Before(cache.stacks, jnp.asarray(slot)), cfg=cfg, edit=edit, room=0)
     return x[:, 0], cache._replace(stacks=stacks)
 
 
-def extend(params: Params, x: jax.Array, cache: Cache, mask: jax.Array, *, cfg: ModelConfig) -> jax.Array:
-    """State L of further columns behind a cache without room, which is left as it is.
-
-    Args:
-      x: [R, T, D], residual state 0 of the further columns; cache: of R rows, or of one row for all.
-      mask: bool [R or 1, S + T], of the cache's S columns and these.
-    """
+def extend(
+    params: Params, x: jax.Array, found: jax.Array | None, cache: Cache, mask: jax.Array, *, cfg: ModelConfig
+) -> jax.Array:
+    """generate.extend of these models."""
     T = x.shape[1]
     whole = decoder.make_context(mask, cfg=cfg)
     assert whole.starts is not None
@@ -58,12 +53,14 @@ def extend(params: Params, x: jax.Array, cache: Cache, mask: jax.Array, *, cfg: 
         distance=whole.distance[:, -T:],
         starts=whole.starts[:, -T:] - (mask.shape[1] - T),
     )
+    context = decoder.with_beside(params, x, found, context, cfg=cfg)
     before = Before(cache.stacks, None)
 
-    def step(x: jax.Array, layer: Params, numbers: LayerNumbers, index: jax.Array) -> tuple:
-        return block(layer, numbers, x, context, cfg=cfg, before=before)[0], None
+    def step(carry: tuple, layer: Params, numbers: LayerNumbers, index: jax.Array) -> tuple:
+        return block(layer, numbers, carry[0], carry[1], context, cfg=cfg, before=before)[:2], None
 
-    return decoder.scan_blocks(step, x, params, (jnp.arange(cfg.num_layers),), cfg=cfg)[0]
+    carry = (x, context.beside.shared)
+    return decoder.scan_blocks(step, carry, params, (jnp.arange(cfg.num_layers),), cfg=cfg)[0][0]
 
 
 def _run(
@@ -79,20 +76,20 @@ def _run(
     """All layers, and the stacks of what they keep: (state L, stacks)."""
     apply_edit = edit if edit is not None else lambda h, s: h
 
-    def one(layer: Params, numbers: LayerNumbers, x: jax.Array, before: Before | None) -> tuple:
-        return block(layer, numbers, x, context, cfg=cfg, before=before, keep=True)
+    def one(layer: Params, numbers: LayerNumbers, x: jax.Array, shared: Params, before: Before | None) -> tuple:
+        return block(layer, numbers, x, shared, context, cfg=cfg, before=before, keep=True)
 
     def step(carry: tuple, layer: Params, numbers: LayerNumbers, index: jax.Array) -> tuple:
-        x, stacks = carry
-        x, kept = one(layer, numbers, x, Before(stacks, before.slot) if before is not None else None)
+        x, shared, stacks = carry
+        x, shared, kept = one(layer, numbers, x, shared, Before(stacks, before.slot) if before is not None else None)
         start = 0 if before is None or before.slot is None else before.slot
         assert numbers.places is not None
         stacks = {name: _store(stacks[name], kept[name], numbers.places[name], start, name) for name in stacks}
-        return (apply_edit(x, index + 1), stacks), None
+        return (apply_edit(x, index + 1), shared, stacks), None
 
     if before is None:
         layer, numbers = decoder.take_layer(params, cfg, 0)
-        kept = jax.eval_shape(lambda x: one(layer, numbers, x, None)[1], x)
+        kept = jax.eval_shape(lambda x: one(layer, numbers, x, context.beside.shared, None)[2], x)
         stacks = {
             name: jnp.zeros(
                 (len(layers_that_keep(cfg, name)) + 1, *_with_room(kept[name].shape, name, room)), kept[name].dtype
@@ -102,8 +99,8 @@ def _run(
         }
     else:
         stacks = before.stacks
-    start = apply_edit(x, jnp.int32(0))
-    (x, stacks), _ = decoder.scan_blocks(step, (start, stacks), params, (jnp.arange(cfg.num_layers),), cfg=cfg)
+    start = (apply_edit(x, jnp.int32(0)), context.beside.shared, stacks)
+    (x, _, stacks), _ = decoder.scan_blocks(step, start, params, (jnp.arange(cfg.num_layers),), cfg=cfg)
     return x, stacks
 
 

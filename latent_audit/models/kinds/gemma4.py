@@ -3,8 +3,9 @@
 import dataclasses
 
 from latent_audit.errors import InputError
-from latent_audit.models.config import FULL_ATTENTION, GlobalHeads, ModelConfig
+from latent_audit.models.config import FULL_ATTENTION, SHARED_KINDS, GlobalHeads, LayerInputs, ModelConfig
 from latent_audit.models.fields import flag, number, shown
+from latent_audit.models.kinds.beside import source_of
 from latent_audit.models.spellings import ropes
 from latent_audit.models.spellings.layer_types import every_nth_full, read_types
 
@@ -21,8 +22,10 @@ DEFAULTS = {
     "attention_k_eq_v": False,
     "num_kv_shared_layers": 0,
     "hidden_size_per_layer_input": 256,
+    "vocab_size_per_layer_input": 262144,
     "use_double_wide_mlp": False,
     "enable_moe_block": False,
+    "use_bidirectional_attention": None,
     "rope_parameters": {
         "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
@@ -30,23 +33,24 @@ DEFAULTS = {
 }
 # Fields of Gemma 2 that this family has not.
 GEMMA2_ONLY = ("attn_logit_softcapping", "query_pre_attn_scalar")
+# Gemma 3n shares its layers' inputs and keys with this family, but its blocks have parts besides.
+_GEMMA3N_ONLY = ("laurel_rank", "altup_num_inputs", "altup_active_idx", "activation_sparsity_pattern")
 _KINDS = {"sliding_attention": "sliding", "full_attention": "global"}
 
 
 def read(fields: dict, layers: int) -> dict:
     """The ModelConfig fields that differ from those of families with one kind of layer; InputError for what is none."""
+    _refuse(fields)
     types = _layer_types(fields, layers)
-    for name in ("num_kv_shared_layers", "hidden_size_per_layer_input"):
-        if fields[name]:
-            raise InputError(
-                f"config.json: {name} = {shown(fields[name])}: layers that share keys or read inputs of their own "
-                "(E2B, E4B) are not implemented; expected 0"
-            )
+    kinds = _kinds(fields, types)
     heads = _global_heads(fields, types)
+    wide = flag(fields, "use_double_wide_mlp") and bool(set(kinds) & set(SHARED_KINDS))
     full, local = ropes.read_ropes(fields, per_type=True, kinds=("default", "proportional"))
     return {
-        "kinds": tuple(_KINDS[one] for one in types),
+        "kinds": kinds,
         "global_heads": heads,
+        "shared_mlp_dim": 2 * number(fields, "intermediate_size") if wide else None,
+        "layer_inputs": _layer_inputs(fields),
         "windows": tuple(
             number(fields, "sliding_window") if one == "sliding_attention" else FULL_ATTENTION for one in types
         ),
@@ -54,6 +58,52 @@ def read(fields: dict, layers: int) -> dict:
         "rope_of_layer": tuple(int(one == "sliding_attention") for one in types),
         "query_scale": 1.0,
     }
+
+
+def _refuse(fields: dict) -> None:
+    for name in _GEMMA3N_ONLY:
+        if fields.get(name) is not None:
+            raise InputError(
+                f"config.json: {name} = {shown(fields[name])}: blocks of Gemma 3n are not implemented; expected a "
+                "Gemma 4 checkpoint, which has no such field"
+            )
+    # Images alone are then seen both ways; texts stay causal.
+    if fields["use_bidirectional_attention"] not in (None, False, "vision"):
+        raise InputError(
+            f"config.json: use_bidirectional_attention = {shown(fields['use_bidirectional_attention'])}: only causal "
+            "decoders are supported; expected null or vision"
+        )
+
+
+def _kinds(fields: dict, types: list[str]) -> tuple[str, ...]:
+    """The kind of each layer: the last num_kv_shared_layers have no keys and values of their own."""
+    shared = _number_or_none(fields, "num_kv_shared_layers")
+    own = types[: max(len(types) - shared, 0)]
+    without = [one for one in types[len(own) :] if one not in own]
+    if without or not own:
+        raise InputError(
+            f"config.json: num_kv_shared_layers = {shared} of {len(types)} layers: no layer below has the keys and "
+            f"values of {without[0]} for them; expected fewer"
+        )
+    return tuple(("" if layer < len(own) else "shared_") + _KINDS[one] for layer, one in enumerate(types))
+
+
+def _layer_inputs(fields: dict) -> LayerInputs | None:
+    width = _number_or_none(fields, "hidden_size_per_layer_input")
+    if not width:
+        return None
+    rows = number(fields, "vocab_size_per_layer_input")
+    if rows < number(fields, "vocab_size"):
+        raise InputError(
+            f"config.json: vocab_size_per_layer_input = {rows}, expected at least vocab_size = {fields['vocab_size']}: "
+            "every token needs a row of both tables"
+        )
+    return LayerInputs(width, rows)
+
+
+def _number_or_none(fields: dict, name: str) -> int:
+    # null is 0 here, as where transformers asks for the truth of the field.
+    return 0 if fields[name] is None else number(fields, name)
 
 
 def _layer_types(fields: dict, layers: int) -> list[str]:
@@ -102,13 +152,14 @@ def written(cfg: ModelConfig, fields: dict) -> dict:
     # A `rope_scaling` beside it, even null, would take its place.
     kept = {name: value for name, value in fields.items() if name not in ("rope_theta", "rope_scaling")}
     return kept | {
-        "layer_types": [names[kind] for kind in cfg.kinds],
+        "layer_types": [names[source_of(kind)] for kind in cfg.kinds],
         "global_head_dim": cfg.global_heads.head_dim,
         "num_global_key_value_heads": cfg.global_heads.kv_heads,
         "attention_k_eq_v": cfg.global_heads.key_is_value,
-        "num_kv_shared_layers": 0,
-        "hidden_size_per_layer_input": 0,
-        "use_double_wide_mlp": False,
+        "num_kv_shared_layers": sum(kind in SHARED_KINDS for kind in cfg.kinds),
+        "hidden_size_per_layer_input": 0 if cfg.layer_inputs is None else cfg.layer_inputs.width,
+        "vocab_size_per_layer_input": cfg.vocab_size if cfg.layer_inputs is None else cfg.layer_inputs.vocab_size,
+        "use_double_wide_mlp": cfg.shared_mlp_dim is not None,
         "rope_parameters": {
             "full_attention": ropes.parameter_fields(full) | share,
             "sliding_attention": ropes.parameter_fields(local),

@@ -12,16 +12,19 @@ import jax
 import jax.numpy as jnp
 
 from latent_audit.models import ops
-from latent_audit.models.config import ModelConfig, Params, distinct_kinds, kind_shapes, layers_with, plain_name
-from latent_audit.models.kinds import attention, delta_rule, mixture
+from latent_audit.models.config import (
+    SHARED_KINDS,
+    ModelConfig,
+    Params,
+    distinct_kinds,
+    kind_shapes,
+    layers_with,
+    plain_name,
+)
+from latent_audit.models.kinds import attention, beside, delta_rule, mixture
 
 # Kind -> what a later decode step needs of a layer.
-CACHED = {
-    "softmax": ("keys", "values"),
-    "delta": ("columns", "matrices"),
-    "sliding": ("keys", "values"),
-    "global": ("global_keys", "global_values"),
-}
+CACHED: dict[str, tuple[str, ...]] = beside.KEPT | {"delta": ("columns", "matrices")} | dict.fromkeys(SHARED_KINDS, ())
 
 
 class Before(NamedTuple):
@@ -71,43 +74,45 @@ def block(
     layer: Params,
     numbers: Any,
     x: jax.Array,
+    shared: Params,
     context: Any,
     *,
     cfg: ModelConfig,
     first_query: int = 0,
     before: Before | None = None,
     keep: bool = False,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> tuple[jax.Array, Params, Params]:
     """Residual state s -> s + 1 by a layer of its own kind.
 
     Args:
-      layer, numbers: as decoder.take_layer gives them; x: [B, T, D]; context: decoder.Context of these T columns, its
-        distances to all keys, those of `before` included.
+      layer, numbers: as decoder.take_layer gives them; x: [B, T, D]; shared: as the layers below left it, see
+        beside.Beside; context: decoder.Context of these T columns, its distances to all keys, those of `before`
+        included.
       first_query: static; columns before it are left out of the output.
       before: the cache that this call goes on from, or None at the start of the texts.
       keep: static; whether to return what a later decode needs.
     Returns:
-      (output [B, T - first_query, D], kept: name -> one layer's entry of the cache, zero for other kinds, or empty).
+      (output [B, T - first_query, D], shared as this layer leaves it, kept: name -> one layer's entry of the cache,
+      zero for other kinds, or empty).
     """
+    operands = (layer, numbers, x, shared, context, before)
     run = functools.partial(_block_of, cfg=cfg, first_query=first_query)
     branches = [functools.partial(run, kind) for kind in distinct_kinds(cfg)]
     if not keep:
-        return jax.lax.switch(
-            numbers.kind, [_output_alone(b) for b in branches], layer, numbers, x, context, before
-        ), {}
-    shapes = [jax.eval_shape(branch, layer, numbers, x, context, before)[1] for branch in branches]
+        return *jax.lax.switch(numbers.kind, [_keeping_nothing(b) for b in branches], *operands), {}
+    shapes = [jax.eval_shape(branch, *operands)[2] for branch in branches]
     every = {name: shape for kept in shapes for name, shape in kept.items()}
-    return jax.lax.switch(numbers.kind, [_with_zeros(b, every) for b in branches], layer, numbers, x, context, before)
+    return jax.lax.switch(numbers.kind, [_with_zeros(b, every) for b in branches], *operands)
 
 
-def _output_alone(branch: Callable) -> Callable:
-    return lambda *operands: branch(*operands)[0]
+def _keeping_nothing(branch: Callable) -> Callable:
+    return lambda *operands: branch(*operands)[:2]
 
 
 def _with_zeros(branch: Callable, every: dict) -> Callable:
     def run(*operands: Any) -> tuple:
-        out, kept = branch(*operands)
-        return out, {name: kept.get(name, jnp.zeros(shape.shape, shape.dtype)) for name, shape in every.items()}
+        out, shared, kept = branch(*operands)
+        return out, shared, {name: kept.get(name, jnp.zeros(shape.shape, shape.dtype)) for name, shape in every.items()}
 
     return run
 
@@ -117,13 +122,14 @@ def _block_of(
     layer: Params,
     numbers: Any,
     x: jax.Array,
+    shared: Params,
     context: Any,
     before: Before | None,
     *,
     cfg: ModelConfig,
     first_query: int,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(output, kept) of a layer of this kind."""
+) -> tuple[jax.Array, Params, Params]:
+    """(output, shared, kept) of a layer of this kind."""
     layer = {plain_name(name): _at(layer, numbers, name) for name in kind_shapes(cfg, kind)}
     past = [_at(before.stacks, numbers, name) for name in CACHED[kind]] if before is not None else []
     # One row of a cache may stand for all rows.
@@ -136,16 +142,9 @@ def _block_of(
         mixed, kept = delta_rule.mix(layer, normed, context.starts, memory, cfg=cfg, first_query=first_query)
     else:
         turn = (context.cos[numbers.rope], context.sin[numbers.rope])
-        mixed, kept = attention.mix(
-            layer,
-            normed,
-            turn,
-            context.distance,
-            numbers.window,
-            (past[0], past[1]) if past else None,
-            before.slot if before is not None else None,
-            cfg=cfg,
-            first_query=first_query,
+        seen, kept, shared = _keys(kind, layer, normed, turn, shared, past, before, cfg)
+        mixed = attention.mix(
+            layer, normed, seen, turn, context.distance, numbers.window, cfg=cfg, first_query=first_query
         )
     if cfg.post_norms:
         mixed = ops.norm(mixed, layer["post_attention_norm"], cfg)
@@ -154,9 +153,34 @@ def _block_of(
     if cfg.post_norms:
         hidden = ops.norm(hidden, layer["post_mlp_norm"], cfg)
     x = x + hidden
+    if cfg.layer_inputs is not None:
+        own = jax.lax.dynamic_index_in_dim(context.beside.inputs, numbers.layer, axis=1, keepdims=False)
+        x = beside.add_inputs(layer, x, own[:, first_query:], cfg=cfg)
     if cfg.layer_scale:
         x = x * layer["layer_scale"]
-    return x, dict(zip(CACHED[kind], kept, strict=True))
+    return x, shared, dict(zip(CACHED[kind], kept, strict=True))
+
+
+def _keys(
+    kind: str,
+    layer: Params,
+    normed: jax.Array,
+    turn: tuple,
+    shared: Params,
+    past: list[jax.Array],
+    before: Before | None,
+    cfg: ModelConfig,
+) -> tuple[tuple, tuple, Params]:
+    """(keys and values that a layer sees, its own ones for the cache, shared as it leaves it)."""
+    names = beside.KEPT[beside.source_of(kind)]
+    if kind in SHARED_KINDS:
+        return tuple(shared[name] for name in names), (), shared
+    own = seen = attention.own_key_value(layer, normed, turn, cfg=cfg)
+    if before is not None:
+        key, value = (attention.join(old, new, before.slot) for old, new in zip(past, own, strict=True))
+        seen = (key, value)
+    # The last layer that writes is the one that the sharing layers above it read.
+    return seen, own, shared | {name: array for name, array in zip(names, seen, strict=True) if name in shared}
 
 
 def _at(stacks: Params, numbers: Any, name: str) -> jax.Array:

@@ -6,15 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
+import torch
 
 from latent_audit import models
-from latent_audit.interventions import finetune, latent, lora, packing
+from latent_audit.errors import InputError
+from latent_audit.interventions import edits, finetune, latent, lora, packing
 from latent_audit.models import generate
 from latent_audit.models.config import block_shapes, layers_with
-from latent_audit.models.kinds import delta_rule
-from tests.support import float64, tiny
+from latent_audit.models.kinds import beside, delta_rule
+from tests.support import float64, tiny, torch_oracle
 
-CASES = ["qwen3_5", "gemma4"]
+CASES = ["qwen3_5", "gemma4", "gemma4_e2b"]
 WITH_EXPERTS = [*CASES, "qwen3_5_moe"]
 
 
@@ -54,8 +57,20 @@ def test_columns_behind_a_cache_equal_one_forward(case):
     for P in (6, 8):
         # The second row begins within the cache's three columns of convolution, or before them.
         _, cache = generate.prefill(params, tokens[:, :P], mask[:, :P], cfg=cfg, room=0)
-        out = generate.extend(params, whole[0][:, P:], cache, jnp.asarray(mask), cfg=cfg)
+        found = beside.look_up(params, tokens[:, P:], cfg=cfg)
+        out = generate.extend(params, whole[0][:, P:], found, cache, jnp.asarray(mask), cfg=cfg)
         close(out, whole[-1][:, P:])
+
+
+def test_steps_read_the_shared_keys_of_their_own_step():
+    cfg, params = loaded("gemma4_e2b")
+    tokens, mask = tiny.rows(2, (14, 9))
+    whole = jax.jit(models.forward, static_argnames="cfg")(params, tokens, mask, cfg=cfg).resid[-1]
+    _, cache = generate.prefill(params, tokens[:, :8], mask[:, :8], cfg=cfg, room=6)
+    step = jax.jit(functools.partial(generate.decode_step, cfg=cfg))
+    for slot in range(8, 14):
+        x, cache = step(params, tokens[:, slot], slot, cache)
+        close(x, whole[:, slot])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -73,7 +88,8 @@ def test_one_compile_serves_all_states_and_budgets(case):
 
 
 @pytest.mark.parametrize(
-    "case", ["qwen3_5", *(pytest.param(case, marks=pytest.mark.slow) for case in ("gemma4", "qwen3_5_moe"))]
+    "case",
+    ["qwen3_5", *(pytest.param(case, marks=pytest.mark.slow) for case in ("gemma4", "gemma4_e2b", "qwen3_5_moe"))],
 )
 def test_packed_rows_and_adapters_give_the_padded_loss_of_the_merged_model(case):
     cfg, params = loaded(case)
@@ -104,6 +120,37 @@ def test_packed_rows_and_adapters_give_the_padded_loss_of_the_merged_model(case)
     assert all(np.abs(merged["blocks"][name] - params["blocks"][name]).max() > 0 for name in adapters)
 
 
+def test_a_push_at_any_state_reaches_shared_keys_and_inputs_as_in_transformers():
+    # Below the layer whose keys and values others read, and above it; state 0 leaves the layers' inputs as they are.
+    cfg, params = loaded("gemma4_e2b")
+    tokens, _ = tiny.rows(8, (11,))
+    delta = np.random.default_rng(0).normal(size=(cfg.num_layers + 1, 1, 11, cfg.embed_dim)).astype(np.float32)
+    logits = jax.jit(lambda push: models.forward(params, tokens, tokens > 0, cfg=cfg, edit=push).logits)
+    for state in range(cfg.num_layers + 1):
+        handle = torch_oracle.hooked(tiny.model("gemma4_e2b"), state, lambda h, s=state: h + torch.tensor(delta[s]))
+        with torch.no_grad():
+            wanted = tiny.model("gemma4_e2b")(input_ids=torch.tensor(tokens).long()).logits.numpy()
+        handle.remove()
+        close(logits(edits.add_at(state, delta[state])), wanted)
+
+
+def test_a_search_gives_the_loss_of_the_network_pushed_at_its_state():
+    cfg, params = loaded("gemma4_e2b")
+    tokens, mask = tiny.rows(6, (7, 5))
+    target, budgets = jnp.asarray([9, 31, 1]), jnp.asarray([0.3, 1.0])
+    clean = latent.clean_pass(params, tokens, mask, target, cfg=cfg)
+    whole = latent.with_target(jnp.asarray(tokens), jnp.asarray(mask), target[None].repeat(2, 0))
+    pushed = jax.jit(lambda push: models.forward(params, *whole, cfg=cfg, edit=push).logits[:, -3:])
+    wanted = jax.nn.one_hot(target, cfg.vocab_size)
+    for state in range(cfg.num_layers + 1):
+        keys = latent.row_keys(jax.random.key(0), np.arange(2, dtype=np.uint32), state, budgets)
+        found = latent.attack_state(params, clean, mask, target, state, budgets, keys, cfg=cfg)
+        for place in range(2):
+            push = edits.add_at(state, jnp.pad(found.delta[0, :, place], [(0, 0), (0, 2), (0, 0)]))
+            nll = -(jax.nn.log_softmax(pushed(push)) * wanted).sum(-1).mean(-1)
+            np.testing.assert_allclose(found.nll_last[0, :, place], nll, rtol=1e-4)
+
+
 @pytest.mark.parametrize("case", WITH_EXPERTS)
 def test_peft_files_name_the_layers_that_have_the_matrix(case):
     cfg, _ = loaded(case)
@@ -115,6 +162,24 @@ def test_peft_files_name_the_layers_that_have_the_matrix(case):
         matrix = theirs[name.removeprefix("base_model.model.").rsplit(".", 2)[0] + ".weight"]
         assert tensor.shape == ((2, matrix.shape[1]) if "lora_A" in name else (matrix.shape[0], 2))
     assert len(tensors) == 2 * sum(len(layers_with(cfg)[name]) for name in adapters)
+
+
+def test_unread_keys_of_sharing_layers_may_lie_in_a_file_and_no_others(tmp_path):
+    # Published E2B files hold them; transformers loads none.
+    cfg, params = loaded("gemma4_e2b")
+    path = tiny.copy("gemma4_e2b", tmp_path / "published")
+    tensors = safetensors.numpy.load_file(path / "model.safetensors")
+    inside = ("self_attn.k_proj.weight", "self_attn.v_proj.weight", "self_attn.k_norm.weight")
+    unread = {f"model.layers.{layer}.{name}": np.ones(3, np.float32) for layer in (4, 5) for name in inside}
+    safetensors.numpy.save_file(tensors | unread, path / "model.safetensors", metadata={"format": "pt"})
+    again, same = models.load(path)
+    assert again == cfg
+    jax.tree.map(np.testing.assert_array_equal, same, params)
+    for name in ("model.layers.3.self_attn.v_norm.weight", "model.layers.4.self_attn.s_proj.weight"):
+        odd = tensors | {name: np.ones(3, np.float32)}
+        safetensors.numpy.save_file(odd, path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(InputError, match=f"unknown: {name}"):
+            models.check(path)
 
 
 @pytest.mark.parametrize("case", WITH_EXPERTS)
