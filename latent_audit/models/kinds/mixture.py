@@ -1,21 +1,42 @@
-"""The MLP of a block: one, or a mixture of experts of which a router picks a few for each token."""
+"""The MLP of a block: one, or a mixture of experts of which a router picks a few for each token.
+
+What the experts are given is laid out in blocks of rows, each of one expert's tokens and its end filled with zeros. So
+each expert is computed for its own tokens, in one program for any routing, and nothing is dropped.
+"""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from latent_audit.models import ops
+from latent_audit.models import ops, sharding
 from latent_audit.models.config import ClampedGate, ModelConfig, Params
 
-# Their hidden activations are held for all tokens at once.
-_EXPERTS_AT_ONCE = 8
+# Rows of one block: a power of two, about what an expert gets. Fewer waste less, more make larger products.
+_FEWEST_ROWS, _MOST_ROWS = 8, 64
+# Blocks that are computed together; over a mesh each device takes its part of them.
+_TOGETHER = 4
 _MATRICES = ("expert_gate", "expert_up", "expert_down")
+
+
+class Blocks(NamedTuple):
+    """Which rows the experts are given; N tokens, k picks of each, G blocks of M rows.
+
+    token: int32 [G, M], the token in each row, N in one that is filled; expert: int32 [G], whose block it is; row:
+    int32 [N, k], the row of each pick, blocks one behind the other; used: int32 scalar, the blocks that hold a token.
+    """
+
+    token: jax.Array
+    expert: jax.Array
+    row: jax.Array
+    used: jax.Array
 
 
 def mlp(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
     """What the MLP of a block adds, as the family has it; x: [B, T, D], normed."""
     if not cfg.num_experts:
         return ops.gated_mlp(x, layer, activation=cfg.activation)
-    out = experts(layer, x, cfg)
+    out = experts(layer, x.reshape(-1, x.shape[-1]), cfg).reshape(x.shape)
     if cfg.shared_expert_dim:
         shared = {name: layer[f"shared_{name}"] for name in ("gate", "up", "down")}
         open_by = jax.nn.sigmoid(x @ layer["shared_router"])
@@ -23,8 +44,8 @@ def mlp(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
     return out
 
 
-def shares(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
-    """Each expert's share of a token's output, 0 for all but the largest; x [B, T, D] -> [B, T, X].
+def picks(layer: Params, x: jax.Array, cfg: ModelConfig) -> tuple[jax.Array, jax.Array]:
+    """(shares in float32, experts int32) of each token's picks, [N, k]; x: [N, D].
 
     The softmax is over all experts in float32; where the picked shares are divided by their sum, they are the softmax
     over the picked scores alone.
@@ -32,45 +53,66 @@ def shares(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
     scores = x @ layer["router"]
     if cfg.expert_bias:
         scores = scores + layer["router_bias"]
-    probability = jax.nn.softmax(scores.astype(jnp.float32), axis=-1)
-    largest, chosen = jax.lax.top_k(probability, cfg.experts_per_token)
+    share, chosen = jax.lax.top_k(jax.nn.softmax(scores.astype(jnp.float32), axis=-1), cfg.experts_per_token)
     if cfg.renormalise_experts:
-        largest = largest / largest.sum(axis=-1, keepdims=True)
-    places = jax.nn.one_hot(chosen, probability.shape[-1], dtype=jnp.float32)
-    return jnp.einsum("btk,btkx->btx", largest, places).astype(x.dtype)
+        share = share / share.sum(axis=-1, keepdims=True)
+    return share, chosen
+
+
+def lay_out(chosen: jax.Array, experts: int) -> Blocks:
+    """Blocks for picks `chosen` int32 [N, k] of so many experts; their number depends on the shapes alone."""
+    N, k = chosen.shape
+    total = N * k
+    rows = _FEWEST_ROWS
+    while rows < min(_MOST_ROWS, total // experts):
+        rows *= 2
+    # Each expert leaves at most one block unfilled, and a block holds a pick at least.
+    count = -(-min(total, total // rows + experts) // _TOGETHER) * _TOGETHER
+    flat = chosen.reshape(-1)
+    order = jnp.argsort(flat)
+    sizes = jnp.bincount(flat, length=experts)
+    blocks = -(-sizes // rows)
+    ends = jnp.cumsum(blocks)
+    of_sorted = flat[order]
+    place = jnp.arange(total) - (jnp.cumsum(sizes) - sizes)[of_sorted]
+    row = ((ends - blocks)[of_sorted] * rows + place).astype(jnp.int32)
+    token = jnp.full(count * rows, N, jnp.int32).at[row].set((order // k).astype(jnp.int32))
+    expert = jnp.minimum(jnp.searchsorted(ends, jnp.arange(count), side="right"), experts - 1)
+    unsorted = jnp.zeros(total, jnp.int32).at[order].set(row)
+    return Blocks(token.reshape(count, rows), expert, unsorted.reshape(N, k), ends[-1])
 
 
 def experts(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
-    """The shares' sum of the experts' gated MLPs; x: [B, T, D].
+    """The shares' sum of the picked experts' gated MLPs; x: [N, D].
 
-    Every expert sees every token, a few at a time: exact for any routing, in one program, at the arithmetic of all
-    experts. Experts are a batch dimension of the products, so that a search recomputes them and stores none
-    (suffix.RESIDUALS).
+    Blocks are a batch dimension of the products and are computed again for a backward pass, so that a search stores
+    neither weights nor activations of experts (suffix.RESIDUALS).
     """
-    share = shares(layer, x, cfg)
-    X = share.shape[-1]
-    together = max(size for size in range(1, _EXPERTS_AT_ONCE + 1) if X % size == 0)
+    share, chosen = picks(layer, x, cfg)
+    blocks = lay_out(chosen, cfg.num_experts)
+    given = jnp.concatenate([x, jnp.zeros_like(x[:1])])[blocks.token]
+    given = sharding.constrain(given.reshape(-1, _TOGETHER, *given.shape[1:]), None, "data")
+    names = [*_MATRICES, *(f"{name}_bias" for name in _MATRICES if cfg.expert_bias)]
 
-    def add(total: jax.Array, taken: tuple[dict[str, jax.Array], jax.Array]) -> tuple[jax.Array, None]:
-        some, share = taken
-        copies = jnp.broadcast_to(x, (together, *x.shape))
-        gate = _dense("xbtd,xdf->xbtf", copies, some, "expert_gate")
-        up = _dense("xbtd,xdf->xbtf", copies, some, "expert_up")
-        out = _dense("xbtf,xfd->xbtd", _gated(gate, up, cfg), some, "expert_down")
-        return total + (share[..., None] * out).sum(axis=0), None
+    @jax.checkpoint
+    def run(given: jax.Array, expert: jax.Array) -> jax.Array:
+        own = {name: layer[name][expert] for name in names}
+        gate, up = (_dense("omd,odf->omf", given, own, name) for name in _MATRICES[:2])
+        return _dense("omf,ofd->omd", _gated(gate, up, cfg), own, _MATRICES[2])
 
-    biases = [f"{name}_bias" for name in _MATRICES] if cfg.expert_bias else []
-    stacked = {name: layer[name] for name in (*_MATRICES, *biases)}
-    cut = jax.tree.map(
-        lambda array: array.reshape(-1, together, *array.shape[1:]), (stacked, jnp.moveaxis(share, -1, 0))
-    )
-    return jax.lax.scan(add, jnp.zeros_like(x), cut)[0]
+    def step(number: jax.Array, taken: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        empty = number * _TOGETHER >= blocks.used
+        return number + 1, jax.lax.cond(empty, lambda given, expert: jnp.zeros_like(given), run, *taken)
+
+    _, out = jax.lax.scan(step, jnp.int32(0), (given, blocks.expert.reshape(-1, _TOGETHER)))
+    of_picks = out.reshape(-1, x.shape[-1])[blocks.row]
+    return jnp.einsum("nk,nkd->nd", share.astype(x.dtype), of_picks)
 
 
-def _dense(sums: str, x: jax.Array, some: dict[str, jax.Array], name: str) -> jax.Array:
-    product = jnp.einsum(sums, x, some[name])
-    bias = some.get(f"{name}_bias")
-    return product if bias is None else product + bias[:, None, None]
+def _dense(sums: str, x: jax.Array, own: dict[str, jax.Array], name: str) -> jax.Array:
+    product = jnp.einsum(sums, x, own[name])
+    bias = own.get(f"{name}_bias")
+    return product if bias is None else product + bias[:, None]
 
 
 def _gated(gate: jax.Array, up: jax.Array, cfg: ModelConfig) -> jax.Array:
