@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from latent_audit.models import sharding
 from latent_audit.models.config import ClampedGate, ModelConfig
 from latent_audit.models.kinds import mixture
+from latent_audit.runtime import mesh
 
 D, F, X = 6, 5, 7
 CFG = ModelConfig(
@@ -78,3 +80,11 @@ def test_rows_of_a_batch_under_vmap_equal_those_alone():
     layer, x = layer_of(CFG), np.random.default_rng(1).normal(size=(3, 11, D)).astype(np.float32)
     together = jax.jit(jax.vmap(lambda x: mixture.experts(layer, x, CFG)))(x)
     np.testing.assert_allclose(together.reshape(-1, D), mixture.experts(layer, x.reshape(-1, D), CFG), atol=2e-5)
+
+
+def test_a_mesh_changes_nothing():
+    layer, x = layer_of(CFG), np.random.default_rng(1).normal(size=(40, D)).astype(np.float32)
+    wanted = mixture.experts(layer, x, CFG)
+    with jax.set_mesh(mesh.make_mesh(data=2, model=1)):
+        found = jax.jit(lambda x: mixture.experts(layer, sharding.constrain(x, "data"), CFG))(x)
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
