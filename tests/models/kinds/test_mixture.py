@@ -49,7 +49,7 @@ def plain(layer, x, cfg):
 
 
 @pytest.mark.parametrize("cfg", [CFG, GPT_OSS], ids=["plain", "gpt_oss"])
-@pytest.mark.parametrize("tokens, push", [(1, 0.0), (5, 0.0), (150, 0.0), (150, 3.0)], ids=str)
+@pytest.mark.parametrize("tokens, push", [(1, 0.0), (150, 0.0), (150, 3.0)], ids=str)
 def test_blocks_equal_the_sum_over_all_experts(cfg, tokens, push):
     layer, x = layer_of(cfg), np.random.default_rng(1).normal(size=(tokens, D)).astype(np.float32)
     # Pushed, all tokens pick the same experts and the others are given nothing.
