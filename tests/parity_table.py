@@ -3,7 +3,7 @@
 Tiny random models, 16 rows of 24 tokens. float32: the largest deviation of any residual state and of the logits from
 transformers' eager attention, in standard deviations of the reference. bfloat16: mean KL divergence from
 transformers' float32 distribution and share of positions with the same first choice, for ours and, beside it, for
-transformers' own bfloat16.
+transformers' own bfloat16. A second table has the families whose rounding is magnified (Qwen 3.5) against float64.
 """
 
 import copy
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from latent_audit import models
-from tests.support import tiny
+from tests.support import float64, tiny
 
 TITLES = {
     "llama2": "Llama 2",
@@ -45,6 +45,9 @@ TITLES = {
     "ministral3_multimodal": "Ministral 3, text tower",
     "qwen3_moe": "Qwen 3, experts",
     "mixtral": "Mixtral",
+    "qwen3_5_moe": "Qwen 3.5, experts",
+    "qwen3_5_moe_multimodal": "Qwen 3.5, experts, text tower",
+    "gpt_oss": "gpt-oss",
 }
 
 
@@ -82,6 +85,22 @@ def _row(case):
     )
 
 
+def _exact_row(case):
+    """How far ours and transformers' float32 are from transformers in float64; states and logits together."""
+    tokens, mask = tiny.rows(lengths=(tiny.LENGTH,) * 16)
+    out = _ours(case, "float32", tokens, mask)
+    ours, theirs = [], []
+    for row, ids in enumerate(tokens):
+        exact, rounded = float64.reference(tiny.model(case), ids), tiny.reference(tiny.model(case), ids)
+        wanted = (*exact.states, exact.logits)
+        for errors, answer in (
+            (ours, (*out.resid[:, row], out.logits[row])),
+            (theirs, (*rounded.states, rounded.logits)),
+        ):
+            errors += [np.abs(np.asarray(a) - b).max() / b.std() for a, b in zip(answer, wanted, strict=True)]
+    return f"| {TITLES[case]} | {max(ours):.1e} | {max(theirs):.1e} |"
+
+
 def main():
     print(
         "| model | float32: states | float32: logits | bfloat16 KL, ours | KL, transformers "
@@ -90,6 +109,10 @@ def main():
     print("|---|---|---|---|---|---|---|")
     for case in TITLES:
         print(_row(case), flush=True)
+    print("\n| model | ours from float64 | transformers' float32 from float64 |")
+    print("|---|---|---|")
+    for case in (case for case in TITLES if case.startswith("qwen3_5")):
+        print(_exact_row(case), flush=True)
 
 
 if __name__ == "__main__":

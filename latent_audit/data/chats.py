@@ -104,6 +104,8 @@ def decode(chat: Chat, tokens: Iterable, lengths: Iterable) -> list[str]:
     a reward that reads the last token scores an answer otherwise with a line break behind it. docs/method.md section 0.
     """
     rows = [np.asarray(row)[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
+    if chat.behind_thought and thoughts.has_channels(chat.template):
+        return [text.strip() for text in thoughts.in_final(chat.tokenizer, rows)]
     if chat.behind_thought:
         opened = not chat.thought.startswith(thoughts.OPEN)
         return [text.strip() for text in thoughts.behind(chat.tokenizer, rows, opened=opened)]
@@ -112,6 +114,9 @@ def decode(chat: Chat, tokens: Iterable, lengths: Iterable) -> list[str]:
 
 def thought_in_words(chat: Chat) -> str:
     """What is done about a thought in front of an answer, for log, report and record."""
+    if thoughts.has_channels(chat.template):
+        written = "the prompt ends with" if chat.closing else "responses are read and targets stand behind"
+        return f"{written} {thoughts.FINAL!r}"
     if chat.closing:
         return f"the template opens a thought, which {chat.closing!r} ends"
     if chat.behind_thought:

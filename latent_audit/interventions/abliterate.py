@@ -53,6 +53,8 @@ _WRITERS = {
     "wide_down": "post_mlp_norm",
     "inputs_output": "post_inputs_norm",
     "expert_down": "post_mlp_norm",
+    "expert_down_bias": "post_mlp_norm",
+    "shared_down": "post_mlp_norm",
 }
 
 

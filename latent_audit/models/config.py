@@ -71,6 +71,14 @@ class DeltaRule:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClampedGate:
+    """gpt-oss's gate of an expert: g sigmoid(alpha g) (1 + u), g at most `limit` and u within it on both sides."""
+
+    alpha: float
+    limit: float
+
+
+@dataclasses.dataclass(frozen=True)
 class GlobalHeads:
     """Heads of layers of kind "global": width, number of key heads, whether values are the keys before their norm."""
 
@@ -110,6 +118,9 @@ class ModelConfig:
       num_experts, experts_per_token: X and how many of them each token's router picks; 0 is one dense MLP. mlp_dim is
         the width of one expert.
       renormalise_experts: the picked experts' shares are divided by their sum.
+      shared_expert_dim: width of one more expert that every token passes through a gate of its own; 0 is none.
+      expert_bias: router and experts carry biases (gpt-oss); clamped_gate: the experts' activation, or None.
+      sinks: each query head has a score that takes part in the softmax and stands for no key (gpt-oss).
       attention_softcap, final_softcap: cap * tanh(x / cap) on attention scores and on logits; None is off.
       tied_head: logits use the embedding matrix; there is no separate head.
       ropes: the distinct rotary settings; rope_of_layer[i] indexes them.
@@ -151,6 +162,10 @@ class ModelConfig:
     num_experts: int = 0
     experts_per_token: int = 0
     renormalise_experts: bool = False
+    shared_expert_dim: int = 0
+    expert_bias: bool = False
+    clamped_gate: ClampedGate | None = None
+    sinks: bool = False
     attention_softcap: float | None = None
     final_softcap: float | None = None
     tied_head: bool = False
@@ -208,8 +223,7 @@ def kind_shapes(cfg: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]:
     D, F = cfg.embed_dim, cfg.mlp_dim
     shapes = _delta_shapes(cfg) if kind == "delta" else _attention_shapes(cfg, kind)
     if cfg.num_experts:
-        X = cfg.num_experts
-        shapes |= {"router": (D, X), "expert_gate": (X, D, F), "expert_up": (X, D, F), "expert_down": (X, F, D)}
+        shapes |= _expert_shapes(cfg)
     elif cfg.shared_mlp_dim is not None and kind in SHARED_KINDS:
         F = cfg.shared_mlp_dim
         shapes |= {"wide_gate": (D, F), "wide_up": (D, F), "wide_down": (F, D)}
@@ -246,6 +260,8 @@ def _attention_shapes(cfg: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]
         shapes |= {"query_bias": (N, Q), "key_bias": (K, H), "value_bias": (K, H)}
     if cfg.output_bias:
         shapes |= {"output_bias": (D,)}
+    if cfg.sinks:
+        shapes |= {"sinks": (N,)}
     if cfg.query_key_norm:
         whole = cfg.norm_over_heads
         shapes |= {"query_norm": (N, H) if whole else (H,), "key_norm": (K, H) if whole else (H,)}
@@ -258,6 +274,26 @@ def _attention_shapes(cfg: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]
         shapes = {name: shape for name, shape in shapes.items() if name not in ("value", "value_bias")}
     # The output's bias alone has the same shape in all kinds.
     return {name if name == "output_bias" else f"global_{name}": shape for name, shape in shapes.items()}
+
+
+def _expert_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
+    D, F, X, S = cfg.embed_dim, cfg.mlp_dim, cfg.num_experts, cfg.shared_expert_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "router": (D, X),
+        "expert_gate": (X, D, F),
+        "expert_up": (X, D, F),
+        "expert_down": (X, F, D),
+    }
+    if cfg.expert_bias:
+        shapes |= {
+            "router_bias": (X,),
+            "expert_gate_bias": (X, F),
+            "expert_up_bias": (X, F),
+            "expert_down_bias": (X, D),
+        }
+    if S:
+        shapes |= {"shared_router": (D, 1), "shared_gate": (D, S), "shared_up": (D, S), "shared_down": (S, D)}
+    return shapes
 
 
 def _delta_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from latent_audit.errors import InputError
 from latent_audit.models import ops, sharding
 from latent_audit.models.config import ModelConfig, Params, parameter_shapes
-from latent_audit.models.kinds import beside, switch
+from latent_audit.models.kinds import beside, mixture, switch
 from latent_audit.models.kinds.beside import Beside
 from latent_audit.models.names import INPUT_AXES
 
@@ -226,7 +226,16 @@ def finish_block(
     cfg: ModelConfig,
 ) -> jax.Array:
     """Attention, output projection and MLP with their residual additions; x: [B, T, D] of the query columns."""
-    mixed = ops.attend(query, key, value, distance, window, scale=cfg.query_scale, cap=cfg.attention_softcap)
+    mixed = ops.attend(
+        query,
+        key,
+        value,
+        distance,
+        window,
+        scale=cfg.query_scale,
+        cap=cfg.attention_softcap,
+        sinks=layer["sinks"] if cfg.sinks else None,
+    )
     mixed = jnp.einsum("btnh,nhd->btd", mixed, layer["output"])
     if cfg.output_bias:
         mixed = mixed + layer["output_bias"]
@@ -234,7 +243,7 @@ def finish_block(
         mixed = ops.norm(mixed, layer["post_attention_norm"], cfg)
     x = _add(x, mixed, cfg)
     hidden = ops.norm(x, layer["mlp_norm"], cfg) if cfg.pre_norms else x
-    hidden = _mlp(layer, hidden, cfg)
+    hidden = mixture.mlp(layer, hidden, cfg)
     if cfg.post_norms:
         hidden = ops.norm(hidden, layer["post_mlp_norm"], cfg)
     return _add(x, hidden, cfg)
@@ -411,13 +420,6 @@ def init_params(key: jax.Array, cfg: ModelConfig, dtype: DTypeLike = jnp.float32
     return Decoder(cfg, dtype).init(key, tokens, tokens == 0)["params"]
 
 
-def _mlp(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
-    if not cfg.num_experts:
-        return ops.gated_mlp(x, layer, activation=cfg.activation)
-    picked, renormalise = cfg.experts_per_token, cfg.renormalise_experts
-    return ops.expert_mlp(x, layer, activation=cfg.activation, picked=picked, renormalise=renormalise)
-
-
 def _add(x: jax.Array, update: jax.Array, cfg: ModelConfig) -> jax.Array:
     if cfg.residual_scale != 1:
         # Most scales are no bfloat16 numbers: the product is rounded, not the scale.
@@ -433,7 +435,7 @@ def _initializer(name: str, shape: tuple[int, ...], cfg: ModelConfig) -> Callabl
         return nn.initializers.normal(shape[-1] ** -0.5)
     if name.endswith("norm"):
         return nn.initializers.zeros if cfg.norm_plus_one else nn.initializers.ones
-    if name.endswith("bias"):
+    if name.endswith("bias") or name == "sinks":
         return nn.initializers.zeros
     if name in ("embed", "head", "inputs_projection"):
         return nn.initializers.normal(cfg.embed_dim**-0.5)

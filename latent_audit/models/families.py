@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from latent_audit.errors import InputError
-from latent_audit.models.config import FULL_ATTENTION, ModelConfig, Rope
+from latent_audit.models.config import FULL_ATTENTION, ClampedGate, ModelConfig, Rope
 from latent_audit.models.fields import choice, flag, number, shown, token_ids
 from latent_audit.models.spellings import ropes
 from latent_audit.models.spellings.layer_types import read_types
@@ -125,8 +125,11 @@ def hf_from_config(cfg: ModelConfig, *, dtype: str = "float32", pad_id: int | No
         family.experts_field or "": cfg.num_experts,
         "num_experts_per_tok": cfg.experts_per_token,
         "norm_topk_prob": cfg.renormalise_experts,
+        "shared_expert_intermediate_size": cfg.shared_expert_dim,
         "layer_types": [LAYER_TYPES[slides] for slides in sliding],
     }
+    if cfg.clamped_gate is not None:
+        switchable |= {"swiglu_alpha": cfg.clamped_gate.alpha, "swiglu_limit": cfg.clamped_gate.limit}
     hf |= {key: value for key, value in switchable.items() if key in family.defaults}
     if family.window_rule not in ("none", "all"):
         hf["layer_types"] = [LAYER_TYPES[slides] for slides in sliding]
@@ -249,7 +252,12 @@ def _experts(fields: dict, family: Family) -> dict:
             f"config.json: num_experts_per_tok = {picked}, expected at most {family.experts_field} = {experts}"
         )
     renormalise = {"renormalise_experts": flag(fields, "norm_topk_prob")} if "norm_topk_prob" in family.defaults else {}
-    return {"num_experts": experts, "experts_per_token": picked} | renormalise
+    found = {"num_experts": experts, "experts_per_token": picked} | renormalise
+    if "shared_expert_intermediate_size" in family.defaults:
+        found["shared_expert_dim"] = number(fields, "shared_expert_intermediate_size")
+    if "swiglu_limit" in family.defaults:
+        found["clamped_gate"] = ClampedGate(number(fields, "swiglu_alpha"), number(fields, "swiglu_limit"))
+    return found
 
 
 def _cap(fields: dict, family: Family, name: str) -> float | None:

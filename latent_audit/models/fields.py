@@ -62,6 +62,9 @@ NUMBERS = {
     "num_experts": _HEADS,
     "num_local_experts": _HEADS,
     "num_experts_per_tok": _HEADS,
+    "shared_expert_intermediate_size": _SIZE,
+    "swiglu_alpha": _FACTOR,
+    "swiglu_limit": _FACTOR,
     # Layers of Gemma 4 and Qwen 3.5 that differ from others of their model.
     "global_head_dim": _HEADS,
     "num_global_key_value_heads": _HEADS,

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +41,11 @@ BLOCK_TENSORS = {
     "inputs_gate": "per_layer_input_gate.weight",
     "inputs_output": "per_layer_projection.weight",
     "post_inputs_norm": "post_per_layer_input_norm.weight",
+    "sinks": "self_attn.sinks",
+    "shared_router": "mlp.shared_expert_gate.weight",
+    "shared_gate": "mlp.shared_expert.gate_proj.weight",
+    "shared_up": "mlp.shared_expert.up_proj.weight",
+    "shared_down": "mlp.shared_expert.down_proj.weight",
     "delta_mixed": "linear_attn.in_proj_qkv.weight",
     "delta_gate": "linear_attn.in_proj_z.weight",
     "delta_beta": "linear_attn.in_proj_b.weight",
@@ -73,21 +79,41 @@ TOP_TENSORS = {
     "inputs_norm": "model.per_layer_projection_norm.weight",
 }
 
-# Experts' matrices lie one by one in a file: {} is their number.
-EXPERT_TENSORS = {
-    "qwen3_moe": {
-        "mlp.gate.weight": "router",
-        "mlp.experts.{}.gate_proj.weight": "expert_gate",
-        "mlp.experts.{}.up_proj.weight": "expert_up",
-        "mlp.experts.{}.down_proj.weight": "expert_down",
-    },
-    "mixtral": {
-        "block_sparse_moe.gate.weight": "router",
-        "block_sparse_moe.experts.{}.w1.weight": "expert_gate",
-        "block_sparse_moe.experts.{}.w3.weight": "expert_up",
-        "block_sparse_moe.experts.{}.w2.weight": "expert_down",
-    },
+_EACH_EXPERT: dict[str, tuple[str, ...]] = {
+    "mlp.gate.weight": ("router",),
+    "mlp.experts.{}.gate_proj.weight": ("expert_gate",),
+    "mlp.experts.{}.up_proj.weight": ("expert_up",),
+    "mlp.experts.{}.down_proj.weight": ("expert_down",),
 }
+_STACKED_EXPERTS: dict[str, tuple[str, ...]] = {
+    "mlp.experts.gate_up_proj": ("expert_gate", "expert_up"),
+    "mlp.experts.down_proj": ("expert_down",),
+}
+# Experts' matrices lie one by one in a file, {} being their number, or stacked. Family -> the ways in which its files
+# have them, the first being the one that is written.
+EXPERT_TENSORS: dict[str, tuple[dict[str, tuple[str, ...]], ...]] = {
+    "qwen3_moe": (_EACH_EXPERT,),
+    "qwen3_5_moe_text": ({"mlp.gate.weight": ("router",)} | _STACKED_EXPERTS, _EACH_EXPERT),
+    "mixtral": (
+        {
+            "block_sparse_moe.gate.weight": ("router",),
+            "block_sparse_moe.experts.{}.w1.weight": ("expert_gate",),
+            "block_sparse_moe.experts.{}.w3.weight": ("expert_up",),
+            "block_sparse_moe.experts.{}.w2.weight": ("expert_down",),
+        },
+    ),
+    "gpt_oss": (
+        {
+            "mlp.router.weight": ("router",),
+            "mlp.router.bias": ("router_bias",),
+            "mlp.experts.gate_up_proj_bias": ("expert_gate_bias", "expert_up_bias"),
+            "mlp.experts.down_proj_bias": ("expert_down_bias",),
+        }
+        | _STACKED_EXPERTS,
+    ),
+}
+# Families whose stacked experts lie as ours do, inputs first, gate and up by turns along the last axis.
+_INTERLEAVED = ("gpt_oss",)
 
 # The matrices of every block that adapters can change (experts' matrices and routers are left as they are).
 ADAPTED = (
@@ -95,6 +121,7 @@ ADAPTED = (
     *("delta_mixed", "delta_gate", "delta_beta", "delta_decay", "delta_output"),
     *("global_query", "global_key", "global_value", "global_output"),
     *("wide_gate", "wide_up", "wide_down", "inputs_gate", "inputs_output"),
+    *("shared_router", "shared_gate", "shared_up", "shared_down"),
 )
 # How many leading axes a matrix of ours sums over, of one layer and one expert. torch's Linear keeps
 # [outputs, inputs]: the transpose.
@@ -117,52 +144,90 @@ _NO_TEXT = re.compile(
 class FileTensor(NamedTuple):
     """What one tensor of a checkpoint holds.
 
-    parts: our parameters, one after the other along its rows; most tensors hold one. place: where in each of them:
-    () of a parameter that is not stacked, else (its place in the stack,) or (that, expert).
+    parts: our parameters; most tensors hold one. place: where in each of them: () of a parameter that is not stacked,
+    else (its place in the stack,) or (that, expert). form: "rows", the parts lie one after the other along the rows;
+    "stacked", so do those of each expert; "interleaved", they lie by turns along the last axis.
     """
 
     parts: tuple[str, ...]
     place: tuple[int, ...]
+    form: str = "rows"
 
 
 def block_tensors(cfg: ModelConfig, kind: str = "softmax") -> dict[str, tuple[str, ...]]:
     """Name inside "model.layers.{i}." of a layer of this kind -> our parameters that it holds."""
     single = BLOCK_TENSORS | (POST_NORM_TENSORS if cfg.post_norms else {})
     fused = FUSED_TENSORS.get(cfg.family, {})
-    elsewhere = {part for parts in fused.values() for part in parts} | {*EXPERT_TENSORS.get(cfg.family, {}).values()}
+    elsewhere = {
+        part for table in (fused, *EXPERT_TENSORS.get(cfg.family, ())) for parts in table.values() for part in parts
+    }
     return {single[plain_name(name)]: (name,) for name in kind_shapes(cfg, kind) if name not in elsewhere} | fused
 
 
-def tensor_names(cfg: ModelConfig) -> dict[str, FileTensor]:
-    """Every tensor a checkpoint of `cfg` holds, by its Hugging Face name."""
+def tensor_names(cfg: ModelConfig, held: Collection[str] = ()) -> dict[str, FileTensor]:
+    """Every tensor a checkpoint of `cfg` holds, by its Hugging Face name.
+
+    held: names that a checkpoint has; they decide where a family's files have their experts in several ways.
+    """
     names = {TOP_TENSORS[name]: FileTensor((name,), ()) for name in parameter_shapes(cfg) if name != "blocks"}
-    layers, of_experts = layers_with(cfg), EXPERT_TENSORS.get(cfg.family, {})
+    layers, of_experts = layers_with(cfg), _expert_tensors(cfg, held)
     for layer, kind in enumerate(cfg.kinds or ("softmax",) * cfg.num_layers):
         block = f"model.layers.{layer}."
         for inside, parts in block_tensors(cfg, kind).items():
             names[block + inside] = FileTensor(parts, (layers[parts[0]].index(layer),))
-        for inside, name in of_experts.items():
+        for inside, parts in of_experts.items():
             places = [(layer, expert) for expert in range(cfg.num_experts)] if "{}" in inside else [(layer,)]
-            names |= {block + inside.format(*place[1:]): FileTensor((name,), place) for place in places}
+            form = _form(cfg, inside)
+            names |= {block + inside.format(*place[1:]): FileTensor(parts, place, form) for place in places}
     return names
 
 
-def file_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of tensor_names(cfg)."""
-    shapes = piece_shapes(cfg)
-    of_parts = {
-        parts: [file_shape(part, shapes[part]) for part in parts] for parts, _ in set(tensor_names(cfg).values())
-    }
-    return {
-        name: (sum(shape[0] for shape in of_parts[tensor.parts]), *of_parts[tensor.parts][0][1:])
-        for name, tensor in tensor_names(cfg).items()
-    }
+def _expert_tensors(cfg: ModelConfig, held: Collection[str]) -> dict[str, tuple[str, ...]]:
+    ways = EXPERT_TENSORS.get(cfg.family, ({},))
+    fits = (way for way in ways if {f"model.layers.0.{inside.format(0)}" for inside in way} <= {*held})
+    return next(fits, ways[0])
 
 
-def piece_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Our parameters' shapes without the axes that a file does not stack: of one layer, of one expert."""
-    shapes = parameter_shapes(cfg) | block_shapes(cfg)
-    return {name: shape[1:] if name.startswith("expert_") else shape for name, shape in shapes.items()}
+def _form(cfg: ModelConfig, inside: str) -> str:
+    if "{}" in inside or ".experts." not in inside:
+        return "rows"
+    return "interleaved" if cfg.family in _INTERLEAVED else "stacked"
+
+
+def file_shapes(cfg: ModelConfig, held: Collection[str] = ()) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of tensor_names(cfg, held)."""
+    names = tensor_names(cfg, held)
+    # One of each: what differs between layers and experts is the place.
+    each = {(tensor.parts, tensor.form): _whole_shape(cfg, tensor) for tensor in names.values()}
+    return {name: each[tensor.parts, tensor.form] for name, tensor in names.items()}
+
+
+def _whole_shape(cfg: ModelConfig, tensor: FileTensor) -> tuple[int, ...]:
+    of_parts = [file_shape(part, _piece_shape(cfg, tensor, part), tensor.form) for part in tensor.parts]
+    axis = _axis(tensor, len(of_parts[0]))
+    return (*of_parts[0][:axis], sum(shape[axis] for shape in of_parts), *of_parts[0][axis + 1 :])
+
+
+def _axis(tensor: FileTensor, axes: int) -> int:
+    """The axis of a file's tensor along which its parts lie."""
+    return {"rows": 0, "stacked": 1, "interleaved": axes - 1}[tensor.form]
+
+
+def _piece_shape(cfg: ModelConfig, tensor: FileTensor, part: str) -> tuple[int, ...]:
+    """The shape of what a tensor holds of our parameter `part`, without the axes that the file does not stack."""
+    shape = block_shapes(cfg)[part] if tensor.place else parameter_shapes(cfg)[part]
+    return shape[max(len(tensor.place) - 1, 0) :]
+
+
+def part_in(cfg: ModelConfig, tensor: FileTensor, part: str) -> tuple[slice, ...]:
+    """Where in a file's tensor our parameter `part` lies: its index."""
+    shapes = [file_shape(one, _piece_shape(cfg, tensor, one), tensor.form) for one in tensor.parts]
+    number, axis = tensor.parts.index(part), _axis(tensor, len(shapes[0]))
+    before = sum(shape[axis] for shape in shapes[:number])
+    own = slice(before, before + shapes[number][axis])
+    if tensor.form == "interleaved":
+        own = slice(number, None, len(tensor.parts))
+    return (*[slice(None)] * axis, own)
 
 
 def is_unused(cfg: ModelConfig, name: str) -> bool:
@@ -186,8 +251,10 @@ def part_left_out(name: str) -> str | None:
     return found and found[1]
 
 
-def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape in a checkpoint of one layer's (and expert's) parameter `name` of our `shape`."""
+def file_shape(name: str, shape: tuple[int, ...], form: str = "rows") -> tuple[int, ...]:
+    """Shape in a checkpoint of one layer's (and expert's) parameter `name` of our `shape`; form: of FileTensor."""
+    if form != "rows":
+        return (shape[0], *shape[:0:-1]) if form == "stacked" else shape
     if name in INPUT_AXES:
         return math.prod(shape[INPUT_AXES[name] :]), math.prod(shape[: INPUT_AXES[name]])
     if name == "delta_convolution":
@@ -197,13 +264,10 @@ def file_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (math.prod(shape),)
 
 
-def rows_before(name: str, parts: tuple[str, ...], shapes: dict[str, tuple[int, ...]]) -> int:
-    """How many rows of a tensor that holds `parts` stand before `name`'s; shapes: piece_shapes."""
-    return sum(file_shape(part, shapes[part])[0] for part in parts[: parts.index(name)])
-
-
-def to_file(name: str, array: np.ndarray) -> np.ndarray:
+def to_file(name: str, array: np.ndarray, form: str = "rows") -> np.ndarray:
     """One layer's (and expert's) parameter `name` in a checkpoint's layout; a view: writing into it fills `array`."""
+    if form != "rows":
+        return array.swapaxes(1, -1) if form == "stacked" else array
     if name not in INPUT_AXES:
         return array.reshape(file_shape(name, array.shape))
     return array.reshape(file_shape(name, array.shape)[::-1]).T

@@ -11,9 +11,6 @@ from latent_audit.models.config import ModelConfig, Params, Rope
 # Finite, so that a query that sees no key (a padding column) gives a mean of values instead of NaN.
 MASKED_SCORE = -0.7 * float(np.finfo(np.float32).max)
 
-# Of a mixture of experts: their hidden activations are held for all tokens at once.
-_EXPERTS_AT_ONCE = 8
-
 ACTIVATIONS = {
     "silu": jax.nn.silu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
@@ -149,12 +146,14 @@ def attend(
     *,
     scale: float,
     cap: float | None,
+    sinks: jax.Array | None = None,
 ) -> jax.Array:
     """Grouped-query attention, softmax in float32.
 
     Args:
       query: [B, T, N, H]; key, value: [B, K, S, H] with N a multiple of K: what one head reads lies in one piece.
       distance: int32 [B, T, S] of key_distance; window: int scalar, keys at 0 <= distance < window are seen.
+      sinks: [N], a score of each head that is summed up beside those of the keys and has no value, or None.
     Returns:
       [B, T, N, H] in the query's dtype.
     """
@@ -164,8 +163,18 @@ def attend(
     scores = jnp.einsum("btkgh,bksh->bkgts", grouped, key, preferred_element_type=jnp.float32) * scale
     visible = (distance >= 0) & (distance < window)
     scores = jnp.where(visible[:, None, None], softcap(scores, cap), MASKED_SCORE)
-    weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+    weights = _softmax(scores, None if sinks is None else sinks.reshape(K, N // K, 1, 1)).astype(query.dtype)
     return jnp.einsum("bkgts,bksh->btkgh", weights, value).reshape(B, T, N, H)
+
+
+def _softmax(scores: jax.Array, sinks: jax.Array | None) -> jax.Array:
+    """Softmax over the last axis; sinks [K, G, 1, 1], or None: one more score, whose share is left out."""
+    if sinks is None:
+        return jax.nn.softmax(scores, axis=-1)
+    sinks = sinks.astype(scores.dtype)
+    largest = jax.lax.stop_gradient(jnp.maximum(scores.max(axis=-1, keepdims=True), sinks))
+    powers = jnp.exp(scores - largest)
+    return powers / (powers.sum(axis=-1, keepdims=True) + jnp.exp(sinks - largest))
 
 
 def gated_mlp(x: jax.Array, layer: Params, *, activation: str) -> jax.Array:
@@ -173,43 +182,6 @@ def gated_mlp(x: jax.Array, layer: Params, *, activation: str) -> jax.Array:
     gate = _dense(x, layer["gate"], layer.get("gate_bias"))
     up = _dense(x, layer["up"], layer.get("up_bias"))
     return _dense(ACTIVATIONS[activation](gate) * up, layer["down"], layer.get("down_bias"))
-
-
-def expert_shares(x: jax.Array, router: jax.Array, *, picked: int, renormalise: bool) -> jax.Array:
-    """Each expert's share of a token's output, 0 for all but the `picked` largest; x [B, T, D] -> [B, T, X].
-
-    The softmax is over all experts in float32; `renormalise` divides the picked shares by their sum.
-    """
-    probability = jax.nn.softmax((x @ router).astype(jnp.float32), axis=-1)
-    largest, experts = jax.lax.top_k(probability, picked)
-    if renormalise:
-        largest = largest / largest.sum(axis=-1, keepdims=True)
-    chosen = jax.nn.one_hot(experts, router.shape[-1], dtype=jnp.float32)
-    return jnp.einsum("btk,btkx->btx", largest, chosen).astype(x.dtype)
-
-
-def expert_mlp(x: jax.Array, layer: Params, *, activation: str, picked: int, renormalise: bool) -> jax.Array:
-    """The shares' sum of the experts' gated MLPs; x: [B, T, D].
-
-    Every expert sees every token, a few at a time: exact for any routing, in one program, at the arithmetic of all
-    experts. Experts are a batch dimension of the products, so that a search recomputes them and stores none
-    (suffix.RESIDUALS).
-    """
-    shares = expert_shares(x, layer["router"], picked=picked, renormalise=renormalise)
-    X = shares.shape[-1]
-    together = max(size for size in range(1, _EXPERTS_AT_ONCE + 1) if X % size == 0)
-
-    def add(total: jax.Array, stacked: tuple) -> tuple[jax.Array, None]:
-        gate, up, down, share = stacked
-        copies = jnp.broadcast_to(x, (together, *x.shape))
-        wide = ACTIVATIONS[activation](jnp.einsum("xbtd,xdf->xbtf", copies, gate))
-        wide = wide * jnp.einsum("xbtd,xdf->xbtf", copies, up)
-        out = jnp.einsum("xbtf,xfd->xbtd", wide, down)
-        return total + (share[..., None] * out).sum(axis=0), None
-
-    experts = [layer[name] for name in ("expert_gate", "expert_up", "expert_down")]
-    stacked = [array.reshape(-1, together, *array.shape[1:]) for array in (*experts, jnp.moveaxis(shares, -1, 0))]
-    return jax.lax.scan(add, jnp.zeros_like(x), tuple(stacked))[0]
 
 
 def _dense(x: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:

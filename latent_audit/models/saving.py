@@ -104,8 +104,10 @@ def _tensors_by_file(cfg: ModelConfig, params: Params, dtype: np.dtype) -> Itera
         single = len(shards) == 1
         tensors = {}
         for canonical in shard:
-            parts, place = expected[canonical]
-            arrays = [sharding.to_host(params["blocks"][name][place] if place else params[name]) for name in parts]
-            rows = [names.to_file(name, array.astype(dtype)) for name, array in zip(parts, arrays, strict=True)]
-            tensors[canonical] = np.ascontiguousarray(rows[0] if len(rows) == 1 else np.concatenate(rows))
+            tensor = expected[canonical]
+            whole = np.empty(shapes[canonical], dtype)
+            for name in tensor.parts:
+                part = params["blocks"][name][tensor.place] if tensor.place else params[name]
+                whole[names.part_in(cfg, tensor, name)] = names.to_file(name, sharding.to_host(part), tensor.form)
+            tensors[canonical] = whole
         yield WEIGHTS if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors", tensors

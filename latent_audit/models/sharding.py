@@ -31,16 +31,18 @@ RULES = (
     # Fewer key and value heads than devices: every device holds them all.
     (r"blocks/(global_)?(key|value)", ((None, None, "model", None), ())),
     (r"blocks/(global_)?query_bias", ((None, "model", None),)),
+    (r"blocks/sinks", ((None, "model"),)),
     (r"blocks/(global_)?(key|value)_bias", ((None, "model", None), ())),
     (r"blocks/(global_)?output", ((None, "model", None, None),)),
-    (r"blocks/(wide_)?(gate|up)", ((None, None, "model"),)),
+    (r"blocks/(wide_|shared_)?(gate|up)", ((None, None, "model"),)),
     (r"blocks/(gate|up)_bias", ((None, "model"),)),
-    (r"blocks/(wide_)?down", ((None, "model", None),)),
+    (r"blocks/(wide_|shared_)?down", ((None, "model", None),)),
     (r"blocks/inputs_gate", ((None, None, "model"),)),
     (r"blocks/inputs_output", ((None, "model", None),)),
     (r"blocks/(output|down)_bias", ((),)),
     # Experts are cut as a dense MLP is: every device holds its part of each.
-    (r"blocks/router", ((),)),
+    (r"blocks/(router|router_bias|shared_router|expert_down_bias)", ((),)),
+    (r"blocks/expert_(gate|up)_bias", ((None, None, "model"),)),
     (r"blocks/expert_(gate|up)", ((None, None, None, "model"),)),
     (r"blocks/expert_down", ((None, None, "model", None),)),
     # Queries, keys and values side by side on one axis: cut by what the projection sums over.
@@ -50,13 +52,14 @@ RULES = (
     (r"blocks/delta_(convolution|rate|rate_bias)", ((),)),
     (r"blocks/delta_output", ((None, "model", None, None),)),
     (r"\w*norm|blocks/layer_scale", ((),)),
-    (r"(global_|wide_)?(query|key|value|gate|up|delta_gate|delta_beta|delta_decay|inputs_gate)/a", ((),)),
-    (r"(global_|wide_)?(output|down|delta_output|delta_mixed|inputs_output)/b", ((),)),
+    (r"(global_|wide_|shared_)?(query|key|value|gate|up|router|delta_gate|delta_beta|delta_decay)/a", ((),)),
+    (r"(global_|wide_|shared_)?(output|down|delta_output|delta_mixed)/b|shared_router/b", ((),)),
+    (r"inputs_gate/a|inputs_output/b", ((),)),
     (r"(global_)?(query|delta_gate)/b", ((None, None, "model", None),)),
     (r"(global_)?(key|value)/b", ((None, None, "model", None), ())),
-    (r"((wide_)?(gate|up)|delta_beta|delta_decay|inputs_gate)/b", ((None, None, "model"),)),
+    (r"(wide_|shared_)?(gate|up)/b|(delta_beta|delta_decay|inputs_gate)/b", ((None, None, "model"),)),
     (r"(global_)?(output|delta_output)/a", ((None, "model", None, None),)),
-    (r"((wide_)?down|delta_mixed|inputs_output)/a", ((None, "model", None),)),
+    (r"((wide_|shared_)?down|delta_mixed|inputs_output)/a", ((None, "model", None),)),
 )
 
 

@@ -13,7 +13,7 @@ from absl import logging
 
 from latent_audit import gguf_files
 from latent_audit.models import headers
-from latent_audit.models.files import fp8, gguf_weights
+from latent_audit.models.files import fp8, gguf_weights, mxfp4
 
 # An exponent of ones stands for infinity and NaN; by bits, because 16-bit floats are slow to ask for it.
 _EXPONENT = {"F32": (np.uint32, 0x7F800000), "BF16": (np.uint16, 0x7F80), "F16": (np.uint16, 0x7C00)}
@@ -63,6 +63,8 @@ def _is_finite(file: pathlib.Path, name: str) -> bool:
             return not any(
                 ((stored[rows] & 0x7F) == _NAN_OF_FP8).any() for rows in chunks(stored.shape, _CHUNK_ELEMENTS)
             )
+        if source.get_dtype() == mxfp4.STORED:
+            return name.endswith(mxfp4.BLOCKS) or not (opened.get_tensor(name) == mxfp4.NO_SCALE).any()
         kind, mask = _EXPONENT[source.get_dtype()]
         shape = tuple(source.get_shape())
         for rows in chunks(shape, _CHUNK_ELEMENTS):

@@ -18,7 +18,7 @@ from latent_audit.errors import InputError
 from latent_audit.models import families, headers, hub, names, sharding
 from latent_audit.models.config import ModelConfig, Params, parameter_shapes
 from latent_audit.models.fields import MOST_CONFIG_BYTES, check_finite, number, shown, token_ids
-from latent_audit.models.files import adapters, fp8, gguf_config, gguf_weights, reading
+from latent_audit.models.files import adapters, fp8, gguf_config, gguf_weights, mxfp4, reading
 from latent_audit.models.fingerprint import check_files
 from latent_audit.models.values import check_values, chunks
 from latent_audit.user_files import read_json
@@ -32,8 +32,8 @@ CHUNK_ELEMENTS = 2**18
 class Checkpoint(NamedTuple):
     """A checkpoint found whole: its cfg, and canonical tensor name -> (file, name in the file).
 
-    The scale of an eight-bit weight stands under the weight's name and an end of fp8.SCALES. products: what an adapter
-    adds, by canonical name.
+    The scale of a quantised weight stands under the weight's name and an end, fp8.SCALES or mxfp4.SCALES. products:
+    what an adapter adds, by canonical name.
     """
 
     cfg: ModelConfig
@@ -54,8 +54,8 @@ def load(
     Args:
       path: a directory, a GGUF file or a hub id (see hub.resolve); revision: of a hub id.
       adapter: a local directory with a PEFT LoRA adapter, which is merged in float32.
-      dtype: "float32" or "bfloat16"; files may hold float32, bfloat16, float16, FP8 with scales, GGUF's quantised
-        blocks or a mixture.
+      dtype: "float32" or "bfloat16"; files may hold float32, bfloat16, float16, FP8 or MXFP4 with scales, GGUF's
+        quantised blocks or a mixture.
       place: place(name, array) -> jax.Array, called once per parameter ("embed", "blocks/query", ...) as soon as
         it is complete; None is sharding.place: over the mesh in force, else on the default device. The host holds one
         parameter at a time.
@@ -105,7 +105,9 @@ def check(path: str | pathlib.Path, *, adapter: pathlib.Path | None = None, revi
     except InputError as error:
         raise InputError(f"{directory}: {error}") from error
     found = found or headers.read_headers(directory)
-    held = [name for header in found.values() for name in map(names.canonical_name, header) if name is not None]
+    if quantised is not None:
+        found = {file: mxfp4.as_weights(header) for file, header in found.items()}
+    held = _canonical_names(found)
     _tell_left_out(directory, [name for header in found.values() for name in header], held)
     both = {names.TOP_TENSORS["embed"], names.TOP_TENSORS["head"]} <= set(held)
     if cfg.tied_head and families.leaves_tying_open(hf) and both:
@@ -114,6 +116,10 @@ def check(path: str | pathlib.Path, *, adapter: pathlib.Path | None = None, revi
     tensors, problems = _place_tensors(cfg, found, quantised is not None)
     headers.raise_problems(directory, problems)
     return Checkpoint(cfg, tensors) if adapter is None else Checkpoint(*adapters.apply(adapter, cfg, tensors))
+
+
+def _canonical_names(found: dict[pathlib.Path, headers.Header]) -> list[str]:
+    return [name for header in found.values() for name in map(names.canonical_name, header) if name is not None]
 
 
 def _tell_left_out(directory: pathlib.Path, in_files: list[str], held: list[str]) -> None:
@@ -168,12 +174,13 @@ def _place_tensors(
     cfg: ModelConfig, found: dict[pathlib.Path, headers.Header], quantised: bool
 ) -> tuple[dict[str, tuple[pathlib.Path, str]], list[tuple[str, str]]]:
     """(canonical name -> (file, name in the file), every (kind of problem, tensor)) of the headers of all files."""
-    expected = names.file_shapes(cfg)
+    expected = names.file_shapes(cfg, _canonical_names(found))
     tensors: dict[str, tuple[pathlib.Path, str]] = {}
     problems: list[tuple[str, str]] = []
     for file, header in found.items():
         for in_file, (shape, kind) in header.items():
-            canonical = names.canonical_name(in_file)
+            packed = kind == mxfp4.DTYPE
+            canonical = names.canonical_name(in_file.removesuffix(mxfp4.BLOCKS) if packed else in_file)
             if canonical is None or names.is_unused(cfg, canonical) or (quantised and fp8.is_unused(canonical)):
                 continue
             if canonical in tensors:
@@ -181,7 +188,7 @@ def _place_tensors(
                 problems.append(("duplicate", f"{in_file} in {file.name} and {other_name} in {other}"))
                 continue
             tensors[canonical] = (file, in_file)
-            if quantised and fp8.is_scale(canonical):
+            if quantised and (fp8.is_scale(canonical) or canonical.endswith(mxfp4.SCALES)):
                 continue
             tied = cfg.tied_head and canonical == names.TOP_TENSORS["head"]
             if canonical not in expected and not tied:
@@ -192,9 +199,9 @@ def _place_tensors(
                 tables = (names.TOP_TENSORS["embed"], names.TOP_TENSORS["head"])
                 by = f" (vocab_size = {cfg.vocab_size})" if canonical in tables else ""
                 problems.append(("wrong shape", f"{in_file} is {shown(list(shape))}, expected {list(wanted)}{by}"))
-            if kind not in FILE_DTYPES and not (quantised and kind == fp8.DTYPE):
+            if kind not in FILE_DTYPES and not (quantised and kind in (fp8.DTYPE, mxfp4.DTYPE)):
                 problems.append(("wrong dtype", f"{in_file} is {kind}, expected one of {', '.join(FILE_DTYPES)}"))
-    problems += fp8.check_scales(found, tensors) if quantised else []
+    problems += fp8.check_scales(found, tensors) + mxfp4.check_scales(found, tensors) if quantised else []
     if cfg.tied_head and names.TOP_TENSORS["embed"] not in tensors and names.TOP_TENSORS["head"] in tensors:
         tensors[names.TOP_TENSORS["embed"]] = tensors[names.TOP_TENSORS["head"]]
     problems += [("missing", canonical) for canonical in expected if canonical not in tensors]
@@ -233,18 +240,20 @@ def _read(
     shapes = parameter_shapes(cfg)
     array = np.empty(shapes["blocks"][name] if name in shapes["blocks"] else shapes[name], dtype)
     problems = []
-    for canonical, tensor in names.tensor_names(cfg).items():
+    for canonical, tensor in names.tensor_names(cfg, tensors).items():
         if name not in tensor.parts:
             continue
         file, in_file = tensors[canonical]
-        target = names.to_file(name, array[tensor.place])
-        before = names.rows_before(name, tensor.parts, names.piece_shapes(cfg))
+        target = names.to_file(name, array[tensor.place], tensor.form)
+        index = names.part_in(cfg, tensor, name)
+        # Along the rows, other rows are not read at all.
+        before, within = (index[0].start, ()) if tensor.form == "rows" else (0, index)
         finite = True
         with reading.opened(tensors, canonical) as source:
             added = adapters.rows_of(products[canonical]) if canonical in products else None
             for rows in chunks(target.shape, CHUNK_ELEMENTS):
                 own = slice(before + rows.start, before + rows.stop)
-                target[rows] = source(own) if added is None else source(own).astype(np.float32) + added(own)
+                target[rows] = source(own)[within] if added is None else source(own).astype(np.float32) + added(own)
                 # After the cast, so that an overflow of bfloat16 is seen too.
                 finite = finite and bool(np.isfinite(target[rows]).all())
         if not finite:

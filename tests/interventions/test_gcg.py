@@ -114,8 +114,10 @@ def torch_gradient(case, row, dtype=torch.float32):
 
 @pytest.mark.parametrize(
     "case",
-    ["llama3", "gemma2", "qwen3", "granite", "mixtral", "qwen3_5", "gemma4", "gemma4_e4b"]
-    + [pytest.param(case, marks=pytest.mark.slow) for case in ("olmo3", "smollm3", "phi3", "ministral3")],
+    ["llama3", "gemma2", "qwen3", "granite", "mixtral", "gpt_oss", "qwen3_5", "gemma4", "gemma4_e4b"]
+    + [
+        pytest.param(case, marks=pytest.mark.slow) for case in ("olmo3", "smollm3", "phi3", "ministral3", "qwen3_5_moe")
+    ],
 )
 def test_gradient_equals_one_hot_rows_in_torch(case):
     params, cfg = loaded(case)

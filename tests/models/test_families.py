@@ -20,7 +20,8 @@ from tests.support import tiny
 
 # Model types whose module in transformers has another name.
 PACKAGES = {"gemma3_text": "gemma3", "qwen3_5_text": "qwen3_5", "gemma4_text": "gemma4"}
-WIDTHS = {"granitemoehybrid": "shared_", "qwen3_moe": "moe_"}
+PACKAGES |= {"qwen3_5_moe_text": "qwen3_5_moe"}
+WIDTHS = {"granitemoehybrid": "shared_", "qwen3_moe": "moe_", "qwen3_5_moe_text": "moe_"}
 SMALL = {key: value for key, value in tiny.BASE.items() if key != "head_dim"}
 
 
@@ -42,9 +43,14 @@ def _assert_same_as_transformers(hf):
         of_layer.num_key_value_heads,
         getattr(theirs, f"{WIDTHS.get(theirs.model_type, '')}intermediate_size"),
     )
-    if hasattr(theirs, "num_experts_per_tok") and theirs.num_local_experts:
-        assert (cfg.num_experts, cfg.experts_per_token) == (theirs.num_local_experts, theirs.num_experts_per_tok)
+    experts = getattr(theirs, "num_local_experts", None) or getattr(theirs, "num_experts", None)
+    if hasattr(theirs, "num_experts_per_tok") and experts:
+        assert (cfg.num_experts, cfg.experts_per_token) == (experts, theirs.num_experts_per_tok)
         assert cfg.renormalise_experts == getattr(theirs, "norm_topk_prob", True)
+        assert cfg.shared_expert_dim == getattr(theirs, "shared_expert_intermediate_size", 0)
+        if theirs.model_type == "gpt_oss":
+            assert dataclasses.astuple(cfg.clamped_gate) == (theirs.swiglu_alpha, theirs.swiglu_limit)
+            assert cfg.sinks and cfg.expert_bias and cfg.qkv_bias == cfg.output_bias == theirs.attention_bias
     head_dim = getattr(of_layer, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
     assert cfg.head_dim == head_dim
     scale = getattr(theirs, "attention_multiplier", getattr(theirs, "query_pre_attn_scalar", head_dim) ** -0.5)
@@ -152,6 +158,8 @@ QWEN3_5_ROPE = {
     "rope_theta": 10000000,
     "rope_type": "default",
 }
+GPT_OSS_ROPE = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
+GPT_OSS_ROPE |= {"original_max_position_embeddings": 32}
 SPELLINGS = {
     "old": ("llama", {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}}),
     "old_type": ("llama", {"rope_theta": 5e3, "rope_scaling": {"type": "linear", "factor": 2.0}}),
@@ -268,6 +276,19 @@ SPELLINGS = {
         "qwen3_5_text",
         {"partial_rotary_factor": 0.5, "rope_theta": 1e7, "layer_types": ["full_attention"] * 2 + ["linear_attention"]},
     ),
+    "qwen3_5_moe_as_published": (
+        "qwen3_5_moe_text",
+        {"full_attention_interval": 2, "rope_parameters": QWEN3_5_ROPE, "num_experts": 8, "num_experts_per_tok": 3}
+        | {"moe_intermediate_size": 24, "shared_expert_intermediate_size": 20, "mlp_only_layers": []}
+        | {"attn_output_gate": True, "mamba_ssm_dtype": "float32", "mtp_num_hidden_layers": 1},
+    ),
+    "gpt_oss_as_published": (
+        "gpt_oss",
+        {"rope_scaling": GPT_OSS_ROPE, "rope_theta": 150000, "initial_context_length": 4096, "experts_per_token": 2}
+        | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "num_experts_per_tok": 2}
+        | {"num_local_experts": 6, "attention_bias": True, "sliding_window": 16, "swiglu_limit": 5.0},
+    ),
+    "gpt_oss_new": ("gpt_oss", {"rope_parameters": GPT_OSS_ROPE | {"rope_theta": 1e4}, "swiglu_alpha": 1.5}),
     "gemma3_layer_types": ("gemma3_text", {"layer_types": ["full_attention"] + ["sliding_attention"] * 2}),
     "gemma2_layer_types": ("gemma2", {"layer_types": ["full_attention"] + ["sliding_attention"] * 2}),
     "gemma_legacy_gelu": ("gemma", {"hidden_act": "gelu", "hidden_activation": None}),
@@ -545,7 +566,11 @@ def test_every_spelling_reads_as_transformers_reads_it(spelling):
             {"model_type": "qwen3_5_text", "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e7, "factor": 4.0}},
             ["rope_type", "yarn", "default"],
         ),
-        ({"model_type": "qwen3_5_moe_text"}, ["qwen3_5_moe_text", "not supported"]),
+        ({"model_type": "qwen3_5_moe_text", "num_experts_per_tok": 300}, ["num_experts_per_tok", "300", "256"]),
+        ({"model_type": "qwen3_5_moe_text", "shared_expert_intermediate_size": 0}, ["shared_expert_intermediate_size"]),
+        ({"model_type": "qwen3_5_moe_text", "mlp_only_layers": [1]}, ["mlp_only_layers", "[1]"]),
+        ({"model_type": "gpt_oss", "swiglu_limit": None}, ["swiglu_limit", "None"]),
+        ({"model_type": "gpt_oss", "layer_types": ["linear_attention"] * 3}, ["layer_types", "linear_attention"]),
         (
             {"model_type": "qwen2", "use_sliding_window": False, "layer_types": ["sliding_attention"] * 3},
             ["layer_types", "use_sliding_window"],
@@ -822,6 +847,9 @@ REAL = {
             "num_experts_per_tok": 8,
         },
     ),
+    "Qwen3.5-35B-A3B text": (34_660_610_688, {"model_type": "qwen3_5_moe_text", "rope_parameters": QWEN3_5_ROPE}),
+    "gpt-oss-20b": (20_914_757_184, {"model_type": "gpt_oss", "num_hidden_layers": 24, "num_local_experts": 32}),
+    "gpt-oss-120b": (116_829_156_672, {"model_type": "gpt_oss"}),
     # In the multimodal release the embedding has 64 more rows than the text vocabulary.
     "Gemma-3-4B text": (
         3_880_099_328,

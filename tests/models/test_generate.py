@@ -25,6 +25,8 @@ NEW_FAMILIES = (
     "ministral3",
     "qwen3_moe_window",
     "mixtral",
+    "qwen3_5_moe",
+    "gpt_oss",
 )
 
 

@@ -102,6 +102,12 @@ SWITCHES = {
     "experts_per_token": ("mixtral", lambda cfg: {"experts_per_token": 1}),
     "renormalise_experts": ("qwen3_moe", lambda cfg: {"renormalise_experts": False}),
     "no_renormalising": ("qwen3_moe_window", lambda cfg: {"renormalise_experts": True}),
+    "sinks": ("gpt_oss", lambda cfg: {"sinks": False}),
+    "expert_bias": ("gpt_oss", lambda cfg: {"expert_bias": False}),
+    "clamp": ("gpt_oss", lambda cfg: {"clamped_gate": dataclasses.replace(cfg.clamped_gate, limit=7.0)}),
+    "clamp_alpha": ("gpt_oss", lambda cfg: {"clamped_gate": dataclasses.replace(cfg.clamped_gate, alpha=1.0)}),
+    "gpt_oss_windows": ("gpt_oss", lambda cfg: {"windows": cfg.windows[1:] + cfg.windows[:1]}),
+    "shared_expert": ("qwen3_5_moe", lambda cfg: {"shared_expert_dim": 0}),
     "query_beta": ("ministral3", lambda cfg: {"ropes": (dataclasses.replace(cfg.ropes[0], query_beta=0.0),)}),
     "query_length": (
         "ministral3",

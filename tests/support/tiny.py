@@ -130,6 +130,23 @@ QWEN3_5 = {
 }
 QWEN3_5_MARKS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 
+QWEN3_5_MOE = QWEN3_5 | {
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 20,
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+}
+# Large weights reach the clamp; see model().
+GPT_OSS = {
+    "num_hidden_layers": 4,
+    "intermediate_size": 24,
+    "sliding_window": 5,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "swiglu_limit": 1.5,
+    "rope_parameters": YARN | {"truncate": False},
+}
+
 # Case -> (config class, what differs from BASE). Windows are shorter than LENGTH.
 LENGTH = 24
 CASES = {
@@ -266,6 +283,10 @@ CASES = {
         },
     ),
     "mixtral": ("MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": None}),
+    "qwen3_5_moe": ("Qwen3_5MoeTextConfig", QWEN3_5_MOE),
+    "qwen3_5_moe_multimodal": ("Qwen3_5MoeConfig", QWEN3_5_MOE),
+    "gpt_oss": ("GptOssConfig", GPT_OSS),
+    "gpt_oss_tied": ("GptOssConfig", GPT_OSS | {"tie_word_embeddings": True, "attention_bias": False}),
     "ministral3_multimodal": ("Mistral3Config", MINISTRAL3),
     "mistral3_multimodal": ("Mistral3Config", {"sliding_window": None, "rope_parameters": {"rope_theta": 500.0}}),
 }
@@ -307,10 +328,11 @@ def config(case: str):
             image_token_index=95,
             tie_word_embeddings=case == "ministral3_multimodal",
         )
-    if name == "Qwen3_5Config":
+    if name in ("Qwen3_5Config", "Qwen3_5MoeConfig"):
         vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
-        return transformers.Qwen3_5Config(
-            text_config=fields | {"model_type": "qwen3_5_text"},
+        kind = getattr(transformers, name)
+        return kind(
+            text_config=fields | {"model_type": f"{kind.model_type}_text"},
             vision_config=vision | {"patch_size": 4, "num_position_embeddings": 16},
             **{key: 95 - i for i, key in enumerate(QWEN3_5_MARKS)},
         )

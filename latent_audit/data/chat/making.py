@@ -134,6 +134,11 @@ def _with_system(chat: Chat, system: str) -> Chat:
 def _with_thoughts(chat: Chat, closing: str) -> Chat:
     """The chat with what is done about a thought in front of the answer: ended, or read behind, or there is none."""
     written = write_prompts(chat, [PROBE])[0]
+    if thoughts.has_channels(chat.template):
+        # The template ends before the channel, which the model would choose.
+        if chat.enable_thinking is False:
+            return dataclasses.replace(chat, closing=thoughts.FINAL)
+        return dataclasses.replace(chat, behind_thought=True, thought=thoughts.FINAL)
     opened = thoughts.is_open(written[written.rfind(PROBE) :])
     if chat.enable_thinking is False:
         return dataclasses.replace(chat, closing=closing) if opened else chat

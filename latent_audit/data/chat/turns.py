@@ -74,4 +74,5 @@ def _frame(chat: Chat, probe: str) -> Frame:
     else:
         # The prefix opens a thought that the template leaves out of answers: nothing stands between the two.
         front = ""
-    return Frame(front if thoughts.END in front else chat.thought + front, *cut)
+    ended = thoughts.END in front or front.endswith(chat.thought)
+    return Frame(front if ended else chat.thought + front, *cut)

@@ -18,6 +18,7 @@ import numpy as np
 
 from latent_audit.errors import InputError
 from latent_audit.models.fields import shown
+from latent_audit.models.files import mxfp4
 from latent_audit.models.headers import Header
 
 DTYPE = "F8_E4M3"
@@ -31,7 +32,7 @@ _REMEDY = "use the bfloat16 or float32 checkpoint, or dequantise it once with tr
 
 
 def split_config(hf: dict) -> tuple[dict, dict | None]:
-    """(config.json without its quantization, that part where it is one of eight bits, None where there is none).
+    """(config.json without its quantization, that part where it is one that is read, None where there is none).
 
     Raises InputError for any other quantization, with the remedy.
     """
@@ -53,9 +54,12 @@ def _check(given: Any) -> None:
     if not isinstance(given, dict):
         raise InputError(f"{where}, expected an object; {_REMEDY}")
     method = given.get("quant_method")
+    if method == mxfp4.METHOD:
+        return
     if method not in _METHODS:
         raise InputError(
-            f"{where}: quant_method = {shown(method)} is not read, of quantised weights only FP8 is: {_REMEDY}"
+            f"{where}: quant_method = {shown(method)} is not read, of quantised weights only FP8 and MXFP4 are: "
+            f"{_REMEDY}"
         )
     kind = given.get("format") if method == "compressed-tensors" else given.get("quant_algo", "FP8")
     if kind not in ("float-quantized", "naive-quantized", "FP8"):
@@ -83,6 +87,8 @@ def _groups(given: dict) -> list[dict]:
 
 def describe(given: dict) -> str:
     """What a report calls such weights."""
+    if given.get("quant_method") == mxfp4.METHOD:
+        return mxfp4.DTYPE
     return "FP8 (blocks of 128 x 128)" if given.get("weight_block_size") else "FP8"
 
 

@@ -21,7 +21,7 @@ from latent_audit.models.config import (
     layers_with,
     plain_name,
 )
-from latent_audit.models.kinds import attention, beside, delta_rule
+from latent_audit.models.kinds import attention, beside, delta_rule, mixture
 
 # Kind -> what a later decode step needs of a layer.
 CACHED: dict[str, tuple[str, ...]] = beside.KEPT | {"delta": ("columns", "matrices")} | dict.fromkeys(SHARED_KINDS, ())
@@ -149,7 +149,7 @@ def _block_of(
     if cfg.post_norms:
         mixed = ops.norm(mixed, layer["post_attention_norm"], cfg)
     x = x[:, first_query:] + mixed
-    hidden = ops.gated_mlp(ops.norm(x, layer["mlp_norm"], cfg), layer, activation=cfg.activation)
+    hidden = mixture.mlp(layer, ops.norm(x, layer["mlp_norm"], cfg), cfg)
     if cfg.post_norms:
         hidden = ops.norm(hidden, layer["post_mlp_norm"], cfg)
     x = x + hidden

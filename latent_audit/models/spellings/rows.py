@@ -246,6 +246,48 @@ _QWEN3_5 = {key: value for key, value in _QWEN3.items() if "window" not in key} 
     **qwen3_5.DEFAULTS,
 }
 
+_QWEN3_5_MOE = {key: value for key, value in _QWEN3_5.items() if key != "intermediate_size"} | {
+    "hidden_size": 2048,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 2,
+    "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512,
+    "num_experts": 256,
+    "num_experts_per_tok": 8,
+}
+# gpt-oss's own sizes are those of its larger model.
+_GPT_OSS = {
+    "vocab_size": 201088,
+    "hidden_size": 2880,
+    "intermediate_size": 2880,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "tie_word_embeddings": False,
+    "attention_bias": True,
+    "sliding_window": 128,
+    "num_local_experts": 128,
+    "num_experts_per_tok": 4,
+    "swiglu_alpha": 1.702,
+    "swiglu_limit": 7.0,
+    "rope_theta": 150000.0,
+}
+# What transformers takes where a gpt-oss file says nothing of its rotary settings.
+_GPT_OSS_ROPE = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
+
 _GEMMA4 = {key: value for key, value in _GEMMA2.items() if key not in gemma4.GEMMA2_ONLY} | gemma4.DEFAULTS
 
 # Each has read(fields, layers) -> ModelConfig's fields, and written(cfg, fields) -> config.json's.
@@ -261,6 +303,16 @@ FAMILIES = {
         _QWEN3_5,
         {"query_key_norm": True, "norm_plus_one": True, "query_gate": True},
         bias="switch",
+        rope_kinds=("default",),
+        kinds="qwen3_5",
+    ),
+    "qwen3_5_moe_text": Family(
+        "Qwen3_5MoeForCausalLM",
+        _QWEN3_5_MOE,
+        {"query_key_norm": True, "norm_plus_one": True, "query_gate": True, "renormalise_experts": True},
+        width_field="moe_intermediate_size",
+        bias="switch",
+        experts_field="num_experts",
         rope_kinds=("default",),
         kinds="qwen3_5",
     ),
@@ -328,6 +380,14 @@ FAMILIES = {
         window_rule="all",
         experts_field="num_local_experts",
     ),
+    "gpt_oss": Family(
+        "GptOssForCausalLM",
+        _GPT_OSS | {"rope_parameters": _GPT_OSS_ROPE},
+        {"norm_wide": True, "renormalise_experts": True, "expert_bias": True, "sinks": True},
+        window_rule="alternate",
+        bias="switch",
+        experts_field="num_local_experts",
+    ),
     "ministral3": Family(
         "Ministral3ForCausalLM", _MINISTRAL3 | {"rope_parameters": _MINISTRAL3_ROPE}, window_rule="all"
     ),
@@ -350,5 +410,6 @@ TOWERS = {
     "gemma3": Tower("Gemma3ForConditionalGeneration", ("gemma3_text",), {"final_logit_softcapping": None}),
     "gemma4": Tower("Gemma4ForConditionalGeneration", ("gemma4_text",)),
     "qwen3_5": Tower("Qwen3_5ForConditionalGeneration", ("qwen3_5_text",)),
+    "qwen3_5_moe": Tower("Qwen3_5MoeForConditionalGeneration", ("qwen3_5_moe_text",)),
     "mistral3": Tower("Mistral3ForConditionalGeneration", ("mistral", "ministral3")),
 }

@@ -110,10 +110,10 @@ def test_float32_of_transformers(tmp_path):
 @pytest.mark.parametrize(
     "given, what",
     [
-        ({"quant_method": "gptq", "bits": 4}, "quant_method = 'gptq' is not read, of quantised weights only FP8 is"),
+        ({"quant_method": "gptq", "bits": 4}, "quant_method = 'gptq' is not read, of quantised weights only FP8 and"),
         ({"quant_method": "awq"}, "quant_method = 'awq' is not read"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "use the bfloat16 or float32 checkpoint"),
-        ({"quant_method": "mxfp4"}, "quant_method = 'mxfp4' is not read"),
+        ({"quant_method": "hqq"}, "quant_method = 'hqq' is not read"),
         (TENSORS | {"format": "pack-quantized"}, "compressed-tensors with 'pack-quantized' is not read"),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "modelopt with 'NVFP4' is not read"),
         (BLOCKS | {"weight_block_size": [64, 64]}, "weight_block_size = [64, 64], expected [128, 128]"),

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from transformers.models.qwen3_5 import modeling_qwen3_5
 
 from latent_audit import models
 from latent_audit.errors import InputError
@@ -16,9 +15,10 @@ from latent_audit.interventions import edits, finetune, latent, lora, packing
 from latent_audit.models import generate
 from latent_audit.models.config import block_shapes, layers_with
 from latent_audit.models.kinds import beside, delta_rule
-from tests.support import tiny, torch_oracle
+from tests.support import float64, tiny, torch_oracle
 
 CASES = ["qwen3_5", "gemma4", "gemma4_e2b"]
+WITH_EXPERTS = [*CASES, "qwen3_5_moe"]
 
 
 @functools.cache
@@ -30,21 +30,26 @@ def close(ours, theirs):
     assert np.abs(np.asarray(ours) - theirs).max() < 1e-4 * np.asarray(theirs).std()
 
 
-@pytest.mark.xfail(reason="open: 1.4e-4 of the deviation on one draw of weights where 1e-4 is asked for", strict=False)
-def test_texts_longer_than_a_chunk_equal_transformers(monkeypatch):
-    # Their own recurrence, which serves their decode: their chunks are off from it by 1e-4 where heads forget fast.
-    rule = modeling_qwen3_5.torch_recurrent_gated_delta_rule
-    monkeypatch.setattr(modeling_qwen3_5, "torch_chunk_gated_delta_rule", rule)
+def test_texts_longer_than_a_chunk_equal_transformers():
+    # Against float64: a head whose query and key are nearly at right angles magnifies rounding, transformers' own to
+    # 3.6e-4 on these rows, by its recurrence as by its chunks. What is asked for is 1e-4, or no more than theirs.
     cfg, params = loaded("qwen3_5")
     tokens, mask = tiny.rows(5, (delta_rule.CHUNK + 9, delta_rule.CHUNK - 20))
     out = jax.jit(models.forward, static_argnames="cfg")(params, tokens, mask, cfg=cfg)
     for row, real in enumerate(mask):
-        wanted = tiny.reference(tiny.model("qwen3_5"), tokens[row][real])
-        for ours, theirs in zip((*out.resid, out.logits), (*wanted.states, wanted.logits), strict=True):
-            close(np.asarray(ours)[row, real], theirs)
+        model, ids = tiny.model("qwen3_5"), tokens[row][real]
+        exact, rounded = float64.reference(model, ids), tiny.reference(model, ids)
+        assert exact.logits.dtype == np.float64
+        answers = zip(
+            (*out.resid, out.logits), (*exact.states, exact.logits), (*rounded.states, rounded.logits), strict=True
+        )
+        for ours, wanted, theirs in answers:
+            ours = np.asarray(ours)[row, real]
+            own = np.abs(theirs - wanted).max()
+            assert np.abs(ours - wanted).max() <= max(1e-4 * wanted.std(), own)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WITH_EXPERTS)
 def test_columns_behind_a_cache_equal_one_forward(case):
     cfg, params = loaded(case)
     tokens, mask = tiny.rows(2, (14, 9))
@@ -83,7 +88,8 @@ def test_one_compile_serves_all_states_and_budgets(case):
 
 
 @pytest.mark.parametrize(
-    "case", ["qwen3_5"] + [pytest.param(case, marks=pytest.mark.slow) for case in ("gemma4", "gemma4_e2b")]
+    "case",
+    ["qwen3_5", *(pytest.param(case, marks=pytest.mark.slow) for case in ("gemma4", "gemma4_e2b", "qwen3_5_moe"))],
 )
 def test_packed_rows_and_adapters_give_the_padded_loss_of_the_merged_model(case):
     cfg, params = loaded(case)
@@ -145,7 +151,7 @@ def test_a_search_gives_the_loss_of_the_network_pushed_at_its_state():
             np.testing.assert_allclose(found.nll_last[0, :, place], nll, rtol=1e-4)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WITH_EXPERTS)
 def test_peft_files_name_the_layers_that_have_the_matrix(case):
     cfg, _ = loaded(case)
     theirs = dict(tiny.model(case).named_parameters())
@@ -176,7 +182,7 @@ def test_unread_keys_of_sharing_layers_may_lie_in_a_file_and_no_others(tmp_path)
             models.check(path)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WITH_EXPERTS)
 def test_every_layer_has_the_parameters_of_its_kind_alone(case):
     cfg, params = loaded(case)
     assert {name: len(layers) for name, layers in layers_with(cfg).items()} == {
