@@ -15,12 +15,24 @@ def mlp(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
     """What the MLP of a block adds, as the family has it; x: [B, T, D], normed."""
     if not cfg.num_experts:
         return ops.gated_mlp(x, layer, activation=cfg.activation)
-    out = experts(layer, x, cfg)
+    out = experts(layer, x, shares(layer, x, cfg), cfg)
     if cfg.shared_expert_dim:
         shared = {name: layer[f"shared_{name}"] for name in ("gate", "up", "down")}
         open_by = jax.nn.sigmoid(x @ layer["shared_router"])
         out = out + open_by * ops.gated_mlp(x, shared, activation=cfg.activation)
     return out
+
+
+def dense_and_experts(layer: Params, x: jax.Array, normed: jax.Array, cfg: ModelConfig) -> jax.Array:
+    """What a dense MLP and experts beside it add (Gemma 4 26B-A4B); x: [B, T, D], and as the dense MLP reads it.
+
+    The router reads x under a norm without weight, times its own scale; each picked expert's share has a factor more.
+    """
+    dense = ops.gated_mlp(normed, layer, activation=cfg.activation)
+    plain = ops.norm(x, jnp.ones(x.shape[-1], x.dtype), cfg)
+    share = shares(layer, plain * layer["router_scale"] * cfg.embed_dim**-0.5, cfg) * layer["router_expert_scale"]
+    mixed = experts(layer, ops.norm(x, layer["experts_norm"], cfg), share, cfg)
+    return ops.norm(dense, layer["post_dense_norm"], cfg) + ops.norm(mixed, layer["post_experts_norm"], cfg)
 
 
 def shares(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
@@ -40,14 +52,13 @@ def shares(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
     return jnp.einsum("btk,btkx->btx", largest, places).astype(x.dtype)
 
 
-def experts(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
-    """The shares' sum of the experts' gated MLPs; x: [B, T, D].
+def experts(layer: Params, x: jax.Array, share: jax.Array, cfg: ModelConfig) -> jax.Array:
+    """The sum of the experts' gated MLPs by their shares [B, T, X]; x: [B, T, D].
 
     Every expert sees every token, a few at a time: exact for any routing, in one program, at the arithmetic of all
     experts. Experts are a batch dimension of the products, so that a search recomputes them and stores none
     (suffix.RESIDUALS).
     """
-    share = shares(layer, x, cfg)
     X = share.shape[-1]
     together = max(size for size in range(1, _EXPERTS_AT_ONCE + 1) if X % size == 0)
 
