@@ -132,8 +132,8 @@ ADAPTED = (
     *("query", "key", "value", "output", "gate", "up", "down"),
     *("delta_mixed", "delta_gate", "delta_beta", "delta_decay", "delta_output"),
     *("global_query", "global_key", "global_value", "global_output"),
-    *("wide_gate", "wide_up", "wide_down", "inputs_gate", "inputs_output"),
     *("shared_router", "shared_gate", "shared_up", "shared_down"),
+    *("wide_gate", "wide_up", "wide_down", "inputs_gate", "inputs_output"),
 )
 # How many leading axes a matrix of ours sums over, of one layer and one expert. torch's Linear keeps
 # [outputs, inputs]: the transpose.

@@ -34,9 +34,9 @@ RULES = (
     (r"blocks/sinks", ((None, "model"),)),
     (r"blocks/(global_)?(key|value)_bias", ((None, "model", None), ())),
     (r"blocks/(global_)?output", ((None, "model", None, None),)),
-    (r"blocks/(wide_|shared_)?(gate|up)", ((None, None, "model"),)),
+    (r"blocks/(shared_|wide_)?(gate|up)", ((None, None, "model"),)),
     (r"blocks/(gate|up)_bias", ((None, "model"),)),
-    (r"blocks/(wide_|shared_)?down", ((None, "model", None),)),
+    (r"blocks/(shared_|wide_)?down", ((None, "model", None),)),
     (r"blocks/inputs_gate", ((None, None, "model"),)),
     (r"blocks/inputs_output", ((None, "model", None),)),
     (r"blocks/(output|down)_bias", ((),)),
@@ -52,14 +52,16 @@ RULES = (
     (r"blocks/delta_(convolution|rate|rate_bias)", ((),)),
     (r"blocks/delta_output", ((None, "model", None, None),)),
     (r"\w*norm|blocks/layer_scale", ((),)),
-    (r"(global_|wide_|shared_)?(query|key|value|gate|up|router|delta_gate|delta_beta|delta_decay)/a", ((),)),
-    (r"(global_|wide_|shared_)?(output|down|delta_output|delta_mixed)/b|shared_router/b", ((),)),
-    (r"inputs_gate/a|inputs_output/b", ((),)),
+    (
+        r"(global_|shared_|wide_)?(query|key|value|gate|up|router|delta_gate|delta_beta|delta_decay|inputs_gate)/a",
+        ((),),
+    ),
+    (r"(global_|shared_|wide_)?(output|down|delta_output|delta_mixed|inputs_output)/b|shared_router/b", ((),)),
     (r"(global_)?(query|delta_gate)/b", ((None, None, "model", None),)),
     (r"(global_)?(key|value)/b", ((None, None, "model", None), ())),
-    (r"(wide_|shared_)?(gate|up)/b|(delta_beta|delta_decay|inputs_gate)/b", ((None, None, "model"),)),
+    (r"((shared_|wide_)?(gate|up)|delta_beta|delta_decay|inputs_gate)/b", ((None, None, "model"),)),
     (r"(global_)?(output|delta_output)/a", ((None, "model", None, None),)),
-    (r"((wide_|shared_)?down|delta_mixed|inputs_output)/a", ((None, "model", None),)),
+    (r"((shared_|wide_)?down|delta_mixed|inputs_output)/a", ((None, "model", None),)),
 )
 
 
