@@ -27,6 +27,7 @@ TITLES = {
     "gemma4": "Gemma 4 (31B)",
     "gemma4_e2b": "Gemma 4 (E2B)",
     "gemma4_e4b": "Gemma 4 (E4B)",
+    "gemma4_moe": "Gemma 4 (26B-A4B)",
     "gemma4_multimodal": "Gemma 4 (E2B), text tower",
     "qwen3_5": "Qwen 3.5",
     "qwen3_5_multimodal": "Qwen 3.5, text tower",

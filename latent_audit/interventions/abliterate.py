@@ -56,6 +56,8 @@ _WRITERS = {
     "expert_down_bias": "post_mlp_norm",
     "shared_down": "post_mlp_norm",
 }
+# The norm that comes before that one, where a dense MLP and experts have one each (Gemma 4 26B-A4B).
+_OWN_NORMS = {"down": "post_dense_norm", "wide_down": "post_dense_norm", "expert_down": "post_experts_norm"}
 
 
 class Means(NamedTuple):
@@ -197,8 +199,12 @@ def _orthogonalized(params, basis, *, cfg: ModelConfig):
             continue
         rows = jnp.broadcast_to(basis, (len(layers[name]), *basis.shape))
         if cfg.post_norms:
-            behind = params["blocks"][norm][jnp.asarray(layers[name])]
-            scaled = rows * (behind.astype(jnp.float32) + float(cfg.norm_plus_one))[:, None]
+            places = jnp.asarray(layers[name])
+            norms = [norm, *(own for own in [_OWN_NORMS.get(name)] if own in params["blocks"])]
+            scaled = rows
+            for behind in norms:
+                weights = params["blocks"][behind][places].astype(jnp.float32) + float(cfg.norm_plus_one)
+                scaled = scaled * weights[:, None]
             rows = jnp.linalg.qr(scaled.swapaxes(1, 2))[0].swapaxes(1, 2)
         weight = params["blocks"][name]
         wide = weight.astype(jnp.float32)

@@ -118,6 +118,8 @@ class ModelConfig:
       num_experts, experts_per_token: X and how many of them each token's router picks; 0 is one dense MLP. mlp_dim is
         the width of one expert.
       renormalise_experts: the picked experts' shares are divided by their sum.
+      expert_dim: width of one expert where a dense MLP of width mlp_dim stands beside them, each with norms of its own
+        (Gemma 4 26B-A4B), else None.
       shared_expert_dim: width of one more expert that every token passes through a gate of its own; 0 is none.
       expert_bias: router and experts carry biases (gpt-oss); clamped_gate: the experts' activation, or None.
       sinks: each query head has a score that takes part in the softmax and stands for no key (gpt-oss).
@@ -162,6 +164,7 @@ class ModelConfig:
     num_experts: int = 0
     experts_per_token: int = 0
     renormalise_experts: bool = False
+    expert_dim: int | None = None
     shared_expert_dim: int = 0
     expert_bias: bool = False
     clamped_gate: ClampedGate | None = None
@@ -224,11 +227,10 @@ def kind_shapes(cfg: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]:
     shapes = _delta_shapes(cfg) if kind == "delta" else _attention_shapes(cfg, kind)
     if cfg.num_experts:
         shapes |= _expert_shapes(cfg)
-    elif cfg.shared_mlp_dim is not None and kind in SHARED_KINDS:
-        F = cfg.shared_mlp_dim
-        shapes |= {"wide_gate": (D, F), "wide_up": (D, F), "wide_down": (F, D)}
-    else:
-        shapes |= {"gate": (D, F), "up": (D, F), "down": (F, D)}
+    if not cfg.num_experts or cfg.expert_dim is not None:
+        wide = cfg.shared_mlp_dim is not None and kind in SHARED_KINDS
+        name, width = ("wide_", cfg.shared_mlp_dim or 0) if wide else ("", F)
+        shapes |= {f"{name}gate": (D, width), f"{name}up": (D, width), f"{name}down": (width, D)}
     if cfg.mlp_bias:
         shapes |= {"gate_bias": (F,), "up_bias": (F,), "down_bias": (D,)}
     if cfg.pre_norms:
@@ -277,7 +279,7 @@ def _attention_shapes(cfg: ModelConfig, kind: str) -> dict[str, tuple[int, ...]]
 
 
 def _expert_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
-    D, F, X, S = cfg.embed_dim, cfg.mlp_dim, cfg.num_experts, cfg.shared_expert_dim
+    D, F, X, S = cfg.embed_dim, cfg.expert_dim or cfg.mlp_dim, cfg.num_experts, cfg.shared_expert_dim
     shapes: dict[str, tuple[int, ...]] = {
         "router": (D, X),
         "expert_gate": (X, D, F),
@@ -291,6 +293,9 @@ def _expert_shapes(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
             "expert_up_bias": (X, F),
             "expert_down_bias": (X, D),
         }
+    if cfg.expert_dim is not None:
+        shapes |= {"router_scale": (D,), "router_expert_scale": (X,)}
+        shapes |= {"post_dense_norm": (D,), "experts_norm": (D,), "post_experts_norm": (D,)}
     if S:
         shapes |= {"shared_router": (D, 1), "shared_gate": (D, S), "shared_up": (D, S), "shared_down": (S, D)}
     return shapes

@@ -429,7 +429,7 @@ def _add(x: jax.Array, update: jax.Array, cfg: ModelConfig) -> jax.Array:
 
 def _initializer(name: str, shape: tuple[int, ...], cfg: ModelConfig) -> Callable:
     # The fan-in of a matrix: the axes, after the stacked ones, that it sums over.
-    if name in ("delta_norm", "delta_rate", "layer_scale"):
+    if name in ("delta_norm", "delta_rate") or name.endswith("scale"):
         return nn.initializers.ones
     if name == "delta_convolution":
         return nn.initializers.normal(shape[-1] ** -0.5)

@@ -68,6 +68,7 @@ NUMBERS = {
     # Layers of Gemma 4 and Qwen 3.5 that differ from others of their model.
     "global_head_dim": _HEADS,
     "num_global_key_value_heads": _HEADS,
+    "top_k_experts": _HEADS,
     "num_kv_shared_layers": Bounds(int, 0, 1000),
     "hidden_size_per_layer_input": Bounds(int, 0, 2**20),
     "vocab_size_per_layer_input": _VOCABULARY,

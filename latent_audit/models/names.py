@@ -38,14 +38,19 @@ BLOCK_TENSORS = {
     "down": "mlp.down_proj.weight",
     "down_bias": "mlp.down_proj.bias",
     "layer_scale": "layer_scalar",
+    "inputs_gate": "per_layer_input_gate.weight",
+    "inputs_output": "per_layer_projection.weight",
+    "post_inputs_norm": "post_per_layer_input_norm.weight",
+    "router_scale": "router.scale",
+    "router_expert_scale": "router.per_expert_scale",
+    "post_dense_norm": "post_feedforward_layernorm_1.weight",
+    "experts_norm": "pre_feedforward_layernorm_2.weight",
+    "post_experts_norm": "post_feedforward_layernorm_2.weight",
     "sinks": "self_attn.sinks",
     "shared_router": "mlp.shared_expert_gate.weight",
     "shared_gate": "mlp.shared_expert.gate_proj.weight",
     "shared_up": "mlp.shared_expert.up_proj.weight",
     "shared_down": "mlp.shared_expert.down_proj.weight",
-    "inputs_gate": "per_layer_input_gate.weight",
-    "inputs_output": "per_layer_projection.weight",
-    "post_inputs_norm": "post_per_layer_input_norm.weight",
     "delta_mixed": "linear_attn.in_proj_qkv.weight",
     "delta_gate": "linear_attn.in_proj_z.weight",
     "delta_beta": "linear_attn.in_proj_b.weight",
@@ -100,6 +105,13 @@ EXPERT_TENSORS: dict[str, tuple[dict[str, tuple[str, ...]], ...]] = {
             "block_sparse_moe.experts.{}.w1.weight": ("expert_gate",),
             "block_sparse_moe.experts.{}.w3.weight": ("expert_up",),
             "block_sparse_moe.experts.{}.w2.weight": ("expert_down",),
+        },
+    ),
+    "gemma4_text": (
+        {
+            "router.proj.weight": ("router",),
+            "experts.gate_up_proj": ("expert_gate", "expert_up"),
+            "experts.down_proj": ("expert_down",),
         },
     ),
     "gpt_oss": (
@@ -183,13 +195,13 @@ def tensor_names(cfg: ModelConfig, held: Collection[str] = ()) -> dict[str, File
 
 
 def _expert_tensors(cfg: ModelConfig, held: Collection[str]) -> dict[str, tuple[str, ...]]:
-    ways = EXPERT_TENSORS.get(cfg.family, ({},))
+    ways = EXPERT_TENSORS[cfg.family] if cfg.num_experts else ({},)
     fits = (way for way in ways if {f"model.layers.0.{inside.format(0)}" for inside in way} <= {*held})
     return next(fits, ways[0])
 
 
 def _form(cfg: ModelConfig, inside: str) -> str:
-    if "{}" in inside or ".experts." not in inside:
+    if "{}" in inside or "experts." not in inside:
         return "rows"
     return "interleaved" if cfg.family in _INTERLEAVED else "stacked"
 

@@ -41,7 +41,7 @@ RULES = (
     (r"blocks/inputs_output", ((None, "model", None),)),
     (r"blocks/(output|down)_bias", ((),)),
     # Experts are cut as a dense MLP is: every device holds its part of each.
-    (r"blocks/(router|router_bias|shared_router|expert_down_bias)", ((),)),
+    (r"blocks/(router|router_bias|router_scale|router_expert_scale|shared_router|expert_down_bias)", ((),)),
     (r"blocks/expert_(gate|up)_bias", ((None, None, "model"),)),
     (r"blocks/expert_(gate|up)", ((None, None, None, "model"),)),
     (r"blocks/expert_down", ((None, None, "model", None),)),

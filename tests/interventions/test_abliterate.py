@@ -65,7 +65,7 @@ def means(case):
     [
         *("llama2", "llama_biases", "mistral", "qwen2_tied", "qwen3", "gemma", "gemma2", "gemma3"),
         *("olmo2_tied", "olmo3", "phi3", "granite_tied", "granite4", "ministral3_multimodal", "mixtral"),
-        *("gpt_oss", "qwen3_5_moe", "gemma4_e2b"),
+        *("gpt_oss", "qwen3_5_moe", "gemma4_e2b", "gemma4_moe"),
     ],
 )
 def test_no_state_of_an_orthogonalized_model_has_the_directions(case, count):

@@ -11,7 +11,7 @@ FAMILIES = (
     *("llama2", "llama3", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma3_multimodal"),
     *("olmo2", "olmo3", "smollm3", "phi3", "phi3_partial", "granite", "granite4", "ministral3"),
     *("ministral3_multimodal", "mistral3_multimodal", "qwen3_moe", "mixtral"),
-    *("qwen3_5", "gemma4", "gemma4_e2b", "gemma4_e4b", "qwen3_5_moe", "gpt_oss"),
+    *("qwen3_5", "gemma4", "gemma4_e2b", "gemma4_e4b", "gemma4_moe", "qwen3_5_moe", "gpt_oss"),
 )
 
 

@@ -65,6 +65,9 @@ def _assert_same_as_transformers(hf):
             f"shared_{named[kind]}" if mode == "reuse" else named[kind]
             for kind, mode in zip(theirs.layer_types, theirs.kv_sharing_modes, strict=True)
         )
+        if theirs.enable_moe_block:
+            sizes = (theirs.num_experts, theirs.top_k_experts, theirs.moe_intermediate_size)
+            assert (cfg.num_experts, cfg.experts_per_token, cfg.expert_dim) == sizes and cfg.renormalise_experts
         wide = theirs.use_double_wide_mlp and theirs.num_kv_shared_layers
         assert cfg.shared_mlp_dim == (2 * theirs.intermediate_size if wide else None)
         width, rows = theirs.hidden_size_per_layer_input, theirs.vocab_size_per_layer_input
@@ -267,6 +270,11 @@ SPELLINGS = {
     "gemma4_e4b": (
         "gemma4_text",
         {"num_hidden_layers": 12, "num_kv_shared_layers": 3, "head_dim": 16, "use_bidirectional_attention": None},
+    ),
+    "gemma4_moe": (
+        "gemma4_text",
+        NO_INPUTS
+        | {"enable_moe_block": True, "num_experts": 6, "top_k_experts": 2, "moe_intermediate_size": 24, "head_dim": 16},
     ),
     "gemma4_wide_without_shared_layers": ("gemma4_text", NO_INPUTS | {"head_dim": 16, "use_double_wide_mlp": True}),
     # Images alone are seen both ways.
@@ -535,7 +543,16 @@ def test_every_spelling_reads_as_transformers_reads_it(spelling):
         ),
         ({"model_type": "gemma3n_text"}, ["gemma3n_text", "not supported", "Gemma4ForCausalLM"]),
         ({"model_type": "gemma4_assistant"}, ["gemma4_assistant", "not supported"]),
-        ({"model_type": "gemma4_text", **NO_INPUTS, "enable_moe_block": True}, ["enable_moe_block", "True"]),
+        *(
+            ({"model_type": "gemma4_text", **NO_INPUTS, "enable_moe_block": True} | fields, words)
+            for fields, words in (
+                ({}, ["num_experts", "None"]),
+                ({"num_experts": 4}, ["top_k_experts", "None"]),
+                ({"num_experts": 4, "top_k_experts": 2}, ["moe_intermediate_size", "None"]),
+                ({"num_experts": 4, "top_k_experts": 5}, ["top_k_experts", "5", "4"]),
+                ({"enable_moe_block": 1}, ["enable_moe_block", "1"]),
+            )
+        ),
         (
             {"model_type": "gemma4_text", **NO_INPUTS, "layer_types": ["chunked_attention"] * 3},
             ["layer_types", "chunked_attention", "sliding_attention or full_attention"],
@@ -681,6 +698,26 @@ REAL = {
             "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 7,
             "num_kv_shared_layers": 20,
             "use_double_wide_mlp": True,
+        },
+    ),
+    # Of which 30 are the blocks' scales.
+    "Gemma-4-26B-A4B text": (
+        25_233_141_790,
+        {
+            "model_type": "gemma4_text",
+            "hidden_size": 2816,
+            "intermediate_size": 2112,
+            "num_attention_heads": 16,
+            "num_hidden_layers": 30,
+            "num_key_value_heads": 8,
+            "num_global_key_value_heads": 2,
+            "attention_k_eq_v": True,
+            "enable_moe_block": True,
+            "num_experts": 128,
+            "top_k_experts": 8,
+            "moe_intermediate_size": 704,
+            "sliding_window": 1024,
+            **NO_INPUTS,
         },
     ),
     "Gemma-4-E4B text": (

@@ -55,7 +55,7 @@ def reference_tokens(case, tokens, mask, **options):
 @pytest.mark.parametrize(
     "case",
     ["llama3", "mistral", "qwen2_window", "qwen3", "gemma", "gemma2", "gemma3", *NEW_FAMILIES, "qwen3_5", "gemma4"]
-    + ["gemma4_e2b"],
+    + ["gemma4_e2b", "gemma4_moe"],
 )
 def test_greedy_equals_transformers(case):
     cfg, params = loaded(case)

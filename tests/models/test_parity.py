@@ -1,5 +1,6 @@
 """Every family and switch against transformers' eager attention in float32."""
 
+import copy
 import dataclasses
 import functools
 
@@ -156,4 +157,5 @@ def test_saved_checkpoint_gives_transformers_the_same_logits(case, tmp_path):
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")), info
     assert next(again.parameters()).dtype == torch.float32
     row = tiny.rows()[0][0]
-    np.testing.assert_array_equal(tiny.reference(again, row).logits, _references(case)[0].logits)
+    # Copied: a grouped product of experts where a file's bytes lie, off their alignment, differs in the last digit.
+    np.testing.assert_array_equal(tiny.reference(copy.deepcopy(again), row).logits, _references(case)[0].logits)

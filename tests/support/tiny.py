@@ -215,6 +215,10 @@ CASES = {
         | {"vocab_size_per_layer_input": 104, "tie_word_embeddings": False, "attention_bias": True}
         | {"num_key_value_heads": 2},
     ),
+    "gemma4_moe": (
+        "Gemma4TextConfig",
+        GEMMA4 | {"enable_moe_block": True, "num_experts": 6, "top_k_experts": 2, "moe_intermediate_size": 24},
+    ),
     "gemma4_multimodal": ("Gemma4Config", GEMMA4_SMALL | {"use_double_wide_mlp": True}),
     "olmo2": ("Olmo2Config", {}),
     "olmo2_tied": ("Olmo2Config", {"tie_word_embeddings": True, "attention_bias": True, "num_key_value_heads": 4}),

@@ -25,6 +25,9 @@ DEFAULTS = {
     "vocab_size_per_layer_input": 262144,
     "use_double_wide_mlp": False,
     "enable_moe_block": False,
+    "num_experts": None,
+    "top_k_experts": None,
+    "moe_intermediate_size": None,
     "use_bidirectional_attention": None,
     "rope_parameters": {
         "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
@@ -51,6 +54,7 @@ def read(fields: dict, layers: int) -> dict:
         "global_heads": heads,
         "shared_mlp_dim": 2 * number(fields, "intermediate_size") if wide else None,
         "layer_inputs": _layer_inputs(fields),
+        **_experts(fields),
         "windows": tuple(
             number(fields, "sliding_window") if one == "sliding_attention" else FULL_ATTENTION for one in types
         ),
@@ -86,6 +90,17 @@ def _kinds(fields: dict, types: list[str]) -> tuple[str, ...]:
             f"values of {without[0]} for them; expected fewer"
         )
     return tuple(("" if layer < len(own) else "shared_") + _KINDS[one] for layer, one in enumerate(types))
+
+
+def _experts(fields: dict) -> dict:
+    """The ModelConfig fields of experts beside the dense MLP of every layer; none where the file has none."""
+    if not flag(fields, "enable_moe_block"):
+        return {}
+    experts, picked = number(fields, "num_experts"), number(fields, "top_k_experts")
+    if picked > experts:
+        raise InputError(f"config.json: top_k_experts = {picked}, expected at most num_experts = {experts}")
+    width = number(fields, "moe_intermediate_size")
+    return {"num_experts": experts, "experts_per_token": picked, "renormalise_experts": True, "expert_dim": width}
 
 
 def _layer_inputs(fields: dict) -> LayerInputs | None:
@@ -160,6 +175,10 @@ def written(cfg: ModelConfig, fields: dict) -> dict:
         "hidden_size_per_layer_input": 0 if cfg.layer_inputs is None else cfg.layer_inputs.width,
         "vocab_size_per_layer_input": cfg.vocab_size if cfg.layer_inputs is None else cfg.layer_inputs.vocab_size,
         "use_double_wide_mlp": cfg.shared_mlp_dim is not None,
+        "enable_moe_block": cfg.expert_dim is not None,
+        "num_experts": cfg.num_experts or None,
+        "top_k_experts": cfg.experts_per_token or None,
+        "moe_intermediate_size": cfg.expert_dim,
         "rope_parameters": {
             "full_attention": ropes.parameter_fields(full) | share,
             "sliding_attention": ropes.parameter_fields(local),

@@ -36,7 +36,7 @@ def mlp(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
     """What the MLP of a block adds, as the family has it; x: [B, T, D], normed."""
     if not cfg.num_experts:
         return ops.gated_mlp(x, layer, activation=cfg.activation)
-    out = experts(layer, x.reshape(-1, x.shape[-1]), cfg).reshape(x.shape)
+    out = experts(layer, x, *picks(layer, x, cfg), cfg)
     if cfg.shared_expert_dim:
         shared = {name: layer[f"shared_{name}"] for name in ("gate", "up", "down")}
         open_by = jax.nn.sigmoid(x @ layer["shared_router"])
@@ -44,8 +44,21 @@ def mlp(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
     return out
 
 
+def dense_and_experts(layer: Params, x: jax.Array, normed: jax.Array, cfg: ModelConfig) -> jax.Array:
+    """What a dense MLP and experts beside it add (Gemma 4 26B-A4B); x: [B, T, D], and as the dense MLP reads it.
+
+    The router reads x under a norm without weight, times its own scale; each picked expert's share has a factor more.
+    """
+    dense = ops.gated_mlp(normed, layer, activation=cfg.activation)
+    plain = ops.norm(x, jnp.ones(x.shape[-1], x.dtype), cfg)
+    share, chosen = picks(layer, plain * layer["router_scale"] * cfg.embed_dim**-0.5, cfg)
+    share = share.astype(x.dtype) * layer["router_expert_scale"][chosen]
+    mixed = experts(layer, ops.norm(x, layer["experts_norm"], cfg), share, chosen, cfg)
+    return ops.norm(dense, layer["post_dense_norm"], cfg) + ops.norm(mixed, layer["post_experts_norm"], cfg)
+
+
 def picks(layer: Params, x: jax.Array, cfg: ModelConfig) -> tuple[jax.Array, jax.Array]:
-    """(shares in float32, experts int32) of each token's picks, [N, k]; x: [N, D].
+    """(shares in float32, experts int32) of each token's picks, [..., k]; x: [..., D].
 
     The softmax is over all experts in float32; where the picked shares are divided by their sum, they are the softmax
     over the picked scores alone.
@@ -82,15 +95,15 @@ def lay_out(chosen: jax.Array, experts: int) -> Blocks:
     return Blocks(token.reshape(count, rows), expert, unsorted.reshape(N, k), ends[-1])
 
 
-def experts(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
-    """The shares' sum of the picked experts' gated MLPs; x: [N, D].
+def experts(layer: Params, x: jax.Array, share: jax.Array, chosen: jax.Array, cfg: ModelConfig) -> jax.Array:
+    """The sum of the picked experts' gated MLPs by their shares; x: [..., D]; share, chosen: [..., k], of picks.
 
     Blocks are a batch dimension of the products and are computed again for a backward pass, so that a search stores
     neither weights nor activations of experts (suffix.RESIDUALS).
     """
-    share, chosen = picks(layer, x, cfg)
-    blocks = lay_out(chosen, cfg.num_experts)
-    given = jnp.concatenate([x, jnp.zeros_like(x[:1])])[blocks.token]
+    D, k = x.shape[-1], cfg.experts_per_token
+    blocks = lay_out(chosen.reshape(-1, k), cfg.num_experts)
+    given = jnp.concatenate([x.reshape(-1, D), jnp.zeros((1, D), x.dtype)])[blocks.token]
     given = sharding.constrain(given.reshape(-1, _TOGETHER, *given.shape[1:]), None, "data")
     names = [*_MATRICES, *(f"{name}_bias" for name in _MATRICES if cfg.expert_bias)]
 
@@ -105,8 +118,8 @@ def experts(layer: Params, x: jax.Array, cfg: ModelConfig) -> jax.Array:
         return number + 1, jax.lax.cond(empty, lambda given, expert: jnp.zeros_like(given), run, *taken)
 
     _, out = jax.lax.scan(step, jnp.int32(0), (given, blocks.expert.reshape(-1, _TOGETHER)))
-    of_picks = out.reshape(-1, x.shape[-1])[blocks.row]
-    return jnp.einsum("nk,nkd->nd", share.astype(x.dtype), of_picks)
+    of_picks = out.reshape(-1, D)[blocks.row]
+    return jnp.einsum("nk,nkd->nd", share.reshape(-1, k).astype(x.dtype), of_picks).reshape(x.shape)
 
 
 def _dense(sums: str, x: jax.Array, own: dict[str, jax.Array], name: str) -> jax.Array:

@@ -149,7 +149,11 @@ def _block_of(
     if cfg.post_norms:
         mixed = ops.norm(mixed, layer["post_attention_norm"], cfg)
     x = x[:, first_query:] + mixed
-    hidden = mixture.mlp(layer, ops.norm(x, layer["mlp_norm"], cfg), cfg)
+    hidden = ops.norm(x, layer["mlp_norm"], cfg)
+    if cfg.expert_dim is None:
+        hidden = mixture.mlp(layer, hidden, cfg)
+    else:
+        hidden = mixture.dense_and_experts(layer, x, hidden, cfg)
     if cfg.post_norms:
         hidden = ops.norm(hidden, layer["post_mlp_norm"], cfg)
     x = x + hidden

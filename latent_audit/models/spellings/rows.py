@@ -346,7 +346,6 @@ FAMILIES = {
         rope_kinds=("default", "proportional"),
         rope_per_type=True,
         kinds="gemma4",
-        constants={"enable_moe_block": False},
     ),
     "olmo2": Family("Olmo2ForCausalLM", _OLMO2, _OLMO_SWITCHES, bias="switch"),
     "olmo3": Family(

@@ -39,6 +39,8 @@ CASES = {
     "all_biases": ("qwen2", {"r": 2, "target_modules": ["q_proj", "o_proj"], "bias": "all"}),
     "own_biases": ("qwen2", {"r": 2, "target_modules": ["q_proj"], "bias": "lora_only"}),
     "whole_modules": ("llama3", {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["lm_head", "norm"]}),
+    # The projection that makes the layers' inputs is one of all linear modules.
+    "inputs_and_shared_keys": ("gemma4_e2b", {"r": 2, "target_modules": "all-linear"}),
     "embeddings": ("llama3", {"r": 2, "target_modules": ["embed_tokens", "lm_head", "v_proj"]}),
     "transposed": ("llama2", {"r": 2, "target_modules": ["down_proj"], "fan_in_fan_out": True}),
 }

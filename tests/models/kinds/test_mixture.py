@@ -32,6 +32,10 @@ def layer_of(cfg, seed=0):
     return {name: jnp.asarray(0.5 * rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
 
 
+def in_blocks(layer, x, cfg):
+    return mixture.experts(layer, x, *mixture.picks(layer, x, cfg), cfg)
+
+
 def plain(layer, x, cfg):
     """Every expert on every token, weighed by its share."""
     share, chosen = mixture.picks(layer, x, cfg)
@@ -61,7 +65,7 @@ def test_blocks_equal_the_sum_over_all_experts(cfg, tokens, push):
             layer, x
         )
 
-    found, wanted = run(mixture.experts), run(plain)
+    found, wanted = run(in_blocks), run(plain)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * max(1, np.abs(b).max())), found, wanted)
 
 
@@ -78,13 +82,13 @@ def test_each_pick_has_a_row_of_its_own_in_a_block_of_its_expert():
 
 def test_rows_of_a_batch_under_vmap_equal_those_alone():
     layer, x = layer_of(CFG), np.random.default_rng(1).normal(size=(3, 11, D)).astype(np.float32)
-    together = jax.jit(jax.vmap(lambda x: mixture.experts(layer, x, CFG)))(x)
-    np.testing.assert_allclose(together.reshape(-1, D), mixture.experts(layer, x.reshape(-1, D), CFG), atol=2e-5)
+    together = jax.jit(jax.vmap(lambda x: in_blocks(layer, x, CFG)))(x)
+    np.testing.assert_allclose(together.reshape(-1, D), in_blocks(layer, x.reshape(-1, D), CFG), atol=2e-5)
 
 
 def test_a_mesh_changes_nothing():
     layer, x = layer_of(CFG), np.random.default_rng(1).normal(size=(40, D)).astype(np.float32)
-    wanted = mixture.experts(layer, x, CFG)
+    wanted = in_blocks(layer, x, CFG)
     with jax.set_mesh(mesh.make_mesh(data=2, model=1)):
-        found = jax.jit(lambda x: mixture.experts(layer, sharding.constrain(x, "data"), CFG))(x)
+        found = jax.jit(lambda x: in_blocks(layer, sharding.constrain(x, "data"), CFG))(x)
     np.testing.assert_allclose(found, wanted, atol=2e-5)
