@@ -42,11 +42,12 @@ class Plan(NamedTuple):
 
 
 def check(config: ConfigDict) -> Plan:
-    """The calibration, the targets and their prompts; InputError as calibration_file.load and prepare."""
+    """The calibration, the targets and their prompts; InputError as calibration_file.load, prepare and check_ids."""
     frozen = calibration_file.load(config.calibration_file)
     group, half = prepare(config, frozen)
     for model in group.models:
-        setup.encode_panels(setup.Variant(model.name, model.path), [half.unsafe, half.jailbreak], config)
+        tokens = setup.encode_panels(setup.Variant(model.name, model.path), [half.unsafe, half.jailbreak], config)
+        calibration_file.check_ids(model.name, calibration_file.ids_of(tokens.values()), frozen.source)
     return Plan(config, frozen, group, half)
 
 
@@ -95,7 +96,8 @@ def prepare(config: ConfigDict, frozen: calibration_file.Frozen) -> tuple[member
     prompts = prompt_sets.make_prompts(config, world=world, generate=False)
     half = prompts.halves[prompt_sets.PROTOCOLS[frozen.protocol]]
     calibration_file.check_source(
-        calibration_file.source_of(half, world_seed=source.world_seed, wrappers=config.wrappers), source
+        calibration_file.source_of(half, source.ids_sha256, world_seed=source.world_seed, wrappers=config.wrappers),
+        source,
     )
     return group, half
 
