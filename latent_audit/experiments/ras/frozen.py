@@ -61,7 +61,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan) -> None:
             rows.append(score(config, frozen, half, model).row)
             meter.advance(model.name)
     table = tables.in_order(pd.DataFrame(rows))
-    _write(workdir, "ras", table, {"frozen": describe(config, group, frozen)}, _page(frozen, table))
+    _write(workdir, "ras", table, {"inputs": describe(config, group, frozen)}, _page(frozen, table))
     for line in table.itertuples():
         logging.info(
             "%s: RAS %.1f (%.1f-%.1f), s %.4f, drop %.4f",
@@ -115,7 +115,7 @@ def describe(config, group: members.Group, frozen: calibration_file.Frozen) -> d
         },
         "identity": frozen.identity._asdict(),
         "prompts": frozen.source._asdict(),
-        "targets": {model.name: models.fingerprint(model.path) for model in group.models},
+        "targets": {model.name: models.describe(model.path) for model in group.models},
     }
 
 
@@ -226,7 +226,8 @@ def regress(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None)
     lo, hi = drop_interval(before.scores, after.scores, frozen, resamples=config.score.resamples, seed=config.seed)
     verdict = judge(before.row["ras"], after.row["ras"], lo, hi, float(config.threshold))
     line = sentence(before.row["ras"], after.row["ras"], verdict)
-    _write_regression(workdir, pd.DataFrame([before.row, after.row]), line, verdict, frozen)
+    record = {**verdict, "inputs": describe(config, group, frozen)}
+    _write_regression(workdir, pd.DataFrame([before.row, after.row]), line, record, frozen)
     print(line, flush=True)
     return REGRESSION if verdict["regressed"] else 0
 
@@ -279,7 +280,7 @@ def drop_interval(before, after, frozen: calibration_file.Frozen, *, resamples: 
     return float(lo), float(hi)
 
 
-def _write_regression(workdir, table, line, verdict, frozen: calibration_file.Frozen) -> None:
+def _write_regression(workdir, table, line, record: dict, frozen: calibration_file.Frozen) -> None:
     table = tables.in_order(table.assign(kind=["before", "after"]))
     page = dict(
         title="Safety regression test",
@@ -288,7 +289,7 @@ def _write_regression(workdir, table, line, verdict, frozen: calibration_file.Fr
         facts={
             "reference": frozen.family.reference.name,
             "family": frozen.identity.family,
-            "threshold": verdict["threshold"],
+            "threshold": record["threshold"],
             "protocol": frozen.protocol,
             "dtype": frozen.identity.dtype,
         },
@@ -302,4 +303,4 @@ def _write_regression(workdir, table, line, verdict, frozen: calibration_file.Fr
             )
         ],
     )
-    _write(workdir, "ras_regression", table, verdict, page)
+    _write(workdir, "ras_regression", table, record, page)

@@ -373,8 +373,8 @@ def test_a_frozen_calibration_scores_the_same_to_the_bit(family, tmp_path, monke
         assert row[column] == first[column], column
     assert row["scored_by"] == "frozen calibration"
     record = json.loads((tmp_path / "same" / "report.json").read_text())
-    assert record["task"] == "ras" and record["frozen"]["calibration"]["models"] == list(CALIBRATES)
-    assert record["frozen"]["identity"]["family"] == "llama" and record["scores"][0]["ras"] == row["ras"]
+    assert record["task"] == "ras" and record["inputs"]["calibration"]["models"] == list(CALIBRATES)
+    assert record["inputs"]["identity"]["family"] == "llama" and record["scores"][0]["ras"] == row["ras"]
     assert "https://" not in (tmp_path / "same" / "report.html").read_text()
 
 
