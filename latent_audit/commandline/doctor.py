@@ -278,7 +278,7 @@ def extras(is_there: Callable[[str], bool], *, has_gpu: bool) -> list[Line]:
         Line(
             "note" if absent else "ok",
             "tokenizer.model",
-            f"{', '.join(absent)} not installed: checkpoints without tokenizer.json cannot be read"
+            f"{', '.join(absent)} not installed, though required: tokenizer.model alone cannot be read"
             if absent
             else "sentencepiece and protobuf are installed",
             f"pip install {' '.join(absent)}" if absent else "",

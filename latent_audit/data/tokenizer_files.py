@@ -54,7 +54,13 @@ def load_tokenizer(path: str | pathlib.Path) -> Any:
         raise InputError(f"no such directory: {path}; expected a checkpoint directory with a tokenizer")
     _check_files(path)
     _take_over_messages()
-    if not any(os.path.isfile(path / name) for name in _VOCABULARIES):
+    found = [name for name in _VOCABULARIES if os.path.isfile(path / name)]
+    if found == ["tekken.json"]:
+        raise InputError(
+            f"{path} holds tekken.json alone, which is not read: copy tokenizer.json and tokenizer_config.json of the "
+            "same model beside it"
+        )
+    if not found:
         raise InputError(
             f"{path} holds no tokenizer; expected one of {', '.join(_VOCABULARIES)}: copy the "
             "tokenizer files of the model it was made from"

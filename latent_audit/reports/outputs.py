@@ -61,7 +61,9 @@ def write_run(
         links=_written(workdir, {*tables, "report.json"}),
         hashes=hashes_of(record.get("inputs")),
     )
-    html.render_report(workdir / "report.html", run=box, **page)
+    # Another precision or an adapter is another model: on the first screen of every report, whatever the task.
+    facts_of_page = {**page["facts"], **stored_weights(record.get("inputs"))}
+    html.render_report(workdir / "report.html", run=box, **{**page, "facts": facts_of_page})
 
 
 def _written(workdir: pathlib.Path, names: set[str]) -> list[str]:
@@ -88,6 +90,22 @@ def thoughts_of(inputs: object) -> dict[str, str]:
             found |= thoughts_of(value)
             if value.get("thought", "none") != "none":
                 found[f"thought, {name}"] = str(value["thought"])
+    return found
+
+
+def stored_weights(inputs: object) -> dict[str, str]:
+    """The fact of weights that are quantised or merged with an adapter, by model; {} where there are none."""
+    named = _stored(inputs)
+    return {"stored weights": "; ".join(named)} if named else {}
+
+
+def _stored(inputs: object) -> list[str]:
+    found = []
+    for name, told in inputs.items() if isinstance(inputs, Mapping) else ():
+        if isinstance(told, Mapping):
+            kinds = [str(told["quantization"])] if "quantization" in told else []
+            kinds += ["with an adapter"] if "adapter" in told else []
+            found += [f"{name} {', '.join(kinds)}"] if kinds else _stored(told)
     return found
 
 

@@ -12,7 +12,8 @@ class Layout(NamedTuple):
 
     prompt: of the user's turn "Name a colour."; turn: of the answer "Red." behind it; style: what chat.style=auto
     finds, "" for none of them; ends: tokens that end an answer; system: what the prompt becomes with the system turn
-    "Be brief.", None where the template has none; real: the published tokenizer that has these tokens.
+    "Be brief.", None where the template has none; real: a published tokenizer that has these tokens, of the model or of
+    a relative.
     """
 
     bos: str | None
@@ -320,10 +321,12 @@ _MISTRAL3 = Layout(
 )
 _R1 = Layout(
     *(R1_BOS, R1_EOS, ("<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "<think>", "</think>"), R1, R1_BOS + R1_ASKED),
-    *(f"Red.{R1_EOS}", "", (R1_EOS,), f"{R1_BOS}Be brief.{R1_ASKED}", ("<think>", "</think>")),
+    *(f"Red.{R1_EOS}", "", (R1_EOS,), f"{R1_BOS}Be brief.{R1_ASKED}", ("<think>", "</think>"), "deepseek_v3"),
 )
 _GEMMA = Layout(
-    "<bos>", "<eos>", GEMMA_OTHERS, GEMMA, GEMMA_PROMPT, "Red.<end_of_turn>", "gemma", GEMMA_OTHERS[1:] + ("<eos>",)
+    *("<bos>", "<eos>", GEMMA_OTHERS, GEMMA, GEMMA_PROMPT, "Red.<end_of_turn>", "gemma"),
+    GEMMA_OTHERS[1:] + ("<eos>",),
+    real="gemma3",
 )
 _PLAIN_ROLES = "<|user|>\nName a colour.\n<|assistant|>\n"
 
@@ -427,5 +430,6 @@ LAYOUTS = {
         roles(middle="\\n", end="(eos_token if message['role'] == 'assistant' else '\\n')"),
         *(_PLAIN_ROLES, "Red.<|end_of_text|>", "", ("<|end_of_text|>",)),
         f"<|system|>\nBe brief.\n{_PLAIN_ROLES}",
+        real="llama3",
     ),
 }

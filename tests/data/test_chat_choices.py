@@ -19,6 +19,7 @@ from tests.data.layouts import LAYOUTS
 from tests.data.test_chats import GEMMA, GEMMA_TOKENS, INST, INST_TOKENS, QWEN2, QWEN3, QWEN_TOKENS, tokenizer_of
 from tests.data.test_published_layouts import in_this_process as in_this_process
 from tests.data.test_published_layouts import tiny
+from tests.support.refusals import refused
 
 THINK = ("<think>", "</think>")
 # QwQ and R1: the thought is opened whatever the switch says, and left out of answers.
@@ -263,6 +264,13 @@ def test_a_tokenizer_model_alone_is_read_as_sentencepiece_has_it(name, tmp_path)
     assert chats.encode_prompts(chat, ["name a colour"], max_length=99).tokens[0].tolist() == prompt
     turn = [*own.encode("[INST] Name a colour. [/INST] red"), own.eos_id()]
     assert [*own.encode("[INST] Name a colour. [/INST]"), *chats.assistant_turn_ids(chat, "red")] == turn
+
+
+def test_tekken_alone_is_refused_with_the_remedy(tmp_path):
+    (tmp_path / "tekken.json").write_text('{"config": {}, "vocab": []}')
+    (tmp_path / "config.json").write_text('{"model_type": "mistral"}')
+    message = refused(lambda: chats.load_tokenizer(tmp_path))
+    assert "holds tekken.json alone, which is not read: copy tokenizer.json and tokenizer_config.json" in message
 
 
 def test_what_is_done_about_thoughts_stands_in_the_report():

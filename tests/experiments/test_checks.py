@@ -8,9 +8,9 @@ import pytest
 from latent_audit import models
 from latent_audit.errors import InputError
 from latent_audit.experiments import setup, sweep, tasks
-from latent_audit.experiments.audit.card import verdicts
 from latent_audit.experiments.organisms import export, poles, train
 from latent_audit.interventions import lora
+from latent_audit.reports import outputs
 from tests.support import gguf_writer
 from tests.support.checkpoints import tiny_checkpoint
 
@@ -135,7 +135,7 @@ def test_an_adapter_makes_another_model_of_its_base(adapted):
     record = setup.describe_inputs(subject, (), None, None, both)["variants"]
     assert subject.arch == "base" and record["base"]["fingerprint"] == record["tuned"]["fingerprint"]
     assert record["tuned"]["adapter"] == models.fingerprint(adapter) and "adapter" not in record["base"]
-    assert verdicts.weights_in_words(record) == {"stored weights": "tuned with an adapter"}
+    assert outputs.stored_weights({"variants": record}) == {"stored weights": "tuned with an adapter"}
     alone = config("lvs", model__path=str(base), model__adapter=str(adapter), **PHRASES)
     assert setup.checkpoint_subject(alone, ("base",)).arch == "base + tuned"
 
@@ -148,7 +148,7 @@ def test_a_quantisation_stands_in_name_and_record(tmp_path):
     subject = setup.checkpoint_subject(quantised, ("base",))
     record = setup.describe_inputs(subject, (), None, None, quantised)["variants"]
     assert subject.arch == "tiny (Q4_1)" and record["base"]["quantization"] == "Q4_1"
-    assert verdicts.weights_in_words(record) == {"stored weights": "base Q4_1"}
+    assert outputs.stored_weights({"variants": record}) == {"stored weights": "base Q4_1"}
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,22 @@ def test_hashes_are_found_wherever_they_stand():
     assert outputs.hashes_of(None) == {}
 
 
+def test_every_report_names_quantised_weights_and_adapters(tmp_path):
+    # Of checkpoints, of the families of a RAS run, and of a frozen calibration's targets.
+    of_one = {"fingerprint": "f00d", "quantization": "Q4_K_M", "adapter": "beef"}
+    variants = {"base": of_one, "other": {"fingerprint": "f00d"}, "third": {"adapter": "beef"}}
+    named = {"stored weights": "base Q4_K_M, with an adapter; third with an adapter"}
+    for inputs in ({"variants": variants}, {"llama": {"variants": variants}}, {"targets": variants}):
+        assert outputs.stored_weights(inputs) == named
+    assert outputs.stored_weights({"variants": {"other": variants["other"]}, "arch": "a"}) == {}
+    assert outputs.stored_weights(None) == {}
+    page = dict(title="t", headline="h", verdicts=[], facts={"model": "m"}, sections=[])
+    table, record = pd.DataFrame({"n": [1]}), {"inputs": {"variants": variants}}
+    outputs.write_run(tmp_path, task="finetune", tables={"curves.csv": table}, record=record, page=page)
+    assert "base Q4_K_M, with an adapter; third with an adapter" in (tmp_path / "report.html").read_text()
+    assert json.loads((tmp_path / "report.json").read_text())["inputs"]["variants"]["base"] == of_one
+
+
 def test_a_figure_shows_no_control_character(tmp_path):
     evil = "\x1b[31m=cmd\u202e--><script>alert(1)</script>"
     svg = figures.save_figure(figures.lvs_by_depth(metrics_table(2, (0.01,), ("base", evil))), tmp_path, "lvs")

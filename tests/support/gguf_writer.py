@@ -23,12 +23,16 @@ BASE = {
     "tie_word_embeddings": False,
 }
 GEMMA = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 256, "tie_word_embeddings": True}
-# Architecture in the file -> (config class, what differs from BASE). From a GGUF, transformers takes Gemma's scale to
-# be that of 256 and Qwen 3's heads to be 128 wide, whatever the file says.
+# Name -> (config class, what differs from BASE); a name is the file's architecture, but for Mistral's. From a GGUF,
+# transformers takes Gemma's scale to be that of 256 and Qwen 3's heads to be 128 wide, whatever the file says.
 CASES = {
     "llama": ("LlamaConfig", {"rope_theta": 5000.0}),
     "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3Config", {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 128}),
+    # The file's architecture is llama, and its own name tells them apart.
+    "mistral": ("MistralConfig", {}),
+    "phi3": ("Phi3Config", {"pad_token_id": 0}),
+    "gemma": ("GemmaConfig", GEMMA),
     "gemma2": ("Gemma2Config", GEMMA | {"sliding_window": 5}),
     "gemma3": ("Gemma3TextConfig", GEMMA | {"sliding_window": 5, "num_hidden_layers": 6}),
 }
@@ -38,11 +42,13 @@ _BLOCK = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
+    "self_attn.qkv_proj": "attn_qkv",
     "self_attn.o_proj": "attn_output",
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
+    "mlp.gate_up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
 _GEMMA_BLOCK = _BLOCK | {
@@ -59,11 +65,11 @@ FACTORS |= {Kind.IQ4_NL: (0,), Kind.IQ4_XS: (0,)}
 FILE_TYPES = {Kind.F32: 0, Kind.F16: 1, Kind.Q4_0: 2, Kind.Q4_1: 3, Kind.Q8_0: 7, Kind.Q6_K: 18, Kind.BF16: 32}
 
 
-def model(architecture, seed=0):
-    """A random model in float32 whose norms and biases all matter."""
+def model(architecture, seed=0, **fields):
+    """A random model in float32 whose norms and biases all matter; fields: of its config, beside CASES."""
     name, changes = CASES[architecture]
     torch.manual_seed(seed)
-    config = getattr(transformers, name)(**(BASE | changes))
+    config = getattr(transformers, name)(**(BASE | changes | fields))
     made = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().float()
     with torch.no_grad():
         for name, value in made.named_parameters():
@@ -90,7 +96,7 @@ def names(architecture, state):
         if ours.endswith("norm") and "gemma" in architecture:
             array = array + 1
         inside = ours.rpartition(".")[2]
-        if architecture == "llama" and inside in heads:
+        if architecture in ("llama", "mistral") and inside in heads:
             # As llama.cpp's converter does: the two halves of a head turn side by side.
             halves = array.reshape(heads[inside], 2, -1, *array.shape[1:])
             array = halves.swapaxes(1, 2).reshape(array.shape)
@@ -122,8 +128,9 @@ def write(path, architecture, made, kind=Kind.F32, *, changes=None, extra=None, 
     if config.tie_word_embeddings:
         del state["lm_head.weight"]
     rope = config.rope_parameters.get("full_attention", config.rope_parameters)
+    name, architecture = architecture, "llama" if architecture == "mistral" else architecture
     metadata = {
-        "general.name": "tiny",
+        "general.name": f"Tiny {name}",
         "general.file_type": FILE_TYPES.get(kind),
         f"{architecture}.context_length": config.max_position_embeddings,
         f"{architecture}.embedding_length": config.hidden_size,
@@ -138,7 +145,7 @@ def write(path, architecture, made, kind=Kind.F32, *, changes=None, extra=None, 
         metadata["llama.rope.dimension_count"] = config.head_dim
     else:
         metadata[f"{architecture}.attention.key_length"] = config.head_dim
-    if "gemma" in architecture:
+    if getattr(config, "sliding_window", None) and name != "mistral":
         metadata[f"{architecture}.attention.sliding_window"] = config.sliding_window
     if tokenizer:
         metadata |= byte_tokenizer(config.vocab_size)
@@ -147,9 +154,9 @@ def write(path, architecture, made, kind=Kind.F32, *, changes=None, extra=None, 
         add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
         if value is not None:
             add.get(type(value), writer.add_array)(key, value)
-    for name, array in (names(architecture, state) | (extra or {})).items():
+    for tensor, array in (names(name, state) | (extra or {})).items():
         own = kind if array.ndim == 2 else Kind.F32
-        writer.add_tensor(name, stored(array, own, rng), raw_dtype=own)
+        writer.add_tensor(tensor, stored(array, own, rng), raw_dtype=own)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -31,7 +31,7 @@ from latent_audit.runtime import files
 from latent_audit.text import printable
 from latent_audit.user_files import path_of, read_bytes, read_json
 
-SCHEMA = 2
+SCHEMA = 3
 _DIRECTIONS, _SCORES = "refusal_directions", ("unsafe", "jailbreak")
 _AGAIN = "calibrate again with configs/ras.py"
 _MOST_RECORD_BYTES, _MOST_TENSOR_BYTES = 2**24, 2**28
@@ -94,6 +94,7 @@ _RECORD = {
         "world_seed": Rule(lambda v: v is None or _whole(0, 2**32 - 1).holds(v), "null, or a whole number of 32 bits"),
         "counts": dict.fromkeys(_SCORES, _COUNT),
         "sha256": dict.fromkeys(_SCORES, _SHA),
+        "ids_sha256": dict.fromkeys(_SCORES, _SHA),
         "wrappers": _LINE,
     },
     "window": {"start": _LAYER, "stop": _LAYER, "relaxations": [_LINE], "reason": _LINE},
@@ -129,12 +130,14 @@ class Identity(NamedTuple):
 class Source(NamedTuple):
     """The prompts that scores are read on. world_seed: of the organism whose splits they are, None for files.
 
-    counts, sha256: by set (unsafe, jailbreak); wrappers: as in the config.
+    counts, sha256: by set (unsafe, jailbreak); ids_sha256: of the same prompts as the reference reads them, see
+    ids_of; wrappers: as in the config.
     """
 
     world_seed: int | None
     counts: dict[str, int]
     sha256: dict[str, str]
+    ids_sha256: dict[str, str]
     wrappers: str
 
 
@@ -161,15 +164,29 @@ def identity_of(cfg: ModelConfig, chat: chats.Chat, dtype: str) -> Identity:
     return Identity(cfg.family, cfg.num_layers, cfg.embed_dim, chats.template_sha256(chat), dtype)
 
 
-def source_of(sets, *, world_seed: int | None, wrappers: str) -> Source:
+def source_of(sets, ids_sha256: dict[str, str], *, world_seed: int | None, wrappers: str) -> Source:
     """The Source of one half's prompt sets (prompt_sets.Sets)."""
     panels: dict[str, Panel] = {"unsafe": sets.unsafe, "jailbreak": sets.jailbreak}
     return Source(
         world_seed,
         {name: len(panel.prompts) for name, panel in panels.items()},
         {name: panel.sha256 for name, panel in panels.items()},
+        ids_sha256,
         wrappers,
     )
+
+
+def ids_of(encoded: Iterable[chats.Tokens]) -> dict[str, str]:
+    """By set, the SHA-256 of the ids that a model reads of its prompts, padding left out.
+
+    encoded: of the unsafe and of the jailbreak prompts. Two readings of one tokenizer write the same text, and the same
+    template, in other ids.
+    """
+    found = {}
+    for name, (tokens, mask) in zip(_SCORES, encoded, strict=True):
+        rows = [row[real].tolist() for row, real in zip(tokens, mask, strict=True)]
+        found[name] = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    return found
 
 
 def save(path, frozen: Frozen) -> None:
@@ -367,4 +384,15 @@ def check_source(own: Source, expected: Source) -> None:
                 f"prompts: the {kind} prompts ({own.counts[kind]}, hash {own.sha256[kind][:12]}) are not "
                 f"those of the calibration ({expected.counts[kind]}, hash {digest[:12]}): a score on "
                 "other prompts is on another scale; give the same prompts.harmful and wrappers as then"
+            )
+
+
+def check_ids(name: str, own: dict[str, str], expected: Source) -> None:
+    """InputError unless a target reads the calibration's prompts as the reference did; own: ids_of its tokens."""
+    for kind, digest in expected.ids_sha256.items():
+        if own[kind] != digest:
+            raise InputError(
+                f"{name} writes the {kind} prompts in other tokens than the reference did (hash of their ids "
+                f"{own[kind][:12]}, of the reference's {digest[:12]}): a score on other tokens is on another scale; "
+                "give it the tokenizer files and the chat template of the reference"
             )

@@ -42,11 +42,12 @@ class Plan(NamedTuple):
 
 
 def check(config: ConfigDict) -> Plan:
-    """The calibration, the targets and their prompts; InputError as calibration_file.load and prepare."""
+    """The calibration, the targets and their prompts; InputError as calibration_file.load, prepare and check_ids."""
     frozen = calibration_file.load(config.calibration_file)
     group, half = prepare(config, frozen)
     for model in group.models:
-        setup.encode_panels(setup.Variant(model.name, model.path), [half.unsafe, half.jailbreak], config)
+        tokens = setup.encode_panels(setup.Variant(model.name, model.path), [half.unsafe, half.jailbreak], config)
+        calibration_file.check_ids(model.name, calibration_file.ids_of(tokens.values()), frozen.source)
     return Plan(config, frozen, group, half)
 
 
@@ -60,7 +61,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan) -> None:
             rows.append(score(config, frozen, half, model).row)
             meter.advance(model.name)
     table = tables.in_order(pd.DataFrame(rows))
-    _write(workdir, "ras", table, {"frozen": describe(config, group, frozen)}, _page(frozen, table))
+    _write(workdir, "ras", table, {"inputs": describe(config, group, frozen)}, _page(frozen, table))
     for line in table.itertuples():
         logging.info(
             "%s: RAS %.1f (%.1f-%.1f), s %.4f, drop %.4f",
@@ -95,7 +96,8 @@ def prepare(config: ConfigDict, frozen: calibration_file.Frozen) -> tuple[member
     prompts = prompt_sets.make_prompts(config, world=world, generate=False)
     half = prompts.halves[prompt_sets.PROTOCOLS[frozen.protocol]]
     calibration_file.check_source(
-        calibration_file.source_of(half, world_seed=source.world_seed, wrappers=config.wrappers), source
+        calibration_file.source_of(half, source.ids_sha256, world_seed=source.world_seed, wrappers=config.wrappers),
+        source,
     )
     return group, half
 
@@ -113,7 +115,7 @@ def describe(config, group: members.Group, frozen: calibration_file.Frozen) -> d
         },
         "identity": frozen.identity._asdict(),
         "prompts": frozen.source._asdict(),
-        "targets": {model.name: models.fingerprint(model.path) for model in group.models},
+        "targets": {model.name: models.describe(model.path) for model in group.models},
     }
 
 
@@ -224,7 +226,8 @@ def regress(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None)
     lo, hi = drop_interval(before.scores, after.scores, frozen, resamples=config.score.resamples, seed=config.seed)
     verdict = judge(before.row["ras"], after.row["ras"], lo, hi, float(config.threshold))
     line = sentence(before.row["ras"], after.row["ras"], verdict)
-    _write_regression(workdir, pd.DataFrame([before.row, after.row]), line, verdict, frozen)
+    record = {**verdict, "inputs": describe(config, group, frozen)}
+    _write_regression(workdir, pd.DataFrame([before.row, after.row]), line, record, frozen)
     print(line, flush=True)
     return REGRESSION if verdict["regressed"] else 0
 
@@ -277,7 +280,7 @@ def drop_interval(before, after, frozen: calibration_file.Frozen, *, resamples: 
     return float(lo), float(hi)
 
 
-def _write_regression(workdir, table, line, verdict, frozen: calibration_file.Frozen) -> None:
+def _write_regression(workdir, table, line, record: dict, frozen: calibration_file.Frozen) -> None:
     table = tables.in_order(table.assign(kind=["before", "after"]))
     page = dict(
         title="Safety regression test",
@@ -286,7 +289,7 @@ def _write_regression(workdir, table, line, verdict, frozen: calibration_file.Fr
         facts={
             "reference": frozen.family.reference.name,
             "family": frozen.identity.family,
-            "threshold": verdict["threshold"],
+            "threshold": record["threshold"],
             "protocol": frozen.protocol,
             "dtype": frozen.identity.dtype,
         },
@@ -300,4 +303,4 @@ def _write_regression(workdir, table, line, verdict, frozen: calibration_file.Fr
             )
         ],
     )
-    _write(workdir, "ras_regression", table, verdict, page)
+    _write(workdir, "ras_regression", table, record, page)

@@ -258,12 +258,17 @@ def save_calibrations(config, workdir, protocol, groups, prompts, measured) -> N
             for entry in one.family.entries
         }
         names = [model.name for model in (made.family.reference, *made.family.models)]
+        reference = setup.Variant(group.models[0].name, group.models[0].path)
+        tokens = setup.encode_panels(reference, [half.unsafe, half.jailbreak], config)
         calibration_file.save(
             workdir / "calibration" / f"{group.family}.json",
             calibration_file.Frozen(
                 members.identity(group.models[0], config),
                 calibration_file.source_of(
-                    half, world_seed=None if group.world is None else group.world.seed, wrappers=config.wrappers
+                    half,
+                    calibration_file.ids_of(tokens.values()),
+                    world_seed=None if group.world is None else group.world.seed,
+                    wrappers=config.wrappers,
                 ),
                 one.family.window,
                 made.family,

@@ -304,7 +304,7 @@ def _export_best(job: Attack, curves: pd.DataFrame, path: pathlib.Path, *, base:
     recipe = {
         "task": "finetune",
         "base": variant.path.name,
-        "base fingerprint": models.fingerprint(variant.path),
+        **{f"base {name}": value for name, value in models.describe(variant.path, adapter=variant.adapter).items()},
         "corpus": job.inputs["corpora"][training.corpus]["source"],
         "pairs": job.inputs["corpora"][training.corpus]["n"],
         "seed": training.seed,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from latent_audit.data import chats
 from latent_audit.errors import InputError
 from latent_audit.experiments.ras import calibration_file
 from latent_audit.metrics import calibration, safevec
@@ -15,7 +16,11 @@ from latent_audit.metrics import calibration, safevec
 LAYERS, WIDTH, PROMPTS = 4, 6, 5
 IDENTITY = calibration_file.Identity("llama", LAYERS, WIDTH, "0" * 64, "float32")
 SOURCE = calibration_file.Source(
-    None, {"unsafe": PROMPTS, "jailbreak": PROMPTS}, {"unsafe": "a" * 64, "jailbreak": "b" * 64}, "role_play"
+    None,
+    {"unsafe": PROMPTS, "jailbreak": PROMPTS},
+    {"unsafe": "a" * 64, "jailbreak": "b" * 64},
+    {"unsafe": "d" * 64, "jailbreak": "e" * 64},
+    "role_play",
 )
 
 
@@ -75,8 +80,8 @@ HUGE = 10**350
 @pytest.mark.parametrize(
     "keys, value, message",
     [
-        (("schema",), 1, "has schema 1, expected 2"),
-        (("schema",), True, "has schema True, expected 2"),
+        (("schema",), 2, "has schema 2, expected 3"),
+        (("schema",), True, "has schema True, expected 3"),
         (("extra",), 1, "unknown keys: extra"),
         (("calibration", "b"), 0.5, "b = 0.5, but its models give"),
         (("calibration", "models"), [], "at least 2"),
@@ -118,6 +123,7 @@ HUGE = 10**350
         (("prompts", "sha256"), {}, "prompts.sha256: missing keys: jailbreak, unsafe"),
         (("prompts", "sha256", "zzz"), "a", "unknown keys: zzz"),
         (("prompts", "sha256", "unsafe"), 5, "sha256.unsafe = 5, expected 64 hex digits"),
+        (("prompts", "ids_sha256"), {"unsafe": "a" * 64}, "prompts.ids_sha256: missing keys: jailbreak"),
         (("prompts", "wrappers"), {}, "prompts.wrappers = {}, expected a line"),
         (("tensors", "sha256"), "0" * 64, "is not the file that llama.json was written with"),
         (("tensors", "sha256"), "0", "tensors.sha256 = '0', expected 64 hex digits"),
@@ -235,3 +241,20 @@ def test_other_prompts_than_the_calibrations_are_refused():
     calibration_file.check_source(SOURCE, SOURCE)
     with pytest.raises(InputError, match="the jailbreak prompts .* are not those of the calibration"):
         calibration_file.check_source(SOURCE._replace(sha256={"unsafe": "a" * 64, "jailbreak": "c" * 64}), SOURCE)
+
+
+def test_the_same_texts_in_other_ids_are_refused():
+    def encoded(*rows, width=4):
+        tokens = np.array([[9] * (width - len(row)) + row for row in rows], np.int32)
+        return chats.Tokens(tokens, np.array([[False] * (width - len(row)) + [True] * len(row) for row in rows]))
+
+    unsafe, jailbreak = encoded([1, 2], [3]), encoded([1, 2, 3])
+    ids = calibration_file.ids_of([unsafe, jailbreak])
+    # Padding is no part of what is read; where one prompt ends and the next begins is.
+    assert ids == calibration_file.ids_of([encoded([1, 2], [3], width=6), encoded([1, 2, 3], width=3)])
+    assert ids["unsafe"] != ids["jailbreak"]
+    source = SOURCE._replace(ids_sha256=ids)
+    calibration_file.check_ids("target", ids, source)
+    other = calibration_file.ids_of([unsafe, encoded([1, 2, 4])])
+    with pytest.raises(InputError, match="target writes the jailbreak prompts in other tokens than the reference did"):
+        calibration_file.check_ids("target", other, source)

@@ -24,7 +24,7 @@ def published(gamma=1.2):
     family = tables.calibrate([made], "heldout")["llama"].family
     return calibration_file.Frozen(
         calibration_file.Identity("llama", 3, 8, "t" * 64, "float32"),
-        calibration_file.Source(None, {"unsafe": 3, "jailbreak": 3}, {}, "role_play"),
+        calibration_file.Source(None, {"unsafe": 3, "jailbreak": 3}, {}, {}, "role_play"),
         ras_rows.WINDOW,
         family,
         gamma,

@@ -6,6 +6,7 @@ import json
 import logging
 import pathlib
 import re
+import shutil
 from typing import NamedTuple
 
 import numpy as np
@@ -372,8 +373,8 @@ def test_a_frozen_calibration_scores_the_same_to_the_bit(family, tmp_path, monke
         assert row[column] == first[column], column
     assert row["scored_by"] == "frozen calibration"
     record = json.loads((tmp_path / "same" / "report.json").read_text())
-    assert record["task"] == "ras" and record["frozen"]["calibration"]["models"] == list(CALIBRATES)
-    assert record["frozen"]["identity"]["family"] == "llama" and record["scores"][0]["ras"] == row["ras"]
+    assert record["task"] == "ras" and record["inputs"]["calibration"]["models"] == list(CALIBRATES)
+    assert record["inputs"]["identity"]["family"] == "llama" and record["scores"][0]["ras"] == row["ras"]
     assert "https://" not in (tmp_path / "same" / "report.html").read_text()
 
 
@@ -402,6 +403,19 @@ def test_a_frozen_calibration_is_refused_where_it_does_not_fit(changes, message,
     }
     with pytest.raises(InputError, match=message):
         tasks.run_in(frozen_config(family, **changes), tmp_path)
+
+
+def test_a_target_that_reads_the_same_texts_in_other_ids_is_refused(family, tmp_path, monkeypatch):
+    monkeypatch.setattr(setup, "load_variant", lambda *a: pytest.fail("weights were loaded"))
+    other = tmp_path / "other"
+    shutil.copytree(family.folder / "between", other)
+    filed = json.loads((other / "tokenizer.json").read_text())
+    ids = filed["model"]["vocab"]
+    one, two = WORDS[7], WORDS[11]
+    ids[one], ids[two] = ids[two], ids[one]
+    (other / "tokenizer.json").write_text(json.dumps(filed))
+    with pytest.raises(InputError, match="other writes the unsafe prompts in other tokens than the reference did"):
+        tasks.run_in(frozen_config(family, targets=str(other)), tmp_path / "run")
 
 
 def test_a_measured_asr_is_the_share_of_greedy_answers_that_the_judge_calls_harmful(family, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from configs import ras as ras_config
+from latent_audit.experiments import setup
 from latent_audit.experiments.ras import calibration_file, measure, members, prompt_sets, ras, report, tables, timing
 from latent_audit.judges import Judge
 from latent_audit.metrics import safevec
@@ -267,17 +268,20 @@ def test_a_calibration_is_frozen_of_the_first_protocol_with_scores_in_the_models
     saved = {}
     monkeypatch.setattr(calibration_file, "save", lambda path, frozen: saved.update({path.name: frozen}))
     monkeypatch.setattr(members, "identity", lambda model, config: model.name)
-    monkeypatch.setattr(calibration_file, "source_of", lambda half, **options: (half, options))
+    monkeypatch.setattr(calibration_file, "source_of", lambda half, ids, **options: (half, ids, options))
+    monkeypatch.setattr(calibration_file, "ids_of", list)
+    monkeypatch.setattr(setup, "encode_panels", lambda variant, panels, config: dict.fromkeys(panels, variant.name))
     directions = types.SimpleNamespace(refusal="directions")
     both = [measured("llama")._replace(directions=directions), measured("gemma", 0.9)._replace(directions=directions)]
     groups = [members.Group(one.family.name, (members.Model("first", "", None, False),), None) for one in both]
-    prompts = types.SimpleNamespace(halves={"score": "held-out half", "fit": "fitted half"})
+    half = types.SimpleNamespace(unsafe="held-out unsafe", jailbreak="held-out jailbreak")
+    prompts = types.SimpleNamespace(halves={"score": half, "fit": "fitted half"})
     ras.save_calibrations(config(), tmp_path, "heldout", groups, prompts, both)
     assert set(saved) == {"llama.json", "gemma.json"}
     frozen, made = saved["llama.json"], tables.calibrate([one.family for one in both], "heldout")["llama"]
     assert (frozen.family, frozen.gamma, frozen.other_alphas) == (made.family, made.gamma, made.other_alphas)
     assert frozen.alpha_global == pytest.approx(np.median([made.family.alpha, *made.other_alphas]))
-    assert frozen.source == ("held-out half", {"world_seed": None, "wrappers": "all"})
+    assert frozen.source == (half, ["first", "first"], {"world_seed": None, "wrappers": "all"})
     assert (frozen.protocol, frozen.window, frozen.identity) == ("heldout", ras_rows.WINDOW, "first")
     assert len(frozen.scores) == 8 and frozen.directions == "directions"
     for entry, scores in zip(both[0].family.entries, frozen.scores, strict=False):

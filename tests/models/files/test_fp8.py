@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from latent_audit import models
+from latent_audit.models.files import reading
 from tests.support.refusals import refused
 
 FIELDS = {"vocab_size": 40, "hidden_size": 160, "intermediate_size": 288, "num_hidden_layers": 2}
@@ -91,6 +92,24 @@ def test_read_as_weight_times_scale(tmp_path, name):
     jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-6), params, wanted)
     assert models.quantization(eight) == ("FP8 (blocks of 128 x 128)" if "blocks" in name else "FP8")
     assert models.quantization(plain) is None
+
+
+def test_rows_are_scaled_as_the_bits_say(tmp_path):
+    """compressed-tensors' scale of each row, in bfloat16, on every number that eight bits can hold."""
+    codes = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    codes[(codes & 127) == 127] = 0  # Not a number.
+    bits = codes.astype(np.int64)
+    sign, exponent, fraction = 1 - 2 * (bits >> 7), (bits >> 3) & 15, (bits & 7) / 8
+    # e4m3: bias 7, and an exponent of 0 has no leading one.
+    values = sign * np.where(exponent == 0, fraction * 2.0**-6, (1 + fraction) * 2.0 ** (exponent - 7.0))
+    scale = torch.linspace(1e-3, 2e-2, 16).to(torch.bfloat16)[:, None]
+    stored = torch.from_numpy(codes).view(torch.float8_e4m3fn)
+    safetensors.torch.save_file({"a.weight": stored, "a.weight_scale": scale}, tmp_path / "a.safetensors")
+    found = {name: (tmp_path / "a.safetensors", name) for name in ("a.weight", "a.weight_scale")}
+    wanted = (values * scale.double().numpy()).astype(np.float32)
+    with reading.opened(found, "a.weight") as rows:
+        np.testing.assert_array_equal(rows(slice(None)), wanted)
+        np.testing.assert_array_equal(rows(slice(3, 9)), wanted[3:9])
 
 
 def test_float32_of_transformers(tmp_path):

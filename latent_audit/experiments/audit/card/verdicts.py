@@ -342,16 +342,6 @@ def as_card(name: str, judged: Judged, beside: list[tuple], caveat: str, under: 
     )
 
 
-def weights_in_words(variants: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """The fact of weights that are quantised or merged with an adapter, by variant; none where there are none."""
-    named = []
-    for name, told in variants.items():
-        kinds = [told["quantization"]] if "quantization" in told else []
-        kinds += ["with an adapter"] if "adapter" in told else []
-        named += [f"{name} {', '.join(kinds)}"] if kinds else []
-    return {"stored weights": "; ".join(named)} if named else {}
-
-
 def facts(bench: Bench, place) -> dict[str, str]:
     """What was audited and how, for the first screen; place: where one-layer attacks pushed, or None.
 
@@ -360,7 +350,6 @@ def facts(bench: Bench, place) -> dict[str, str]:
     told = {
         "model": bench.subject.arch,
         **({"variants": ", ".join(bench.names)} if len(bench.names) > 1 else {}),
-        **weights_in_words(bench.inputs["variants"]),
         "prompts": "; ".join(
             f"{name} {panel['n']} from {panel['source']}"
             for name, panel in bench.inputs["prompts"].items()
