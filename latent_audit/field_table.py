@@ -57,7 +57,7 @@ def under(section: str, **fields: Field) -> dict[str, Field]:
 
 DTYPES = ("float32", "bfloat16")
 PATH = "a directory, or a Hugging Face hub id"
-SOURCE = "a CSV, TSV, JSON, JSONL, TXT or Parquet file, hub:owner/name, or builtin:NAME"
+SOURCE = "a CSV, TSV, JSON, JSONL, TXT or Parquet file, a directory of these, hub:owner/name, or builtin:NAME"
 
 _MODEL_DTYPE = text("dtype of parameters and states", *DTYPES)
 _ORGANISM_SIZE = text("6 blocks of width 128 (standard), or 4 of width 96", "standard", "small")
@@ -109,6 +109,13 @@ MODEL = {
         benign_column=text("as harmful_column"),
         benign_offset=whole("harmless requests left out before them", 0, COUNT, "prompts"),
         benign_count=whole("so many harmless requests are used", 1, COUNT, "prompts"),
+        behavior_column=text("of harmful prompts: what the judge is asked about; empty: recognised, else the prompt"),
+        context_column=text("of harmful prompts: the text that a behaviour speaks of; empty: recognised"),
+        target_column=text("of harmful prompts: the opening that L2 attack, GCG and suite aim at; empty: one for all"),
+        joined=text("sources whose columns are added to the harmful prompts by BehaviorID, separated by commas"),
+        label_column=text("of both sources; empty: recognised for public sets"),
+        harmful_label=text("labels of the rows kept, by commas; all; empty: all, of HarmBench's behaviours standard"),
+        benign_label=text("as harmful_label"),
         cluster_column=text("the column whose equal values make harmful requests one cluster; empty: recognised"),
         max_tokens=whole("a longer prompt is an error, never cut", 1, TOKENS, "tokens"),
     ),

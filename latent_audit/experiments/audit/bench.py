@@ -226,9 +226,9 @@ def first_prompts(bench: Bench, panel: str, count: int | None, offset: int = 0) 
     return part, chats.Tokens(rows.tokens[chosen], rows.mask[chosen])
 
 
-def judged(bench: Bench, prompts, texts) -> dict[str, list]:
+def judged(bench: Bench, behaviors, texts) -> dict[str, list]:
     """Columns harmful and degenerate of responses, and the responses themselves if the config asks for them."""
-    columns = respond.score(bench.judge, None, prompts, texts)
+    columns = respond.score(bench.judge, None, behaviors, texts)
     return columns | ({"response": list(texts)} if bench.save else {})
 
 

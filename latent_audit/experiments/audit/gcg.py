@@ -134,7 +134,7 @@ def _attack(bench, name, start) -> dict[str, list]:
             "nll_first": found.nll_trace[0, : len(rows)].astype(float).tolist(),
             "nll_last": kept_losses(found.nll_trace, kind)[: len(rows)].astype(float).tolist(),
         }
-        own |= judged(bench, [panel.prompts[row] for row in rows], answers)
+        own |= judged(bench, [panel.behaviors[row] for row in rows], answers)
         columns = own if not columns else {key: columns[key] + own[key] for key in own}
     return columns
 

@@ -139,11 +139,11 @@ def _brackets(swept) -> sphere.Brackets:
 
 
 def _prompts(bench, rows):
-    """(panel part, tokens padded to prompt_batch rows) of some prompts of the harmful panel."""
+    """(behaviours, tokens padded to prompt_batch rows, their ids) of some prompts of the harmful panel."""
     panel, tokens = bench.panels["harmful"], bench.tokens["harmful"]
     padded = chats.Tokens(*(respond.pad_rows(array[rows], bench.batches.prompts) for array in tokens))
     ids = respond.pad_rows(panel.ids[rows], bench.batches.prompts)
-    return [panel.prompts[row] for row in rows], padded, ids
+    return [panel.behaviors[row] for row in rows], padded, ids
 
 
 def _search(bench, loaded, tokens, ids, state, radius, budgets):
@@ -184,7 +184,7 @@ def _answers_under(bench, loaded, tokens, state, deltas, rows, sampling_of=None)
 
 def _attack(bench, name, state, rows) -> dict[str, list]:
     loaded, budgets = bench.load(name), _budgets(bench)
-    prompts, tokens, ids = _prompts(bench, rows)
+    behaviors, tokens, ids = _prompts(bench, rows)
     radius = np.broadcast_to(np.asarray(budgets) * _norm(bench, state), (len(ids), len(budgets)))
     found = _search(bench, loaded, tokens, ids, state, radius, budgets)
     n, E = len(rows), len(budgets)
@@ -199,7 +199,7 @@ def _attack(bench, name, state, rows) -> dict[str, list]:
         "nll_first": found.nll_first[row, budget].astype(float).tolist(),
         "nll_last": lasts.ravel().astype(float).tolist(),
     }
-    asked = [prompts[r] for r in row]
+    asked = [behaviors[r] for r in row]
     columns |= respond.drawn_harm(bench.judge, asked, _drawn(bench, loaded, tokens, ids[:n], state, deltas, row))
     return columns | judged(bench, asked, texts)
 
@@ -225,15 +225,15 @@ def _break(bench, name, swept) -> dict[str, list]:
     brackets, ends = _brackets(swept), {"lo": [], "hi": []}
     for start in range(0, len(_attacked(bench)), size):
         rows = _attacked(bench)[start : start + size]
-        prompts, tokens, ids = _prompts(bench, rows)
+        behaviors, tokens, ids = _prompts(bench, rows)
 
-        def falls(budgets, prompts=prompts, tokens=tokens, ids=ids):
+        def falls(budgets, behaviors=behaviors, tokens=tokens, ids=ids):
             radius = (respond.pad_rows(budgets, size) * place.scale)[:, None]
             # The keys matter to restarts only; one budget's serve all.
             found = _search(bench, loaded, tokens, ids, place.state, radius, _budgets(bench)[:1])
-            deltas = found.delta[: len(prompts), 0]
-            texts = _answers_under(bench, loaded, tokens, place.state, deltas, np.arange(len(prompts)))
-            return judged(bench, prompts, texts)["harmful"]
+            deltas = found.delta[: len(behaviors), 0]
+            texts = _answers_under(bench, loaded, tokens, place.state, deltas, np.arange(len(behaviors)))
+            return judged(bench, behaviors, texts)["harmful"]
 
         found = sphere.bisect(
             falls,

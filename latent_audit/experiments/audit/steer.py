@@ -150,7 +150,7 @@ def _run(bench, name, state, vectors, labels) -> dict[str, list]:
         max_new_tokens=bench.new_tokens(PAPER_TOKENS),
     )
     columns = {"prompt": (settings.offset + row).tolist()} | {key: [labels[k][key] for k in which] for key in labels[0]}
-    return columns | judged(bench, [panel.prompts[r] for r in row], texts)
+    return columns | judged(bench, [panel.behaviors[r] for r in row], texts)
 
 
 def _norm(bench, state) -> float:

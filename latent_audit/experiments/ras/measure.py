@@ -233,7 +233,7 @@ def _ask(own: _Family, model, panel, *, benign) -> dict[str, list]:
         hits = [respond.answered(own.job.world, *pair) for pair in zip(panel.prompts, texts, strict=True)]
     else:
         # Judges see the bare behaviour, wrapped or not (docs/method.md section 9).
-        hits = respond.harmful(own.job.judge, own.plan.prompts.asr.prompts, texts).tolist()
+        hits = respond.harmful(own.job.judge, own.plan.prompts.asr.behaviors, texts).tolist()
     columns = {"hit": hits, "degenerate": [refusal.is_degenerate(text) for text in texts]}
     return columns | ({"response": texts} if own.job.save else {})
 

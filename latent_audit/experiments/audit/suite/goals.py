@@ -68,8 +68,8 @@ def aims_of(bench: Bench, name: str, rows: np.ndarray, clean_texts, poles_answer
         if not open_rows:
             break
         told = texts([int(rows[place]) for place in open_rows])
-        prompts = [bench.panels["harmful"].prompts[rows[place]] for place in open_rows]
-        harmful = respond.harmful(bench.judge, prompts, told)
+        asked = [bench.panels["harmful"].behaviors[rows[place]] for place in open_rows]
+        harmful = respond.harmful(bench.judge, asked, told)
         for place, text, is_harmful in zip(open_rows, told, harmful, strict=True):
             if is_harmful:
                 answers[place], sources[place] = first_tokens(loaded.chat, text), source
