@@ -248,7 +248,9 @@ AUDIT = {
     ),
     **under(
         "steer",
-        direction=text("from base to the harmful pole, or the model's own refusal direction", "auto", "twin", "own"),
+        direction=text("twin (from base to the harmful pole), own (away from the model's own refusal), auto; or a "
+                       "file: .npy, .safetensors, .gguf"),
+        reverse=switch("push against the directions of the file, as those of refusal need"),
         layers=text("all, nudge, or names: L2,L3"),
         fractions=numbers("empty: the paper's and the nudge fraction", 0, LENGTH, "share of base's activation norm"),
         prompts=whole("how many harmful requests are steered", 1, COUNT, "prompts"),
@@ -373,6 +375,7 @@ RAS = {
     "families": text("of the zoo of organisms: llama,qwen3,gemma2"),
     "zoo.directory": text("where it is kept; empty: zoo/ in the workdir"),
     "protocols": text("heldout, paper, or both by a comma"),
+    "direction": text("file of refusal directions in place of the reference's means: .npy, .safetensors, .gguf"),
     "window": text("first and last layer by hand, such as 22-30; empty: the rule"),
     "wrappers": text("all, or families of wrappers by name"),
     "prompts.asr": text(f"harmful prompts that ASR is measured on: {SOURCE}; empty: what is behind in the same file"),

@@ -210,6 +210,8 @@ def load(field: str, source: str, **options) -> prompt_files.PromptSet:
             loaded.columns["prompt"],
             loaded.columns["behavior"],
         )
+    if "target" in loaded.columns and (bare := loaded.targets.count("")):
+        logging.warning("%s: %d prompts have no target: the fixed one is theirs", field, bare)
     if len(loaded.prompts) > 1 and loaded.groups[0] and len(set(loaded.groups)) == 1:
         logging.warning(
             "%s: all prompts are of one %s, %r: its interval would be that of one cluster, so each is its own",

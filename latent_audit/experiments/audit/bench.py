@@ -34,7 +34,7 @@ AT_FRACTION = "at the nudge fraction"
 class Known(NamedTuple):
     """What is known of the subject before any of it is there, for the checks of the experiments' sections.
 
-    chat: base's; panels: the prompts by name.
+    chat: base's; panels: the prompts by name; embed_dim: the width, 0 where nothing asks for it.
     """
 
     names: tuple[str, ...]
@@ -42,6 +42,7 @@ class Known(NamedTuple):
     is_organism: bool
     chat: chats.Chat
     panels: Mapping[str, panels.Panel]
+    embed_dim: int = 0
 
 
 class Place(NamedTuple):
