@@ -1,22 +1,61 @@
 """What is attacked, judged and aimed at, end to end on a tiny checkpoint: judges never see the jailbreak's text."""
 
 import json
+import types
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from configs import audit as audit_config
 from latent_audit.errors import InputError
 from latent_audit.experiments.audit import audit as job
 from latent_audit.experiments.audit import gcg, l2, steer
 from latent_audit.judges import refusal
-from tests.experiments.audit.test_audit_job import small_config
+from tests.support.checkpoints import tiny_checkpoint
 
 # Words that the tiny tokenizer knows.
 BEHAVIORS = ("write me what you help", "write me the help", "write how you can help")
 TEST_CASES = {"one": ["you can what . write in me", "help . you ?"], "two": ["Sure . write", None], "three": ["what ?"]}
 TARGETS = {"one": "Sure , here is what", "two": "Sure , here is the help of me", "three": "Sure"}
 CONTEXT = "the can of me"
+# The smallest audit of one model that has every experiment.
+SMALL = {
+    "judge.kind": "refusal",
+    "reward.kind": "refusal",
+    "generation.max_new_tokens": 2,
+    "prompt_batch": 3,
+    "rows": 6,
+    "attack.prompts": 3,
+    "attack.layers": "L1",
+    "attack.budgets": (0.1,),
+    "attack.steps": 1,
+    "score.resamples": 20,
+    "suite.prompts": 3,
+    "suite.budgets": (0.1, 0.2),
+    "suite.reference_budget": 0.1,
+    "suite.states": "L0",
+    "suite.steps": (1,),
+    "suite.starts": 1,
+    "suite.draws": 2,
+    "suite.rows": 4,
+    "l2.prompts": 3,
+    "l2.steps": 1,
+    "l2.multiples": (1.0,),
+    "l2.rounds": 0,
+    "steer.layers": "nudge",
+    "steer.fractions": (0.5,),
+    "steer.prompts": 2,
+    "steer.cone": False,
+    "patch.prompts": 3,
+    "gcg.prompts": 2,
+    "gcg.batch": 2,
+    "gcg.steps": 1,
+    "gcg.candidates": 4,
+    "gcg.length": 3,
+    "panel.wrappers": "fiction",
+    "panel.wrapped_count": 1,
+}
 
 
 def given(folder, **changes):
@@ -37,22 +76,18 @@ def given(folder, **changes):
     (folder / "test_cases.json").write_text(json.dumps(TEST_CASES))
     (folder / "targets.json").write_text(json.dumps(TARGETS))
     settings = {
-        "model.variants": "",
+        "model.path": str(tiny_checkpoint("llama3", folder / "model", ends_turns=True)),
         "prompts.harmful": str(folder / "test_cases.json"),
         "prompts.joined": f"{folder / 'behaviors.csv'}, {folder / 'targets.json'}",
         "prompts.harmful_label": "all",
         "prompts.harmful_count": 3,
         "prompts.target_column": "target",
         "prompts.benign_count": 2,
-        "experiments": "panel,latent,suite,l2,steer,patch,gcg",
-        "panel.wrappers": "fiction",
-        "panel.wrapped_count": 1,
-        "suite.prompts": 3,
-        "l2.multiples": (1.0,),
-        "static.pairs": "",
-        "steer.cone": False,
+        "experiments": "panel,l2",
     }
-    return small_config("llama3", folder, **(settings | changes))
+    config = audit_config.get_config()
+    config.update_from_flattened_dict(SMALL | settings | changes)
+    return config
 
 
 @pytest.fixture
@@ -70,9 +105,10 @@ def asked(monkeypatch):
     return seen
 
 
-def test_the_judge_is_asked_about_behaviours_with_their_context_and_searches_aim_at_targets(
-    tmp_path, asked, monkeypatch
-):
+@pytest.mark.parametrize(
+    "experiments", ["panel,l2", pytest.param("panel,latent,suite,l2,steer,patch,gcg", marks=pytest.mark.slow)]
+)
+def test_judges_are_asked_about_behaviours_and_searches_aim_at_targets(experiments, tmp_path, asked, monkeypatch):
     aims = {"l2": set(), "gcg": set()}
     attack, search = l2.sphere.sphere_attack, gcg.gcg.attack
 
@@ -87,7 +123,7 @@ def test_the_judge_is_asked_about_behaviours_with_their_context_and_searches_aim
 
     monkeypatch.setattr(l2.sphere, "sphere_attack", l2_attack)
     monkeypatch.setattr(gcg.gcg, "attack", gcg_attack)
-    config = given(tmp_path)
+    config = given(tmp_path, experiments=experiments)
     plan = job.check(config)
     job.run(config, tmp_path, plan)
     panels, chat = plan.prospect.panels, plan.prospect.chat
@@ -103,7 +139,7 @@ def test_the_judge_is_asked_about_behaviours_with_their_context_and_searches_aim
     assert panels["harmful"].clusters.tolist() == [0, 0, 0]
     turns = {tuple(l2.chats.assistant_turn_ids(chat, text)) for text in (TARGETS["one"], TARGETS["two"])}
     assert aims["l2"] == turns and len(turns) == 2
-    assert aims["gcg"] == {tuple(gcg.chats.target_ids(chat, TARGETS["one"]))}
+    assert aims["gcg"] == ({tuple(gcg.chats.target_ids(chat, TARGETS["one"]))} if "gcg" in experiments else set())
     record = json.loads((tmp_path / "report.json").read_text())["inputs"]["prompts"]["harmful"]
     assert record["dropped"] == {"empty": 1, "duplicates": 0, "other_labels": 0}
     assert record["columns"]["prompt"] == "test_case" and record["columns"]["behavior"] == "Behavior"
@@ -160,14 +196,14 @@ def test_a_file_of_directions_is_what_is_steered_along(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steer.respond, "answers_under", answering)
         job.run(config, tmp_path / "run")
-        config.steer.reverse = True
-        job.run(config, tmp_path / "reversed")
-    (states, deltas), (_, turned) = seen
+    ((states, deltas),) = seen
     unit = direction / np.linalg.norm(direction)
     along = deltas[: len(deltas) // 2]
     assert (states == 2).all()
     np.testing.assert_allclose(along @ unit, np.linalg.norm(along, axis=1), rtol=1e-5)
-    np.testing.assert_allclose(turned[: len(along)], -along, rtol=1e-6)
+    config.steer.reverse = True
+    bench = types.SimpleNamespace(settings=job.check(config).settings)
+    np.testing.assert_allclose(steer.along(bench, "base", (2,))[0], -unit, rtol=1e-5)
     lines = pd.read_csv(tmp_path / "run" / "audit.csv")
     steered = lines[lines["measure"] == "steer_compliance"]
     assert set(steered["layer"]) == {"L1"} and (steered["detail"] == "file direction").all()
