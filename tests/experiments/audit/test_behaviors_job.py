@@ -160,7 +160,7 @@ def test_clusters_of_behaviours_reach_the_bootstrap(tmp_path):
     "changes, message",
     [
         ({"prompts.behavior_column": "test_case"}, "the behavior column 'test_case' is the prompt column"),
-        ({"prompts.joined": ""}, "join it .prompts.joined="),
+        ({"prompts.joined": "", "prompts.target_column": ""}, "join it .prompts.joined="),
         ({"prompts.target_column": "aim"}, "no column 'aim'"),
         (
             {"prompts.harmful": "XS", "prompts.benign": "XS", "prompts.harmful_label": "unsafe,safe",
@@ -186,6 +186,7 @@ def test_a_file_of_directions_is_what_is_steered_along(tmp_path):
     config.steer.direction = str(tmp_path / "direction.npy")
     settings = job.check(config).settings["steer"]
     assert list(settings.file.vectors) == [2] and settings.direction == "file"
+    (tmp_path / "run").mkdir()
     seen = []
     answers = steer.respond.answers_under
 
