@@ -63,6 +63,15 @@ class Pairs:
             "safe": self.safe,
         }
 
+    def dropped_in_words(self) -> str:
+        """What was dropped, "" for nothing."""
+        counts = {
+            "without a prompt or an answer": self.empty,
+            "that repeat an earlier one": self.duplicates,
+            "whose answers are said to be safe": self.safe,
+        }
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
 
 def load_pairs(
     source: str | pathlib.Path,

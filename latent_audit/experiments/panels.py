@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from latent_audit.data import builtin_facts, prompt_files, world_rules, wrappers
+from latent_audit.data import builtin_facts, pair_files, prompt_files, world_rules, wrappers
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields
 
@@ -199,8 +199,7 @@ def load(field: str, source: str, **options) -> prompt_files.PromptSet:
     """prompt_files.load_prompts with its errors named by the field, and what was dropped and what is judged told."""
     with fields.named(field):
         loaded = prompt_files.load_prompts(source, **options)
-    if dropped := loaded.dropped_in_words():
-        logging.warning("%s: rows dropped from %s: %s", field, source, dropped)
+    tell_dropped(field, loaded)
     for note in loaded.notes:
         logging.warning("%s: %s", field, note)
     if "behavior" in loaded.columns:
@@ -221,6 +220,12 @@ def load(field: str, source: str, **options) -> prompt_files.PromptSet:
         )
         loaded = dataclasses.replace(loaded, groups=("",) * len(loaded.groups))
     return loaded
+
+
+def tell_dropped(field: str, loaded: prompt_files.PromptSet | pair_files.Pairs) -> None:
+    """Say in the log which rows of a source were not taken, if any."""
+    if dropped := loaded.dropped_in_words():
+        logging.warning("%s: rows dropped from %s: %s", field, loaded.source, dropped)
 
 
 def check_labels(config: ConfigDict) -> None:

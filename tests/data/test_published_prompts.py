@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from latent_audit.data import pair_files
+from latent_audit.data import pair_files, prompt_hub
 from latent_audit.data.prompt import contexts
 from latent_audit.data.prompt_files import load_prompts
 from latent_audit.errors import InputError
@@ -356,3 +356,17 @@ def test_published_files(name, options, count, column):
     assert len(loaded.prompts) + loaded.duplicates == count and loaded.columns["prompt"] == column
     assert loaded.behaviors == loaded.prompts and loaded.empty == 0
     assert all(loaded.targets) == ("target_column" in options)
+
+
+def test_a_part_of_a_split_of_the_hub_is_taken_at_its_commit(tmp_path, monkeypatch):
+    asked = []
+    path = put(tmp_path, "train.csv", "text\n" + "".join(f"Draw {n}\n" for n in range(4)))
+    monkeypatch.setattr(
+        prompt_hub, "download", lambda address, revision=None: asked.append((address, revision)) or [pathlib.Path(path)]
+    )
+    assert load_prompts("hub:o/n:train[1:3]").prompts == ("Draw 1", "Draw 2")
+    assert load_prompts("hub:o/n:en:train[-25%:]").prompts == ("Draw 3",)
+    text = '[bad_prompts]\ndataset = "o/n"\nconfig = "en"\nsplit = "train[:2]"\ncolumn = "text"\ncommit = "0f"\n'
+    loaded = load_prompts(put(tmp_path, "config.toml", text), section="bad_prompts")
+    assert loaded.prompts == ("Draw 0", "Draw 1") and loaded.name == "config-bad_prompts"
+    assert asked == [("o/n:train", None), ("o/n:en:train", None), ("o/n:en:train", "0f")]

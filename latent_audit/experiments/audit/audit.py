@@ -64,7 +64,10 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     plan: what check gave; None checks here.
     """
     prospect, settings, pairs = plan or check(config)
-    job = setup.prepare(config, workdir, prospect, record=steer.record(settings.get("steer")))
+    record = steer.record(settings.get("steer"))
+    if pairs is not None and prospect.world is None:
+        record |= {"static_pairs": pairs.describe()}
+    job = setup.prepare(config, workdir, prospect, record=record)
     with runlog.progress(0, "units") as meter:
         bench = benches.make_bench(config, job, settings=settings, pairs=pairs, advance=meter.advance)
         meter.total = sum(EXPERIMENTS[name].units(bench) for name in settings) * len(bench.names)

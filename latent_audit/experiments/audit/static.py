@@ -81,6 +81,7 @@ def load_pairs(config, world: world_rules.World | None, *, evaluated) -> pair_fi
     pairs = pair_files.load_pairs(
         section.pairs, is_refusal=refusal.is_refusal, limit=most + section.gap, offset=section.offset
     )
+    tell_dropped("static.pairs", pairs)
     if len(pairs.prompts) > probes.FITTED + section.gap:
         pairs = pair_files.take(pairs, lambda row: not 0 <= row - probes.FITTED < section.gap)
     if pairs.refusals is None or len(pairs.prompts) < 2:

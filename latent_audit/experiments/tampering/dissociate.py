@@ -19,7 +19,7 @@ from latent_audit.data import chats, pair_files, prompt_files, world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond, setup
 from latent_audit.experiments.organisms import construct, export, kinds, poles
-from latent_audit.experiments.panels import load, request_panels
+from latent_audit.experiments.panels import load, request_panels, tell_dropped
 from latent_audit.experiments.setup import Job
 from latent_audit.interventions import dissociate
 from latent_audit.judges import refusal
@@ -135,6 +135,7 @@ def _training_texts(config, panels):
                 "(configs/dissociate.py says what it holds)"
             )
     pairs = pair_files.load_pairs(section.pairs, is_refusal=refusal.is_refusal, limit=section.pairs_count)
+    tell_dropped("construct.pairs", pairs)
     if pairs.refusals is None:
         raise InputError(
             f"construct.pairs = {section.pairs!r} has no column of refusals, which the construction "

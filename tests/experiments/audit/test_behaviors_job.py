@@ -148,8 +148,11 @@ def test_judges_are_asked_about_behaviours_and_searches_aim_at_targets(experimen
     assert l2.OWN_TARGET.split("(")[1] in page and not any(case in page for case in attacks)
 
 
-def test_clusters_of_behaviours_reach_the_bootstrap(tmp_path):
+def test_clusters_of_behaviours_reach_the_bootstrap(tmp_path, caplog):
+    caplog.set_level("INFO", logger="absl")
     panel = job.check(given(tmp_path, **{"prompts.harmful_count": 4})).prospect.panels["harmful"]
+    assert "rows dropped from" in caplog.text and "1 without a prompt" in caplog.text
+    assert "test_case is put to the model, Behavior is what is judged" in caplog.text
     assert panel.clusters.tolist() == [0, 0, 0, 3]
     config = given(tmp_path, **{"prompts.cluster_column": "Tags"})
     with pytest.raises(InputError, match="prompts.harmful: .*cluster column 'Tags' holds one value, ''"):
