@@ -16,6 +16,7 @@ from latent_audit.errors import InputError
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known
 from latent_audit.experiments.organisms.texts import probes, surfaces, training_prompts
+from latent_audit.experiments.panels import tell_dropped
 from latent_audit.interventions import edits
 from latent_audit.judges import refusal
 from latent_audit.metrics import geometry, rulers, separation, stats
