@@ -228,7 +228,8 @@ def test_accumulation_is_the_big_batch_and_remat_changes_nothing():
     whole = gradient_of(ft.Method(), four)
     close(gradient_of(ft.Method(accumulate=2), four), whole, rtol=1e-4, atol=1e-6)
     close(gradient_of(ft.Method(accumulate=4, remat=True), four), whole, rtol=1e-4, atol=1e-6)
-    close(gradient_of(ft.Method(remat=True), four), whole, rtol=1e-5, atol=1e-7)
+    # Two programs round apart: an entry near zero differs by a last digit of the terms that cancel in it.
+    close(gradient_of(ft.Method(remat=True), four), whole, rtol=1e-5, atol=2e-7)
     with pytest.raises(InputError, match="batch of 3 cannot be cut into 2"):
         next(
             ft.finetune(

@@ -187,7 +187,8 @@ def test_further_starts_are_never_worse_and_the_first_is_from_zero():
     np.testing.assert_allclose(several.nll_first, alone.nll_first, atol=1e-6)
     np.testing.assert_allclose(several.delta[~improved], alone.delta[~improved], atol=1e-3)
     np.testing.assert_allclose(np.linalg.norm(several.delta, axis=-1), radius, rtol=1e-6)
-    np.testing.assert_array_equal(several.control, alone.control)
+    # Drawn from the same key by two programs: their loops may round the last digit apart.
+    np.testing.assert_allclose(several.control, alone.control, rtol=4 * np.finfo(np.float32).eps)
     # The trace is of the start that was kept: it begins on the sphere, not at the clean model.
     assert (np.abs(several.nll_trace[0] - several.nll_first)[improved] > 1e-4).all()
 
