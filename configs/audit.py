@@ -70,7 +70,9 @@ def get_config() -> ml_collections.ConfigDict:
     l2.rounds = 3  # halvings of each prompt's bracket, for the break budget
 
     config.steer = steer = ml_collections.ConfigDict()
-    steer.direction = "auto"  # twin (from base to the harmful pole), own, auto: twin where there is one
+    # twin (from base to the harmful pole), own, auto: twin where there is one; or a file (docs/prompts.md).
+    steer.direction = "auto"
+    steer.reverse = False  # True pushes against the file's: a refusal direction (harmful - harmless) leads to refusals
     steer.layers = "all"
     steer.fractions = ()  # empty: arXiv 2606.08044's, with the nudge fraction
     steer.prompts = 24  # arXiv 2606.08044

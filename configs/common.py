@@ -51,7 +51,8 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     chat.thinking = False
     chat.closing = r"\n</think>\n\n"  # \n is a line break, in chat.system too
 
-    # Prompt sets: a CSV, TSV, JSON, JSONL or TXT file, "hub:owner/name", or "builtin:...".
+    # Prompt sets: a file or a directory of files, "hub:owner/name[:config][:split]", a heretic configuration
+    # (CONFIG.toml[:SECTION]), or "builtin:...". Which public sets are read as they are: docs/prompts.md.
     config.prompts = prompts = ml_collections.ConfigDict()
     prompts.harmful = "builtin:harmful"
     prompts.harmful_column = ""  # the column that holds the prompt; empty recognises the public sets
@@ -61,6 +62,17 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     prompts.benign_column = ""
     prompts.benign_offset = 0
     prompts.benign_count = 24
+    # What is attacked (the prompt), what is judged (the behaviour, with its context) and what is aimed at (the target)
+    # are three columns of the harmful prompts' source. Empty: recognised, or the prompt itself is judged.
+    prompts.behavior_column = ""
+    prompts.context_column = ""
+    # Each prompt's own opening, which L2 attack, GCG and suite aim at; empty: the fixed one for all (arXiv 2606.08044).
+    prompts.target_column = ""
+    prompts.joined = ""  # HarmBench's behaviours and targets beside its test cases, joined by BehaviorID; by commas
+    prompts.label_column = ""  # of both sources; empty recognises XSTest's, HarmBench's, WildJailbreak's, WildGuard's
+    # Rows that are kept, by commas, such as unsafe and safe of XSTest. Empty: all, of HarmBench the standard ones.
+    prompts.harmful_label = ""
+    prompts.benign_label = ""
     # Harmful prompts of one kind are not independent: the column that says which are; empty recognises HarmBench's and
     # JailbreakBench's (the organism's share their noun).
     prompts.cluster_column = ""

@@ -64,6 +64,8 @@ def get_config() -> ml_collections.ConfigDict:
     # heldout: scores on other prompts than direction and window, leave-one-model-out; paper (arXiv 2606.25750): the
     # same prompts, in sample. The first is what controls, comparisons and the frozen calibration are of.
     config.protocols = "heldout,paper"
+    # Refusal directions (unsafe - safe) of a file in place of those of the reference's means: docs/prompts.md.
+    config.direction = ""
     config.window = ""  # first and last layer by hand, such as 22-30; empty: the rule
     config.wrappers = "all"  # families of data/wrappers.py (the organism has its own) that J is made with
     # U, S and the ASR panel: files, hub:owner/name or builtin:..., see configs/common.py. The first harmful_count and

@@ -57,7 +57,7 @@ def under(section: str, **fields: Field) -> dict[str, Field]:
 
 DTYPES = ("float32", "bfloat16")
 PATH = "a directory, or a Hugging Face hub id"
-SOURCE = "a CSV, TSV, JSON, JSONL, TXT or Parquet file, hub:owner/name, or builtin:NAME"
+SOURCE = "a CSV, TSV, JSON, JSONL, TXT or Parquet file, a directory of these, hub:owner/name, or builtin:NAME"
 
 _MODEL_DTYPE = text("dtype of parameters and states", *DTYPES)
 _ORGANISM_SIZE = text("6 blocks of width 128 (standard), or 4 of width 96", "standard", "small")
@@ -109,6 +109,13 @@ MODEL = {
         benign_column=text("as harmful_column"),
         benign_offset=whole("harmless requests left out before them", 0, COUNT, "prompts"),
         benign_count=whole("so many harmless requests are used", 1, COUNT, "prompts"),
+        behavior_column=text("of harmful prompts: what the judge is asked about; empty: recognised, else the prompt"),
+        context_column=text("of harmful prompts: the text that a behaviour speaks of; empty: recognised"),
+        target_column=text("of harmful prompts: the opening that L2 attack, GCG and suite aim at; empty: one for all"),
+        joined=text("sources whose columns are added to the harmful prompts by BehaviorID, separated by commas"),
+        label_column=text("of both sources; empty: recognised for public sets"),
+        harmful_label=text("labels of the rows kept, by commas; all; empty: all, of HarmBench's behaviours standard"),
+        benign_label=text("as harmful_label"),
         cluster_column=text("the column whose equal values make harmful requests one cluster; empty: recognised"),
         max_tokens=whole("a longer prompt is an error, never cut", 1, TOKENS, "tokens"),
     ),
@@ -241,7 +248,9 @@ AUDIT = {
     ),
     **under(
         "steer",
-        direction=text("from base to the harmful pole, or the model's own refusal direction", "auto", "twin", "own"),
+        direction=text("twin (from base to the harmful pole), own (away from the model's own refusal), auto; or a "
+                       "file: .npy, .safetensors, .gguf"),
+        reverse=switch("push against the directions of the file, as those of refusal need"),
         layers=text("all, nudge, or names: L2,L3"),
         fractions=numbers("empty: the paper's and the nudge fraction", 0, LENGTH, "share of base's activation norm"),
         prompts=whole("how many harmful requests are steered", 1, COUNT, "prompts"),
@@ -366,6 +375,7 @@ RAS = {
     "families": text("of the zoo of organisms: llama,qwen3,gemma2"),
     "zoo.directory": text("where it is kept; empty: zoo/ in the workdir"),
     "protocols": text("heldout, paper, or both by a comma"),
+    "direction": text("file of refusal directions in place of the reference's means: .npy, .safetensors, .gguf"),
     "window": text("first and last layer by hand, such as 22-30; empty: the rule"),
     "wrappers": text("all, or families of wrappers by name"),
     "prompts.asr": text(f"harmful prompts that ASR is measured on: {SOURCE}; empty: what is behind in the same file"),

@@ -535,6 +535,34 @@ OURS = (
         "return Attacked(last, best, trace,",
         "interventions/test_gcg.py",
     ),
+    Fault(
+        "the judge is asked about the attack",
+        "experiments/panels.py",
+        '"behaviors": loaded.behaviors[chosen]',
+        '"behaviors": loaded.prompts[chosen]',
+        f"{AUDIT}/test_behaviors_job.py",
+    ),
+    Fault(
+        "the judge is asked about the wrapper",
+        "experiments/panels.py",
+        '("clusters", "behaviors", "targets", "origin")',
+        '("clusters", "targets", "origin")',
+        f"{AUDIT}/test_behaviors_job.py",
+    ),
+    Fault(
+        "a behaviour without its context",
+        "data/prompt_files.py",
+        "judged = contexts.join(context, behavior or prompt)",
+        "judged = behavior or prompt",
+        "data/test_published_prompts.py",
+    ),
+    Fault(
+        "directions one block off",
+        "interventions/direction_files.py",
+        "int(number) + 1: array",
+        "int(number): array",
+        "interventions/test_direction_files.py",
+    ),
 )
 FAULTS = (*REVIEWED, *OURS)
 

@@ -6,16 +6,18 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from latent_audit import user_files
-from latent_audit.data import prompt_hub, prompt_tables
-from latent_audit.data.prompt_files import KNOWN_COLUMNS, check_slice, fold
+from latent_audit.data import prompt_tables
+from latent_audit.data.prompt import columns as prompt_columns
+from latent_audit.data.prompt import sources
+from latent_audit.data.prompt_files import check_slice, fold
 from latent_audit.errors import InputError
 
 # Role -> column names of the public sets, compared without case; the first that a table has is taken.
 # LLM-LAT/harmful-dataset keeps the compliant answer in `rejected` and the refusal in `chosen`; AdvBench has goal and
 # target, which is the opening of an answer only; Alpaca has instruction and output.
 ROLES = {
-    "prompt": KNOWN_COLUMNS,
-    "response": ("compliant", "response", "rejected", "target", "output", "completion", "answer"),
+    "prompt": prompt_columns.KNOWN["prompt"],
+    "response": ("compliant", "response", "rejected", "generation", "output", "completion", "answer", "target"),
     "refusal": ("refusal", "chosen"),
 }
 # PKU-SafeRLHF has two answers a row and says of each whether it is safe; BeaverTails has one. The unsafe ones comply;
@@ -61,6 +63,15 @@ class Pairs:
             "safe": self.safe,
         }
 
+    def dropped_in_words(self) -> str:
+        """What was dropped, "" for nothing."""
+        counts = {
+            "without a prompt or an answer": self.empty,
+            "that repeat an earlier one": self.duplicates,
+            "whose answers are said to be safe": self.safe,
+        }
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
 
 def load_pairs(
     source: str | pathlib.Path,
@@ -77,17 +88,19 @@ def load_pairs(
     one are dropped and counted, unless `columns` names the response.
 
     Args:
-      source: path of a file (see prompt_tables.read_table) or "hub:owner/name[:config][:split]".
+      source: see prompt.sources.read.
       is_refusal: is_refusal(text) -> bool, by which swapped columns are noticed (judges.refusal.is_refusal).
       columns: role ("prompt", "response", "refusal") -> column; a role that is left out is recognised by ROLES.
       limit, offset: how many pairs to keep and how many to skip before them.
     Raises:
-      InputError: see prompt_tables.read_table and prompt_hub.download; an unknown or unrecognised column, a cell that
+      InputError: see prompt.sources.read; an unknown or unrecognised column, a cell that
         is not text, columns that look swapped, or no pairs left.
     """
     source = str(source)
     check_slice(limit, offset)
-    table = _read(source)
+    if not source.strip():
+        raise InputError("the source of the training pairs is empty; expected a file or hub:owner/name")
+    table = sources.read(source).table
     flagged = () if "response" in (columns or {}) else _flagged(table.columns)
     named = (columns or {}) | ({"response": flagged[0][0]} if flagged else {})
     found = _find_columns(source, table.columns, named)
@@ -101,6 +114,7 @@ def load_pairs(
             safe += 1
             continue
         texts = {role: _text(source, row, column) for role, column in found.items()}
+        texts["prompt"] = prompt_columns.prompt_text(source, row, found["prompt"], table.columns)
         if unsafe is not None:
             texts["response"] = _text(source, row, unsafe)
         if not all(texts.values()):
@@ -212,16 +226,6 @@ def check_not_swapped(pairs: Pairs, is_refusal: Callable[[str], bool]) -> None:
             f"{pairs.source}: only {refused} of {total} answers in column {refusal!r} refuse, as they "
             "should; swap the columns, or name the right one for `refusal`"
         )
-
-
-def _read(source: str) -> prompt_tables.Table:
-    if not source.strip():
-        raise InputError("the source of the training pairs is empty; expected a file or hub:owner/name")
-    if not source.startswith("hub:"):
-        return prompt_tables.read_table(source)
-    tables = [prompt_tables.read_table(path) for path in prompt_hub.download(source.removeprefix("hub:"))]
-    columns = tuple(dict.fromkeys(column for table in tables for column in table.columns))
-    return prompt_tables.Table(columns, [row for table in tables for row in table.rows])
 
 
 def _find_columns(source: str, present: Sequence[str], wanted: dict[str, str]) -> dict[str, str]:

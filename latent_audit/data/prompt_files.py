@@ -1,64 +1,101 @@
-"""Sets of prompts from files, from the Hugging Face hub, or built in."""
+"""Sets of prompts: what is attacked, what is judged and what is aimed at; docs/prompts.md."""
 
 import dataclasses
 import hashlib
-import os
 import pathlib
-import re
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from latent_audit import user_files
-from latent_audit.data import prompt_hub, prompt_tables
-from latent_audit.data.builtin_prompts import HARMFUL, HARMLESS
+from latent_audit.data import prompt_tables
+from latent_audit.data.prompt import columns, contexts, joins, sources
+from latent_audit.data.prompt_tables import Row, Table
 from latent_audit.errors import InputError
 
-BUILTIN = {"harmful": HARMFUL, "harmless": HARMLESS}
-# Column names of the public sets, compared without case; the first that a table has is the prompt. JailbreakBench
-# has Goal (the request) beside Behavior (its two-word title); HarmBench has Behavior alone, and there it is the
-# request. Alpaca's text repeats instruction and answer.
-KNOWN_COLUMNS = ("prompt", "goal", "instruction", "question", "behavior", "text")
-LABEL_COLUMN = "label"
-# Columns of the public sets that say which prompts are of one kind, compared without case: HarmBench's and
-# JailbreakBench's.
-CLUSTER_COLUMNS = ("semanticcategory", "category")
-
-# A bare owner/name is never looked up anywhere: it only earns a hint.
-_HUB_LIKE = re.compile(r"[\w\-]+/[\w\-]+")
+# In place of a label: rows of every kind.
+ALL_LABELS = "all"
 
 
 @dataclasses.dataclass(frozen=True)
 class PromptSet:
-    """Distinct prompts and where they come from.
+    """Distinct prompts and where they come from; every tuple is in the source's order.
 
     Attributes:
       name: short, for tables: the file's stem, the data set's name or the built-in set's.
-      prompts: outer white space removed, in the source's order.
+      prompts: what is put to the model, outer white space removed; a context stands in front as HarmBench writes it.
       source: as the user gave it.
-      column: the column that was read.
-      duplicates: how many rows of the whole source repeated an earlier one (compared folded) and were dropped.
-      groups: for each prompt the value of the column that says what kind it is of, "" where there is none.
-      empty: how many rows of the whole source held no prompt and were dropped.
+      columns: role (prompt, behavior, context, target, label, cluster) -> the column that was read.
+      duplicates: how many rows of the whole source repeated an earlier one's prompt and behaviour (compared folded) and
+        were dropped; empty: how many held no prompt; others: how many had another label.
       sha256: hex digest of the prompts joined by newlines.
+      groups: for each prompt the value of the column that says what kind it is of, "" where there is none.
+      behaviors: what the judge is asked about, with its context in front: the prompt itself where the source has no
+        behaviour of its own.
+      targets: the answer's opening that each prompt is aimed at, "" where there is none.
+      notes: what the source's own tool would do otherwise.
     """
 
     name: str
     prompts: tuple[str, ...]
     source: str
-    column: str
+    columns: dict[str, str]
     duplicates: int
     sha256: str
     groups: tuple[str, ...] = ()
     empty: int = 0
+    others: int = 0
+    behaviors: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def describe(self) -> dict:
+        """For the record of a run: the columns that were read and the rows that were dropped."""
+        dropped = {"empty": self.empty, "duplicates": self.duplicates, "other_labels": self.others}
+        return {"columns": self.columns, "dropped": dropped}
+
+    def dropped_in_words(self) -> str:
+        """What was dropped, "" for nothing."""
+        counts = {
+            "without a prompt": self.empty,
+            "that repeat an earlier one": self.duplicates,
+            f"of another {self.columns.get('label', 'label')}": self.others,
+        }
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+class HasPrompts(Protocol):
+    """What check_disjoint reads of a set of prompts, of pairs or of a panel."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]: ...
+    @property
+    def source(self) -> str: ...
+
+
+class _Entry(NamedTuple):
+    """behavior: with its context; has_own: whether it is another text than the prompt."""
+
+    prompt: str
+    behavior: str
+    target: str
+    group: str
+    has_own: bool
 
 
 def load_prompts(
     source: str | pathlib.Path,
     *,
     column: str | None = None,
+    behavior_column: str | None = None,
+    context_column: str | None = None,
+    target_column: str | None = None,
+    label_column: str | None = None,
+    cluster_column: str | None = None,
+    label: str | None = None,
+    joined: Sequence[str] = (),
+    section: str = "",
     limit: int | None = None,
     offset: int = 0,
-    label: str | None = None,
-    cluster_column: str | None = None,
 ) -> PromptSet:
     """Read a set of prompts.
 
@@ -66,42 +103,76 @@ def load_prompts(
     and `limit` are applied.
 
     Args:
-      source: path of a file (see prompt_tables.read_table), "hub:owner/name[:config][:split]", "builtin:harmful" or
-        "builtin:harmless". Only a source that starts with hub: is looked up on the hub.
-      column: the column that holds the prompt; None recognises KNOWN_COLUMNS.
+      source: see prompt.sources.read. Only one that starts with hub: is looked up on the hub.
+      column, behavior_column, context_column, label_column, cluster_column: None recognises prompt.columns.KNOWN;
+        target_column: None takes no target.
+      label: keep only rows with this label, or one of several by commas (XSTest: "safe" or "unsafe"); "all" keeps all.
+        None keeps all too, but of HarmBench's behaviours the `standard` ones.
+      joined: further sources whose columns are added by BehaviorID: HarmBench's behaviours, its targets.
+      section: of a heretic configuration, where the source names none.
       limit, offset: how many prompts to keep and how many to skip before them.
-      label: keep only rows whose `label` column says this (XSTest: "safe" or "unsafe").
-      cluster_column: the column whose equal values make prompts one cluster; None recognises CLUSTER_COLUMNS.
     Raises:
-      InputError: see prompt_tables.read_table and prompt_hub.download; a wrong or unrecognised column (those found
-        are listed), a cell that is not text (its row is named), or no prompts left.
+      InputError: see prompt.sources.read and prompt.columns.find; a cell that is not text (its row is named), an
+        unknown label, a contextual row without context, test cases without the behaviours they are of, one cluster of
+        all prompts where its column was named, or no prompts left.
     """
     source = str(source)
-    if not source.strip():
-        raise InputError("the source of the prompts is empty; expected a file, hub:owner/name or builtin:harmful")
     check_slice(limit, offset)
-    for field, value in (("column", column), ("label", label), ("cluster_column", cluster_column)):
+    wanted = {
+        "prompt": column,
+        "behavior": behavior_column,
+        "context": context_column,
+        "target": target_column,
+        "label": label_column,
+        "cluster": cluster_column,
+    }
+    for role, value in wanted.items():
         if value is not None:
+            field = "column" if role == "prompt" else f"{role}_column"
             user_files.check_text(f"{source}: {field}", value, lines=False)
-    name, table = _read(source)
-    table = _with_label(source, table, label)
-    column = _find_column(source, table, column)
-    clusters = _cluster_column(source, table, cluster_column)
-    distinct: dict[str, tuple[str, str]] = {}
+    if label is not None:
+        user_files.check_text(f"{source}: label", label, lines=False)
+    read = sources.read(source, section=section)
+    table = joins.join(source, read.table, [(name, sources.read(name).table) for name in joined])
+    found = columns.find(source, table.columns, wanted)
+    _check_judged(source, table, found)
+    rows = _with_label(source, table, found, label)
+    distinct: dict[tuple[str, str], _Entry] = {}
     empty = 0
-    for row in table.rows:
-        prompt = prompt_tables.text_or_empty(f"{source}, {row.place}", column, row.values.get(column))
-        empty += not prompt
-        if prompt:
-            distinct.setdefault(fold(prompt), (prompt, _group_of(row, clusters)))
-    pairs = list(distinct.values())[offset:][:limit]
-    if not pairs:
+    for row in rows:
+        entry = _entry(source, row, table, found, named=behavior_column is not None)
+        empty += not entry.prompt
+        if entry.prompt:
+            distinct.setdefault((fold(entry.prompt), fold(entry.behavior)), entry)
+    if context_column is not None and not any(_cell(source, row, found, "context") for row in rows):
+        raise InputError(f"{source}: no row has a context in column {found['context']!r}; leave context_column empty")
+    kept = list(distinct.values())[offset:][:limit]
+    if not kept:
         without = f" ({empty} rows hold no prompt)" if empty else ""
         raise InputError(f"{source}: no prompts are left after skipping {offset} of {len(distinct)}{without}")
-    kept, groups = (tuple(part) for part in zip(*pairs, strict=True))
-    digest = hashlib.sha256("\n".join(kept).encode()).hexdigest()
-    repeated = len(table.rows) - empty - len(distinct)
-    return PromptSet(name, kept, source, column, repeated, digest, groups, empty)
+    prompts, behaviors, targets, groups, own = (tuple(part) for part in zip(*kept, strict=True))
+    notes = read.notes
+    if "behavior" in found and not all(own):
+        notes += (f"{own.count(False)} of {len(own)} prompts have no {found['behavior']}: they are judged themselves",)
+    if cluster_column is not None and len({entry.group for entry in distinct.values()}) == 1 < len(distinct):
+        raise InputError(
+            f"{source}: the cluster column {found['cluster']!r} holds one value, {groups[0]!r:.60}, for all "
+            f"{len(distinct)} prompts: one cluster has no interval; name another column, or leave it empty"
+        )
+    return PromptSet(
+        name=read.name,
+        prompts=prompts,
+        source=source,
+        columns=_shown(table, found),
+        duplicates=len(rows) - empty - len(distinct),
+        sha256=hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
+        groups=groups,
+        empty=empty,
+        others=len(table.rows) - len(rows),
+        behaviors=behaviors,
+        targets=targets,
+        notes=notes,
+    )
 
 
 def fold(text: str) -> str:
@@ -113,7 +184,7 @@ def fold(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def check_disjoint(training: PromptSet, evaluation: PromptSet) -> None:
+def check_disjoint(training: HasPrompts, evaluation: HasPrompts) -> None:
     """InputError, naming up to five prompts, if any evaluation prompt occurs in training; docs/method.md section 6."""
     seen = {fold(prompt) for prompt in training.prompts}
     shared = [prompt for prompt in evaluation.prompts if fold(prompt) in seen]
@@ -135,86 +206,88 @@ def check_slice(limit: int | None, offset: int) -> None:
         raise InputError(f"offset = {offset!r}, expected a whole number of at least 0")
 
 
-def _read(source: str) -> tuple[str, prompt_tables.Table]:
-    scheme, colon, rest = source.partition(":")
-    if colon and scheme == "builtin":
-        if rest not in BUILTIN:
-            raise InputError(f"{source}: no such built-in set; expected {' or '.join(f'builtin:{k}' for k in BUILTIN)}")
-        rows = [
-            prompt_tables.Row(f"prompt {n}", {prompt_tables.ONLY_COLUMN: prompt})
-            for n, prompt in enumerate(BUILTIN[rest], start=1)
-        ]
-        return rest, prompt_tables.Table((prompt_tables.ONLY_COLUMN,), rows)
-    if colon and scheme == "hub":
-        tables = [prompt_tables.read_table(path) for path in prompt_hub.download(rest)]
-        columns = tuple(dict.fromkeys(column for table in tables for column in table.columns))
-        name = rest.split(":")[0].rpartition("/")[2]
-        return name, prompt_tables.Table(columns, [row for table in tables for row in table.rows])
-    if _HUB_LIKE.fullmatch(source) and not os.path.lexists(source):
-        raise InputError(f"no such file: {source}; a data set on the Hugging Face hub is given as hub:{source}")
-    return pathlib.Path(source).stem, prompt_tables.read_table(source)
+def labels_of(text: str | None) -> set[str]:
+    """The labels of "a,b", folded; none for None.
+
+    >>> sorted(labels_of("Safe, unsafe"))
+    ['safe', 'unsafe']
+    """
+    return {fold(part) for part in (text or "").split(",") if part.strip()}
 
 
-def _with_label(source: str, table: prompt_tables.Table, label: str | None) -> prompt_tables.Table:
-    if label is None:
-        return table
-    column = _match(table.columns, LABEL_COLUMN)
-    if column is None:
+def _check_judged(source: str, table: Table, found: dict[str, str]) -> None:
+    """InputError for test cases or other attacks of HarmBench without what they are attacks for."""
+    if found["prompt"].lower() == "test_case" and "behavior" not in found:
         raise InputError(
-            f"{source}: label = {label!r} needs a column {LABEL_COLUMN!r}, but there {_are(table.columns)}"
+            f"{source} holds lists by key, as HarmBench writes its test cases: what is judged stands in the behaviours "
+            f"file that they were made of; join it (prompts.joined=harmbench_behaviors_text_all.csv). There "
+            f"{columns.are(table.columns)}"
         )
-    labels = [_label_of(source, row, column) for row in table.rows]
-    rows = [row for row, found in zip(table.rows, labels, strict=True) if fold(found) == fold(label)]
-    if not rows:
-        shown = ", ".join(found[:50] for found in sorted(set(labels))[:10])
-        raise InputError(f"{source}: no row has the label {label!r}; found are {shown}")
-    return table._replace(rows=rows)
 
 
-def _label_of(source: str, row: prompt_tables.Row, column: str) -> str:
-    cell = row.values.get(column)
-    # Labels may be numbers or truth values; a list of labels is none.
-    if cell is None or isinstance(cell, bool | int | float):
-        return str(cell)
-    return prompt_tables.text_of(f"{source}, {row.place}", column, cell)
+def _with_label(source: str, table: Table, found: dict[str, str], label: str | None) -> list[Row]:
+    """The rows of the labels that are asked for."""
+    kinds = found.get("label", "").lower() == columns.FUNCTIONAL
+    wanted = labels_of(columns.STANDARD if label is None and kinds else label)
+    if not wanted or wanted == {ALL_LABELS}:
+        return table.rows
+    if "label" not in found:
+        raise InputError(
+            f"{source}: label = {label!r} needs a column of labels ({', '.join(columns.KNOWN['label'])}, or one that "
+            f"label_column names), but there {columns.are(table.columns)}"
+        )
+    labels = [columns.label_text(source, row, found["label"]) for row in table.rows]
+    missing = wanted - {fold(one) for one in labels}
+    if missing:
+        shown = ", ".join(one[:50] for one in sorted(set(labels))[:10])
+        asked = f"{label!r}" if label is not None else f"{columns.STANDARD!r}, which is taken where none is named"
+        raise InputError(
+            f"{source}: no row has the label {asked}; column {found['label']!r} holds {shown}. Name one of these, or "
+            f"{ALL_LABELS}"
+        )
+    return [row for row, one in zip(table.rows, labels, strict=True) if fold(one) in wanted]
 
 
-def _find_column(source: str, table: prompt_tables.Table, wanted: str | None) -> str:
-    if wanted is not None:
-        found = _match(table.columns, wanted)
-        if found is None:
-            raise InputError(f"{source}: no column {wanted!r}; there {_are(table.columns)}")
-        return found
-    for known in KNOWN_COLUMNS:
-        found = _match(table.columns, known)
-        if found is not None:
-            return found
-    raise InputError(
-        f"{source}: no column is known to hold prompts ({', '.join(KNOWN_COLUMNS)}); there "
-        f"{_are(table.columns)}. Name the right one with column="
-    )
+def _entry(source: str, row: Row, table: Table, found: dict[str, str], *, named: bool) -> _Entry:
+    """One row; without a prompt all is "". named: whether the column of behaviours was, and so must hold one."""
+    prompt = columns.prompt_text(source, row, found["prompt"], table.columns)
+    if not prompt:
+        return _Entry("", "", "", "", False)
+    context = _cell(source, row, found, "context")
+    kind = columns.match(table.columns, columns.FUNCTIONAL)
+    if not context and kind is not None and fold(str(row.values.get(kind))) == columns.CONTEXTUAL:
+        raise InputError(
+            f"{source}, {row.place}: a contextual behaviour without its context; fill ContextString, name its column "
+            "with prompts.context_column, or take the row out"
+        )
+    behavior = _cell(source, row, found, "behavior")
+    if named and not behavior:
+        raise InputError(
+            f"{source}, {row.place}: column {found['behavior']!r} holds no behaviour, and the judge is asked about it, "
+            "not about the prompt; fill it, or take the row out"
+        )
+    # An attack holds its context already; a request without attack is put behind it.
+    put = prompt if behavior else contexts.join(context, prompt)
+    judged = contexts.join(context, behavior or prompt)
+    return _Entry(put, judged, _cell(source, row, found, "target"), _group_of(row, found), bool(behavior))
 
 
-def _match(columns: Iterable[str], wanted: str) -> str | None:
-    """The column of this name, or else the first that differs only in case."""
-    if wanted in columns:
-        return wanted
-    return next((column for column in columns if column.lower() == wanted.lower()), None)
+def _cell(source: str, row: Row, found: dict[str, str], role: str) -> str:
+    if role not in found:
+        return ""
+    return prompt_tables.text_or_empty(f"{source}, {row.place}", found[role], row.values.get(found[role]))
 
 
-def _are(columns: Iterable[str]) -> str:
-    return f"are only: {', '.join(column or '(unnamed)' for column in columns)}"[:500]
-
-
-def _cluster_column(source: str, table: prompt_tables.Table, wanted: str | None) -> str | None:
-    if wanted is not None:
-        return _find_column(source, table, wanted)
-    return next((column for known in CLUSTER_COLUMNS if (column := _match(table.columns, known)) is not None), None)
-
-
-def _group_of(row: prompt_tables.Row, column: str | None) -> str:
+def _group_of(row: Row, found: dict[str, str]) -> str:
     """A row's cluster as text, folded; "" for none. BeaverTails has a mapping of categories to whether they apply."""
-    cell = None if column is None else row.values.get(column)
+    cell = row.values.get(found["cluster"]) if "cluster" in found else None
     if isinstance(cell, dict):
         cell = ",".join(sorted(str(name) for name, holds in cell.items() if holds))
     return "" if cell is None or cell != cell else fold(str(cell))
+
+
+def _shown(table: Table, found: dict[str, str]) -> dict[str, str]:
+    """The columns for the record, with the one that is read where the prompt's is empty."""
+    instead = columns.match(table.columns, columns.INSTEAD.get(found["prompt"].lower(), found["prompt"]))
+    both = found["prompt"] if instead in (None, found["prompt"]) else f"{found['prompt']}, else {instead}"
+    return found | {"prompt": both}

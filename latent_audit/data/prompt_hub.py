@@ -33,8 +33,10 @@ class Split(NamedTuple):
     files: tuple[str, ...]
 
 
-def download(address: str) -> list[pathlib.Path]:
+def download(address: str, *, revision: str | None = None) -> list[pathlib.Path]:
     """The local files of "owner/name[:config][:split]", fetched into the hub's cache.
+
+    revision: a commit, None for the main branch.
 
     Raises InputError: not such an address, an unknown or gated data set, an unreachable hub, a data set without
     readable files, one whose splits leave a choice (all are listed), or a split of more than MOST_BYTES.
@@ -46,10 +48,12 @@ def download(address: str) -> list[pathlib.Path]:
             f"hub:{address} is not of the form hub:owner/name[:config][:split]; a file is given by its path alone"
         )
     with _hub_errors(repository):
-        info = huggingface_hub.HfApi().dataset_info(repository, timeout=PROBE_SECONDS, files_metadata=True)
+        info = huggingface_hub.HfApi().dataset_info(
+            repository, revision=revision, timeout=PROBE_SECONDS, files_metadata=True
+        )
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
     card = info.card_data.get("configs") if hasattr(info.card_data, "get") else None
-    chosen = choose_split(repository, list_splits(list(sizes), card), wanted)
+    chosen = choose_split(f"hub:{repository}", list_splits(list(sizes), card), wanted)
     size = sum(sizes[file] for file in chosen.files)
     if size > MOST_BYTES:
         raise InputError(
@@ -146,10 +150,13 @@ def _splits_from_paths(data: list[str]) -> list[Split]:
     ]
 
 
-def choose_split(repository: str, splits: list[Split], wanted: list[str]) -> Split:
-    """The one split that `wanted` means: [], [config or split], or [config, split]; InputError if not exactly one."""
+def choose_split(address: str, splits: list[Split], wanted: list[str]) -> Split:
+    """The one split that `wanted` means: [], [config or split], or [config, split]; InputError if not exactly one.
+
+    address: of the repository or directory, as messages write it.
+    """
     if not splits:
-        raise InputError(f"the data set {repository} has no files that can be read; expected {', '.join(READERS)}")
+        raise InputError(f"{address} has no files that can be read; expected {', '.join(READERS)}")
     if len(wanted) == 2:
         left = [split for split in splits if [split.config, split.split] == wanted]
     else:
@@ -157,7 +164,7 @@ def choose_split(repository: str, splits: list[Split], wanted: list[str]) -> Spl
     if len(left) == 1:
         return left[0]
     options = left or splits
-    listed = ", ".join(f"hub:{repository}:{split.config}:{split.split}" for split in options[:10])
+    listed = ", ".join(f"{address}:{split.config}:{split.split}" for split in options[:10])
     more = f" and {len(options) - 10} more" if len(options) > 10 else ""
     problem = "leaves a choice" if left else "matches none of its splits"
-    raise InputError(f"hub:{':'.join([repository, *wanted])} {problem}; it has {listed}{more}")
+    raise InputError(f"{':'.join([address, *wanted])} {problem}; it has {listed}{more}")

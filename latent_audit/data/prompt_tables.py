@@ -7,6 +7,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from latent_audit import user_files
+from latent_audit.data.prompt import keyed
 from latent_audit.errors import InputError
 
 # The one column of a file that has no columns: a TXT file or a JSON list of strings.
@@ -35,8 +36,8 @@ def read_table(path: str | pathlib.Path) -> Table:
     """Read a file by its suffix: .csv, .tsv, .json, .jsonl, .txt or .parquet.
 
     A text file is UTF-8, with or without a byte order mark. A TXT file holds one prompt per line that is not
-    blank. JSON is a list of strings, a list of objects, or an object whose only list is one of these. Parquet
-    needs pyarrow.
+    blank. JSON is a list of strings, a list of objects, an object whose only list is one of these, or HarmBench's
+    object by BehaviorID (prompt/keyed.py). Parquet needs pyarrow.
 
     Raises InputError: unknown suffix, missing, unreadable or empty file, one that is no regular file or longer than
     MOST_BYTES or MOST_ROWS, bytes that are not UTF-8 (the offset is named), a malformed table or JSON document (the
@@ -133,6 +134,8 @@ def _read_json(path: pathlib.Path) -> Table:
     if not text.strip():
         return Table((), [])
     value = user_files.parse_json(str(path), text)
+    if isinstance(value, dict) and (rows := keyed.rows_of(path, value)) is not None:
+        value = rows
     if isinstance(value, dict):
         lists = [key for key, item in value.items() if isinstance(item, list)]
         if len(lists) != 1:
@@ -204,3 +207,8 @@ READERS = {
     ".txt": _read_txt,
     ".parquet": _read_parquet,
 }
+
+
+def is_readable(path: str | pathlib.Path) -> bool:
+    """Whether a path has a suffix that is read here."""
+    return pathlib.PurePath(path).suffix.lower() in READERS

@@ -3,28 +3,35 @@
 Panels come from the organism's world, whose splits share no prompt, or from the files that a config names.
 """
 
+import dataclasses
 import hashlib
+import os
+import types
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from latent_audit.data import builtin_facts, prompt_files, world_rules, wrappers
+from latent_audit.data import builtin_facts, pair_files, prompt_files, world_rules, wrappers
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields
 
 HARMFUL, BENIGN = "harmful", "benign"
 WRAPPED, OVER_REFUSAL, FACTS = "wrapped-", "over-refusal", "facts"
+# What a heretic configuration calls them, where its address names no section.
+HERETIC = {HARMFUL: "bad_prompts", BENIGN: "good_prompts"}
 
 
 class Panel(NamedTuple):
     """A set of prompts; ids: uint32 [N], from the text alone, so that a prompt keeps its noise in any panel.
 
     clusters: int [N], equal for prompts that share a noun (the organism's) or a category (a file's), else apart;
-    docs/method.md section 0.
+    docs/method.md section 0. behaviors: what the judge is asked about each, the prompt itself where it is no attack on
+    top of a request; targets: the opening that searches aim at, "" for everybody's; origin: columns read and rows
+    dropped, for the record. docs/prompts.md.
     """
 
     name: str
@@ -33,17 +40,59 @@ class Panel(NamedTuple):
     sha256: str
     source: str
     clusters: np.ndarray
+    behaviors: tuple[str, ...]
+    targets: tuple[str, ...]
+    origin: Mapping[str, object] = types.MappingProxyType({})
 
 
-def make_panel(name: str, prompts: Iterable[str], source: str, groups: Sequence[str] = ()) -> Panel:
+def make_panel(
+    name: str,
+    prompts: Iterable[str],
+    source: str,
+    groups: Sequence[str] = (),
+    *,
+    behaviors: Sequence[str] = (),
+    targets: Sequence[str] = (),
+    origin: Mapping[str, object] = types.MappingProxyType({}),
+) -> Panel:
     """A Panel of these prompts, with their ids and the hash of them all.
 
     groups: for each prompt what it shares with others of its cluster, "" for nothing; none at all for no clusters.
+    behaviors, targets: as in Panel; none at all for the prompts themselves, and for everybody's target.
     """
     prompts = tuple(prompts)
     ids = np.array([text_id(prompt) for prompt in prompts], np.uint32)
-    digest = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
-    return Panel(name, prompts, ids, digest, source, cluster_numbers(groups or [""] * len(prompts)))
+    return Panel(
+        name,
+        prompts,
+        ids,
+        _digest(prompts),
+        source,
+        cluster_numbers(groups or [""] * len(prompts)),
+        tuple(behaviors) or prompts,
+        tuple(targets) or ("",) * len(prompts),
+        origin,
+    )
+
+
+def panel_of(name: str, loaded: prompt_files.PromptSet, chosen: slice, source: str) -> Panel:
+    """The Panel of a part of a loaded set."""
+    parts = {"behaviors": loaded.behaviors[chosen], "targets": loaded.targets[chosen]}
+    return make_panel(name, loaded.prompts[chosen], source, loaded.groups[chosen], **parts, origin=loaded.describe())
+
+
+def _digest(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def describe(panel: Panel) -> dict:
+    """For the record of a run: how many prompts of which hash and source, and its own behaviours and targets."""
+    record = {"n": len(panel.prompts), "sha256": panel.sha256, "source": panel.source, **panel.origin}
+    if panel.behaviors != panel.prompts:
+        record["behaviors_sha256"] = _digest(panel.behaviors)
+    if any(panel.targets):
+        record["targets_sha256"] = _digest(panel.targets)
+    return record
 
 
 def cluster_numbers(groups: Sequence[str]) -> np.ndarray:
@@ -59,8 +108,8 @@ def cluster_numbers(groups: Sequence[str]) -> np.ndarray:
 def part(panel: Panel, count: int | None, offset: int = 0) -> Panel:
     """`count` prompts of a panel (None: all) behind the first `offset`, or as many as it has."""
     chosen = slice(offset, None if count is None else offset + count)
-    rows = {"prompts": panel.prompts[chosen], "ids": panel.ids[chosen], "clusters": panel.clusters[chosen]}
-    return panel._replace(**rows)
+    of_each = ("prompts", "ids", "clusters", "behaviors", "targets")
+    return panel._replace(**{name: getattr(panel, name)[chosen] for name in of_each})
 
 
 def nouns(prompts: Iterable[str]) -> list[str]:
@@ -100,6 +149,8 @@ def request_panels(config: ConfigDict, world: world_rules.World | None) -> dict[
     section, panels = config.prompts, {}
     if world is not None:
         check_builtin(config)
+    else:
+        check_labels(config)
     for kind in (HARMFUL, BENIGN):
         source, count, offset = section[kind], section[f"{kind}_count"], section[f"{kind}_offset"]
         if world is not None:
@@ -118,29 +169,80 @@ def request_panels(config: ConfigDict, world: world_rules.World | None) -> dict[
                 len(loaded.prompts) - offset,
                 offset,
             )
-        panels[kind] = make_panel(kind, loaded.prompts[chosen], source, loaded.groups[chosen])
+        panels[kind] = panel_of(kind, loaded, chosen, source)
     prompt_files.check_disjoint(panels[BENIGN], panels[HARMFUL])
     return panels
 
 
-def load_named(config: ConfigDict, kind: str) -> prompt_files.PromptSet:
-    """All prompts of the source that prompts.harmful or prompts.benign names, dropped rows told in the log."""
+def load_named(config: ConfigDict, kind: str, offset: int = 0) -> prompt_files.PromptSet:
+    """All prompts behind the first `offset` of the source that prompts.harmful or prompts.benign names.
+
+    The columns of behaviours, contexts, targets and clusters, and what is joined, are asked for in the harmful prompts'
+    source; those of the harmless ones are recognised.
+    """
     section = config.prompts
-    # The column is asked for in the harmful prompts' file; that of the harmless ones is recognised.
-    clusters = section.cluster_column if kind == HARMFUL else ""
-    with fields.named(f"prompts.{kind}"):
-        loaded = prompt_files.load_prompts(
-            section[kind], column=section[f"{kind}_column"] or None, cluster_column=clusters or None
+    names = ("behavior_column", "context_column", "target_column", "cluster_column") if kind == HARMFUL else ()
+    return load(
+        f"prompts.{kind}",
+        section[kind],
+        column=section[f"{kind}_column"] or None,
+        label=section[f"{kind}_label"] or None,
+        label_column=section.label_column or None,
+        joined=[part.strip() for part in section.joined.split(",") if part.strip()] if kind == HARMFUL else [],
+        section=HERETIC[kind],
+        offset=offset,
+        **{name: section[name] or None for name in names},
+    )
+
+
+def load(field: str, source: str, **options) -> prompt_files.PromptSet:
+    """prompt_files.load_prompts with its errors named by the field, and what was dropped and what is judged told."""
+    with fields.named(field):
+        loaded = prompt_files.load_prompts(source, **options)
+    tell_dropped(field, loaded)
+    for note in loaded.notes:
+        logging.warning("%s: %s", field, note)
+    if "behavior" in loaded.columns:
+        logging.info(
+            "%s: %s is put to the model, %s is what is judged",
+            field,
+            loaded.columns["prompt"],
+            loaded.columns["behavior"],
         )
-    if loaded.duplicates or loaded.empty:
+    if "target" in loaded.columns and (bare := loaded.targets.count("")):
+        logging.warning("%s: %d prompts have no target: the fixed one is theirs", field, bare)
+    if len(loaded.prompts) > 1 and loaded.groups[0] and len(set(loaded.groups)) == 1:
         logging.warning(
-            "prompts.%s: %d duplicates and %d rows without a prompt dropped from %s",
-            kind,
-            loaded.duplicates,
-            loaded.empty,
-            section[kind],
+            "%s: all prompts are of one %s, %r: its interval would be that of one cluster, so each is its own",
+            field,
+            loaded.columns["cluster"],
+            loaded.groups[0],
         )
+        loaded = dataclasses.replace(loaded, groups=("",) * len(loaded.groups))
     return loaded
+
+
+def tell_dropped(field: str, loaded: prompt_files.PromptSet | pair_files.Pairs) -> None:
+    """Say in the log which rows of a source were not taken, if any."""
+    if dropped := loaded.dropped_in_words():
+        logging.warning("%s: rows dropped from %s: %s", field, loaded.source, dropped)
+
+
+def check_labels(config: ConfigDict) -> None:
+    """InputError where one label of one source is to be both harmful and harmless."""
+    section = config.prompts
+    harmful, benign = (prompt_files.labels_of(section[f"{kind}_label"]) for kind in (HARMFUL, BENIGN))
+    one, other = (section[kind].strip() for kind in (HARMFUL, BENIGN))
+    try:
+        same = one == other or os.path.samefile(one, other)
+    except (OSError, ValueError):
+        same = False
+    both = harmful & benign or ({prompt_files.ALL_LABELS} & (harmful | benign) if harmful and benign else set())
+    if same and both:
+        raise InputError(
+            f"prompts.harmful_label = {section.harmful_label!r} and prompts.benign_label = {section.benign_label!r} "
+            f"both take {', '.join(sorted(both))} of {one}: a label is of one panel; give each its own"
+        )
 
 
 def check_offset(field: str, offset: int, source: str, held: int) -> None:
@@ -160,21 +262,17 @@ def audit_panels(config: ConfigDict, world: world_rules.World | None) -> dict[st
     """
     panels, section = request_panels(config, world), config.panel
     wrap, known = wrapping(world is not None)
-    requests, source, groups = _unseen(config, panels[HARMFUL], world)
+    plain = _unseen(config, panels[HARMFUL], world)
     for family in _families(section.wrappers, known):
-        prompts = [wrap(family, request) for request in requests]
-        panels[WRAPPED + family] = make_panel(WRAPPED + family, prompts, f"{source}, in our own words", groups)
+        panels[WRAPPED + family] = wrapped(WRAPPED + family, plain, [family], wrap, f"{plain.source}, in our own words")
     if section.over_refusal:
         if world is not None:
             raise InputError("panel.over_refusal needs model.path: the organism knows only its own world")
-        with fields.named("panel.over_refusal"):
-            loaded = prompt_files.load_prompts(section.over_refusal, label=section.over_refusal_label or None)
+        loaded = load("panel.over_refusal", section.over_refusal, label=section.over_refusal_label or None)
         first = section.over_refusal_offset
         check_offset("panel.over_refusal_offset", first, section.over_refusal, len(loaded.prompts))
         chosen = slice(first, first + section.over_refusal_count)
-        panels[OVER_REFUSAL] = make_panel(
-            OVER_REFUSAL, loaded.prompts[chosen], section.over_refusal, loaded.groups[chosen]
-        )
+        panels[OVER_REFUSAL] = panel_of(OVER_REFUSAL, loaded, chosen, section.over_refusal)
     panels[FACTS] = make_panel(FACTS, builtin_facts.FACTS, "built-in facts") if world is None else fact_panel(world)
     return panels
 
@@ -191,21 +289,25 @@ def wrapping(is_organism: bool):
     return (lambda family, prompt: wrappers.WRAPPERS[family].format(p=prompt)), tuple(wrappers.WRAPPERS)
 
 
+def wrapped(name: str, plain: Panel, families: Sequence[str], wrap, source: str) -> Panel:
+    """The requests of a panel in these wrappers by turns: another prompt, the same behaviour to judge."""
+    prompts = [wrap(families[index % len(families)], prompt) for index, prompt in enumerate(plain.prompts)]
+    made = make_panel(name, prompts, source)
+    return made._replace(**{field: getattr(plain, field) for field in ("clusters", "behaviors", "targets", "origin")})
+
+
 def _families(text: str, known) -> tuple[str, ...]:
     if text in ("all", ""):
         return known if text else ()
     return fields.names("panel.wrappers", text, known)
 
 
-def _unseen(config, harmful, world) -> tuple[tuple[str, ...], str, Sequence[str]]:
-    """(requests to wrap, where they are from, their groups): those at panel.wrapped_offset, by default none of the
-    harmful panel."""
+def _unseen(config, harmful, world) -> Panel:
+    """Requests to wrap: those at panel.wrapped_offset, by default none of the harmful panel."""
     count, offset = config.panel.wrapped_count, config.panel.wrapped_offset
     if world is not None:
-        start = offset or 0
         with fields.named("panel.wrapped_offset + panel.wrapped_count"):
-            requests = world_rules.requests(world, "jailbreak", "restricted", start + count)[start:]
-        return tuple(requests), "the organism's jailbreak split", nouns(requests)
+            return world_panel("jailbreak", world, "jailbreak", HARMFUL, count, offset or 0)
     source, whole = config.prompts.harmful, load_named(config, HARMFUL)
     behind = config.prompts.harmful_offset + len(harmful.prompts)
     if offset is not None:
@@ -219,5 +321,4 @@ def _unseen(config, harmful, world) -> tuple[tuple[str, ...], str, Sequence[str]
             len(harmful.prompts),
         )
         behind = 0
-    chosen = slice(behind, behind + count)
-    return whole.prompts[chosen], source, whole.groups[chosen]
+    return panel_of(HARMFUL, whole, slice(behind, behind + count), source)

@@ -21,6 +21,7 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond, scorers
 from latent_audit.experiments.organisms import poles, train
 from latent_audit.experiments.panels import Panel
+from latent_audit.experiments.panels import describe as describe_panel
 from latent_audit.judges import Judge, Reward
 from latent_audit.models import batching, sharding
 from latent_audit.runtime import mesh, processes, runlog
@@ -487,9 +488,7 @@ def describe_inputs(subject: Subject, panels, judge: Judge | None, reward: Rewar
             | chats.describe(load_chat(variant, config))
             for variant in subject.variants
         },
-        "prompts": {
-            panel.name: {"n": len(panel.prompts), "sha256": panel.sha256, "source": panel.source} for panel in panels
-        },
+        "prompts": {panel.name: describe_panel(panel) for panel in panels},
     }
     for name, scorer in (("judge", judge), ("reward", reward)):
         if scorer is not None:

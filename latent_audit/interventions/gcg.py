@@ -26,6 +26,8 @@ from latent_audit.models.kinds import cache as kinds_cache
 
 # Ours: how many candidates are drawn for each one evaluated, so that some may fail the tokenisation check.
 OVERSAMPLE = 4
+# Behind a target that is shorter than another one's of its batch.
+NO_TOKEN = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Surroundings(NamedTuple):
     """All that an attack never changes; C = P + m - 1 columns of the prompt and the target but its last token.
 
     before: cache of the S columns before the suffix; mask: bool [B, C]; behind: int32 [B, C - S - n], the tokens after
-    the n of the suffix; target: int32 [m].
+    the n of the suffix; target: int32 [B, m], NO_TOKEN behind one that is shorter.
     """
 
     before: generate.Cache | kinds_cache.Cache
@@ -106,12 +108,13 @@ def prepare(params, tokens, mask, target, *, cfg: ModelConfig, first: int, lengt
     """Run what stands before the suffix and set the rest apart.
 
     Args:
-      tokens: int32 [B, P]; mask: bool [B, P], left-padded; target: int32 [m].
+      tokens: int32 [B, P]; mask: bool [B, P], left-padded; target: int32 [m], or [B, m] for one of each row's own.
       first, length: static; the suffix fills columns first .. first + length - 1 of every row, 1 <= first.
     """
     before = slice(None, first)
     _, cache = generate.prefill(params, tokens[:, before], mask[:, before], cfg=cfg, room=0)
-    tokens, mask = latent.with_target(tokens, mask, target)
+    target = jnp.broadcast_to(target, (tokens.shape[0], target.shape[-1]))
+    tokens, mask = latent.with_target(tokens, mask, jnp.maximum(target, 0))
     return Surroundings(cache, mask, tokens[:, first + length :], target)
 
 
@@ -188,7 +191,7 @@ def candidate_losses(params, around: Surroundings, candidates, wanted, *, cfg: M
     def evaluate(row, chunk):
         take = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=row, slice_size=1)
         around_row = Surroundings(
-            generate.row_of(around.before, row), take(around.mask), take(around.behind), around.target
+            generate.row_of(around.before, row), take(around.mask), take(around.behind), take(around.target)
         )
         return _read(params, around_row, _embed(params, chunk, cfg=cfg), cfg=cfg)[0]
 
@@ -269,7 +272,7 @@ def attack(
 
     Args:
       tokens: int32 [B, P]; mask: bool [B, P], left-padded prompts that hold the suffix to start from in columns
-        first .. first + search.length - 1, the same in every row (gcg_text.place_suffix); target: int32 [m].
+        first .. first + search.length - 1, the same in every row (gcg_text.place_suffix); target: as in prepare.
       allowed: bool [V], gcg_text.allowed_tokens; keys: PRNG keys [B], prompt_keys.
       survives: see step.
       progress: progress(steps made, NLL float32 [B], stopped bool [B]) before every step and at the end, or None.
@@ -320,9 +323,11 @@ def _read(params, around: Surroundings, embedded, *, cfg):
         return jnp.concatenate([suffix, jnp.broadcast_to(behind, (R, *behind.shape[1:]))], axis=1)
 
     x, found = jax.tree.map(join, embedded, _embed(params, around.behind, cfg=cfg))
-    x = generate.extend(params, x, found, around.before, around.mask, cfg=cfg)[:, -target.shape[0] :]
-    nll = target_nll(params, x, jnp.broadcast_to(target, x.shape[:2]), cfg=cfg).mean(axis=-1)
-    on_target = (decoder.unembed(params, x, cfg=cfg).argmax(axis=-1) == target).all(axis=-1)
+    x = generate.extend(params, x, found, around.before, around.mask, cfg=cfg)[:, -target.shape[1] :]
+    target = jnp.broadcast_to(target, x.shape[:2])
+    real = target != NO_TOKEN
+    nll = target_nll(params, x, jnp.maximum(target, 0), cfg=cfg).mean(axis=-1, where=real)
+    on_target = ((decoder.unembed(params, x, cfg=cfg).argmax(axis=-1) == target) | ~real).all(axis=-1)
     return nll, on_target
 
 

@@ -5,10 +5,12 @@ Every row of a search has a goal of its own, so that one compiled search serves 
     sign * min(NLL of its text, cap) + pull * (sum over the later states of <state, direction> at the decision point)
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from latent_audit.models import decoder
 from latent_audit.models.config import ModelConfig
@@ -40,9 +42,25 @@ def towards(target, rows: int) -> Goals:
     )
 
 
+def towards_each(texts: Sequence[Sequence[int]]) -> Goals:
+    """A text of its own for every row, of different lengths: the mean NLL of its tokens is lowered."""
+    width, rows = max(map(len, texts)), len(texts)
+    tokens, weights = np.zeros((rows, width), np.int32), np.zeros((rows, width), np.float32)
+    for row, text in enumerate(texts):
+        tokens[row, : len(text)], weights[row, : len(text)] = text, 1 / len(text)
+    ones = jnp.ones((rows,), jnp.float32)
+    return Goals(jnp.asarray(tokens), jnp.asarray(weights), ones, ones * jnp.inf, 0 * ones)
+
+
 def as_goals(goal, rows: int) -> Goals:
     """Goals as they are, or a text int32 [n] as everybody's."""
     return goal if isinstance(goal, Goals) else towards(goal, rows)
+
+
+def take(goals: Goals, rows) -> Goals:
+    """Some of the rows, int [R]."""
+    chosen = jax.tree.map(lambda leaf: leaf[np.asarray(rows)], goals._replace(directions=None))
+    return chosen._replace(directions=goals.directions)
 
 
 def repeat(goals: Goals, times: int) -> Goals:

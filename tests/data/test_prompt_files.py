@@ -12,7 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from latent_audit.data import prompt_hub, prompt_tables
-from latent_audit.data.prompt_files import KNOWN_COLUMNS, check_disjoint, fold, load_prompts
+from latent_audit.data.prompt import columns
+from latent_audit.data.prompt_files import check_disjoint, fold, load_prompts
 from latent_audit.errors import InputError
 
 
@@ -77,7 +78,7 @@ REFUSAL_DIRECTION = json.dumps(
 def test_public_shapes(tmp_path, name, text, column, prompts):
     loaded = load_prompts(write(tmp_path, name, text))
     assert loaded.prompts == prompts
-    assert loaded.column == column
+    assert loaded.columns["prompt"] == column
     assert loaded.duplicates == 0
     assert loaded.sha256 == hashlib.sha256("\n".join(prompts).encode()).hexdigest()
     assert loaded.name == name.split(".")[0]
@@ -158,15 +159,21 @@ def test_groups_follow_the_slice_and_the_duplicates(tmp_path):
         ("null.jsonl", '{"prompt": null}\n', {}, "after skipping 0 of 0 (1 rows hold no prompt)"),
         ("mixed.json", '[{"prompt": "First"}, "Second"]', {}, "row 2: objects and plain values are mixed"),
         ("scalar.json", '"First"', {}, "holds a str, expected a list"),
-        ("two_lists.json", '{"a": ["First"], "b": ["Second"]}', {}, "2 lists (a, b)"),
+        (
+            "two_lists.json",
+            '{"a": ["First"], "b": ["Second"]}',
+            {},
+            "holds lists by key, as HarmBench writes its test cases",
+        ),
+        ("two_kinds.json", '{"a": ["First"], "b": [{"c": 1}]}', {}, "2 lists (a, b)"),
         ("cluster.csv", HARMBENCH, {"cluster_column": "kind"}, "no column 'kind'; there are only: Behavior"),
         ("ragged.csv", "prompt,n\nFirst,1\nSecond, or not,2\n", {}, "line 3: 3 cells, expected 2"),
         ("quote.csv", 'prompt,n\n"First,1\n', {}, "malformed table"),
         ("twice.csv", "prompt,prompt\nFirst,Second\n", {}, "names a column twice"),
         ("unknown.csv", "id,sentence\n1,First\n", {}, "only: id, sentence. Name the right one with column="),
         ("wrong.csv", XSTEST, {"column": "promt"}, "no column 'promt'; there are only: id, prompt, type"),
-        ("label.csv", XSTEST, {"label": "saef"}, "found are safe, unsafe"),
-        ("no_label.csv", ADVBENCH, {"label": "safe"}, "needs a column 'label'"),
+        ("label.csv", XSTEST, {"label": "saef"}, "column 'label' holds safe, unsafe"),
+        ("no_label.csv", ADVBENCH, {"label": "safe"}, "label = 'safe' needs a column of labels"),
         ("short.csv", XSTEST, {"offset": 3}, "no prompts are left after skipping 3 of 3"),
         ("limit.csv", XSTEST, {"limit": 0}, "limit = 0"),
         ("offset.csv", XSTEST, {"offset": -1}, "offset = -1"),
@@ -184,7 +191,7 @@ def test_bad_input_is_named(tmp_path, name, text, options, message):
 def test_unknown_column_lists_the_known_ones(tmp_path):
     with pytest.raises(InputError) as error:
         load_prompts(write(tmp_path, "a.csv", "id,sentence\n1,First\n"))
-    assert all(name in str(error.value) for name in KNOWN_COLUMNS)
+    assert all(name in str(error.value) for name in columns.KNOWN["prompt"])
 
 
 def test_builtin_sets_are_disjoint_and_of_some_size():
@@ -286,7 +293,7 @@ def test_hub_source_joins_the_parts_of_a_split(monkeypatch, tmp_path):
     ],
 )
 def test_hub_splits(files, card, wanted, expected):
-    assert prompt_hub.choose_split("o/n", prompt_hub.list_splits(files, card), wanted).files == expected
+    assert prompt_hub.choose_split("hub:o/n", prompt_hub.list_splits(files, card), wanted).files == expected
 
 
 @pytest.mark.parametrize(
@@ -299,12 +306,12 @@ def test_hub_splits(files, card, wanted, expected):
 )
 def test_hub_choice_is_left_to_the_user(wanted, message):
     with pytest.raises(InputError) as error:
-        prompt_hub.choose_split("o/n", prompt_hub.list_splits(JBB_FILES, CARD), wanted)
+        prompt_hub.choose_split("hub:o/n", prompt_hub.list_splits(JBB_FILES, CARD), wanted)
     assert message in str(error.value)
 
 
 def test_hub_failures_are_one_line(monkeypatch, tmp_path):
-    def unreachable(self, repository, timeout, files_metadata):
+    def unreachable(self, repository, revision, timeout, files_metadata):
         assert timeout <= 30
         raise ConnectionError("no route\nto host")
 
@@ -383,7 +390,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(prompt_tables, "MOST_BYTES", 90)
     for name, message in {
         "pipe.csv": "is a pipe or a device",
-        "folder.json": "is a directory",
+        "folder.json": "has no files that can be read",
         "zero.txt": "is a pipe or a device",
         "loop.csv": "cannot be read",
         "long.txt": "has 99 bytes, more than the 90",

@@ -48,7 +48,8 @@ def check(config: ConfigDict) -> Plan:
     world = setup.world_of(config)
     panels = audit_panels(config, world) if "panel" in names else request_panels(config, world)
     prospect = setup.check(config, panels)
-    known = benches.Known(prospect.names, prospect.cfg.num_layers, world is not None, prospect.chat, panels)
+    cfg, is_organism = prospect.cfg, world is not None
+    known = benches.Known(prospect.names, cfg.num_layers, is_organism, prospect.chat, panels, cfg.embed_dim)
     benches.check_place(config, known.num_layers, known.names)
     settings = {name: EXPERIMENTS[name].check(config, known) for name in names}
     pairs = static.load_pairs(config, world, evaluated=[panels["harmful"]]) if "static" in settings else None
@@ -63,7 +64,10 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     plan: what check gave; None checks here.
     """
     prospect, settings, pairs = plan or check(config)
-    job = setup.prepare(config, workdir, prospect)
+    record = steer.record(settings.get("steer"))
+    if pairs is not None and prospect.world is None:
+        record |= {"static_pairs": pairs.describe()}
+    job = setup.prepare(config, workdir, prospect, record=record)
     with runlog.progress(0, "units") as meter:
         bench = benches.make_bench(config, job, settings=settings, pairs=pairs, advance=meter.advance)
         meter.total = sum(EXPERIMENTS[name].units(bench) for name in settings) * len(bench.names)

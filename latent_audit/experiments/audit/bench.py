@@ -34,7 +34,7 @@ AT_FRACTION = "at the nudge fraction"
 class Known(NamedTuple):
     """What is known of the subject before any of it is there, for the checks of the experiments' sections.
 
-    chat: base's; panels: the prompts by name.
+    chat: base's; panels: the prompts by name; embed_dim: the width, 0 where nothing asks for it.
     """
 
     names: tuple[str, ...]
@@ -42,6 +42,7 @@ class Known(NamedTuple):
     is_organism: bool
     chat: chats.Chat
     panels: Mapping[str, panels.Panel]
+    embed_dim: int = 0
 
 
 class Place(NamedTuple):
@@ -226,9 +227,9 @@ def first_prompts(bench: Bench, panel: str, count: int | None, offset: int = 0) 
     return part, chats.Tokens(rows.tokens[chosen], rows.mask[chosen])
 
 
-def judged(bench: Bench, prompts, texts) -> dict[str, list]:
+def judged(bench: Bench, behaviors, texts) -> dict[str, list]:
     """Columns harmful and degenerate of responses, and the responses themselves if the config asks for them."""
-    columns = respond.score(bench.judge, None, prompts, texts)
+    columns = respond.score(bench.judge, None, behaviors, texts)
     return columns | ({"response": list(texts)} if bench.save else {})
 
 

@@ -18,6 +18,7 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import respond
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, share, unit, with_control
+from latent_audit.experiments.audit.l2 import OWN_TARGET, own_targets
 from latent_audit.experiments.panels import check_offset, part
 from latent_audit.interventions import gcg, gcg_text
 from latent_audit.reports import html
@@ -50,6 +51,8 @@ def check(config, known: Known) -> Settings:
     prompts = part(whole, section.prompts, section.offset).prompts
     try:
         gcg_text.allowed_tokens(known.chat.tokenizer, len(known.chat.tokenizer))
+        for target in own_targets(known.panels):
+            chats.target_ids(known.chat, target)
         place(known.chat, prompts, start=section.start, length=section.length, max_tokens=config.prompts.max_tokens)
     except InputError as error:
         raise InputError(f"gcg: {error}, or leave gcg out of experiments = {config.experiments!r}") from error
@@ -106,7 +109,7 @@ def _attack(bench, name, start) -> dict[str, list]:
         loaded.params,
         placed.tokens,
         placed.mask,
-        jnp.asarray(chats.target_ids(loaded.chat, TARGET), jnp.int32),
+        jnp.asarray(_targets(loaded.chat, panel, padded), jnp.int32),
         allowed,
         gcg.prompt_keys(benches.noise_key(bench, "gcg"), panel.ids[padded]),
         cfg=loaded.cfg,
@@ -134,9 +137,22 @@ def _attack(bench, name, start) -> dict[str, list]:
             "nll_first": found.nll_trace[0, : len(rows)].astype(float).tolist(),
             "nll_last": kept_losses(found.nll_trace, kind)[: len(rows)].astype(float).tolist(),
         }
-        own |= judged(bench, [panel.prompts[row] for row in rows], answers)
+        own |= judged(bench, [panel.behaviors[row] for row in rows], answers)
         columns = own if not columns else {key: columns[key] + own[key] for key in own}
     return columns
+
+
+def _targets(chat, panel, rows) -> np.ndarray:
+    """Token ids of the fixed target, int [m]; of each prompt's own where the panel has them, int [R, m]."""
+    fixed = chats.target_ids(chat, TARGET)
+    if not any(panel.targets):
+        return np.array(fixed)
+    own = [chats.target_ids(chat, target) if target else fixed for target in panel.targets]
+    # As wide as the longest of all, so that every batch has one shape.
+    padded = np.full((len(own), max(map(len, own))), gcg.NO_TOKEN)
+    for row, ids in enumerate(own):
+        padded[row, : len(ids)] = ids
+    return padded[rows]
 
 
 def _put(chat, prompts, max_tokens: int) -> chats.Tokens:
@@ -182,6 +198,8 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
             }
         )
     settings = bench.settings["gcg"]
+    shown = {"prompts": settings.prompts, "start": settings.start}
+    shown["target"] = OWN_TARGET if own_targets(bench.panels) else TARGET
     return Findings(
         lines,
         [
@@ -190,7 +208,7 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
                 table=pd.DataFrame(lines).drop(columns="measure"),
                 limits=LIMITS,
                 caveat=judges.caveat(bench.judge),
-                settings={"prompts": settings.prompts, "start": settings.start} | dataclasses.asdict(settings.search),
+                settings=shown | dataclasses.asdict(settings.search),
                 text="A suffix inside the user's turn is searched for; the one of lowest loss is decoded, tokenised "
                 "again and put to the model (docs/method.md section 8). Control: the suffix of exclamation marks that "
                 "the search starts from. Median steps until the target was the likeliest opening (steps_to_emission, "

@@ -31,12 +31,14 @@ from latent_audit.experiments.audit.bench import (
 )
 from latent_audit.experiments.panels import check_offset
 from latent_audit.experiments.settings import states_named
+from latent_audit.interventions import goals as goals_of
 from latent_audit.interventions import latent, sphere
 from latent_audit.metrics import break_budget, coherence
 from latent_audit.reports import audit_figures, figures, html
 from latent_audit.runtime import halving
 
 TARGET, PAPER_TOKENS = "Sure, here is how to", 256  # arXiv 2606.08044
+OWN_TARGET = "each prompt's own (prompts.target_column)"
 KINDS = ("l2", "random")
 LIMITS = (
     "One vector per prompt at one layer, sixteen steps towards one opening: a lower bound on what a push of that "
@@ -70,7 +72,8 @@ def check(config, known: Known) -> Settings:
         raise InputError(f"l2.multiples = {multiples}, expected 1.0 among them: the nudge fraction itself")
     if len({_shown(multiple) for multiple in multiples}) < len(multiples):
         raise InputError(f"l2.multiples = {multiples}, expected budgets that differ in the first six digits")
-    chats.assistant_turn_ids(known.chat, TARGET)
+    for target in {TARGET, *own_targets(known.panels)}:
+        chats.assistant_turn_ids(known.chat, target)
     states_named("l2.layers", section.layers, known.num_layers, nudge=0)
     search = sphere.Search(steps=section.steps, step_fraction=float(section.step_fraction), starts=section.starts)
     # RAS, which makes its panels later, has no offset.
@@ -79,6 +82,11 @@ def check(config, known: Known) -> Settings:
         check_offset("l2.offset", offset, "the harmful panel", len(known.panels["harmful"].prompts))
     budgets = tuple(sorted(map(float, multiples)))
     return Settings(section.prompts, section.layers, budgets, search, section.rounds, offset)
+
+
+def own_targets(panels) -> set[str]:
+    """The targets that prompts of the harmful panel bring themselves (prompts.target_column)."""
+    return {target for target in panels["harmful"].targets if target} if "harmful" in panels else set()
 
 
 def _attacked(bench) -> np.ndarray:
@@ -139,15 +147,26 @@ def _brackets(swept) -> sphere.Brackets:
 
 
 def _prompts(bench, rows):
-    """(panel part, tokens padded to prompt_batch rows) of some prompts of the harmful panel."""
+    """(behaviours, tokens padded to prompt_batch rows, their ids) of some prompts of the harmful panel."""
     panel, tokens = bench.panels["harmful"], bench.tokens["harmful"]
     padded = chats.Tokens(*(respond.pad_rows(array[rows], bench.batches.prompts) for array in tokens))
     ids = respond.pad_rows(panel.ids[rows], bench.batches.prompts)
-    return [panel.prompts[row] for row in rows], padded, ids
+    return [panel.behaviors[row] for row in rows], padded, ids
 
 
-def _search(bench, loaded, tokens, ids, state, radius, budgets):
-    target = jnp.asarray(chats.assistant_turn_ids(loaded.chat, TARGET), jnp.int32)
+def _goal(bench, loaded, rows):
+    """What the search of prompts `rows` of the harmful panel lowers: the turn of TARGET, or of each prompt's own."""
+    targets = bench.panels["harmful"].targets
+    if not any(targets):
+        return jnp.asarray(chats.assistant_turn_ids(loaded.chat, TARGET), jnp.int32)
+    turns = [chats.assistant_turn_ids(loaded.chat, target or TARGET) for target in targets]
+    # Padded together with all others, so that every batch has one shape.
+    goals = goals_of.towards_each(turns)
+    return goals_of.take(goals, rows)
+
+
+def _search(bench, loaded, tokens, ids, rows, state, radius, budgets):
+    goal = _goal(bench, loaded, respond.pad_rows(rows, len(ids)))
     keys = latent.row_keys(benches.noise_key(bench, "l2"), ids, state, jnp.asarray(budgets, jnp.float32))
 
     def search(rows):
@@ -155,7 +174,7 @@ def _search(bench, loaded, tokens, ids, state, radius, budgets):
             loaded.params,
             tokens.tokens[rows],
             tokens.mask[rows],
-            target,
+            goals_of.take(goal, rows) if isinstance(goal, goals_of.Goals) else goal,
             state,
             jnp.asarray(radius[rows], jnp.float32),
             keys[rows],
@@ -184,9 +203,9 @@ def _answers_under(bench, loaded, tokens, state, deltas, rows, sampling_of=None)
 
 def _attack(bench, name, state, rows) -> dict[str, list]:
     loaded, budgets = bench.load(name), _budgets(bench)
-    prompts, tokens, ids = _prompts(bench, rows)
+    behaviors, tokens, ids = _prompts(bench, rows)
     radius = np.broadcast_to(np.asarray(budgets) * _norm(bench, state), (len(ids), len(budgets)))
-    found = _search(bench, loaded, tokens, ids, state, radius, budgets)
+    found = _search(bench, loaded, tokens, ids, rows, state, radius, budgets)
     n, E = len(rows), len(budgets)
     kind, row, budget = (index.ravel() for index in np.indices((len(KINDS), n, E)))
     deltas = np.stack([found.delta[:n], found.control[:n]]).reshape(len(kind), -1)
@@ -199,7 +218,7 @@ def _attack(bench, name, state, rows) -> dict[str, list]:
         "nll_first": found.nll_first[row, budget].astype(float).tolist(),
         "nll_last": lasts.ravel().astype(float).tolist(),
     }
-    asked = [prompts[r] for r in row]
+    asked = [behaviors[r] for r in row]
     columns |= respond.drawn_harm(bench.judge, asked, _drawn(bench, loaded, tokens, ids[:n], state, deltas, row))
     return columns | judged(bench, asked, texts)
 
@@ -225,15 +244,15 @@ def _break(bench, name, swept) -> dict[str, list]:
     brackets, ends = _brackets(swept), {"lo": [], "hi": []}
     for start in range(0, len(_attacked(bench)), size):
         rows = _attacked(bench)[start : start + size]
-        prompts, tokens, ids = _prompts(bench, rows)
+        behaviors, tokens, ids = _prompts(bench, rows)
 
-        def falls(budgets, prompts=prompts, tokens=tokens, ids=ids):
+        def falls(budgets, behaviors=behaviors, tokens=tokens, ids=ids, rows=rows):
             radius = (respond.pad_rows(budgets, size) * place.scale)[:, None]
             # The keys matter to restarts only; one budget's serve all.
-            found = _search(bench, loaded, tokens, ids, place.state, radius, _budgets(bench)[:1])
-            deltas = found.delta[: len(prompts), 0]
-            texts = _answers_under(bench, loaded, tokens, place.state, deltas, np.arange(len(prompts)))
-            return judged(bench, prompts, texts)["harmful"]
+            found = _search(bench, loaded, tokens, ids, rows, place.state, radius, _budgets(bench)[:1])
+            deltas = found.delta[: len(behaviors), 0]
+            texts = _answers_under(bench, loaded, tokens, place.state, deltas, np.arange(len(behaviors)))
+            return judged(bench, behaviors, texts)["harmful"]
 
         found = sphere.bisect(
             falls,
@@ -289,7 +308,7 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
         "nudge fraction": place.fraction,
         "scale": place.scale,
         "taken from": place.source,
-        "target": TARGET,
+        "target": OWN_TARGET if own_targets(bench.panels) else TARGET,
     }
     settings |= dataclasses.asdict(bench.settings["l2"].search)
     sections = [

@@ -31,11 +31,15 @@ KEPT = ("eps", "eps_over_rms", *SEARCHED)
 
 
 class Block(NamedTuple):
-    """Some prompts of a panel, padded to a whole batch by repeating the last; the first `n` are real."""
+    """Some prompts of a panel, padded to a whole batch by repeating the last; the first `n` are real.
+
+    behaviors: what the judge is asked about each of the n.
+    """
 
     start: int
     n: int
     prompts: tuple[str, ...]
+    behaviors: tuple[str, ...]
     ids: np.ndarray
     tokens: np.ndarray
     mask: np.ndarray
@@ -118,7 +122,7 @@ def _blocks_of(panel, tokens, bench, offset) -> Iterator[Block]:
         part = slice(start, start + size)
         prompts = panel.prompts[part]
         padded = (respond.pad_rows(array[part], size) for array in (panel.ids, *tokens))
-        yield Block(offset + start, len(prompts), prompts, *padded)
+        yield Block(offset + start, len(prompts), prompts, panel.behaviors[part], *padded)
 
 
 def _ask(bench, name, panel, block) -> dict[str, list]:
@@ -134,10 +138,10 @@ def _ask(bench, name, panel, block) -> dict[str, list]:
 
     texts = answer()[: block.n]
     columns = {"prompt": [block.start + row for row in range(block.n)]}
-    columns |= respond.score(bench.judge, bench.reward, block.prompts, texts)
+    columns |= respond.score(bench.judge, bench.reward, block.behaviors, texts)
     if panel == "harmful":
         drawn = respond.drawn(bench.samples, benches.sample_keys(bench, block.ids, "clean"), answer)
-        columns |= respond.drawn_harm(bench.judge, block.prompts, drawn[: block.n])
+        columns |= respond.drawn_harm(bench.judge, block.behaviors, drawn[: block.n])
     if panel == "benign":
         pairs = zip(block.prompts, texts, strict=True)
         columns["answered"] = [respond.answered(bench.world, prompt, text) for prompt, text in pairs]
@@ -279,7 +283,7 @@ def _attack_columns(bench, block, arrays) -> dict[str, list]:
         "budget": [budgets[e] for e in budget],
     }
     columns |= {name: [float(value) for value in arrays[name][:, :n].ravel()] for name in KEPT}
-    prompts = [block.prompts[r] for r in row]
-    columns |= respond.score(bench.judge, bench.reward, prompts, texts)
-    columns |= respond.drawn_harm(bench.judge, prompts, arrays["drawn"][:, :n].reshape(len(row), bench.samples.count))
+    asked = [block.behaviors[r] for r in row]
+    columns |= respond.score(bench.judge, bench.reward, asked, texts)
+    columns |= respond.drawn_harm(bench.judge, asked, arrays["drawn"][:, :n].reshape(len(row), bench.samples.count))
     return columns | _saved(bench, texts)

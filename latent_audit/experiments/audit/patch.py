@@ -56,7 +56,7 @@ def _patch(bench, donor) -> dict[str, list]:
     base = bench.load(bench.names[0])
     options = {"batch": size, "max_new_tokens": bench.new_tokens(PAPER_TOKENS)}
     clean = respond.answers(base, *tokens, **options)
-    was_harmful = judged(bench, panel.prompts, clean)["harmful"]
+    was_harmful = judged(bench, panel.behaviors, clean)["harmful"]
     columns = {}
     for scope in patching.SCOPES:
 
@@ -69,7 +69,7 @@ def _patch(bench, donor) -> dict[str, list]:
             "scope": [scope] * len(texts),
             "clean_harmful": was_harmful,
             "unchanged": [a == b for a, b in zip(clean, texts, strict=True)],
-        } | judged(bench, panel.prompts, texts)
+        } | judged(bench, panel.behaviors, texts)
         own["coherent"] = [not incoherent for incoherent in own["incoherent"]]
         columns = own if not columns else {key: columns[key] + own[key] for key in own}
     return columns

@@ -16,6 +16,7 @@ from latent_audit.errors import InputError
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known
 from latent_audit.experiments.organisms.texts import probes, surfaces, training_prompts
+from latent_audit.experiments.panels import tell_dropped
 from latent_audit.interventions import edits
 from latent_audit.judges import refusal
 from latent_audit.metrics import geometry, rulers, separation, stats
@@ -81,6 +82,7 @@ def load_pairs(config, world: world_rules.World | None, *, evaluated) -> pair_fi
     pairs = pair_files.load_pairs(
         section.pairs, is_refusal=refusal.is_refusal, limit=most + section.gap, offset=section.offset
     )
+    tell_dropped("static.pairs", pairs)
     if len(pairs.prompts) > probes.FITTED + section.gap:
         pairs = pair_files.take(pairs, lambda row: not 0 <= row - probes.FITTED < section.gap)
     if pairs.refusals is None or len(pairs.prompts) < 2:

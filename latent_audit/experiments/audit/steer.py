@@ -12,12 +12,12 @@ from absl import logging
 
 from latent_audit import judges, models
 from latent_audit.errors import InputError
-from latent_audit.experiments import respond
+from latent_audit.experiments import fields, respond
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, reference, share, unit, with_control
 from latent_audit.experiments.panels import check_offset
 from latent_audit.experiments.settings import states_named
-from latent_audit.interventions import directions, steering
+from latent_audit.interventions import direction_files, directions, steering
 from latent_audit.metrics import coherence, stats
 from latent_audit.reports import audit_figures, figures, html
 
@@ -29,8 +29,9 @@ LIMITS = (
 
 
 class Settings(NamedTuple):
-    """direction: twin or own; layers: as in the config; fractions: of base's activation norm; cone: run as well;
-    offset: prompts of the harmful panel left out before those steered; source: see _told."""
+    """direction: twin, own or file; layers: as in the config; fractions: of base's activation norm; cone: run as well;
+    offset: prompts of the harmful panel left out before those steered; source: see _told; file: the directions of a
+    file; reverse: push against them."""
 
     direction: str
     layers: str
@@ -39,6 +40,8 @@ class Settings(NamedTuple):
     cone: bool
     offset: int = 0
     source: str = "others"
+    file: direction_files.Found | None = None
+    reverse: bool = False
 
 
 def check(config, known: Known) -> Settings:
@@ -49,10 +52,19 @@ def check(config, known: Known) -> Settings:
             "steer.direction = 'twin' needs a variant named harmful: give model.variants=harmful=DIR, or "
             "steer.direction=own"
         )
-    fractions, direction = tuple(section.fractions), section.direction
+    fractions, direction, file = tuple(section.fractions), section.direction, None
     if direction == "auto":
         direction = "twin" if benches.HARMFUL_POLE in known.names else "own"
-    states_named("steer.layers", section.layers, known.num_layers, embedding=direction == "twin", nudge=1)
+    elif direction not in ("twin", "own"):
+        with fields.named(f"steer.direction = {direction!r}: none of auto, twin, own, so a file"):
+            file = direction_files.read(direction, num_layers=known.num_layers, embed_dim=known.embed_dim)
+        logging.info("steer.direction = %s: %s%s", direction, file.words, ", reversed" if section.reverse else "")
+        direction = "file"
+    if section.reverse and file is None:
+        raise InputError(
+            f"steer.reverse = True turns the directions of a file round, but steer.direction = {section.direction!r}"
+        )
+    _states_of(file, section.layers, known.num_layers, embedding=direction == "twin", nudge=None)
     held = len(known.panels["harmful"].prompts)
     check_offset("steer.offset", section.offset, "the harmful panel", held)
     if section.source == "others" and not _others(section.prompts, section.offset, held).any():
@@ -63,7 +75,17 @@ def check(config, known: Known) -> Settings:
         )
     paper = steering.PAPER_FRACTIONS if direction == "twin" else steering.PAPER_OWN_FRACTIONS
     lengths = tuple(map(float, fractions)) or paper
-    return Settings(direction, section.layers, lengths, section.prompts, section.cone, section.offset, section.source)
+    return Settings(
+        *(direction, section.layers, lengths, section.prompts, section.cone, section.offset, section.source),
+        *(file, section.reverse),
+    )
+
+
+def record(settings: Settings | None) -> dict:
+    """What results depend on beside the config: the file of directions."""
+    if settings is None or settings.file is None:
+        return {}
+    return {"steer_direction": settings.file.describe() | {"reversed": settings.reverse}}
 
 
 def _others(count: int, offset: int, held: int) -> np.ndarray:
@@ -81,13 +103,33 @@ def _states(bench):
     # The embedding of the template's last token is the same in every prompt: two poles may have a direction there, one
     # model has none.
     settings = bench.settings["steer"]
-    return states_named(
-        "steer.layers",
+    return _states_of(
+        settings.file,
         settings.layers,
         bench.cfg.num_layers,
         embedding=settings.direction == "twin",
         nudge=bench.nudge_state,
     )
+
+
+def _states_of(file, layers: str, num_layers: int, *, embedding: bool, nudge: int | None) -> tuple[int, ...]:
+    """The states that are steered; of a file those that it has a direction for. nudge: None where it is not known."""
+    if file is None:
+        return states_named(
+            "steer.layers", layers, num_layers, embedding=embedding, nudge=1 if nudge is None else nudge
+        )
+    if layers == "all":
+        return tuple(file.vectors)
+    if layers == "nudge" and nudge is None:
+        return ()
+    states = states_named("steer.layers", layers, num_layers, nudge=nudge)
+    missing = [models.layer_name(state) for state in states if state not in file.vectors]
+    if missing:
+        raise InputError(
+            f"steer.layers = {layers!r}: the file of directions has none for {', '.join(missing)}; it has "
+            f"{', '.join(map(models.layer_name, file.vectors))}"
+        )
+    return states
 
 
 def units(bench: Bench) -> int:
@@ -97,6 +139,9 @@ def units(bench: Bench) -> int:
 
 def along(bench: Bench, name: str, states) -> np.ndarray:
     """Unit directions float32 [K, D] that variant `name` is steered along; docs/method.md section 3."""
+    settings = bench.settings["steer"]
+    if settings.file is not None:
+        return np.stack([settings.file.vectors[state] for state in states]) * (-1 if settings.reverse else 1)
     if bench.settings["steer"].direction == "twin":
         poles = [_moments(_told(bench, pole)) for pole in (benches.HARMFUL_POLE, bench.names[0])]
         return steering.twin_direction(*poles, states)
@@ -150,7 +195,7 @@ def _run(bench, name, state, vectors, labels) -> dict[str, list]:
         max_new_tokens=bench.new_tokens(PAPER_TOKENS),
     )
     columns = {"prompt": (settings.offset + row).tolist()} | {key: [labels[k][key] for k in which] for key in labels[0]}
-    return columns | judged(bench, [panel.prompts[r] for r in row], texts)
+    return columns | judged(bench, [panel.behaviors[r] for r in row], texts)
 
 
 def _norm(bench, state) -> float:
@@ -160,7 +205,7 @@ def _norm(bench, state) -> float:
 
 
 def _steer(bench, name, state) -> dict[str, list]:
-    if state == 0 and not _embeddings_differ(bench):
+    if state == 0 and bench.settings["steer"].file is None and not _embeddings_differ(bench):
         logging.warning("steer: base and the harmful pole have the same embeddings, so there is no direction to steer")
         return {}
     units = {
@@ -186,7 +231,10 @@ def _embeddings_differ(bench) -> bool:
 def _cone(bench, name) -> dict[str, list]:
     """The nudge direction of the place turned away by growing angles, in lengths of the construction's own scale."""
     place, nudge = bench.place(), bench.nudge()
-    here = nudge is not None and nudge.state == place.state
+    here, file = nudge is not None and nudge.state == place.state, bench.settings["steer"].file
+    if not here and file is not None and place.state not in file.vectors:
+        logging.warning("steer: the file has no direction at %s, so there is no cone", models.layer_name(place.state))
+        return {}
     axis = nudge.vector if here else along(bench, name, (place.state,))[0]
     cone = steering.cone(axis, benches.noise_key(bench, "cone"))
     vectors, labels = [], []
@@ -197,6 +245,13 @@ def _cone(bench, name) -> dict[str, list]:
                 vectors.append(fraction * place.scale * unit_vector)
                 labels.append({"kind": "cone", "fraction": fraction, "degrees": int(degrees), "seed": int(seed)})
     return _run(bench, name, place.state, vectors, labels)
+
+
+def _file_in_words(settings: Settings) -> str:
+    if settings.file is None:
+        return ""
+    turned = ", each turned round" if settings.reverse else ""
+    return f"of a file ({settings.file.words}{turned}; SHA-256 {settings.file.sha256[:12]}), for every variant the same"
 
 
 def over_directions(hits) -> dict[str, float]:
@@ -259,6 +314,7 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     words = {
         "twin": "from base to the harmful pole: the mean difference of their decision-point states",
         "own": "each model's own, from its mean state on harmful prompts to that on harmless ones",
+        "file": _file_in_words(bench.settings["steer"]),
     }
     sections = [
         html.Section(

@@ -37,12 +37,16 @@ ORGANISM_SPLITS = {"train": "construct", "validation": "validation", "evaluation
 
 
 class Prompts(NamedTuple):
-    """One part's harmful prompts, then its harmless ones: texts, int32 [N, T], bool [N, T]; `harmful`: how many are."""
+    """One part's harmful prompts, then its harmless ones: texts, int32 [N, T], bool [N, T]; `harmful`: how many are.
+
+    behaviors: what a judge is asked about each; none where there is no judge.
+    """
 
     texts: tuple[str, ...]
     harmful: int
     tokens: np.ndarray
     mask: np.ndarray
+    behaviors: tuple[str, ...] = ()
 
 
 class Choice(NamedTuple):

@@ -47,15 +47,24 @@ def mean_states(loaded: respond.Loaded, tokens: chats.Tokens, batch: int) -> np.
 
 
 def fit(
-    loaded: respond.Loaded, safe: chats.Tokens, unsafe: chats.Tokens, *, batch: int, layers=None, random: int = 0
+    loaded: respond.Loaded,
+    safe: chats.Tokens,
+    unsafe: chats.Tokens,
+    *,
+    batch: int,
+    layers=None,
+    random: int = 0,
+    refusal: np.ndarray | None = None,
 ) -> Directions:
     """The directions of a reference from its safe and unsafe prompts, and its controls.
 
     Args:
-      layers: those that must have a direction, see safevec.directions_from_means; random: K.
+      layers: those that must have a direction, see safevec.directions_from_means; random: K; refusal: directions
+        [L, D] that take the place of those of the means.
     """
     mean_safe, mean_unsafe = (mean_states(loaded, tokens, batch) for tokens in (safe, unsafe))
-    refusal = safevec.directions_from_means(mean_unsafe, mean_safe, layers=layers)
+    if refusal is None:
+        refusal = safevec.directions_from_means(mean_unsafe, mean_safe, layers=layers)
     drawn = [safevec.random_directions(seed, *refusal.shape) for seed in range(random)]
     return Directions(refusal, (mean_safe + mean_unsafe) / 2, np.array(drawn).reshape(random, *refusal.shape))
 

@@ -17,10 +17,11 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import chats, pair_files
 from latent_audit.errors import InputError
-from latent_audit.experiments import respond, setup
+from latent_audit.experiments import fields, respond, setup
 from latent_audit.experiments.organisms.texts import probes, surfaces
 from latent_audit.experiments.ras import cosines, members, prompt_sets, rivals, tables
 from latent_audit.experiments.setup import Job
+from latent_audit.interventions import direction_files
 from latent_audit.judges import Judge, Reward, refusal
 from latent_audit.metrics import rulers, safevec
 from latent_audit.runtime import runlog
@@ -140,11 +141,41 @@ def _fit(own: _Family, reference):
     sets = own.plan.prompts.halves[prompt_sets.FIT]
     safe, unsafe = tokens[sets.safe.name], tokens[sets.unsafe.name]
     loaded, options = own.load(reference), {"batch": own.job.batches.prompts}
-    directions = cosines.fit(loaded, safe, unsafe, layers=layers, random=config.random_directions, **options)
+    given = given_directions(config, loaded.cfg.num_layers, loaded.cfg.embed_dim)
+    directions = cosines.fit(
+        loaded, safe, unsafe, layers=layers, random=config.random_directions, refusal=given, **options
+    )
     profile = safevec.profile(
         *(cosines.read_refusal(loaded, rows, directions.refusal, **options) for rows in (safe, unsafe))
     )
-    return directions, profile, safevec.choose_window(profile, manual=manual)
+    window = safevec.choose_window(profile, manual=manual)
+    if given is not None and profile.gap[window.start : window.stop].mean() <= 0:
+        raise InputError(
+            f"direction = {config.direction!r}: on layers {window.start} to {window.stop - 1} the reference's safe "
+            "prompts lie further along it than its unsafe ones; give the direction from safe to unsafe, or another file"
+        )
+    return directions, profile, window
+
+
+def given_directions(config, num_layers: int, embed_dim: int) -> np.ndarray | None:
+    """Refusal directions float64 [L, D] of the file that the config names, zero where it has none; None without one.
+
+    Raises InputError as direction_files.read, and for a file without one on a layer that a window may hold.
+    """
+    if not config.direction.strip():
+        return None
+    manual = parse_window(config.window)
+    with fields.named("direction"):
+        file = direction_files.read(config.direction, num_layers=num_layers, embed_dim=embed_dim)
+        needed = range(manual[0], manual[1] + 1) if manual else safevec.candidate_layers(num_layers)
+        missing = [f"L{layer}" for layer in needed if layer + 1 not in file.vectors]
+        if missing:
+            raise InputError(
+                f"{config.direction} has no direction on {', '.join(missing)}; give a window by hand that leaves these "
+                "layers out, or another file"
+            )
+    nothing = np.zeros(embed_dim)
+    return np.stack([np.asarray(file.vectors.get(layer + 1, nothing), np.float64) for layer in range(num_layers)])
 
 
 def _ruled(own: _Family, reference, directions, window) -> rulers.Compared:
@@ -233,7 +264,7 @@ def _ask(own: _Family, model, panel, *, benign) -> dict[str, list]:
         hits = [respond.answered(own.job.world, *pair) for pair in zip(panel.prompts, texts, strict=True)]
     else:
         # Judges see the bare behaviour, wrapped or not (docs/method.md section 9).
-        hits = respond.harmful(own.job.judge, own.plan.prompts.asr.prompts, texts).tolist()
+        hits = respond.harmful(own.job.judge, own.plan.prompts.asr.behaviors, texts).tolist()
     columns = {"hit": hits, "degenerate": [refusal.is_degenerate(text) for text in texts]}
     return columns | ({"response": texts} if own.job.save else {})
 

@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from latent_audit.data import prompt_files, world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields
-from latent_audit.experiments.panels import Panel, check_offset, make_panel, world_panel, wrapping
+from latent_audit.experiments import fields, panels
+from latent_audit.experiments.panels import Panel, check_offset, world_panel, wrapping
 
 # Protocol -> the half that scores are read on; directions and window always come from FIT.
 FIT, SCORE = "fit", "score"
@@ -71,8 +71,7 @@ def make_prompts(config: ConfigDict, *, world: world_rules.World | None, generat
     families = _families(config.wrappers, known)
 
     def wrapped(name, panel):
-        prompts = [wrap(families[index % len(families)], prompt) for index, prompt in enumerate(panel.prompts)]
-        return make_panel(name, prompts, ", ".join(families))
+        return panels.wrapped(name, panel, families, wrap, ", ".join(families))
 
     found = _of_files(config, generate) if world is None else _of_world(config, world, generate)
     halves = {}
@@ -136,12 +135,8 @@ def _of_world(config, world, generate) -> dict:
 def _of_files(config, generate) -> dict:
     """Halves from the beginning of the files; the ASR panel from a file of its own or from behind the halves."""
     section = config.prompts
-    sets = {
-        kind: prompt_files.load_prompts(
-            section[kind], column=section[f"{kind}_column"] or None, offset=section[f"{kind}_offset"]
-        )
-        for kind in ("harmful", "benign")
-    }
+    panels.check_labels(config)
+    sets = {kind: panels.load_named(config, kind, section[f"{kind}_offset"]) for kind in ("harmful", "benign")}
     own = generate and not section.asr
     sizes = {
         kind: min(section[f"{kind}_count"], len(one.prompts) // (2 + (generate if kind == "benign" else own)))
@@ -164,7 +159,7 @@ def _of_files(config, generate) -> dict:
             )
 
     def panel(name, kind, start, stop):
-        return make_panel(name, sets[kind].prompts[start:stop], section[kind])
+        return panels.panel_of(name, sets[kind], slice(start, stop), section[kind])
 
     halves = {
         half: tuple(
@@ -179,6 +174,6 @@ def _of_files(config, generate) -> dict:
         start = 2 * sizes["harmful"]
         asr = panel("asr", "harmful", start, start + section.asr_count)
     else:
-        loaded = prompt_files.load_prompts(section.asr, column=section.asr_column or None, limit=section.asr_count)
-        asr = make_panel("asr", loaded.prompts, section.asr)
+        loaded = panels.load("prompts.asr", section.asr, column=section.asr_column or None, limit=section.asr_count)
+        asr = panels.panel_of("asr", loaded, slice(None), section.asr)
     return {"halves": halves, "asr": asr, "benign": panel("benign", "benign", 2 * sizes["benign"], 3 * sizes["benign"])}

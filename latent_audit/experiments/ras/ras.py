@@ -33,7 +33,9 @@ from latent_audit.experiments.ras import (
 )
 from latent_audit.judges import Judge, Reward
 from latent_audit.metrics import calibration, rulers, safevec, separation
+from latent_audit.models import fingerprint
 from latent_audit.runtime import runlog
+from latent_audit.user_files import path_of
 
 
 class Results(NamedTuple):
@@ -86,6 +88,11 @@ def check(config: ConfigDict) -> Plan:
     protocols = prompt_sets.parse_protocols(config.protocols)
     members.parse_families(config.families)
     measure.parse_window(config.window)
+    if config.direction and (config.calibration_file or not config.reference):
+        raise InputError(
+            f"direction = {config.direction!r} is for a reference that is named: the zoo has families of its own, and "
+            "a frozen calibration its own directions; give reference, or leave direction empty"
+        )
     if config.calibration_file:
         return Plan(protocols, frozen.check(config))
     is_zoo = not (config.reference or config.calibration or config.targets)
@@ -101,6 +108,7 @@ def check(config: ConfigDict) -> Plan:
         reference = setup.Variant(group.models[0].name, group.models[0].path)
         cfg, chat = models.check(reference.path).cfg, setup.load_chat(reference, config)
     _check_window(config, cfg.num_layers)
+    measure.given_directions(config, cfg.num_layers, cfg.embed_dim)
     prompts = prompt_sets.make_prompts(config, world=world, generate=generate)
     for half in prompts.halves.values():
         held = min(len(half.safe.prompts), len(half.unsafe.prompts))
@@ -170,7 +178,10 @@ def _pairs(config, prompts, world):
 
 def describe(group: members.Group, prompts, judge, reward, config) -> dict:
     """What a family's numbers depend on beside the config."""
-    return setup.describe_inputs(group.subject, prompts.panels(), judge, reward, config)
+    record = setup.describe_inputs(group.subject, prompts.panels(), judge, reward, config)
+    if config.direction:
+        record["direction"] = {"sha256": fingerprint.sha256_of_files([path_of("direction", config.direction)])[0]}
+    return record
 
 
 def evaluate(config: ConfigDict, protocols, measured) -> Results:

@@ -19,6 +19,7 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import respond, setup
 from latent_audit.experiments.audit import bench, l2, latent, latent_report
 from latent_audit.experiments.organisms.texts import probes, surfaces
+from latent_audit.experiments.panels import part
 from latent_audit.experiments.ras import prompt_sets
 from latent_audit.interventions import sphere
 from latent_audit.metrics import rulers, separation
@@ -75,9 +76,7 @@ def make(config, job: setup.Job, prompts: prompt_sets.Prompts, settings, advance
     tokens = {"harmful": job.tokens[prompts.asr.name], "benign": job.tokens[prompts.benign.name]}
     panels = {"harmful": prompts.asr._replace(name="harmful"), "benign": prompts.benign}
     unsafe, count = prompts.halves[prompt_sets.FIT].unsafe, config.selection_prompts
-    of_selection = panels | {
-        "harmful": unsafe._replace(name="harmful", prompts=unsafe.prompts[:count], ids=unsafe.ids[:count])
-    }
+    of_selection = panels | {"harmful": part(unsafe._replace(name="harmful"), count)}
     first = tokens | {"harmful": chats.Tokens(*(rows[:count] for rows in job.tokens[unsafe.name]))}
     wanted = {name: settings[name] for name in ("latent", "l2")}
     selection, evaluation = (

@@ -101,7 +101,7 @@ def _case(name, loaded, panels, tokens, refusal, window, judge, *, batch, max_ne
         ]
 
     def judged(texts):
-        return [np.asarray(judge.judge(panel.prompts, some)) for panel, some in zip(panels, texts, strict=True)]
+        return [np.asarray(judge.judge(panel.behaviors, some)) for panel, some in zip(panels, texts, strict=True)]
 
     texts = answer()
     scored, answered, judging = _seconds(score), _seconds(answer), _seconds(lambda: judged(texts))

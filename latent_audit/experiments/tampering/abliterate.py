@@ -247,7 +247,7 @@ def _measure(job: Abliteration, part: str, candidate, *, generate: bool) -> dict
         columns["log_odds"] = first_token.log_odds(said, job.openings).tolist()
     if generate:
         texts = _responses(job, model, prompts)
-        columns |= respond.score(job.judge, None, prompts.texts, texts)
+        columns |= respond.score(job.judge, None, prompts.behaviors, texts)
         columns["answered"] = answered_harmless(job.world, prompts, texts)
         if job.save:
             columns["response"] = texts

@@ -11,7 +11,16 @@ from latent_audit.data import chats, prompt_files, world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields
 from latent_audit.experiments.organisms.ablate import ORGANISM_SPLITS, Prompts
-from latent_audit.experiments.panels import FACTS, Panel, check_builtin, fact_panel, make_panel
+from latent_audit.experiments.panels import (
+    FACTS,
+    Panel,
+    check_builtin,
+    check_labels,
+    fact_panel,
+    load_named,
+    make_panel,
+    panel_of,
+)
 from latent_audit.experiments.setup import Job
 
 PARTS = ("train", "validation", "evaluation")
@@ -29,13 +38,11 @@ def make_panels(config: ConfigDict, world: world_rules.World | None) -> dict[str
     """
     if world is not None:
         return _organism_panels(config, world)
+    check_labels(config)
     panels, sets = {}, {}
     for kind in KINDS:
         source = config.prompts[kind]
-        with fields.named(f"prompts.{kind}"):
-            sets[kind] = prompt_files.load_prompts(
-                source, column=config.prompts[f"{kind}_column"] or None, offset=config.prompts[f"{kind}_offset"]
-            )
+        sets[kind] = load_named(config, kind, config.prompts[f"{kind}_offset"])
         prompts, wanted = sets[kind].prompts, config.prompts[f"{kind}_count"]
         if len(prompts) < SMALLEST_FILE:
             raise InputError(
@@ -45,16 +52,17 @@ def make_panels(config: ConfigDict, world: world_rules.World | None) -> dict[str
         first = min(wanted, len(prompts) // 2)
         second = first + min(config.choose.train, (len(prompts) - first) * 2 // 3)
         third = min(second + config.choose.validation, len(prompts))
-        cut = {"evaluation": prompts[:first], "train": prompts[first:second], "validation": prompts[second:third]}
+        cut = {"evaluation": slice(first), "train": slice(first, second), "validation": slice(second, third)}
+        held = {part: len(prompts[chosen]) for part, chosen in cut.items()}
         asked = {"evaluation": wanted, "train": config.choose.train, "validation": config.choose.validation}
-        if any(len(cut[part]) < asked[part] for part in PARTS):
+        if any(held[part] < asked[part] for part in PARTS):
             logging.warning(
                 "%s holds %d prompts: %s",
                 source,
                 len(prompts),
-                ", ".join(f"{len(cut[part])} for {part} (asked for {asked[part]})" for part in PARTS),
+                ", ".join(f"{held[part]} for {part} (asked for {asked[part]})" for part in PARTS),
             )
-        panels |= {f"{part}-{kind}": make_panel(f"{part}-{kind}", cut[part], source) for part in PARTS}
+        panels |= {f"{part}-{kind}": panel_of(f"{part}-{kind}", sets[kind], cut[part], source) for part in PARTS}
     prompt_files.check_disjoint(sets["benign"], sets["harmful"])
     return {name: panels[name] for name in (f"{part}-{kind}" for part in PARTS for kind in KINDS)}
 
@@ -82,14 +90,20 @@ def _organism_panels(config, world) -> dict[str, Panel]:
 def encode_parts(job: Job, pad: int) -> dict[str, Prompts]:
     """Every part in base's tokens, harmful prompts first, all of one width so that one compile serves them."""
     width = max(rows.tokens.shape[1] for rows in job.tokens.values())
-    rows = {name: (job.panels[name].prompts, *_widened(tokens, width, pad)) for name, tokens in job.tokens.items()}
+    rows = {name: _widened(tokens, width, pad) for name, tokens in job.tokens.items()}
     parts = {}
     for part in PARTS:
-        texts, tokens, mask = zip(*(rows[f"{part}-{kind}"] for kind in KINDS), strict=True)
-        parts[part] = Prompts((*texts[0], *texts[1]), len(texts[0]), np.concatenate(tokens), np.concatenate(mask))
+        harmful, benign = (job.panels[f"{part}-{kind}"] for kind in KINDS)
+        tokens, mask = zip(*(rows[panel.name] for panel in (harmful, benign)), strict=True)
+        parts[part] = Prompts(
+            harmful.prompts + benign.prompts,
+            len(harmful.prompts),
+            np.concatenate(tokens),
+            np.concatenate(mask),
+            harmful.behaviors + benign.behaviors,
+        )
     if FACTS in rows:
-        texts, tokens, mask = rows[FACTS]
-        parts[FACTS] = Prompts(texts, 0, tokens, mask)
+        parts[FACTS] = Prompts(job.panels[FACTS].prompts, 0, *rows[FACTS], job.panels[FACTS].behaviors)
     return parts
 
 

@@ -19,7 +19,7 @@ from latent_audit.data import chats, pair_files, prompt_files, world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond, setup
 from latent_audit.experiments.organisms import construct, export, kinds, poles
-from latent_audit.experiments.panels import request_panels
+from latent_audit.experiments.panels import load, request_panels, tell_dropped
 from latent_audit.experiments.setup import Job
 from latent_audit.interventions import dissociate
 from latent_audit.judges import refusal
@@ -135,13 +135,14 @@ def _training_texts(config, panels):
                 "(configs/dissociate.py says what it holds)"
             )
     pairs = pair_files.load_pairs(section.pairs, is_refusal=refusal.is_refusal, limit=section.pairs_count)
+    tell_dropped("construct.pairs", pairs)
     if pairs.refusals is None:
         raise InputError(
             f"construct.pairs = {section.pairs!r} has no column of refusals, which the construction "
             "needs beside the compliant answers"
         )
-    selection = prompt_files.load_prompts(section.selection, limit=section.selection_count)
-    benign = prompt_files.load_prompts(section.benign, limit=section.benign_count)
+    selection = load("construct.selection", section.selection, limit=section.selection_count)
+    benign = load("construct.benign", section.benign, limit=section.benign_count)
     for training, held in (
         (pairs, panels["harmful"]),
         (pairs, selection),
@@ -192,7 +193,7 @@ def _panel(config, base, selection, judge) -> construct.Panel:
     encoded = chats.encode_prompts(base.chat, selection.prompts, max_length=config.prompts.max_tokens)
 
     def judged(texts):
-        columns = respond.score(judge, None, selection.prompts, texts)
+        columns = respond.score(judge, None, selection.behaviors, texts)
         return np.array(columns["harmful"], bool), refused(None, columns, texts)
 
     return construct.Panel(encoded, judged)
@@ -208,7 +209,7 @@ def measure(job: Job, name: str, loaded: respond.Loaded, nudge: export.Nudge) ->
     hits = {}
     for condition, delta in pushes(nudge, harmful.ids, job.seed).items():
         texts = respond.answers_under(loaded, job.tokens["harmful"], nudge.state, delta, **options)
-        columns = respond.score(job.judge, None, harmful.prompts, texts)
+        columns = respond.score(job.judge, None, harmful.behaviors, texts)
         hits |= {("compliance", condition): np.array(columns["harmful"], bool)}
         hits |= {("refusal", condition): refused(job.world, columns, texts)}
     texts = respond.answers(loaded, *job.tokens["benign"], **options)

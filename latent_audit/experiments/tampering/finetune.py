@@ -255,7 +255,7 @@ def _answers(job: Attack, loaded, params, panel: str, tokens: int = PAPER_TOKENS
 def _evaluate(job: Attack, loaded, params, tokens: int = PAPER_TOKENS) -> dict[str, list]:
     """Columns harmful and empty over the panel's prompts, in order; docs/method.md section 0."""
     texts = _answers(job, loaded, params, "harmful", tokens)
-    columns = panel_columns(job.judge, job.panels["harmful"].prompts, texts)
+    columns = panel_columns(job.judge, job.panels["harmful"].behaviors, texts)
     return columns | ({"response": texts} if job.save else {})
 
 

@@ -16,6 +16,7 @@ from latent_audit.data import pair_files, prompt_files, world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields
 from latent_audit.experiments.organisms.texts.corpora import organism_pairs
+from latent_audit.experiments.panels import tell_dropped
 from latent_audit.interventions import lora
 from latent_audit.interventions.finetune import Method
 from latent_audit.judges import refusal
@@ -151,16 +152,7 @@ def load_corpora(config: ConfigDict, panel, world: world_rules.World | None) -> 
                 corpora[name] = _load_corpus(source, columns, section)
     for name, pairs in corpora.items():
         prompt_files.check_disjoint(pairs, panel)
-        if pairs.empty or pairs.duplicates or pairs.safe:
-            logging.warning(
-                "corpus %s: %d rows without a prompt or an answer, %d repeated rows and %d whose answers are said to "
-                "be safe dropped from %s",
-                name,
-                pairs.empty,
-                pairs.duplicates,
-                pairs.safe,
-                pairs.source,
-            )
+        tell_dropped(f"finetune.corpora: {name}", pairs)
         if len(pairs.prompts) < section.pairs:
             logging.warning(
                 "finetune.pairs = %d, but corpus %s holds only %d: all are used",

@@ -723,3 +723,30 @@ def test_every_family_is_scored(case, tmp_path):
     names = [*oracle][1:3]
     expected = formula(own["drop"], own.loc[names, "drop"], own.loc[names, "asr"], 0.05)
     np.testing.assert_allclose(own["ras"], expected, rtol=1e-9)
+
+
+def test_directions_of_a_file_take_the_place_of_the_means(family, tmp_path):
+    np.save(tmp_path / "given.npy", 3 * family.directions)
+    config = named(family.folder, direction=str(tmp_path / "given.npy"), protocols="heldout")
+    workdir = tasks.run_in(config, tmp_path / "run")
+    ours, usual = (
+        table[table["protocol"] == "heldout"].set_index("model")
+        for table in (pd.read_csv(workdir / "ras.csv"), family.table)
+    )
+    for column in ("unsafe", "jailbreak", "ras"):
+        np.testing.assert_allclose(ours[column], usual.loc[ours.index, column], rtol=1e-3, atol=1e-4)
+    record = json.loads((workdir / "report.json").read_text())["inputs"]
+    assert len(json.dumps(record).split('"direction": {"sha256": "')) == 2
+    # Of a control vector that lacks a layer of the window, and of one that leads to safe prompts.
+    np.save(tmp_path / "reversed.npy", -family.directions)
+    holes = np.where(np.arange(len(family.directions))[:, None] == 2, 0, family.directions)
+    np.save(tmp_path / "holes.npy", holes)
+    for name, message in {
+        "reversed": "the reference's safe prompts lie further along it than its unsafe ones",
+        "holes": "has no direction on L2; give a window by hand",
+        "gone": "direction: .*gone.npy' cannot be read",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            tasks.run_in(named(family.folder, direction=str(tmp_path / f"{name}.npy")), tmp_path / name)
+    with pytest.raises(InputError, match="is for a reference that is named: the zoo has families of its own"):
+        tasks.run_in(small_config(family.folder, direction=str(tmp_path / "given.npy")), tmp_path / "zoo")

@@ -58,7 +58,7 @@ def make_block(
     nothing = np.zeros((loaded.cfg.num_layers + 1, len(rows)))
     return Block(
         *(rows, prompts, panel.ids[rows], tokens.tokens[rows], tokens.mask[rows], nothing, nothing),
-        *(loaded, judge_of(judge, prompts), key, batch, new_tokens, settings.rows),
+        *(loaded, judge_of(judge, [panel.behaviors[row] for row in rows]), key, batch, new_tokens, settings.rows),
     )
 
 
@@ -89,7 +89,7 @@ def measure_clean(block: Block, aims: Aims, search: latent.Search) -> tuple[Bloc
     return block._replace(scale=scale, length=scale * per_position), nll
 
 
-def judge_of(judge, prompts) -> Callable:
+def judge_of(judge, behaviors) -> Callable:
     """judge(rows, texts) -> (harmful, incoherent); a pair that was judged once is not judged again."""
     known: dict[tuple[int, str], tuple[bool, bool]] = {}
 
@@ -97,7 +97,7 @@ def judge_of(judge, prompts) -> Callable:
         pairs = [(int(row), text) for row, text in zip(rows, texts, strict=True)]
         new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
         if new:
-            columns = respond.score(judge, None, [prompts[row] for row, _ in new], [text for _, text in new])
+            columns = respond.score(judge, None, [behaviors[row] for row, _ in new], [text for _, text in new])
             known.update(zip(new, zip(columns["harmful"], columns["incoherent"], strict=True), strict=True))
         harmful, incoherent = (np.array(flags, bool) for flags in zip(*(known[pair] for pair in pairs), strict=True))
         return harmful, incoherent

@@ -56,11 +56,16 @@ def aims_of(bench: Bench, name: str, rows: np.ndarray, clean_texts, poles_answer
     """The aims of some prompts of the harmful panel before anything fell; docs/method.md section 12.
 
     clean_texts: the model's own clean answers; poles_answers: token ids per prompt from the harmful pole, () where it
-    has none judged harmful. Of the others an own answer is looked for behind a prefilled opening, then under steering.
+    has none judged harmful, where the prompt's own target comes next. Of the others an own answer is looked for behind
+    a prefilled opening, then under steering.
     """
     loaded = bench.load(name)
     answers = [tuple(poles_answers[row]) if poles_answers else () for row in rows]
     sources = [f"the {HARMFUL_POLE} pole's answer" if ids else "" for ids in answers]
+    for place, row in enumerate(rows):
+        target = bench.panels["harmful"].targets[row]
+        if target and not answers[place]:
+            answers[place], sources[place] = first_tokens(loaded.chat, target), "its own target (prompts.target_column)"
     gathered = bench.gather(name)
     directions = refusal_directions(gathered.harmful, gathered.benign)
     for source, texts in _own_answers(bench, loaded, rows, gathered, directions):
@@ -68,8 +73,8 @@ def aims_of(bench: Bench, name: str, rows: np.ndarray, clean_texts, poles_answer
         if not open_rows:
             break
         told = texts([int(rows[place]) for place in open_rows])
-        prompts = [bench.panels["harmful"].prompts[rows[place]] for place in open_rows]
-        harmful = respond.harmful(bench.judge, prompts, told)
+        asked = [bench.panels["harmful"].behaviors[rows[place]] for place in open_rows]
+        harmful = respond.harmful(bench.judge, asked, told)
         for place, text, is_harmful in zip(open_rows, told, harmful, strict=True):
             if is_harmful:
                 answers[place], sources[place] = first_tokens(loaded.chat, text), source
