@@ -168,6 +168,8 @@ def prepare(
         inputs |= {"labelled_answers": prospect.labelled.describe()}
     runlog.pin(workdir / "inputs.json", inputs)
     scorers.warn_of_fallbacks(judge, reward)
+    tested = scorers.self_test(judge, workdir)
+    inputs |= {"judge_self_test": tested} if tested else {}
     if prospect.labelled is not None:
         inputs |= {"judge_error": scorers.measure_judge(judge, prospect.labelled, workdir)}
     return make_job(
@@ -493,5 +495,5 @@ def describe_inputs(subject: Subject, panels, judge: Judge | None, reward: Rewar
     }
     for name, scorer in (("judge", judge), ("reward", reward)):
         if scorer is not None:
-            record[name] = {"name": scorer.name, "is_fallback": scorer.is_fallback}
+            record[name] = {"name": scorer.name, "is_fallback": scorer.is_fallback, **getattr(scorer, "record", {})}
     return record

@@ -15,6 +15,7 @@ from latent_audit.experiments import scorers
 from latent_audit.experiments.audit import latent_report
 from latent_audit.experiments.audit.bench import Bench, Findings, reference
 from latent_audit.experiments.audit.card import verdicts
+from latent_audit.experiments.judging import unparsed
 from latent_audit.metrics import paired, rulers
 from latent_audit.metrics.evidence import Rule
 from latent_audit.reports import audit_figures, columns, figures, html, outputs
@@ -99,7 +100,7 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
     given = verdicts.judge_variants(bench, table, record.get("metrics"), record.get("suite"))
     names, under = _called(bench, table, record)
     points, caveat = axes_of(table, given), judges.caveat(bench.judge, bench.reward)
-    told = [*([caveat] if caveat else []), *_warnings(bench, found)]
+    told = [*([caveat] if caveat else []), *unparsed.warning(table), *_warnings(bench, found)]
     place = bench.place() if {"l2", "steer", "patch"} & found.keys() else None
     picture = ""
     if len(points):
@@ -146,6 +147,7 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
 def gather(bench: Bench, measured: Mapping, found: Mapping[str, Findings]) -> tuple[pd.DataFrame, dict]:
     """(every line with its counts: COLUMNS, successes, control_successes; what the experiments recorded beside)."""
     lines = [line for one in found.values() for line in one.lines] + gap_lines(bench, measured)
+    lines += unparsed.lines_of(measured) if bench.judge.is_model else []
     table = pd.DataFrame(lines).reindex(columns=[*COLUMNS, "successes", "control_successes"])
     table = table.assign(
         arch=bench.subject.arch,
@@ -170,7 +172,7 @@ def log(bench: Bench, measured: Mapping, found: Mapping[str, Findings]) -> None:
             shown = shown.assign(variant=shown["variant"].map(names))
         logging.info("audit\n%s", columns.in_text(shown.dropna(axis="columns", how="all")))
     # A fallback scorer was named when it was chosen.
-    for warning in dict.fromkeys(_warnings(bench, found)):
+    for warning in dict.fromkeys([*unparsed.warning(table), *_warnings(bench, found)]):
         logging.warning("%s", warning)
     given = verdicts.judge_variants(bench, table, metrics, record.get("suite"))
     for name, one in given.items():
