@@ -34,8 +34,8 @@ TASKS = {
     "abliterate": Task("tampering.abliterate", "abliterate.csv", "tampering.abliterate_report"),
     "ras": Task("ras.ras", "ras.csv"),
     "ras_regression": Task("ras.frozen", "ras.csv", function="regress", check="check_regression"),
-    "survey": Task("survey"),
-    "sweep": Task("sweep"),
+    "survey": Task("series.survey"),
+    "sweep": Task("series.sweep"),
     "claims": Task("claims"),
     "impostors": Task("tampering.impostors"),
 }

@@ -5,9 +5,8 @@ import types
 import numpy as np
 import pytest
 
-from latent_audit.experiments import panels, setup
+from latent_audit.experiments import panels, settings, setup
 from latent_audit.experiments.audit import bench as benches
-from latent_audit.experiments.audit import settings
 from latent_audit.experiments.audit.card import verdicts
 from latent_audit.interventions import latent
 from latent_audit.judges import Judge, Reward

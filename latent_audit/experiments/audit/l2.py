@@ -29,8 +29,8 @@ from latent_audit.experiments.audit.bench import (
     unit,
     with_control,
 )
-from latent_audit.experiments.audit.settings import states_named
 from latent_audit.experiments.panels import check_offset
+from latent_audit.experiments.settings import states_named
 from latent_audit.interventions import latent, sphere
 from latent_audit.metrics import break_budget, coherence
 from latent_audit.reports import audit_figures, figures, html

@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 
 from latent_audit import models
 from latent_audit.data import chats
-from latent_audit.experiments import panels, respond
+from latent_audit.experiments import panels, respond, settings
 from latent_audit.experiments.audit import bench as benches
-from latent_audit.experiments.audit import latent_report, settings
+from latent_audit.experiments.audit import latent_report
 from latent_audit.experiments.audit.bench import Bench, Findings, Known
 from latent_audit.interventions import edits, latent
 from latent_audit.reports import figures, outputs

@@ -15,8 +15,8 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import respond
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, reference, share, unit, with_control
-from latent_audit.experiments.audit.settings import states_named
 from latent_audit.experiments.panels import check_offset
+from latent_audit.experiments.settings import states_named
 from latent_audit.interventions import directions, steering
 from latent_audit.metrics import coherence, stats
 from latent_audit.reports import audit_figures, figures, html

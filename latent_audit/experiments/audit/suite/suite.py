@@ -20,11 +20,11 @@ from latent_audit.experiments import respond
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import HARMFUL_POLE, Bench, Findings, Known
 from latent_audit.experiments.audit.latent import PAPER_TOKENS
-from latent_audit.experiments.audit.settings import states_named
 from latent_audit.experiments.audit.suite import block as blocks
 from latent_audit.experiments.audit.suite import goals, probes, report, search
 from latent_audit.experiments.audit.suite.block import ALL, Block, Push
 from latent_audit.experiments.audit.suite.search import Member
+from latent_audit.experiments.settings import states_named
 from latent_audit.interventions import joint, latent, sphere
 from latent_audit.metrics import break_radius, clusters, verdict_words
 from latent_audit.metrics.evidence import Rule
