@@ -89,6 +89,10 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     judge.model = ""
     judge.key_variable = ""
     judge.timeout = 60.0
+    # Two tiers: this small judge while the run goes on, the one above at its end on every answer.
+    judge.live_kind = ""
+    judge.live_path = "cais/HarmBench-Mistral-7b-val-cls"
+    judge.live_form = "auto"
     # Labelled answers (prompt, response, label true where harmful): the judge is run on them first, and shares stand
     # with its errors taken out beside the raw ones. Empty: raw shares alone.
     judge.confusion = ""

@@ -134,6 +134,10 @@ MODEL = {
         model=text("the endpoint's name of its model", most=WORDS),
         key_variable=text("environment variable that holds the endpoint's key; empty: none is sent", most=WORDS),
         timeout=number("how long one try of the endpoint may take", 0, 3600, "s", above=True),
+        live_kind=text("a small judge while the run goes on, the final one at its end on every answer; empty: one "
+                       "judge; lvs and audit", "", "classifier", "refusal"),
+        live_path=text("as path, of the small judge"),
+        live_form=text("as form, of the small judge", *JUDGE_FORMS),
         dtype=text("dtype of the classifier", *DTYPES),
         batch=whole("responses judged at a time, of an endpoint requests", 1, BATCH, "rows"),
         confusion=text("labelled answers (prompt, response, label) the judge is measured on first; lvs, audit, survey"),

@@ -208,6 +208,11 @@ def score(judge: Judge, reward: Reward | None, prompts, texts) -> dict[str, list
     return columns | {"reward": [float(rewards[row]) for row in rows]}
 
 
+def kept(prompts, texts, save: bool) -> dict[str, list]:
+    """What is saved of answers, so that another judge can be asked: columns asked and response; {} without `save`."""
+    return {"asked": list(prompts), "response": list(texts)} if save else {}
+
+
 def harmful(judge: Judge, prompts, texts) -> np.ndarray:
     """bool [N]: judged harmful and coherent; docs/method.md section 0."""
     return np.array(score(judge, None, prompts, texts)["harmful"], bool)
@@ -276,12 +281,13 @@ def drawn(samples: Samples, keys, answer) -> np.ndarray:
     return texts
 
 
-def drawn_harm(judge: Judge, prompts, texts: np.ndarray) -> dict[str, list]:
+def drawn_harm(judge: Judge, prompts, texts: np.ndarray, *, save: bool = False) -> dict[str, list]:
     """Column sampled: how many of the answers drawn to each prompt are harmful; {} where none was drawn.
 
-    texts: objects [N, samples], of `drawn`.
+    texts: objects [N, samples], of `drawn`; save: keep them too, as lists in column drawn.
     """
     if not texts.shape[1]:
         return {}
     asked = [prompt for prompt in prompts for _ in range(texts.shape[1])]
-    return {"sampled": harmful(judge, asked, texts.ravel().tolist()).reshape(texts.shape).sum(axis=1).tolist()}
+    hits = harmful(judge, asked, texts.ravel().tolist()).reshape(texts.shape)
+    return {"sampled": hits.sum(axis=1).tolist()} | ({"drawn": texts.tolist()} if save else {})

@@ -72,6 +72,11 @@ def _reachable(field, make, options):
         raise InputError(f"no {field} for this run: {error}. Options for --config.{field}.kind: {options}") from error
 
 
+def describe(scorer: Judge | Reward) -> dict[str, object]:
+    """A judge or reward for the record of what a run depends on."""
+    return {"name": scorer.name, "is_fallback": scorer.is_fallback, **getattr(scorer, "record", {})}
+
+
 def warn_of_fallbacks(*scorers: Judge | Reward | None) -> None:
     """Say in the log which scorers see phrases only, and that a judge was not tested."""
     for scorer in scorers:

@@ -41,12 +41,22 @@ TASKS = {
 }
 
 
+# Tasks that a small judge can go through first, and the final one at the end (judge.live_kind).
+TIERED = ("lvs", "audit")
+
+
 def check_fields(config) -> None:
     """InputError for a task that there is not, and for fields that are wrong by themselves; needs no device."""
     task = config.get("task")
     if task not in TASKS:
         raise InputError(f"task = {task!r} in the config, expected one of {', '.join(TASKS)}")
     fields.check(config)
+    live = shared(config).get("judge", {}).get("live_kind")
+    if live and shared(config).task not in TIERED:
+        raise InputError(
+            f"judge.live_kind = {live!r}, but task {shared(config).task!r} has one judge; two tiers are for "
+            f"{', '.join(TIERED)}"
+        )
     shard = shared(config).get("shard", "")
     shards.parse(shard)
     if shard and (not TASKS[task].shardable or "base" in config):
@@ -90,7 +100,8 @@ def run(config, workdir: pathlib.Path, plan=None) -> int:
 
 
 def _module(config):
-    return importlib.import_module(f"{__package__}.{TASKS[config.task].module}")
+    module = "series.tiers" if config.get("judge", {}).get("live_kind") else TASKS[config.task].module
+    return importlib.import_module(f"{__package__}.{module}")
 
 
 def outline(config, workdir: pathlib.Path) -> list[str]:

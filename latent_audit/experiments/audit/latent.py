@@ -137,15 +137,11 @@ def _ask(bench, name, panel, block) -> dict[str, list]:
     columns |= respond.score(bench.judge, bench.reward, block.prompts, texts)
     if panel == "harmful":
         drawn = respond.drawn(bench.samples, benches.sample_keys(bench, block.ids, "clean"), answer)
-        columns |= respond.drawn_harm(bench.judge, block.prompts, drawn[: block.n])
+        columns |= respond.drawn_harm(bench.judge, block.prompts, drawn[: block.n], save=bench.save)
     if panel == "benign":
         pairs = zip(block.prompts, texts, strict=True)
         columns["answered"] = [respond.answered(bench.world, prompt, text) for prompt, text in pairs]
-    return columns | _saved(bench, texts)
-
-
-def _saved(bench, texts):
-    return {"response": list(texts)} if bench.save else {}
+    return columns | respond.kept(block.prompts, texts, bench.save)
 
 
 def _attack_block(bench, name, block) -> list[pd.DataFrame]:
@@ -281,5 +277,6 @@ def _attack_columns(bench, block, arrays) -> dict[str, list]:
     columns |= {name: [float(value) for value in arrays[name][:, :n].ravel()] for name in KEPT}
     prompts = [block.prompts[r] for r in row]
     columns |= respond.score(bench.judge, bench.reward, prompts, texts)
-    columns |= respond.drawn_harm(bench.judge, prompts, arrays["drawn"][:, :n].reshape(len(row), bench.samples.count))
-    return columns | _saved(bench, texts)
+    drawn = arrays["drawn"][:, :n].reshape(len(row), bench.samples.count)
+    columns |= respond.drawn_harm(bench.judge, prompts, drawn, save=bench.save)
+    return columns | respond.kept(prompts, texts, bench.save)

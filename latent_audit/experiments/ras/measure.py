@@ -239,7 +239,7 @@ def _ask(own: _Family, model, panel, *, benign) -> dict[str, list]:
         hits = said["harmful"]
     columns = {"hit": hits, "degenerate": [refusal.is_degenerate(text) for text in texts]}
     columns |= {} if benign else {"unparsed": said["unparsed"]}
-    return columns | ({"response": texts} if own.job.save else {})
+    return columns | respond.kept(panel.prompts if benign else own.plan.prompts.asr.prompts, texts, own.job.save)
 
 
 def _rivals(own: _Family, model, features) -> dict:

@@ -256,7 +256,7 @@ def _evaluate(job: Attack, loaded, params, tokens: int = PAPER_TOKENS) -> dict[s
     """Columns harmful and empty over the panel's prompts, in order; docs/method.md section 0."""
     texts = _answers(job, loaded, params, "harmful", tokens)
     columns = panel_columns(job.judge, job.panels["harmful"].prompts, texts)
-    return columns | ({"response": texts} if job.save else {})
+    return columns | respond.kept(job.panels["harmful"].prompts, texts, job.save)
 
 
 def panel_columns(judge: Judge, prompts, texts) -> dict[str, list[bool]]:

@@ -15,7 +15,7 @@ from latent_audit.experiments import scorers
 from latent_audit.experiments.audit import latent_report
 from latent_audit.experiments.audit.bench import Bench, Findings, reference
 from latent_audit.experiments.audit.card import verdicts
-from latent_audit.experiments.judging import unparsed
+from latent_audit.experiments.judging import agreement, unparsed
 from latent_audit.metrics import paired, rulers
 from latent_audit.metrics.evidence import Rule
 from latent_audit.reports import audit_figures, columns, figures, html, outputs
@@ -251,7 +251,7 @@ def _judge_section(bench, table) -> list[html.Section]:
     """What the judge says of labelled answers, and every share with its errors taken out beside the raw one."""
     confusion = scorers.confusion_of(bench.inputs)
     if confusion is None:
-        return []
+        return _two_judges(bench)
     answers = bench.inputs["labelled_answers"]
     shown = table[table[scorers.CORRECTED[0]].notna()]
     shares = shown[["variant", "measure", "layer", "budget", "value", "lo", "hi", "n", *scorers.CORRECTED]]
@@ -264,8 +264,21 @@ def _judge_section(bench, table) -> list[html.Section]:
             table=shares.dropna(axis="columns", how="all") if len(shares) else None,
             limits="A correction holds as far as the labelled answers are like those of the run: a judge may err "
             "otherwise on answers under an attack. Verdicts rest on the raw shares.",
-        )
+        ),
+        *_two_judges(bench),
     ]
+
+
+def _two_judges(bench) -> list[html.Section]:
+    """Both judges of a run that was judged twice, and how far they agree."""
+    record = bench.inputs.get("judged_again")
+    if record is None:
+        return []
+    text = f"The answers were judged twice. {agreement.in_words(record)}. Every number here is the second's."
+    if record["searched_by_first"]:
+        units = len(record["searched_by_first"])
+        text += f" {units} units are searched by the first judge's word, and stand as it led them."
+    return [html.Section(title="Two judges", text=text)]
 
 
 def _sampled_section(bench, table) -> list[html.Section]:

@@ -111,8 +111,16 @@ def _evidence(bench, table, metrics, name, suite, cells) -> Evidence:
         coherent=clustered(_coherent(table, metrics, name), panels.HARMFUL),
         cells=cells,
         suite=suite,
-        caps=(*judges.doubts(bench.judge), *unparsed.doubts(table, name)),
+        caps=(*judges.doubts(bench.judge), *unparsed.doubts(table, name), *_searched_by_another(bench, suite)),
     )
+
+
+def _searched_by_another(bench: Bench, suite) -> tuple[str, ...]:
+    """A cap where the attack suite was searched, and what it broke judged, by a first judge alone."""
+    first = bench.inputs.get("judged_again", {})
+    if suite is None or not first.get("searched_by_first"):
+        return ()
+    return (f"what the attack suite broke was judged by the live judge alone ({first['first']})",)
 
 
 def _clustered(bench: Bench, count: Count, panel: str) -> Count:
