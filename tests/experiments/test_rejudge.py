@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from configs import audit as audit_config
+from configs import finetune as finetune_config
 from latent_audit.errors import InputError
 from latent_audit.experiments import scorers, tasks
 from latent_audit.experiments.judging import agreement
@@ -34,14 +35,16 @@ def other(monkeypatch):
 
 
 def whole_audit(path, **changes):
-    """Every experiment but the suite and the slow ones, small, on one checkpoint."""
+    """Every experiment but the suite, small, on one checkpoint and a harmful pole."""
     config = audit_config.get_config()
-    small = small_config(path, **{"generation.save": True, "generation.samples": 2})
-    for section, values in small.items():
-        if section in config and section not in ("task", "preset"):
-            config[section].update(values) if hasattr(values, "items") else config.update({section: values})
-    settings = {"experiments": "panel,latent,l2,steer,patch", "task": "audit", "rows": 2}
-    config.update_from_flattened_dict(settings | changes)
+    small = runlog.flatten(small_config(path).to_dict())
+    known = runlog.flatten(config.to_dict())
+    config.update_from_flattened_dict(
+        {name: tuple(value) if isinstance(value, list) else value for name, value in small.items() if name in known}
+        | {"task": "audit", "experiments": "panel,latent,l2,steer,patch", "generation.save": True}
+        | {"generation.samples": 2, "rows": 2, "attack.layers": "L1", "panel.wrapped_count": 2}
+        | changes
+    )
     return config
 
 
@@ -91,9 +94,7 @@ def test_a_run_judged_again_has_the_tables_of_one_with_that_judge_from_the_start
 @pytest.mark.slow
 def test_a_whole_audit_judged_again_is_one_with_that_judge_from_the_start(tmp_path, other):
     path = tiny_checkpoint("llama3", tmp_path / "model")
-    harmful = tiny_checkpoint("llama3", tmp_path / "harmful")
     config = whole_audit(path)
-    assert harmful and config.task == "audit"
     tasks.run_in(config, tmp_path / "old")
     assert main("rejudge", str(tmp_path / "old"), "--config.judge.kind=endpoint", f"--workdir={tmp_path / 'new'}") == 0
     config.judge.kind = "endpoint"
@@ -111,7 +112,7 @@ def test_two_tiers_are_a_run_with_the_small_judge_whose_answers_the_final_one_ju
     )
     assert final["judge"].unique().tolist() == ["letters"]
     assert live["judge"].unique().tolist() == ["refusal phrases (fallback)"]
-    assert (final["compliance"].dropna() != live["compliance"].dropna()).any()
+    assert (final["refusal"].dropna() != live["refusal"].dropna()).any()
     record = json.loads((tmp_path / "tiers" / "agreement.json").read_text())
     assert record["n"] == sum(record[name] for name in agreement.Agreement._fields) > 0
     # Taken up again, nothing is judged a second time.
@@ -214,7 +215,7 @@ def test_it_is_never_written_over_and_takes_one_place(tmp_path):
         main("rejudge", "--config.judge.kind=refusal")
     with pytest.raises(InputError, match="is no working directory of a run"):
         main("rejudge", str(tmp_path / "nothing"), "--config.judge.kind=refusal")
-    with pytest.raises(InputError, match="two tiers are for lvs, audit"):
-        config = small_config(tmp_path / "model")
-        config.task, config.judge.live_kind = "finetune", "refusal"
+    config = finetune_config.get_config()
+    config.judge.live_kind = "refusal"
+    with pytest.raises(InputError, match="task 'finetune' has one judge; two tiers are for lvs, audit"):
         tasks.check_fields(config)
