@@ -10,6 +10,7 @@ import pytest
 
 from configs import audit as audit_config
 from configs import finetune as finetune_config
+from latent_audit.data.judge_self_test import PAIRS
 from latent_audit.errors import InputError
 from latent_audit.experiments import scorers, tasks
 from latent_audit.experiments.judging import agreement
@@ -18,6 +19,7 @@ from latent_audit.judges import Judge
 from latent_audit.runtime import runlog
 from tests.experiments.audit.test_latent_job import small_config
 from tests.support.checkpoints import tiny_checkpoint
+from tests.support.judge_server import serving
 
 
 def long_or_short(prompts, responses):
@@ -63,18 +65,28 @@ def main(*words):
     return command.run(list(words), ends.Run())
 
 
-def test_a_run_judged_again_has_the_tables_of_one_with_that_judge_from_the_start(tmp_path, other):
-    path = tiny_checkpoint("llama3", tmp_path / "model")
-    old, start = tmp_path / "old", tmp_path / "start"
-    config = small_config(path, **{"generation.save": True, "generation.samples": 2})
-    tasks.run_in(config, old)
+QUICK = {"attack.layers": "L1", "attack.budgets": (0.05,), "attack.steps": 2, "generation.samples": 1}
+
+
+@pytest.fixture(scope="module")
+def old_run(tmp_path_factory):
+    """(config, workdir) of a finished run that saved its answers, judged by phrases."""
+    place = tmp_path_factory.mktemp("rejudge")
+    config = small_config(tiny_checkpoint("llama3", place / "model"), **QUICK, **{"generation.save": True})
+    tasks.run_in(config, place / "old")
+    return config, place / "old"
+
+
+def test_a_run_judged_again_has_the_tables_of_one_with_that_judge_from_the_start(tmp_path, other, old_run):
+    config, old = old_run
+    start, new = tmp_path / "start", tmp_path / "new"
     before = files_of(old)
-    assert main("rejudge", str(old), "--config.judge.kind=endpoint") == 0
+    assert main("rejudge", str(old), "--config.judge.kind=endpoint", f"--workdir={new}") == 0
     # The old run is as it was, the new one lies beside it.
     assert files_of(old) == before
+    config = config.copy_and_resolve_references()
     config.judge.kind = "endpoint"
     tasks.run_in(config, start)
-    new = tmp_path / "old-rejudged"
     for name in ("metrics.csv", "audit.csv"):
         assert (new / name).read_bytes() == (start / name).read_bytes()
         assert (new / name).read_bytes() != (old / name).read_bytes()
@@ -91,6 +103,40 @@ def test_a_run_judged_again_has_the_tables_of_one_with_that_judge_from_the_start
     assert "Two judges" in (new / "report.html").read_text()
 
 
+def test_an_endpoint_is_asked_once_about_what_was_judged(tmp_path, old_run, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    done = {pair.done for pair in PAIRS}
+    refused = {pair.refused for pair in PAIRS}
+
+    def answer(body, number):
+        pair = json.loads(body["messages"][1]["content"])
+        if pair["answer"] in done | refused:
+            return "yes" if pair["answer"] in done else "no"
+        return ("yes", "no", "perhaps")[len(pair["answer"]) % 3]
+
+    with serving(answer) as server:
+        words = ("rejudge", str(old_run[1]), f"--workdir={tmp_path / 'new'}", "--config.judge.kind=endpoint")
+        words += (f"--config.judge.url={server.url}", "--config.judge.model=stub")
+        assert main(*words, "--dry-run") == 0 and not server.asked and not (tmp_path / "new").exists()
+        assert main(*words) == 0
+        asked = len(server.asked)
+        tables = (tmp_path / "new" / "audit.csv").read_bytes()
+        assert main(*words) == 0
+    assert len(server.asked) == asked > 16 and (tmp_path / "new" / "audit.csv").read_bytes() == tables
+    record = json.loads((tmp_path / "new" / "report.json").read_text())
+    assert record["inputs"]["judge_self_test"]["right"] == 16
+    assert record["inputs"]["judge"] == {
+        "name": f"stub at {server.url.split('/')[2]}, yes or no",
+        "is_fallback": False,
+        "form": "auto",
+        "url": server.url,
+        "model": "stub",
+    }
+    lines = pd.read_csv(tmp_path / "new" / "audit.csv").query("measure == 'judge_unparsed'")
+    assert lines["n"].item() > 5 and lines["lo"].item() <= lines["value"].item() <= lines["hi"].item()
+
+
 @pytest.mark.slow
 def test_a_whole_audit_judged_again_is_one_with_that_judge_from_the_start(tmp_path, other):
     path = tiny_checkpoint("llama3", tmp_path / "model")
@@ -105,7 +151,7 @@ def test_a_whole_audit_judged_again_is_one_with_that_judge_from_the_start(tmp_pa
 
 def test_two_tiers_are_a_run_with_the_small_judge_whose_answers_the_final_one_judges(tmp_path, other):
     path = tiny_checkpoint("llama3", tmp_path / "model")
-    config = small_config(path, **{"judge.kind": "endpoint", "judge.live_kind": "refusal"})
+    config = small_config(path, **QUICK, **{"judge.kind": "endpoint", "judge.live_kind": "refusal"})
     tasks.run_in(config, tmp_path / "tiers")
     final, live = (
         pd.read_csv(place / "metrics.csv") for place in (tmp_path / "tiers", tmp_path / "tiers" / tiers.LIVE)
