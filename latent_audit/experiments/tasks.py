@@ -123,7 +123,8 @@ def outline(config, workdir: pathlib.Path) -> list[str]:
             f"prompts: {section.harmful_count} of {section.harmful}, {section.benign_count} of {section.benign}"
         )
     if "judge" in subject:
-        lines.append(f"judge: {subject.judge.kind}; reward: {subject.reward.kind}")
+        live = f", live {subject.judge.live_kind}" if subject.judge.get("live_kind") else ""
+        lines.append(f"judge: {subject.judge.kind}{live}; reward: {subject.reward.kind}")
     return lines
 
 
