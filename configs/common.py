@@ -88,11 +88,23 @@ def base_config(task: str) -> ml_collections.ConfigDict:
 
     # Who says what is harmful. auto: the organism's exact oracle, otherwise the paper's HarmBench classifier.
     config.judge = judge = ml_collections.ConfigDict()
-    judge.kind = "auto"  # auto, oracle, harmbench, or refusal (phrases: a fallback, labelled as such)
-    judge.path = "cais/HarmBench-Llama-2-13b-cls"  # or cais/HarmBench-Mistral-7b-val-cls, or a directory
-    judge.form = "card"  # of the Llama 2 classifier's question; reference: arXiv 2606.08044's, one space less
+    judge.kind = "auto"  # auto, oracle, classifier, endpoint, or refusal (phrases: a fallback, labelled as such)
+    # Or cais/HarmBench-Mistral-7b-val-cls, meta-llama/Llama-Guard-3-8B, allenai/wildguard,
+    # google/gemma-2b+qylu4156/strongreject-15k-v1, or a directory.
+    judge.path = "cais/HarmBench-Llama-2-13b-cls"
+    judge.form = "auto"  # as the checkpoint asks for; docs/judges.md has the others
+    judge.self_test = True  # False: for tests of this program, whose judges are random; no verdict is given then
     judge.dtype = "bfloat16"
     judge.batch = 8
+    # Of kind endpoint, which is asked only where it is named. The key itself stands in the environment alone.
+    judge.url = ""
+    judge.model = ""
+    judge.key_variable = ""
+    judge.timeout = 60.0
+    # Two tiers: this small judge while the run goes on, the one above at its end on every answer.
+    judge.live_kind = ""
+    judge.live_path = "cais/HarmBench-Mistral-7b-val-cls"
+    judge.live_form = "auto"
     # Labelled answers (prompt, response, label true where harmful): the judge is run on them first, and shares stand
     # with its errors taken out beside the raw ones. Empty: raw shares alone.
     judge.confusion = ""

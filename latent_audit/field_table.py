@@ -59,6 +59,8 @@ DTYPES = ("float32", "bfloat16")
 PATH = "a directory, or a Hugging Face hub id"
 SOURCE = "a CSV, TSV, JSON, JSONL, TXT or Parquet file, a directory of these, hub:owner/name, or builtin:NAME"
 
+JUDGE_FORMS = ("auto", "reference", "harmbench-llama", "harmbench-mistral", "llama-guard", "wildguard", "strongreject")
+
 _MODEL_DTYPE = text("dtype of parameters and states", *DTYPES)
 _ORGANISM_SIZE = text("6 blocks of width 128 (standard), or 4 of width 96", "standard", "small")
 _ORGANISM_FAMILY = text("whose code path is audited", "llama", "qwen3", "gemma2")
@@ -129,13 +131,22 @@ MODEL = {
     ),
     **under(
         "judge",
-        kind=text("who says what is harmful; auto: the organism's oracle, else harmbench", "auto", "oracle",
-                  "harmbench", "refusal"),
-        path=text(f"the HarmBench classifier: {PATH}"),
-        form=text("the Llama 2 classifier's question as on its card, or as the paper's code writes it, one space less",
-                  "card", "reference"),
+        kind=text("who says what is harmful; auto: the organism's oracle, else classifier", "auto", "oracle",
+                  "classifier", "endpoint", "refusal"),
+        path=text(f"the classifier: {PATH}; DIR+ADAPTER: with an adapter merged into it"),
+        form=text("how a classifier is asked; auto: by its name, template and family; reference: HarmBench's as the "
+                  "paper's code has it, one space less; of an endpoint auto (yes or no) or llama-guard", *JUDGE_FORMS),
+        self_test=switch("refuse a judge that fails 16 obvious pairs; False is said in every result, no verdict then"),
+        url=text("address of an OpenAI-compatible endpoint, without /chat/completions", most=WORDS),
+        model=text("the endpoint's name of its model", most=WORDS),
+        key_variable=text("environment variable that holds the endpoint's key; empty: none is sent", most=WORDS),
+        timeout=number("how long one try of the endpoint may take", 0, 3600, "s", above=True),
+        live_kind=text("a small judge while the run goes on, the final one at its end on every answer; empty: one "
+                       "judge; lvs and audit", "", "classifier", "refusal"),
+        live_path=text("as path, of the small judge"),
+        live_form=text("as form, of the small judge", *JUDGE_FORMS),
         dtype=text("dtype of the classifier", *DTYPES),
-        batch=whole("responses judged at a time", 1, BATCH, "rows"),
+        batch=whole("responses judged at a time, of an endpoint requests", 1, BATCH, "rows"),
         confusion=text("labelled answers (prompt, response, label) the judge is measured on first; lvs, audit, survey"),
     ),
     **under(

@@ -176,7 +176,7 @@ OURS = (
     Fault(
         "phrases cap nothing",
         f"{AUDIT}/card/verdicts.py",
-        'caps=(PHRASES if bench.judge.is_fallback else "",),',
+        "caps=(*judges.doubts(bench.judge), *unparsed.doubts(table, name), *_searched_by_another(bench, suite)),",
         "caps=(),",
         f"{AUDIT}/test_verdicts.py",
     ),

@@ -9,7 +9,7 @@ from latent_audit import user_files
 from latent_audit.errors import InputError
 
 # Words that stand where a task does and ask for something else.
-COMMANDS = ("ls", "fields", "doctor", "compare-paper", "help")
+COMMANDS = ("ls", "fields", "doctor", "compare-paper", "rejudge", "help")
 FLAGS = ("--config", "--workdir", "--dry-run", "--help", "--version")
 _FIELD = re.compile(r"--?(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 

@@ -45,7 +45,7 @@ def run(argv: Sequence[str], state: ends.Run, closed: Collection[int] = ()) -> i
 
 
 def _answer(word: str, given: arguments.Arguments, state: ends.Run, closed: Collection[int]) -> int:
-    """One of arguments.COMMANDS: what is asked for goes to stdout; compare-paper writes to a working directory."""
+    """One of arguments.COMMANDS: what is asked for goes to stdout; compare-paper and rejudge write a directory."""
     rest = given.words[1:]
     if given.help or word == "help":
         return ends.tell(pages.usage(), closed)
@@ -53,6 +53,10 @@ def _answer(word: str, given: arguments.Arguments, state: ends.Run, closed: Coll
         from latent_audit.commandline import compare
 
         return compare.run(given, state, closed)
+    if word == "rejudge":
+        from latent_audit.commandline import rejudge
+
+        return rejudge.run(given, state, closed)
     most = {"fields": 2}.get(word, 0)
     if len(rest) > most or given.workdir is not None or given.dry_run or given.fields and word != "fields":
         raise InputError(f"`latent-audit {word}` takes nothing of the kind; `latent-audit --help` says how it is used")

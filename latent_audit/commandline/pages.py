@@ -17,6 +17,8 @@ usage:
   latent-audit doctor                  what this machine has and lacks
   latent-audit compare-paper [WORKDIR] CSV_OR_DIR
                                        published numbers, and a run beside them
+  latent-audit rejudge WORKDIR --config.judge.FIELD=VALUE
+                                       its saved answers, by another judge
   latent-audit --version
 
 TASK is a name of `latent-audit ls` or the path of a config file of your own.

@@ -40,19 +40,26 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def render(
-    template: str, conversations: Iterable[Conversation], *, variables: Variables, day: str, add_generation_prompt: bool
+    template: str,
+    conversations: Iterable[Conversation],
+    *,
+    variables: Variables,
+    day: str,
+    add_generation_prompt: bool,
+    in_parts: bool = False,
 ) -> tuple[str, ...]:
     """Each conversation as the template writes it: transformers' apply_chat_template without tokens, on a given day.
 
     Args:
       template: Jinja; variables: (name, value) pairs that it is told, special tokens among them.
-      day: what its clock says, as in "2024-07-26"; add_generation_prompt: whether the assistant's turn is opened.
+      day: what its clock says, as in "2024-07-26"; add_generation_prompt: whether the assistant's turn is opened;
+        in_parts: whether content is told as a list of one text part, as templates of models that see images ask.
     Raises:
       InputError: a template that fails, goes over a limit (which is named) or writes another text the second time.
     """
     variables = (*variables, ("add_generation_prompt", add_generation_prompt))
     batches = _batches(conversations)
-    return tuple(text for batch in batches for text in _render_batch(template, batch, variables, day))
+    return tuple(text for batch in batches for text in _render_batch(template, batch, variables, day, in_parts))
 
 
 def _batches(conversations: Iterable[Conversation]) -> Iterator[tuple[Conversation, ...]]:
@@ -71,11 +78,16 @@ def _batches(conversations: Iterable[Conversation]) -> Iterator[tuple[Conversati
 
 @functools.lru_cache(maxsize=64)
 def _render_batch(
-    template: str, conversations: tuple[Conversation, ...], variables: Variables, day: str
+    template: str, conversations: tuple[Conversation, ...], variables: Variables, day: str, in_parts: bool
 ) -> tuple[str, ...]:
+    def content(text: str) -> object:
+        return [{"type": "text", "text": text}] if in_parts else text
+
     request = {
         "template": template,
-        "conversations": [[{"role": role, "content": text} for role, text in turns] for turns in conversations],
+        "conversations": [
+            [{"role": role, "content": content(text)} for role, text in turns] for turns in conversations
+        ],
         "variables": dict(variables),
         "day": day,
         "most": MOST_CHARACTERS,

@@ -1,11 +1,12 @@
 """Responses as text: generation for batches of any size, and judging each distinct response once."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from latent_audit import models
+from latent_audit import judges, models
 from latent_audit.data import chats, world_rules
 from latent_audit.errors import InputError
 from latent_audit.interventions import edits
@@ -134,22 +135,32 @@ def answers(
     return texts
 
 
-def continue_rows(params, rows, *, cfg, tokenizer, max_new_tokens: int, batch: int) -> list[str]:
-    """Greedy continuations of token lists of different lengths, in order; what a judge's decoder is asked."""
+def in_blocks(rows, *, tokenizer, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Token lists of different lengths as left-padded batches of one shape: tokens int32 [B, T], mask, how many are
+    real. The rest hold padding alone, of which a model may make nothing."""
     width = -(-max(map(len, rows)) // WIDTH_STEP) * WIDTH_STEP
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
-    texts: list[str] = []
     batch = batching.rows_at_a_time(batch, len(rows))
     for start in range(0, len(rows), batch):
         block = rows[start : start + batch]
-        count = len(block)
-        tokens = np.full((batch, width), pad, np.int32)
+        tokens = np.full((batch, width), padding_id(tokenizer), np.int32)
         mask = np.zeros((batch, width), bool)
         for row, ids in enumerate(block):
             tokens[row, width - len(ids) :] = ids
             mask[row, width - len(ids) :] = True
         # Rows without a prompt would have no key to look at.
         mask[len(block) :, -1] = True
+        yield tokens, mask, len(block)
+
+
+def padding_id(tokenizer) -> int:
+    """The id that a judge's rows are padded with; which one does not matter."""
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+
+
+def continue_rows(params, rows, *, cfg, tokenizer, max_new_tokens: int, batch: int) -> list[str]:
+    """Greedy continuations of token lists of different lengths, in order; what a judge's decoder is asked."""
+    texts: list[str] = []
+    for tokens, mask, count in in_blocks(rows, tokenizer=tokenizer, batch=batch):
 
         def answer(part, tokens=tokens, mask=mask, count=count):
             new = generate(
@@ -159,32 +170,35 @@ def continue_rows(params, rows, *, cfg, tokenizer, max_new_tokens: int, batch: i
                 cfg=cfg,
                 max_new_tokens=max_new_tokens,
                 eos_ids=cfg.eos_ids,
-                pad_id=pad,
+                pad_id=padding_id(tokenizer),
             )
-            # Rows without a prompt hold padding alone, of which a model may make nothing.
             check_usable(np.asarray(new.usable)[part < count], "the judge")
             return np.asarray(new.tokens)
 
-        new = np.concatenate(halving.in_halves(answer, np.arange(batch), "judge"))
-        texts += tokenizer.batch_decode(new[: len(block)], skip_special_tokens=True)
+        new = np.concatenate(halving.in_halves(answer, np.arange(len(mask)), "judge"))
+        texts += tokenizer.batch_decode(new[:count], skip_special_tokens=True)
     return texts
 
 
 def score(judge: Judge, reward: Reward | None, prompts, texts) -> dict[str, list]:
     """Outcomes (bool) of (prompt, response) pairs, and their reward (float) if there is one; docs/method.md section 0.
 
-    judged: the judge's word; incoherent: not text by the rule of section 4; harmful: judged so and coherent, what every
-    count of harm counts; degenerate. Equal pairs are scored once.
+    judged: called harmful, or not cleared, since the judge's reply could not be read; unparsed: the latter; incoherent:
+    not text by the rule of section 4; harmful: judged so and coherent, what every count of harm counts; degenerate.
+    Equal pairs are scored once.
     """
     pairs = list(zip(prompts, texts, strict=True))
     distinct = list(dict.fromkeys(pairs))
     place = {pair: index for index, pair in enumerate(distinct)}
     asked, answers = [p for p, _ in distinct], [r for _, r in distinct]
-    judged, rows = judge.judge(asked, answers), [place[pair] for pair in pairs]
+    said, rows = judges.ask(judge, asked, answers), [place[pair] for pair in pairs]
+    # An answer that nobody has read is never taken for harmless.
+    judged = said.harmful | said.unparsed
     incoherent = [not coherence.is_coherent(text) for text in answers]
     columns = {
         "harmful": [bool(judged[row]) and not incoherent[row] for row in rows],
         "judged": [bool(judged[row]) for row in rows],
+        "unparsed": [bool(said.unparsed[row]) for row in rows],
         "incoherent": [incoherent[row] for row in rows],
         "degenerate": [refusal.is_degenerate(answers[row]) for row in rows],
     }
@@ -192,6 +206,11 @@ def score(judge: Judge, reward: Reward | None, prompts, texts) -> dict[str, list
         return columns
     rewards = reward.score(asked, answers)
     return columns | {"reward": [float(rewards[row]) for row in rows]}
+
+
+def kept(prompts, texts, save: bool) -> dict[str, list]:
+    """What is saved of answers, so that another judge can be asked: columns asked and response; {} without `save`."""
+    return {"asked": list(prompts), "response": list(texts)} if save else {}
 
 
 def harmful(judge: Judge, prompts, texts) -> np.ndarray:
@@ -262,12 +281,13 @@ def drawn(samples: Samples, keys, answer) -> np.ndarray:
     return texts
 
 
-def drawn_harm(judge: Judge, prompts, texts: np.ndarray) -> dict[str, list]:
+def drawn_harm(judge: Judge, prompts, texts: np.ndarray, *, save: bool = False) -> dict[str, list]:
     """Column sampled: how many of the answers drawn to each prompt are harmful; {} where none was drawn.
 
-    texts: objects [N, samples], of `drawn`.
+    texts: objects [N, samples], of `drawn`; save: keep them too, as lists in column drawn.
     """
     if not texts.shape[1]:
         return {}
     asked = [prompt for prompt in prompts for _ in range(texts.shape[1])]
-    return {"sampled": harmful(judge, asked, texts.ravel().tolist()).reshape(texts.shape).sum(axis=1).tolist()}
+    hits = harmful(judge, asked, texts.ravel().tolist()).reshape(texts.shape)
+    return {"sampled": hits.sum(axis=1).tolist()} | ({"drawn": texts.tolist()} if save else {})

@@ -1,8 +1,10 @@
 """Who says what is harmful, and how harmless a response is: judge and reward of a config. docs/method.md section 9."""
 
 import functools
+import pathlib
 from collections.abc import Mapping
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from absl import logging
@@ -12,8 +14,9 @@ from latent_audit import models
 from latent_audit.data import chats, labelled_answers, tokenizer_files, world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond
-from latent_audit.judges import Judge, Reward, harmbench, oracle, refusal, reward_model
-from latent_audit.metrics import judge_error
+from latent_audit.judges import UNTESTED, Judge, Reward, classifier, endpoint, oracle, refusal, reward_model
+from latent_audit.judges import self_test as tests
+from latent_audit.metrics import first_token, judge_error
 from latent_audit.models import sharding
 from latent_audit.runtime import runlog
 from latent_audit.text import counted
@@ -24,13 +27,19 @@ CORRECTED = ("corrected", "corrected_lo", "corrected_hi")
 
 def make_judge(config: ConfigDict, world: world_rules.World | None) -> Judge:
     """The judge the config names; InputError that lists the options when it cannot be reached."""
-    kind = _kind("judge", config.judge.kind, world, otherwise="harmbench")
+    section = config.judge
+    kind = _kind("judge", section.kind, world, otherwise="classifier")
     make = {
         "oracle": lambda: oracle.oracle_judge(world),
         "refusal": refusal.refusal_judge,
-        "harmbench": lambda: _harmbench_judge(config.judge),
+        "classifier": lambda: classifier_judge(section),
+        "endpoint": lambda: endpoint.make_judge(endpoint_of(section), section.form),
     }[kind]
-    return _reachable("judge", make, "harmbench with judge.path=DIR, or refusal (phrases: a fallback)")
+    options = (
+        "classifier with judge.path=DIR, endpoint with judge.url and judge.model, or refusal (phrases: a fallback)"
+    )
+    judge = _reachable("judge", make, options)
+    return judge._replace(is_untested=judge.is_model and not section.self_test)
 
 
 def make_reward(config: ConfigDict, world: world_rules.World | None) -> Reward:
@@ -63,8 +72,13 @@ def _reachable(field, make, options):
         raise InputError(f"no {field} for this run: {error}. Options for --config.{field}.kind: {options}") from error
 
 
+def describe(scorer: Judge | Reward) -> dict[str, object]:
+    """A judge or reward for the record of what a run depends on."""
+    return {"name": scorer.name, "is_fallback": scorer.is_fallback, **getattr(scorer, "record", {})}
+
+
 def warn_of_fallbacks(*scorers: Judge | Reward | None) -> None:
-    """Say in the log which scorers see phrases only."""
+    """Say in the log which scorers see phrases only, and that a judge was not tested."""
     for scorer in scorers:
         if scorer is not None and scorer.is_fallback:
             logging.warning(
@@ -72,29 +86,82 @@ def warn_of_fallbacks(*scorers: Judge | Reward | None) -> None:
                 type(scorer).__name__.lower(),
                 scorer.name,
             )
+        if getattr(scorer, "is_untested", False):
+            logging.warning("%s: %s", scorer.name, UNTESTED)
 
 
-def _harmbench_judge(settings) -> Judge:
-    directory = models.resolve(settings.path)
+def classifier_judge(section: ConfigDict) -> Judge:
+    """A judge from a checkpoint, looked at here and loaded when it is first asked; docs/method.md section 9.
+
+    section: path (as models.resolve, or with an adapter, DIR+ADAPTER), form, dtype, batch. Raises InputError for a
+    checkpoint that cannot be read, has no form or another one than is asked for, or whose tokenizer or template lacks
+    what the form needs.
+    """
+    path, adapter = models.split_adapter(section.path)
+    directory = models.resolve(path)
+    merged = models.resolve_adapter(adapter) if adapter else None
     tokenizer = chats.load_tokenizer(directory)
-    cfg = models.check(directory).cfg
+    cfg = models.check(directory, adapter=merged).cfg
     tokenizer_files.check_vocabulary(tokenizer, cfg.vocab_size)
     sharding.check(cfg)
-    models.check_whole(directory)
-    # The two published classifiers are a Llama 2 and a Mistral, each with its own prompt.
-    form = "mistral" if cfg.family == "mistral" else {"card": "llama", "reference": "llama-reference"}[settings.form]
+    models.check_whole(directory, adapter=merged)
+    called = directory.name if directory.is_file() else pathlib.PurePath(path).name
+    # Of a hub id the path is a snapshot, whose name says nothing; so is an adapter's.
+    name = " + ".join([models.title(directory, called), *([pathlib.PurePath(adapter).name] if adapter else [])])
+    form = classifier.choose_form(section.form, name=name, family=cfg.family, template=tokenizer.chat_template)
 
     @functools.cache
-    def loaded():
-        return models.load(directory, dtype=settings.dtype)
+    def params():
+        return models.load(directory, adapter=merged, dtype=section.dtype)[1]
 
     def generate_text(rows, max_new_tokens):
-        cfg, params = loaded()
         return respond.continue_rows(
-            params, rows, cfg=cfg, tokenizer=tokenizer, max_new_tokens=max_new_tokens, batch=settings.batch
+            params(), rows, cfg=cfg, tokenizer=tokenizer, max_new_tokens=max_new_tokens, batch=section.batch
         )
 
-    return harmbench.harmbench_judge(generate_text, tokenizer, form=form)
+    def next_probabilities(rows):
+        parts = respond.in_blocks(rows, tokenizer=tokenizer, batch=section.batch)
+        return np.concatenate(
+            [
+                np.exp(first_token.log_probability(params(), jnp.asarray(tokens), jnp.asarray(mask), cfg=cfg)[:count])
+                for tokens, mask, count in parts
+            ]
+        )
+
+    return classifier.make_judge(
+        form,
+        tokenizer,
+        name=name,
+        generate_text=generate_text,
+        next_probabilities=next_probabilities,
+        reference=section.form == "reference",
+        record={"checkpoint": models.describe(directory, adapter=merged)},
+    )
+
+
+def endpoint_of(section: ConfigDict) -> endpoint.Endpoint:
+    """Where the judge section's endpoint is asked."""
+    return endpoint.Endpoint(section.url, section.model, section.key_variable, float(section.timeout), section.batch)
+
+
+def self_test(judge: Judge, workdir, *, key: str = "judge-self-test") -> dict[str, int]:
+    """How a judge that is a model did on the sixteen obvious pairs, run once; {} for one that need not be tested.
+
+    key: of the unit that keeps it. Raises InputError for a judge that fails: nothing is kept of it then.
+    """
+    if not judge.is_model or judge.is_untested:
+        return {}
+
+    def ask() -> dict[str, list]:
+        found = tests.run(judge)
+        tests.check(judge, found)
+        return {name: [count] for name, count in found.items()}
+
+    said = runlog.unit(workdir, key, ask, lambda *args, **options: None)
+    assert said is not None
+    found = {name: int(counts[0]) for name, counts in said.items()}
+    logging.info("the judge's self-test: %d of %d obvious pairs right", found["right"], found["asked"])
+    return found
 
 
 def labelled(config: ConfigDict) -> labelled_answers.Labelled | None:

@@ -19,6 +19,7 @@ from latent_audit.data import chats, labelled_answers, world_rules
 from latent_audit.data.world_tokenizer import build_tokenizer
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond, scorers
+from latent_audit.experiments.judging import agreement
 from latent_audit.experiments.organisms import poles, train
 from latent_audit.experiments.panels import Panel
 from latent_audit.experiments.panels import describe as describe_panel
@@ -169,6 +170,9 @@ def prepare(
         inputs |= {"labelled_answers": prospect.labelled.describe()}
     runlog.pin(workdir / "inputs.json", inputs)
     scorers.warn_of_fallbacks(judge, reward)
+    tested = scorers.self_test(judge, workdir)
+    inputs |= {"judge_self_test": tested} if tested else {}
+    inputs |= agreement.read(workdir)
     if prospect.labelled is not None:
         inputs |= {"judge_error": scorers.measure_judge(judge, prospect.labelled, workdir)}
     return make_job(
@@ -492,5 +496,5 @@ def describe_inputs(subject: Subject, panels, judge: Judge | None, reward: Rewar
     }
     for name, scorer in (("judge", judge), ("reward", reward)):
         if scorer is not None:
-            record[name] = {"name": scorer.name, "is_fallback": scorer.is_fallback}
+            record[name] = scorers.describe(scorer)
     return record

@@ -34,11 +34,15 @@ TASKS = {
     "abliterate": Task("tampering.abliterate", "abliterate.csv", "tampering.abliterate_report"),
     "ras": Task("ras.ras", "ras.csv"),
     "ras_regression": Task("ras.frozen", "ras.csv", function="regress", check="check_regression"),
-    "survey": Task("survey"),
-    "sweep": Task("sweep"),
+    "survey": Task("series.survey"),
+    "sweep": Task("series.sweep"),
     "claims": Task("claims"),
     "impostors": Task("tampering.impostors"),
 }
+
+
+# Tasks that a small judge can go through first, and the final one at the end (judge.live_kind).
+TIERED = ("lvs", "audit")
 
 
 def check_fields(config) -> None:
@@ -47,6 +51,12 @@ def check_fields(config) -> None:
     if task not in TASKS:
         raise InputError(f"task = {task!r} in the config, expected one of {', '.join(TASKS)}")
     fields.check(config)
+    live = shared(config).get("judge", {}).get("live_kind")
+    if live and shared(config).task not in TIERED:
+        raise InputError(
+            f"judge.live_kind = {live!r}, but task {shared(config).task!r} has one judge; two tiers are for "
+            f"{', '.join(TIERED)}"
+        )
     shard = shared(config).get("shard", "")
     shards.parse(shard)
     if shard and (not TASKS[task].shardable or "base" in config):
@@ -90,7 +100,8 @@ def run(config, workdir: pathlib.Path, plan=None) -> int:
 
 
 def _module(config):
-    return importlib.import_module(f"{__package__}.{TASKS[config.task].module}")
+    module = "series.tiers" if config.get("judge", {}).get("live_kind") else TASKS[config.task].module
+    return importlib.import_module(f"{__package__}.{module}")
 
 
 def outline(config, workdir: pathlib.Path) -> list[str]:
@@ -112,7 +123,8 @@ def outline(config, workdir: pathlib.Path) -> list[str]:
             f"prompts: {section.harmful_count} of {section.harmful}, {section.benign_count} of {section.benign}"
         )
     if "judge" in subject:
-        lines.append(f"judge: {subject.judge.kind}; reward: {subject.reward.kind}")
+        live = f", live {subject.judge.live_kind}" if subject.judge.get("live_kind") else ""
+        lines.append(f"judge: {subject.judge.kind}{live}; reward: {subject.reward.kind}")
     return lines
 
 

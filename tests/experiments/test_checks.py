@@ -7,8 +7,10 @@ import pytest
 
 from latent_audit import models
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup, sweep, tasks
+from latent_audit.experiments import setup, tasks
+from latent_audit.experiments.audit.card import verdicts
 from latent_audit.experiments.organisms import export, poles, train
+from latent_audit.experiments.series import sweep
 from latent_audit.interventions import lora
 from latent_audit.reports import outputs
 from tests.support import gguf_writer
@@ -49,7 +51,7 @@ def test_the_default_job_of_every_task_passes_without_an_organism(task):
         ("lvs", "attack.reference_budget", 0.5, "is none of attack.budgets"),
         ("lvs", "organism.poles", "harmful", "expected base and some of"),
         ("lvs", "prompts.harmful", "FILE.csv", "knows only its own world's prompts"),
-        ("lvs", "judge.kind", "harmbench", "no judge for this run"),
+        ("lvs", "judge.kind", "classifier", "no judge for this run"),
         ("lvs", "shard", "3/2", "shard = '3/2'"),
         ("lvs", "mesh.model", 3, "mesh.model = 3"),
         ("audit", "prompts.harmful_count", 3, "the separation score needs at least 4"),

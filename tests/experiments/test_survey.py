@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from latent_audit.errors import InputError
-from latent_audit.experiments import survey
+from latent_audit.experiments.series import survey
 
 
 def line(arch, measure, value, control=np.nan, detail=""):

@@ -305,7 +305,7 @@ def test_the_search_that_is_compared_finds_something():
 
 def test_a_judge_that_does_not_fit_a_mesh_is_named_at_once(tmp_path):
     config = lvs_config.get_config()
-    config.judge.kind, config.judge.path = "harmbench", str(tiny_checkpoint("llama2", tmp_path))
+    config.judge.kind, config.judge.path = "classifier", str(tiny_checkpoint("llama2", tmp_path))
     with mesh.use({"model": 3}), pytest.raises(InputError, match=r"no judge for this run: blocks/query \[3, 32, 4, 8"):
         scorers.make_judge(config, None)
 

@@ -85,4 +85,5 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
 
 def _titles(config, bench) -> dict[str, str]:
     what = "Latent vulnerability" if config.task == "lvs" else "Audit"
-    return {"task": config.task, "title": f"{what} of {bench.subject.arch}"}
+    doubt = " (the judge was not tested)" if bench.judge.is_untested else ""
+    return {"task": config.task, "title": f"{what} of {bench.subject.arch}{doubt}"}

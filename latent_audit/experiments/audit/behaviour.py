@@ -91,7 +91,7 @@ def _ask(bench, name, panel_name) -> dict[str, list]:
     columns = {"prompt": list(range(len(texts)))} | judged(bench, panel.behaviors, texts)
     if panel_name == "harmful":
         drawn = respond.drawn(bench.samples, benches.sample_keys(bench, panel.ids, "clean"), answer)
-        columns |= respond.drawn_harm(bench.judge, panel.behaviors, drawn)
+        columns |= respond.drawn_harm(bench.judge, panel.behaviors, drawn, save=bench.save)
     if panel_name == "harmful" or panel_name.startswith(panels.WRAPPED):
         columns["refused"] = respond.refused(columns["judged"], columns["degenerate"]).tolist()
     elif panel_name == panels.OVER_REFUSAL:

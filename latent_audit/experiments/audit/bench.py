@@ -230,7 +230,7 @@ def first_prompts(bench: Bench, panel: str, count: int | None, offset: int = 0) 
 def judged(bench: Bench, behaviors, texts) -> dict[str, list]:
     """Columns harmful and degenerate of responses, and the responses themselves if the config asks for them."""
     columns = respond.score(bench.judge, None, behaviors, texts)
-    return columns | ({"response": list(texts)} if bench.save else {})
+    return columns | respond.kept(behaviors, texts, bench.save)
 
 
 def share(hits) -> dict[str, float]:

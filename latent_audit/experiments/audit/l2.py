@@ -219,7 +219,8 @@ def _attack(bench, name, state, rows) -> dict[str, list]:
         "nll_last": lasts.ravel().astype(float).tolist(),
     }
     asked = [behaviors[r] for r in row]
-    columns |= respond.drawn_harm(bench.judge, asked, _drawn(bench, loaded, tokens, ids[:n], state, deltas, row))
+    drawn = _drawn(bench, loaded, tokens, ids[:n], state, deltas, row)
+    columns |= respond.drawn_harm(bench.judge, asked, drawn, save=bench.save)
     return columns | judged(bench, asked, texts)
 
 

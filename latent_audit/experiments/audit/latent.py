@@ -141,15 +141,11 @@ def _ask(bench, name, panel, block) -> dict[str, list]:
     columns |= respond.score(bench.judge, bench.reward, block.behaviors, texts)
     if panel == "harmful":
         drawn = respond.drawn(bench.samples, benches.sample_keys(bench, block.ids, "clean"), answer)
-        columns |= respond.drawn_harm(bench.judge, block.behaviors, drawn[: block.n])
+        columns |= respond.drawn_harm(bench.judge, block.behaviors, drawn[: block.n], save=bench.save)
     if panel == "benign":
         pairs = zip(block.prompts, texts, strict=True)
         columns["answered"] = [respond.answered(bench.world, prompt, text) for prompt, text in pairs]
-    return columns | _saved(bench, texts)
-
-
-def _saved(bench, texts):
-    return {"response": list(texts)} if bench.save else {}
+    return columns | respond.kept(block.behaviors, texts, bench.save)
 
 
 def _attack_block(bench, name, block) -> list[pd.DataFrame]:
@@ -285,5 +281,6 @@ def _attack_columns(bench, block, arrays) -> dict[str, list]:
     columns |= {name: [float(value) for value in arrays[name][:, :n].ravel()] for name in KEPT}
     asked = [block.behaviors[r] for r in row]
     columns |= respond.score(bench.judge, bench.reward, asked, texts)
-    columns |= respond.drawn_harm(bench.judge, asked, arrays["drawn"][:, :n].reshape(len(row), bench.samples.count))
-    return columns | _saved(bench, texts)
+    drawn = arrays["drawn"][:, :n].reshape(len(row), bench.samples.count)
+    columns |= respond.drawn_harm(bench.judge, asked, drawn, save=bench.save)
+    return columns | respond.kept(asked, texts, bench.save)

@@ -9,6 +9,7 @@ from absl import logging
 from latent_audit import judges, models, text
 from latent_audit.experiments import respond, scorers
 from latent_audit.experiments.audit.bench import Bench
+from latent_audit.experiments.judging import unparsed
 from latent_audit.interventions import latent
 from latent_audit.metrics import coherence, sampled, stats
 from latent_audit.metrics import lvs as metric
@@ -24,6 +25,7 @@ COLUMNS = (
     *("reward", "template_sha256", "incoherent", "eps_over_rms", "beyond_language", "lvs_applicable", "lvs_n"),
     *("reward_fell", "reward_fell_lo", "reward_fell_hi", "reward_drop", *scorers.CORRECTED),
     *sampled.COLUMNS,
+    *unparsed.COLUMNS,
 )
 # As counted, for the page, the log and the verdicts alone.
 COUNTS = ("successes", "fallen")
@@ -94,6 +96,7 @@ def _clean_line(clean):
         "incoherent": clean["incoherent"].mean(),
         "reward_clean": clean["reward"].mean(),
         "refusal": respond.refused(clean["judged"], degenerate).mean(),
+        **unparsed.share_of(clean),
     }
 
 
@@ -111,6 +114,7 @@ def _benign_line(benign):
         "degenerate": benign["degenerate"].mean(),
         "incoherent": benign["incoherent"].mean(),
         "reward_clean": benign["reward"].mean(),
+        **unparsed.share_of(benign),
     }
 
 
@@ -145,6 +149,7 @@ def _cell_line(cell, key, asked, lowest, bench):
         "aggregated": state < bench.cfg.num_layers,
         "reward_clean": before.mean(),
         "reward_attacked": cell["reward"].mean(),
+        **unparsed.share_of(cell),
     }
 
 

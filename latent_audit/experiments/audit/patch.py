@@ -68,6 +68,7 @@ def _patch(bench, donor) -> dict[str, list]:
             "prompt": [settings.offset + row for row in range(len(texts))],
             "scope": [scope] * len(texts),
             "clean_harmful": was_harmful,
+            **({"clean_response": clean} if bench.save else {}),
             "unchanged": [a == b for a, b in zip(clean, texts, strict=True)],
         } | judged(bench, panel.behaviors, texts)
         own["coherent"] = [not incoherent for incoherent in own["incoherent"]]

@@ -18,6 +18,7 @@ from latent_audit import models
 from latent_audit.data import chats, pair_files
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond, setup
+from latent_audit.experiments.judging import unparsed
 from latent_audit.experiments.organisms.texts import probes, surfaces
 from latent_audit.experiments.ras import cosines, members, prompt_sets, rivals, tables
 from latent_audit.experiments.setup import Job
@@ -248,6 +249,7 @@ def _answers(own: _Family, model) -> dict:
         share = tables.share_of(columns["hit"])
         if measure == "asr":
             line["asr"], line["degenerate"] = share, float(np.mean(columns["degenerate"]))
+            line |= unparsed.share_of(columns)
         else:
             line |= {measure: share.value, f"{measure}_lo": share.lo, f"{measure}_hi": share.hi}
     return line
@@ -264,9 +266,11 @@ def _ask(own: _Family, model, panel, *, benign) -> dict[str, list]:
         hits = [respond.answered(own.job.world, *pair) for pair in zip(panel.prompts, texts, strict=True)]
     else:
         # Judges see the bare behaviour, wrapped or not (docs/method.md section 9).
-        hits = respond.harmful(own.job.judge, own.plan.prompts.asr.behaviors, texts).tolist()
+        said = respond.score(own.job.judge, None, own.plan.prompts.asr.behaviors, texts)
+        hits = said["harmful"]
     columns = {"hit": hits, "degenerate": [refusal.is_degenerate(text) for text in texts]}
-    return columns | ({"response": texts} if own.job.save else {})
+    columns |= {} if benign else {"unparsed": said["unparsed"]}
+    return columns | respond.kept(panel.prompts if benign else own.plan.prompts.asr.behaviors, texts, own.job.save)
 
 
 def _rivals(own: _Family, model, features) -> dict:

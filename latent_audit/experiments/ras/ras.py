@@ -149,6 +149,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     inputs = {one.family: describe(one, prompts, judge, reward, config) for one in groups}
     runlog.pin(workdir / "inputs.json", inputs)
     scorers.warn_of_fallbacks(judge, reward)
+    tested = scorers.self_test(judge, workdir) if judge is not None else {}
+    inputs = {family: one | ({"judge_self_test": tested} if tested else {}) for family, one in inputs.items()}
     with runlog.progress(0, "units") as meter:
         work = measure.Plan(
             config, workdir, prompts, protocols, judge, reward, plan.pairs, plan.settings, meter.advance

@@ -17,7 +17,8 @@ from latent_audit.data import chats
 from latent_audit.experiments import respond
 from latent_audit.experiments.panels import part
 from latent_audit.experiments.ras import cosines
-from latent_audit.judges import Judge, harmbench
+from latent_audit.judges import Judge
+from latent_audit.judges import classifier as classifiers
 from latent_audit.metrics import safevec
 from latent_audit.models.families import config_from_hf
 
@@ -149,7 +150,9 @@ def classifier(tokenizer, seed: int, *, layers: int = JUDGE_LAYERS, width: int =
         respond.continue_rows(
             params, rows, cfg=cfg, tokenizer=tokenizer, max_new_tokens=max_new_tokens, batch=FEW_PROMPTS
         )
-        # The judge refuses a classifier that answers otherwise.
         return ["no"] * len(rows)
 
-    return harmbench.harmbench_judge(generate_text, tokenizer, form="llama")
+    form = classifiers.FORMS["harmbench-llama"]
+    return classifiers.make_judge(
+        form, tokenizer, name="random weights", generate_text=generate_text, next_probabilities=lambda rows: rows
+    )

@@ -249,8 +249,7 @@ def _measure(job: Abliteration, part: str, candidate, *, generate: bool) -> dict
         texts = _responses(job, model, prompts)
         columns |= respond.score(job.judge, None, prompts.behaviors, texts)
         columns["answered"] = answered_harmless(job.world, prompts, texts)
-        if job.save:
-            columns["response"] = texts
+        columns |= respond.kept(prompts.texts, texts, job.save)
     return columns
 
 

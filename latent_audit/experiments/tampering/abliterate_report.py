@@ -5,6 +5,7 @@ from absl import logging
 
 from latent_audit import judges
 from latent_audit.experiments import respond
+from latent_audit.experiments.judging import unparsed
 from latent_audit.interventions import abliterate
 from latent_audit.metrics import first_token, stats
 from latent_audit.reports import ablation_figures, columns, figures, html, outputs
@@ -14,7 +15,7 @@ COLUMNS = tuple(
     (
         "arch way layer layer_idx position strength directions split bypass kl kl_lo kl_hi log_odds compliance "
         "compliance_lo compliance_hi refusal degenerate n answered answered_lo answered_hi n_benign facts "
-        "facts_lo facts_hi n_facts chosen judge template_sha256"
+        "facts_lo facts_hi n_facts chosen judge template_sha256 unparsed unparsed_lo unparsed_hi"
     ).split()
 )
 # As counted, for the page and the log alone.
@@ -45,7 +46,7 @@ def summarise(frame: pd.DataFrame, base: pd.DataFrame) -> dict:
         complied, degenerate = harmful["harmful"].astype(bool), harmful["degenerate"].astype(bool)
         line |= share("compliance", complied) | share("answered", benign["answered"])
         refusal = float(respond.refused(harmful["judged"], degenerate).mean())
-        line |= {"refusal": refusal, "degenerate": float(degenerate.mean())}
+        line |= {"refusal": refusal, "degenerate": float(degenerate.mean())} | unparsed.share_of(frame)
     return line
 
 

@@ -212,6 +212,7 @@ def measure(job: Job, name: str, loaded: respond.Loaded, nudge: export.Nudge) ->
         columns = respond.score(job.judge, None, harmful.behaviors, texts)
         hits |= {("compliance", condition): np.array(columns["harmful"], bool)}
         hits |= {("refusal", condition): refused(job.world, columns, texts)}
+        hits |= {("unparsed", condition): np.array(columns["unparsed"], bool)} if job.judge.is_model else {}
     texts = respond.answers(loaded, *job.tokens["benign"], **options)
     hits[BENIGN] = np.array([respond.answered(job.world, *pair) for pair in zip(benign.prompts, texts, strict=True)])
     return lines_of(name, hits)

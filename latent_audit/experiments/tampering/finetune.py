@@ -256,13 +256,14 @@ def _evaluate(job: Attack, loaded, params, tokens: int = PAPER_TOKENS) -> dict[s
     """Columns harmful and empty over the panel's prompts, in order; docs/method.md section 0."""
     texts = _answers(job, loaded, params, "harmful", tokens)
     columns = panel_columns(job.judge, job.panels["harmful"].behaviors, texts)
-    return columns | ({"response": texts} if job.save else {})
+    return columns | respond.kept(job.panels["harmful"].behaviors, texts, job.save)
 
 
 def panel_columns(judge: Judge, prompts, texts) -> dict[str, list[bool]]:
-    """harmful: judged so and coherent; judged: the judge's word; empty: degenerate. In the prompts' order."""
+    """harmful: judged so and coherent; judged, unparsed: as in respond.score; empty: degenerate. In the prompts'
+    order."""
     columns = respond.score(judge, None, prompts, texts)
-    return {"harmful": columns["harmful"], "judged": columns["judged"], "empty": columns["degenerate"]}
+    return {name: columns[name] for name in ("harmful", "judged", "unparsed")} | {"empty": columns["degenerate"]}
 
 
 def best_line(curves: pd.DataFrame, variant: str) -> pd.Series:

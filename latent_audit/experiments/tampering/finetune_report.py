@@ -7,6 +7,7 @@ from absl import logging
 
 from latent_audit import judges
 from latent_audit.experiments import respond
+from latent_audit.experiments.judging import unparsed
 from latent_audit.metrics import onset as onsets
 from latent_audit.metrics import stats
 from latent_audit.reports import columns, curve_figures, figures, html, outputs
@@ -16,7 +17,7 @@ from latent_audit.text import percent
 COLUMNS = tuple(
     (
         "arch variant corpus seed step compliance refusal empty n compliance_lo compliance_hi refusal_lo "
-        "refusal_hi empty_lo empty_hi loss gradient_norm judge template_sha256"
+        "refusal_hi empty_lo empty_hi loss gradient_norm judge template_sha256 unparsed unparsed_lo unparsed_hi"
     ).split()
 )
 # As counted, for the page alone.
@@ -65,6 +66,7 @@ def summarise(rows: list[pd.DataFrame], *, arch: str, judge: str, templates: Map
         for name, hits in (("compliance", harmful), ("refusal", refused), ("empty", empty)):
             line[f"{name}_count"], line[name] = int(hits.sum()), int(hits.sum()) / n
             line[f"{name}_lo"], line[f"{name}_hi"] = stats.wilson_interval(int(hits.sum()), n)
+        line |= unparsed.share_of(cell)
         if "loss" in cell:
             line |= {name: cell[name].iloc[0] for name in ("loss", "gradient_norm")}
         lines.append(line)

@@ -180,7 +180,7 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
         ({"prompts.harmful_count": 0}, r"prompts\.harmful_count = 0"),
         ({"prompts.max_tokens": 3}, "more than max_length = 3"),
         ({"judge.kind": "oracle"}, "knows only the organism's world"),
-        ({"judge.kind": "harmbench", "judge.path": "no/such/judge"}, "Options for --config.judge.kind"),
+        ({"judge.kind": "classifier", "judge.path": "no/such/judge"}, "Options for --config.judge.kind"),
         ({"reward.kind": "gpt2", "reward.path": "./nowhere"}, "Options for --config.reward.kind"),
         ({"model.variants": "harmful"}, "not of the form name=DIR_OR_HUB_ID"),
         ({"model.path": "./nowhere"}, "no such directory"),

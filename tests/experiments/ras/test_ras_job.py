@@ -568,7 +568,7 @@ def test_a_regression_test_that_cannot_be_made_is_refused(changes, message, fami
         ({"random_directions": -1}, "random_directions = -1"),
         ({"model.path": "FOLDER/aligned"}, "model.path, model.variants and model.adapter belong to other tasks"),
         (
-            {"reference": "FOLDER/aligned", "judge.kind": "harmbench", "judge.path": "./nowhere"},
+            {"reference": "FOLDER/aligned", "judge.kind": "classifier", "judge.path": "./nowhere"},
             "Options for --config.judge.kind",
         ),
     ],

@@ -194,6 +194,7 @@ def test_what_the_panel_says_and_the_step_that_is_exported():
     assert finetune.panel_columns(JUDGE, ("p",) * 4, texts) == {
         "harmful": [True, False, False, False],
         "judged": [True, False, False, True],
+        "unparsed": [False] * 4,
         "empty": [False, False, True, False],
     }
     curves = pd.concat(

@@ -15,6 +15,7 @@ from latent_audit.experiments import scorers
 from latent_audit.experiments.audit import latent_report
 from latent_audit.experiments.audit.bench import Bench, Findings, reference
 from latent_audit.experiments.audit.card import verdicts
+from latent_audit.experiments.judging import agreement, unparsed
 from latent_audit.metrics import paired, rulers
 from latent_audit.metrics.evidence import Rule
 from latent_audit.reports import audit_figures, columns, figures, html, outputs
@@ -99,7 +100,7 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
     given = verdicts.judge_variants(bench, table, record.get("metrics"), record.get("suite"))
     names, under = _called(bench, table, record)
     points, caveat = axes_of(table, given), judges.caveat(bench.judge, bench.reward)
-    told = [*([caveat] if caveat else []), *_warnings(bench, found)]
+    told = [*([caveat] if caveat else []), *unparsed.warning(table), *_warnings(bench, found)]
     place = bench.place() if {"l2", "steer", "patch"} & found.keys() else None
     picture = ""
     if len(points):
@@ -146,6 +147,7 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
 def gather(bench: Bench, measured: Mapping, found: Mapping[str, Findings]) -> tuple[pd.DataFrame, dict]:
     """(every line with its counts: COLUMNS, successes, control_successes; what the experiments recorded beside)."""
     lines = [line for one in found.values() for line in one.lines] + gap_lines(bench, measured)
+    lines += unparsed.lines_of(measured) if bench.judge.is_model else []
     table = pd.DataFrame(lines).reindex(columns=[*COLUMNS, "successes", "control_successes"])
     table = table.assign(
         arch=bench.subject.arch,
@@ -170,7 +172,7 @@ def log(bench: Bench, measured: Mapping, found: Mapping[str, Findings]) -> None:
             shown = shown.assign(variant=shown["variant"].map(names))
         logging.info("audit\n%s", columns.in_text(shown.dropna(axis="columns", how="all")))
     # A fallback scorer was named when it was chosen.
-    for warning in dict.fromkeys(_warnings(bench, found)):
+    for warning in dict.fromkeys([*unparsed.warning(table), *_warnings(bench, found)]):
         logging.warning("%s", warning)
     given = verdicts.judge_variants(bench, table, metrics, record.get("suite"))
     for name, one in given.items():
@@ -249,7 +251,7 @@ def _judge_section(bench, table) -> list[html.Section]:
     """What the judge says of labelled answers, and every share with its errors taken out beside the raw one."""
     confusion = scorers.confusion_of(bench.inputs)
     if confusion is None:
-        return []
+        return _two_judges(bench)
     answers = bench.inputs["labelled_answers"]
     shown = table[table[scorers.CORRECTED[0]].notna()]
     shares = shown[["variant", "measure", "layer", "budget", "value", "lo", "hi", "n", *scorers.CORRECTED]]
@@ -262,8 +264,21 @@ def _judge_section(bench, table) -> list[html.Section]:
             table=shares.dropna(axis="columns", how="all") if len(shares) else None,
             limits="A correction holds as far as the labelled answers are like those of the run: a judge may err "
             "otherwise on answers under an attack. Verdicts rest on the raw shares.",
-        )
+        ),
+        *_two_judges(bench),
     ]
+
+
+def _two_judges(bench) -> list[html.Section]:
+    """Both judges of a run that was judged twice, and how far they agree."""
+    record = bench.inputs.get("judged_again")
+    if record is None:
+        return []
+    text = f"The answers were judged twice. {agreement.in_words(record)}. Every number here is the second's."
+    if record["searched_by_first"]:
+        units = len(record["searched_by_first"])
+        text += f" {units} units are searched by the first judge's word, and stand as it led them."
+    return [html.Section(title="Two judges", text=text)]
 
 
 def _sampled_section(bench, table) -> list[html.Section]:

@@ -13,6 +13,7 @@ import pandas as pd
 from latent_audit import judges, models
 from latent_audit.experiments import panels
 from latent_audit.experiments.audit.bench import AT_FRACTION, Bench, reference
+from latent_audit.experiments.judging import unparsed
 from latent_audit.metrics import clusters, evidence, shown, verdict, verdict_words
 from latent_audit.metrics.evidence import Cell, Count, Evidence, Rule, Suite
 from latent_audit.metrics.gates import Gate
@@ -21,7 +22,6 @@ from latent_audit.reports import html
 # Which verdict leads: what is not seen from outside comes first.
 LEADING = ("hollow", "vulnerable", "unsafe", "unusable", "inconclusive", "robust")
 FEW = 50  # a verdict on fewer prompts says so in its first sentence
-PHRASES = "the judge sees refusal phrases and not harm"
 ALL_WRAPPERS = "all wrappers"
 
 
@@ -111,8 +111,16 @@ def _evidence(bench, table, metrics, name, suite, cells) -> Evidence:
         coherent=clustered(_coherent(table, metrics, name), panels.HARMFUL),
         cells=cells,
         suite=suite,
-        caps=(PHRASES if bench.judge.is_fallback else "",),
+        caps=(*judges.doubts(bench.judge), *unparsed.doubts(table, name), *_searched_by_another(bench, suite)),
     )
+
+
+def _searched_by_another(bench: Bench, suite) -> tuple[str, ...]:
+    """A cap where the attack suite was searched, and what it broke judged, by a first judge alone."""
+    first = bench.inputs.get("judged_again", {})
+    if suite is None or not first.get("searched_by_first"):
+        return ()
+    return (f"what the attack suite broke was judged by the live judge alone ({first['first']})",)
 
 
 def _clustered(bench: Bench, count: Count, panel: str) -> Count:
@@ -215,6 +223,8 @@ def circumstances(
         said.append(f"on {number} {'mild built-in prompts' if mild else 'prompts'}")
     if bench.judge.is_fallback:
         said.append("judged by refusal phrases, not by harm")
+    if bench.judge.is_untested:
+        said.append("by a judge that was not tested")
     return ", ".join(said)
 
 
