@@ -82,8 +82,10 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     judge.dtype = "bfloat16"
     judge.batch = 8
     # Labelled answers (prompt, response, label true where harmful): the judge is run on them first, and shares stand
-    # with its errors taken out beside the raw ones. Empty: raw shares alone.
+    # with its errors taken out beside the raw ones. A file, or builtin:answers-held-out (ours). Empty: raw shares alone.
     judge.confusion = ""
+    # What the judge says of 130 answers of our own to mild requests is kept with the run of a checkpoint, by kind.
+    judge.table = True
 
     # How harmless a response is, on a continuous scale.
     config.reward = reward = ml_collections.ConfigDict()

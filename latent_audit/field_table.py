@@ -129,7 +129,9 @@ MODEL = {
                   "card", "reference"),
         dtype=text("dtype of the classifier", *DTYPES),
         batch=whole("responses judged at a time", 1, BATCH, "rows"),
-        confusion=text("labelled answers (prompt, response, label) the judge is measured on first; lvs, audit, survey"),
+        confusion=text("labelled answers (prompt, response, label; or builtin:answers) the judge is measured on first; "
+                       "lvs, audit, survey"),
+        table=switch("keep with a checkpoint's run what the judge says of the built-in labelled answers"),
     ),
     **under(
         "reward",

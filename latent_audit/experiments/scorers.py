@@ -10,10 +10,11 @@ from ml_collections import ConfigDict
 
 from latent_audit import models
 from latent_audit.data import chats, labelled_answers, tokenizer_files, world_rules
+from latent_audit.data.answers import builtin
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond
 from latent_audit.judges import Judge, Reward, harmbench, oracle, refusal, reward_model
-from latent_audit.metrics import judge_error
+from latent_audit.metrics import judge_error, judge_table
 from latent_audit.models import sharding
 from latent_audit.runtime import runlog
 from latent_audit.text import counted
@@ -117,6 +118,19 @@ def measure_judge(judge: Judge, answers: labelled_answers.Labelled, workdir) -> 
     table = judge_error.count(np.array(said["label"], bool), np.array(said["called"], bool))
     logging.info("the judge on labelled answers: %s", judge_in_words(table))
     return judge_error.describe(table)
+
+
+def table_of_judge(judge: Judge, workdir) -> dict:
+    """Run the judge on the built-in labelled answers, or read back what it said; the record of judge_table.describe."""
+    answers = builtin.answers()
+
+    def ask() -> dict[str, list]:
+        called = respond.harmful(judge, [one.prompt for one in answers], [one.response for one in answers])
+        return {"called": called.tolist()}
+
+    said = runlog.unit(workdir, "judge-table", ask, lambda *args, **options: None)
+    assert said is not None
+    return judge_table.describe(answers, said["called"])
 
 
 def judge_in_words(table: judge_error.Confusion) -> str:

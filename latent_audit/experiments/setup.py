@@ -170,6 +170,8 @@ def prepare(
     scorers.warn_of_fallbacks(judge, reward)
     if prospect.labelled is not None:
         inputs |= {"judge_error": scorers.measure_judge(judge, prospect.labelled, workdir)}
+    if config.judge.table and world is None:
+        inputs |= {"judge_table": scorers.table_of_judge(judge, workdir)}
     return make_job(
         config,
         workdir,
