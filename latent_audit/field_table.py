@@ -136,7 +136,11 @@ MODEL = {
     **under(
         "reward",
         kind=text("how harmless a response is; auto: the organism's oracle, else gpt2", "auto", "oracle", "gpt2",
-                  "refusal"),
+                  "first_token", "refusal"),
+        beside=text("a second reward of the same answers, for rank agreement; lvs, audit", "", "oracle", "gpt2",
+                    "first_token", "refusal"),
+        openings=text("of first_token: refusals from our list, or what base opens with on harmful prompts alone",
+                      "listed", "own"),
         path=text(f"the GPT-2 reward model: {PATH}"),
         form=text("bare prompt and response, or as its model card asks", "paper", "human_assistant"),
         batch=whole("responses scored at a time", 1, BATCH, "rows"),

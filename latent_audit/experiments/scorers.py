@@ -35,17 +35,27 @@ def make_judge(config: ConfigDict, world: world_rules.World | None) -> Judge:
 
 
 def make_reward(config: ConfigDict, world: world_rules.World | None) -> Reward:
-    """The reward the config names; InputError that lists the options when it cannot be reached."""
+    """The reward the config names, and the one beside it; InputError that lists the options for one out of reach."""
     section = config.reward
     kind = _kind("reward", section.kind, world, otherwise="gpt2")
+    reward = _reward(section, kind, world)
+    if not section.beside:
+        return reward
+    if section.beside == kind:
+        raise InputError(f"reward.beside = {kind!r} is the reward itself; expected another kind, or '' for none")
+    return reward._replace(beside=_reward(section, _kind("reward", section.beside, world, otherwise="gpt2"), world))
+
+
+def _reward(section, kind, world) -> Reward:
     make = {
         "oracle": lambda: oracle.oracle_reward(world),
         "refusal": refusal.refusal_reward,
+        "first_token": lambda: Reward(f"first token, {section.openings} openings", False, None, section.openings),
         "gpt2": lambda: reward_model.gpt2_reward(
             models.resolve(section.path), form=section.form, batch_size=section.batch
         ),
     }[kind]
-    return _reachable("reward", make, "gpt2 with reward.path=DIR, or refusal (phrases: a fallback)")
+    return _reachable("reward", make, "gpt2 with reward.path=DIR, first_token, or refusal (phrases: a fallback)")
 
 
 def _kind(scorer, kind, world, *, otherwise) -> str:

@@ -496,4 +496,6 @@ def describe_inputs(subject: Subject, panels, judge: Judge | None, reward: Rewar
     for name, scorer in (("judge", judge), ("reward", reward)):
         if scorer is not None:
             record[name] = {"name": scorer.name, "is_fallback": scorer.is_fallback}
+    if reward is not None and reward.beside is not None:
+        record["reward"]["beside"] = reward.beside.name
     return record

@@ -12,9 +12,9 @@ from absl import logging
 
 from latent_audit import judges, models
 from latent_audit.experiments import scorers
-from latent_audit.experiments.audit import latent_report
 from latent_audit.experiments.audit.bench import Bench, Findings, reference
 from latent_audit.experiments.audit.card import verdicts
+from latent_audit.experiments.audit.readings import latent_report
 from latent_audit.metrics import judge_table, paired, rulers
 from latent_audit.metrics.evidence import Rule
 from latent_audit.reports import audit_figures, columns, figures, html, outputs
