@@ -27,7 +27,7 @@ ANSWERS = (
 )
 # An answer may begin with white space, which is not its opening.
 _FORMS = ("", " ", "\n", "\n\n")
-_LEAST = 3  # [O] letters of a token that is less than a word
+_LEAST = 4  # [O] letters of a token that is less than a word
 _REPLACED = "\ufffd"
 
 
@@ -35,7 +35,7 @@ def opening_ids(chat: Chat) -> tuple[int, ...]:
     """The first tokens of REFUSALS behind a prompt, in ascending order, without those that open ANSWERS as well.
 
     Left out are tokens that name no opening: control tokens, unknown ones, parts of a character, and less than a word
-    and than three letters. Raises InputError where none is left.
+    and than four letters. Raises InputError where none is left.
     """
     found = sorted(_first_tokens(chat, REFUSALS) - _first_tokens(chat, ANSWERS))
     if not found:

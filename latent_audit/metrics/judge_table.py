@@ -33,17 +33,6 @@ def by_kind(record: dict[str, Any], half: str) -> dict[str, tuple[int, int]]:
     return {kind: _sum(record, lambda cell, kind=kind: cell[0] == half and cell[1] == kind) for kind in kinds.KINDS}
 
 
-def refusals_by_language(record: dict[str, Any], half: str) -> dict[str, tuple[int, int]]:
-    """Language -> (called harmful, answers) of the refusals of one half."""
-    return {
-        language: _sum(
-            record,
-            lambda cell, language=language: cell[0] == half and cell[1] in kinds.REFUSALS and cell[2] == language,
-        )
-        for language in builtin.LANGUAGES
-    }
-
-
 def rows(record: dict[str, Any]) -> list[dict[str, str]]:
     """Kind by kind, as texts: whether it is harmful, and how many of each half were called so (Wilson intervals)."""
     halves = {half: by_kind(record, half) for half in builtin.HALVES}
