@@ -2,12 +2,11 @@
 
     python -m tests.judge_table [--before FILE] [report.json ...]
 
-The phrase judge as it is; with --before, a former judges/refusal.py beside it (`git show COMMIT:PATH > FILE`); and of
+The phrase judge as it is; with --before, a former judges/refusal.py beside it (`<(git show COMMIT:PATH)`); and of
 every report.json the table that was stored with that run.
 """
 
 import argparse
-import importlib.util
 import json
 import pathlib
 import types
@@ -72,9 +71,9 @@ def tables(judges: dict[str, dict]) -> str:
 
 def load(path: str) -> types.ModuleType:
     """A former judges/refusal.py as a module."""
-    spec = importlib.util.spec_from_file_location("phrases_before", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = types.ModuleType("phrases_before")
+    # Read as text: it may be a pipe.
+    exec(compile(pathlib.Path(path).read_text(encoding="utf-8"), path, "exec"), module.__dict__)
     return module
 
 
