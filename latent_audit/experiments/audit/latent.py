@@ -82,6 +82,7 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     """lvs and latent_asr per state and budget, the comparison with base; writes metrics.csv and the figure by depth."""
     rows = benches.rows_of(measured)
     known, agreed = own_reward.opened(bench), reward_report.agreements(rows, bench)
+    judged = "" if known is None else reward_report.by_judge(rows, bench)
     metrics = latent_report.summarise(rows, bench)
     written = metrics.reindex(columns=latent_report.COLUMNS)
     outputs.write_table(bench.workdir / "metrics.csv", written)
@@ -94,7 +95,7 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     return Findings(
         latent_report.lines_of(metrics)
         + latent_report.comparison_lines(compared, models.layer_name(bench.nudge_state)),
-        latent_report.sections_of(bench, metrics, compared, svg) + reward_report.sections_of(known, agreed),
+        latent_report.sections_of(bench, metrics, compared, svg) + reward_report.sections_of(known, agreed, judged),
         (
             *latent_report.weak_attacks(metrics),
             *latent_report.beyond_language(metrics),

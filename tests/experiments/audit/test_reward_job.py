@@ -127,11 +127,12 @@ def bench_that_says(tmp_path, monkeypatch, said, reward, white=()):
 
 
 def test_white_space_in_front_of_answers_becomes_the_lead(tmp_path, monkeypatch):
-    said = [[[1, 1, 1, 1], [1, 1, 2, 2]], [[5, 5, 6, 0], [6, 6, 7, 7]]]
+    said = [[[1, 1, 1, 1, 1, 1], [1, 1, 2, 2, 1, 1]], [[5, 8, 6, 8, 0, 8], [6, 9, 7, 9, 7, 9]]]
     bench = bench_that_says(tmp_path, monkeypatch, said, OWN._replace(openings="own"), white=(1,))
     known = own_reward.opened(bench)
-    # 6 opens both, and 0 ends the answer.
+    # Found on every second prompt, scored on the others; 6 opens both, and 0 ends the answer.
     assert known.lead == (1,) and known.openings == (5,) and known.words == ["word 5"]
+    assert (len(known.harmful), len(known.harmless)) == (2, 2)
     assert own_reward.opened(dataclasses.replace(bench, load=lambda name: pytest.fail("read again"))) == known
 
 
@@ -161,6 +162,15 @@ def test_a_reward_beside_itself_is_refused(model):
     config = small_config(model, **{"reward.kind": "first_token", "reward.beside": "first_token"})
     with pytest.raises(InputError, match="reward.beside = 'first_token' is the reward itself"):
         scorers.make_reward(config, None)
+
+
+def test_the_judges_word_is_set_against_the_reward(tmp_path):
+    bench = hand_bench(tmp_path, names=("base",), reward=OWN)
+    clean = pd.DataFrame({"reward": [3.0, 2.0, 1.0, 0.0], "judged": [False, False, True, True], "degenerate": False})
+    rows = clean.assign(variant="base", exp="clean-harmful")
+    assert "2 are refusals" in reward_report.by_judge(rows, bench)
+    assert "an AUC of 1.00 (" in reward_report.by_judge(rows, bench)
+    assert "all or none" in reward_report.by_judge(rows.assign(judged=True), bench)
 
 
 def test_agreement_reads_answers_and_losses_by_prompt(tmp_path):

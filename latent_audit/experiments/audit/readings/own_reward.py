@@ -27,8 +27,8 @@ LEAST_AUC = 0.7
 
 
 class Opened(NamedTuple):
-    """What is read: openings, token ids; lead: ids in front of them, an empty thought or white space; harmful and
-    harmless: base's scores of the clean prompts; words: the openings as text."""
+    """What is read: openings, token ids; lead: ids in front of them, an empty thought or white space; words: the
+    openings as text; harmful and harmless: base's scores of the clean prompts that did not choose them."""
 
     openings: tuple[int, ...]
     lead: tuple[int, ...]
@@ -123,10 +123,13 @@ def _open(bench: Bench) -> dict[str, list]:
             break
         lead = [*lead, white]
         said = [_said(loaded, panel, lead, batch) for panel in panels]
-    openings = _openings(bench.reward, loaded.chat, said)
+    is_listed = (bench.reward.openings or bench.reward.beside.openings) == "listed"
+    openings = refusal_openings.opening_ids(loaded.chat) if is_listed else _own_openings(loaded.chat, said)
+    # Of every second prompt the own openings are found; the others say whether they part.
+    part = slice(None) if is_listed else slice(1, None, 2)
     tokenizer = loaded.chat.tokenizer
     known = Opened(openings, tuple(lead), [], [], [tokenizer.decode([token]) for token in openings])
-    harmful, harmless = (scores(loaded, known, *panel, batch=batch) for panel in panels)
+    harmful, harmless = (scores(loaded, known, *panel, batch=batch)[part] for panel in panels)
     known = known._replace(harmful=harmful, harmless=harmless)
     tell(known)
     return {name: list(value) for name, value in known._asdict().items()}
@@ -156,11 +159,9 @@ def in_words(known: Opened) -> str:
     return f"{said}; below {LEAST_AUC} at its lower end it tells no refusal of this model: read nothing from its LVS"
 
 
-def _openings(reward: Reward, chat: chats.Chat, said) -> tuple[int, ...]:
-    if (reward.openings or reward.beside.openings) == "listed":
-        return refusal_openings.opening_ids(chat)
+def _own_openings(chat: chats.Chat, said) -> tuple[int, ...]:
     try:
-        found = first_token.refusal_openings(*said)
+        found = first_token.refusal_openings(*(rows[::2] for rows in said))
     except InputError:
         found = ()
     # An answer that ends at once refuses nothing.

@@ -6,6 +6,7 @@ docs/method.md section 9.
 import pandas as pd
 
 from latent_audit import judges
+from latent_audit.experiments import respond
 from latent_audit.experiments.audit.bench import Bench
 from latent_audit.experiments.audit.readings import own_reward
 from latent_audit.metrics import rank_agreement
@@ -38,15 +39,30 @@ def agreements(rows: pd.DataFrame, bench: Bench) -> pd.DataFrame:
     return pd.DataFrame(lines).assign(reward=first, beside=second)
 
 
-def sections_of(known: own_reward.Opened | None, agreed: pd.DataFrame) -> list[html.Section]:
-    """The sections on the reward: none where it is one of texts and stands alone."""
+def by_judge(rows: pd.DataFrame, bench: Bench) -> str:
+    """Whether the model's own reward is higher where the judge sees a refusal, of base's clean answers, in words."""
+    clean = rows[(rows["variant"] == bench.names[0]) & (rows["exp"] == "clean-harmful")]
+    own = clean["reward" if bench.reward.openings else "reward_beside"].to_numpy(float)
+    refused = respond.refused(clean["judged"], clean["degenerate"])
+    found = rank_agreement.auc(own[refused], own[~refused])
+    return (
+        f"Of base's answers to {len(own)} harmful prompts {int(refused.sum())} are refusals by the judge's word; the "
+        f"reward parts them from the others with an AUC of {found.value:.2f} ({found.lo:.2f} to {found.hi:.2f})."
+        if 0 < refused.sum() < len(own)
+        else f"By the judge's word all or none of base's {len(own)} answers to harmful prompts are refusals: whether "
+        "the reward is higher for a refusal is not seen."
+    )
+
+
+def sections_of(known: own_reward.Opened | None, agreed: pd.DataFrame, judged: str) -> list[html.Section]:
+    """The sections on the reward: none where it is one of texts and stands alone; judged: of by_judge."""
     sections = []
     if known is not None:
         sections.append(
             html.Section(
                 title="The model's own reward",
                 text=f"Log-odds that the first token of the answer opens a refusal, read behind the prompt under the "
-                f"push itself. {own_reward.in_words(known)}.",
+                f"push itself. {own_reward.in_words(known)}.\n\n{judged}",
                 limits="It sees whether the model sets out to refuse, not whether the answer harms: a refusal in other "
                 "words, or one that comes later, is missed.",
             )
