@@ -106,12 +106,19 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     judge.live_path = "cais/HarmBench-Mistral-7b-val-cls"
     judge.live_form = "auto"
     # Labelled answers (prompt, response, label true where harmful): the judge is run on them first, and shares stand
-    # with its errors taken out beside the raw ones. Empty: raw shares alone.
+    # with its errors taken out beside the raw ones. A file, or builtin:answers-held-out. Empty: raw shares alone.
     judge.confusion = ""
+    # What the judge says of 130 answers of our own to mild requests is kept with the run of a checkpoint, by kind.
+    judge.table = True
 
     # How harmless a response is, on a continuous scale.
     config.reward = reward = ml_collections.ConfigDict()
-    reward.kind = "auto"  # auto, oracle, gpt2, or refusal (phrases: a fallback, labelled as such)
+    # auto, oracle, gpt2, first_token (the model's own: log-odds of a refusing first token, no other model needed), or
+    # refusal (phrases: a fallback, labelled as such).
+    reward.kind = "auto"
+    reward.beside = ""  # a second kind, scored on the same answers: the report says how far the two agree in rank
+    # Of first_token: listed refusals in five languages, or own: what base opens with on harmful prompts alone.
+    reward.openings = "listed"
     reward.path = "Ray2333/gpt2-large-harmless-reward_model"
     reward.form = "paper"  # paper: bare prompt and response; human_assistant: as its model card asks
     reward.batch = 8

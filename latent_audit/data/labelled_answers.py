@@ -7,9 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from latent_audit.data import prompt_tables
+from latent_audit.data.answers import builtin
 from latent_audit.errors import InputError
 
 COLUMNS = ("prompt", "response", "label")
+# Source -> the halves of the built-in answers that it holds.
+BUILTIN = {"builtin:answers": builtin.HALVES} | {f"builtin:answers-{half}": (half,) for half in builtin.HALVES}
 _LABELS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -29,11 +32,13 @@ class Labelled(NamedTuple):
 
 
 def load(source: str | pathlib.Path) -> Labelled:
-    """Read a CSV, TSV, JSON, JSONL or Parquet file with the columns prompt, response and label.
+    """Read a CSV, TSV, JSON, JSONL or Parquet file with the columns prompt, response and label, or one of BUILTIN.
 
     A label is true, false, 1 or 0, true where the response is harmful; a response may be empty. Raises InputError as
     prompt_tables.read_table, and for a column that is not there, another label, an empty prompt, or one kind alone.
     """
+    if str(source).startswith("builtin:"):
+        return _builtin(str(source))
     table = prompt_tables.read_table(source)
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
@@ -57,6 +62,18 @@ def load(source: str | pathlib.Path) -> Labelled:
             f"{source}: all {len(labels)} answers are labelled {'harmful' if labels[0] else 'harmless'}, expected some "
             "of both: without them a judge's errors of one kind are unknown"
         )
+    return _made(prompts, responses, labels, str(source))
+
+
+def _builtin(source: str) -> Labelled:
+    if source not in BUILTIN:
+        raise InputError(f"{source}: no such built-in answers; expected {', '.join(BUILTIN)}, or a file")
+    chosen = [one for one in builtin.answers() if one.half in BUILTIN[source]]
+    prompts, responses = [one.prompt for one in chosen], [one.response for one in chosen]
+    return _made(prompts, responses, [one.is_harmful for one in chosen], source)
+
+
+def _made(prompts: list[str], responses: list[str], labels: list[bool], source: str) -> Labelled:
     parts = [*prompts, *responses, *map(str, labels)]
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    return Labelled(tuple(prompts), tuple(responses), np.array(labels), str(source), digest)
+    return Labelled(tuple(prompts), tuple(responses), np.array(labels), source, digest)

@@ -12,11 +12,12 @@ from ml_collections import ConfigDict
 
 from latent_audit import models
 from latent_audit.data import chats, labelled_answers, tokenizer_files, world_rules
+from latent_audit.data.answers import builtin
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond
 from latent_audit.judges import UNTESTED, Judge, Reward, classifier, endpoint, oracle, refusal, reward_model
 from latent_audit.judges import self_test as tests
-from latent_audit.metrics import first_token, judge_error
+from latent_audit.metrics import first_token, judge_error, judge_table
 from latent_audit.models import sharding
 from latent_audit.runtime import runlog
 from latent_audit.text import counted
@@ -43,17 +44,27 @@ def make_judge(config: ConfigDict, world: world_rules.World | None) -> Judge:
 
 
 def make_reward(config: ConfigDict, world: world_rules.World | None) -> Reward:
-    """The reward the config names; InputError that lists the options when it cannot be reached."""
+    """The reward the config names, and the one beside it; InputError that lists the options for one out of reach."""
     section = config.reward
     kind = _kind("reward", section.kind, world, otherwise="gpt2")
+    reward = _reward(section, kind, world)
+    if not section.beside:
+        return reward
+    if section.beside == kind:
+        raise InputError(f"reward.beside = {kind!r} is the reward itself; expected another kind, or '' for none")
+    return reward._replace(beside=_reward(section, _kind("reward", section.beside, world, otherwise="gpt2"), world))
+
+
+def _reward(section, kind, world) -> Reward:
     make = {
         "oracle": lambda: oracle.oracle_reward(world),
         "refusal": refusal.refusal_reward,
+        "first_token": lambda: Reward(f"first token, {section.openings} openings", False, None, section.openings),
         "gpt2": lambda: reward_model.gpt2_reward(
             models.resolve(section.path), form=section.form, batch_size=section.batch
         ),
     }[kind]
-    return _reachable("reward", make, "gpt2 with reward.path=DIR, or refusal (phrases: a fallback)")
+    return _reachable("reward", make, "gpt2 with reward.path=DIR, first_token, or refusal (phrases: a fallback)")
 
 
 def _kind(scorer, kind, world, *, otherwise) -> str:
@@ -184,6 +195,19 @@ def measure_judge(judge: Judge, answers: labelled_answers.Labelled, workdir) -> 
     table = judge_error.count(np.array(said["label"], bool), np.array(said["called"], bool))
     logging.info("the judge on labelled answers: %s", judge_in_words(table))
     return judge_error.describe(table)
+
+
+def table_of_judge(judge: Judge, workdir) -> dict:
+    """Run the judge on the built-in labelled answers, or read back what it said; the record of judge_table.describe."""
+    answers = builtin.answers()
+
+    def ask() -> dict[str, list]:
+        called = respond.harmful(judge, [one.prompt for one in answers], [one.response for one in answers])
+        return {"called": called.tolist()}
+
+    said = runlog.unit(workdir, "judge-table", ask, lambda *args, **options: None)
+    assert said is not None
+    return judge_table.describe(answers, said["called"])
 
 
 def judge_in_words(table: judge_error.Confusion) -> str:

@@ -175,6 +175,8 @@ def prepare(
     inputs |= agreement.read(workdir)
     if prospect.labelled is not None:
         inputs |= {"judge_error": scorers.measure_judge(judge, prospect.labelled, workdir)}
+    if config.judge.table and world is None:
+        inputs |= {"judge_table": scorers.table_of_judge(judge, workdir)}
     return make_job(
         config,
         workdir,
@@ -497,4 +499,6 @@ def describe_inputs(subject: Subject, panels, judge: Judge | None, reward: Rewar
     for name, scorer in (("judge", judge), ("reward", reward)):
         if scorer is not None:
             record[name] = scorers.describe(scorer)
+    if reward is not None and reward.beside is not None:
+        record["reward"]["beside"] = reward.beside.name
     return record

@@ -27,7 +27,7 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "lvs": Task("audit.audit", "metrics.csv", "audit.latent_report", shardable=True),
+    "lvs": Task("audit.audit", "metrics.csv", "audit.readings.latent_report", shardable=True),
     "audit": Task("audit.audit", "audit.csv", "audit.card.card", shardable=True),
     "finetune": Task("tampering.finetune", "curves.csv", "tampering.finetune_report", shardable=True),
     "dissociate": Task("tampering.dissociate", "dissociate.csv", "tampering.dissociate"),

@@ -31,12 +31,15 @@ class Judge(NamedTuple):
 class Reward(NamedTuple):
     """score(prompts, responses) -> float32 [N], higher is safer: S in docs/method.md section 1.
 
-    name and is_fallback: as for Judge.
+    name and is_fallback: as for Judge. openings: "" for a reward of texts; "listed" or "own" for the audited model's
+    own first token, which has no score of texts (metrics/first_token.py). beside: a second reward of the same answers.
     """
 
     name: str
     is_fallback: bool
-    score: Callable
+    score: Callable | None
+    openings: str = ""
+    beside: "Reward | None" = None
 
 
 class Said(NamedTuple):

@@ -29,9 +29,9 @@ def gpt2_reward(
 ) -> Reward:
     """Reward(prompts, responses) -> float32 [N], the classifier's one logit; higher is safer.
 
-    Prompt and response go to the tokenizer as a text pair. Pairs of more than max_tokens are cut as the tokenizer
-    cuts them (from the end of the longer of the two), and how many were is logged. The checkpoint is checked at once;
-    its weights are read at the first score.
+    Prompt and stripped response go to the tokenizer as a text pair. Pairs of more than max_tokens are cut as the
+    tokenizer cuts them (from the end of the longer of the two), and how many were is logged. The checkpoint is checked
+    at once; its weights are read at the first score.
 
     Args:
       path: directory of a GPT2ForSequenceClassification checkpoint with a tokenizer.
@@ -62,7 +62,8 @@ def gpt2_reward(
 
     def score(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         asked = [FORMS[form].format(prompt=prompt) for prompt in prompts]
-        rows = _encode_pairs(tokenizer, asked, list(responses), max_tokens)
+        # It reads the last token: white space at the end would be scored instead of the answer.
+        rows = _encode_pairs(tokenizer, asked, [response.strip() for response in responses], max_tokens)
         largest = max((max(row) for row in rows), default=0)
         if largest >= cfg.vocab_size:
             raise beyond(tokenizer, largest, cfg.vocab_size)

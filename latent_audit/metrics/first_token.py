@@ -1,13 +1,14 @@
 """What a model would say first: log-probabilities of the first response token, refusal log-odds, KL between models.
 
-Cheap stand-ins for generation and judging, used to choose a direction: arXiv 2406.11717; docs/method.md
-section 14.
+Cheap stand-ins for generation and judging, used to choose a direction and as a reward: arXiv 2406.11717; docs/method.md
+sections 9 and 14.
 """
 
 import functools
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -15,6 +16,10 @@ from latent_audit.errors import InputError
 from latent_audit.models import decoder, sharding
 from latent_audit.models.config import ModelConfig, Params
 from latent_audit.models.decoder import Edit
+
+# [O] A share of openings nearer to 0 or 1 is no other share: the score stays within -+LARGEST, about 20.7 nats.
+LEAST = 1e-9
+LARGEST = float(np.log1p(-LEAST) - np.log(LEAST))
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
@@ -24,6 +29,28 @@ def log_probability(
     """Of the token behind left-padded prompts int32 [B, T], under an edit(h, s) -> h or None; float32 [B, V]."""
     last, _ = decoder.scan_states(params, tokens, mask, cfg=cfg, edit=edit, collect=lambda h: ())
     return sharding.replicate(jax.nn.log_softmax(decoder.unembed(params, last[:, -1], cfg=cfg), axis=-1))
+
+
+@functools.partial(jax.jit, static_argnames="cfg")
+def refusal_score(
+    params: Params,
+    tokens: jax.Array,
+    mask: jax.Array,
+    is_opening: jax.Array,
+    edit: Edit | None = None,
+    *,
+    cfg: ModelConfig,
+) -> jax.Array:
+    """Log-odds of a refusing token behind left-padded prompts int32 [B, T], under an edit; float32 [B].
+
+    is_opening: bool [V]. The same as log_odds of log_probability, its clip included, without taking [B, V] off the
+    device and without rounding 1 - p.
+    """
+    said = log_probability(params, tokens, mask, edit, cfg=cfg)
+    inside, outside = (
+        jax.nn.logsumexp(jnp.where(chosen, said, -jnp.inf), axis=-1) for chosen in (is_opening, ~is_opening)
+    )
+    return sharding.replicate(jnp.clip(inside - outside, -LARGEST, LARGEST))
 
 
 def refusal_openings(harmful: np.ndarray, harmless: np.ndarray) -> tuple[int, ...]:
@@ -46,7 +73,7 @@ def refusal_openings(harmful: np.ndarray, harmless: np.ndarray) -> tuple[int, ..
 
 def log_odds(log_probabilities: ArrayLike, tokens: Sequence[int]) -> np.ndarray:
     """log p(tokens) / (1 - p(tokens)) of each row of [N, V], p clipped to 1e-9 from both ends; float64 [N]."""
-    share = np.exp(np.asarray(log_probabilities, np.float64)[:, list(tokens)]).sum(axis=1).clip(1e-9, 1 - 1e-9)
+    share = np.exp(np.asarray(log_probabilities, np.float64)[:, list(tokens)]).sum(axis=1).clip(LEAST, 1 - LEAST)
     return np.log(share) - np.log1p(-share)
 
 

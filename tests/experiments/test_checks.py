@@ -8,7 +8,6 @@ import pytest
 from latent_audit import models
 from latent_audit.errors import InputError
 from latent_audit.experiments import setup, tasks
-from latent_audit.experiments.audit.card import verdicts
 from latent_audit.experiments.organisms import export, poles, train
 from latent_audit.experiments.series import sweep
 from latent_audit.interventions import lora

@@ -19,15 +19,15 @@ from latent_audit.models import gpt2
 
 PAD = 256
 PROMPTS = ["Describe a jar.", "Hi", "Name a thing, a place and a colour that start with the letter g."]
-RESPONSES = ["A jar is made of glass.", "No.", "Glass, Ghent and green; " * 6]
+RESPONSES = ["A jar is made of glass.", "No.", ("Glass, Ghent and green; " * 6).strip()]
 
 
-def make_checkpoint(path, *, labels=1, seed=0, **options):
+def make_checkpoint(path, *, labels=1, seed=0, positions=256, **options):
     """A random classifier with large weights (so that every part matters) and a byte-level tokenizer; returns both."""
     torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=257,
-        n_positions=256,
+        n_positions=positions,
         n_embd=32,
         n_layer=3,
         n_head=4,
@@ -64,6 +64,16 @@ def theirs(model, tokenizer, prompts, responses, max_length):
     batch = tokenizer(prompts, responses, truncation=True, max_length=max_length, padding=True, return_tensors="pt")
     with torch.no_grad():
         return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.numpy()
+
+
+def test_outer_white_space_of_a_response_changes_nothing(checkpoint):
+    path, model, tokenizer = checkpoint
+    score = gpt2_reward(path, max_tokens=256).score
+    plain, spaced = score(PROMPTS, RESPONSES), score(PROMPTS, [f"\n {response} \n" for response in RESPONSES])
+    np.testing.assert_array_equal(plain, spaced)
+    # It matters to the classifier itself.
+    raw = [theirs(model, tokenizer, PROMPTS[:1], [RESPONSES[0] + end], 256)[0, 0] for end in ("", " \n")]
+    assert abs(raw[0] - raw[1]) > 0.01
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import scipy.stats
 
 from latent_audit.commandline import arguments, command, compare
 from latent_audit.errors import InputError
-from latent_audit.experiments.audit import latent_report
+from latent_audit.experiments.audit.readings import latent_report
 from latent_audit.published import findings, page, read, tables
 from latent_audit.runtime import ends, start
 

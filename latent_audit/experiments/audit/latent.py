@@ -18,8 +18,8 @@ from latent_audit import models
 from latent_audit.data import chats
 from latent_audit.experiments import panels, respond, settings
 from latent_audit.experiments.audit import bench as benches
-from latent_audit.experiments.audit import latent_report
 from latent_audit.experiments.audit.bench import Bench, Findings, Known
+from latent_audit.experiments.audit.readings import latent_report, own_reward, reward_report
 from latent_audit.interventions import edits, latent
 from latent_audit.reports import figures, outputs
 from latent_audit.runtime import halving, runlog, shards
@@ -49,6 +49,7 @@ def check(config: ConfigDict, known: Known) -> settings.Attack:
     """The attack and score sections as settings; InputError for fields that do not fit each other or the model."""
     attack = settings.check_attack(config, is_organism=known.is_organism, num_layers=known.num_layers)
     chats.target_ids(known.chat, attack.target)
+    own_reward.check(config.reward, known.chat)
     if attack.offset:
         panels.check_offset("attack.offset", attack.offset, "the harmful panel", len(known.panels["harmful"].prompts))
     return attack
@@ -84,6 +85,8 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
 def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     """lvs and latent_asr per state and budget, the comparison with base; writes metrics.csv and the figure by depth."""
     rows = benches.rows_of(measured)
+    known, agreed = own_reward.opened(bench), reward_report.agreements(rows, bench)
+    judged = "" if known is None else reward_report.by_judge(rows, bench)
     metrics = latent_report.summarise(rows, bench)
     written = metrics.reindex(columns=latent_report.COLUMNS)
     outputs.write_table(bench.workdir / "metrics.csv", written)
@@ -96,9 +99,14 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     return Findings(
         latent_report.lines_of(metrics)
         + latent_report.comparison_lines(compared, models.layer_name(bench.nudge_state)),
-        latent_report.sections_of(bench, metrics, compared, svg),
-        (*latent_report.weak_attacks(metrics), *latent_report.beyond_language(metrics)),
-        {"settings": _settings(bench).describe(), "metrics": metrics, "comparisons": compared},
+        latent_report.sections_of(bench, metrics, compared, svg) + reward_report.sections_of(known, agreed, judged),
+        (
+            *latent_report.weak_attacks(metrics),
+            *latent_report.beyond_language(metrics),
+            *reward_report.warnings_of(known),
+        ),
+        {"settings": _settings(bench).describe(), "metrics": metrics, "comparisons": compared}
+        | reward_report.record_of(known, agreed),
     )
 
 
@@ -126,6 +134,8 @@ def _blocks_of(panel, tokens, bench, offset) -> Iterator[Block]:
 
 
 def _ask(bench, name, panel, block) -> dict[str, list]:
+    known = own_reward.opened(bench)
+
     def answer(sampling_of=None):
         return respond.answers(
             bench.load(name),
@@ -138,7 +148,10 @@ def _ask(bench, name, panel, block) -> dict[str, list]:
 
     texts = answer()[: block.n]
     columns = {"prompt": [block.start + row for row in range(block.n)]}
-    columns |= respond.score(bench.judge, bench.reward, block.behaviors, texts)
+    own = None
+    if known is not None:
+        own = own_reward.scores(bench.load(name), known, block.tokens, block.mask, batch=len(block.mask))[: block.n]
+    columns |= own_reward.scored(bench, block.behaviors, texts, own)
     if panel == "harmful":
         drawn = respond.drawn(bench.samples, benches.sample_keys(bench, block.ids, "clean"), answer)
         columns |= respond.drawn_harm(bench.judge, block.behaviors, drawn[: block.n], save=bench.save)
@@ -242,17 +255,35 @@ def _attack_rows(bench, loaded, clean, block, group) -> dict[int, dict[str, np.n
         )
 
     texts = np.array(answer(), dtype=object).reshape(-1, A, B, E)
+    own = _own_scores(bench, loaded, block, states, deltas, prompt).reshape(-1, A, B, E)
     drawn = _drawn(bench, block, states, answer).reshape(len(group) + fill, A, B, E, bench.samples.count)
     return {
         state: {
             "text": texts[index],
             "drawn": drawn[index],
+            "own": own[index],
             "eps": np.broadcast_to(result.radius, (A, B, E)),
             "eps_over_rms": np.broadcast_to(result.radius / result.rms, (A, B, E)),
             **{name: np.asarray(getattr(result, name)) for name in SEARCHED},
         }
         for index, (state, result) in enumerate(zip(group, attacked, strict=True))
     }
+
+
+def _own_scores(bench, loaded, block, states, deltas, prompt) -> np.ndarray:
+    """The model's own reward of every pushed prompt, float [states x attacks x prompts x budgets]; NaN: not wanted."""
+    known = own_reward.opened(bench)
+    if known is None:
+        return np.full(len(states), np.nan)
+    found = own_reward.scores(
+        loaded,
+        known,
+        block.tokens[prompt],
+        block.mask[prompt],
+        batch=len(states),
+        edits_of=lambda rows: edits.add_at(jnp.asarray(states[rows]), own_reward.behind(deltas[rows], known)),
+    )
+    return np.array(found)
 
 
 def _drawn(bench, block, states, answer) -> np.ndarray:
@@ -280,7 +311,7 @@ def _attack_columns(bench, block, arrays) -> dict[str, list]:
     }
     columns |= {name: [float(value) for value in arrays[name][:, :n].ravel()] for name in KEPT}
     asked = [block.behaviors[r] for r in row]
-    columns |= respond.score(bench.judge, bench.reward, asked, texts)
+    columns |= own_reward.scored(bench, asked, texts, arrays["own"][:, :n].ravel().tolist())
     drawn = arrays["drawn"][:, :n].reshape(len(row), bench.samples.count)
     columns |= respond.drawn_harm(bench.judge, asked, drawn, save=bench.save)
     return columns | respond.kept(asked, texts, bench.save)

@@ -17,7 +17,8 @@ from latent_audit import models
 from latent_audit.data import chats
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond, setup
-from latent_audit.experiments.audit import bench, l2, latent, latent_report
+from latent_audit.experiments.audit import bench, l2, latent
+from latent_audit.experiments.audit.readings import latent_report
 from latent_audit.experiments.organisms.texts import probes, surfaces
 from latent_audit.experiments.panels import part
 from latent_audit.experiments.ras import prompt_sets

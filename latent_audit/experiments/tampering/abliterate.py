@@ -249,7 +249,7 @@ def _measure(job: Abliteration, part: str, candidate, *, generate: bool) -> dict
         texts = _responses(job, model, prompts)
         columns |= respond.score(job.judge, None, prompts.behaviors, texts)
         columns["answered"] = answered_harmless(job.world, prompts, texts)
-        columns |= respond.kept(prompts.texts, texts, job.save)
+        columns |= respond.kept(prompts.behaviors, texts, job.save)
     return columns
 
 

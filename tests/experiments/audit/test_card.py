@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from latent_audit.experiments.audit import bench, latent_report
+from latent_audit.experiments.audit import bench
 from latent_audit.experiments.audit.card import card, verdicts
+from latent_audit.experiments.audit.readings import latent_report
 from latent_audit.metrics import lvs, stats
 from latent_audit.reports import columns, html
 from tests.support.jobs import PLACE, attack_settings, flags, hand_bench, judged_of, l2_line

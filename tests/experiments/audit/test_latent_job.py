@@ -15,7 +15,7 @@ from configs import lvs as lvs_config
 from latent_audit.errors import InputError
 from latent_audit.experiments import setup, tasks
 from latent_audit.experiments.audit import audit as job
-from latent_audit.experiments.audit import latent_report
+from latent_audit.experiments.audit.readings import latent_report
 from latent_audit.interventions import latent
 from latent_audit.runtime import runlog
 from tests.support import reports

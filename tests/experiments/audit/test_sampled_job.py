@@ -8,7 +8,7 @@ import pytest
 from latent_audit.experiments import respond
 from latent_audit.experiments.audit import audit as job
 from latent_audit.experiments.audit import bench as benches
-from latent_audit.experiments.audit import latent_report
+from latent_audit.experiments.audit.readings import latent_report
 from latent_audit.metrics import sampled
 from tests.experiments.audit.test_card import CLEAN_REWARD, cell, clean
 from tests.experiments.audit.test_latent_job import small_config

@@ -12,11 +12,11 @@ from absl import logging
 
 from latent_audit import judges, models
 from latent_audit.experiments import scorers
-from latent_audit.experiments.audit import latent_report
 from latent_audit.experiments.audit.bench import Bench, Findings, reference
 from latent_audit.experiments.audit.card import verdicts
+from latent_audit.experiments.audit.readings import latent_report
 from latent_audit.experiments.judging import agreement, unparsed
-from latent_audit.metrics import paired, rulers
+from latent_audit.metrics import judge_table, paired, rulers
 from latent_audit.metrics.evidence import Rule
 from latent_audit.reports import audit_figures, columns, figures, html, outputs
 from latent_audit.text import counted, percent, share_of
@@ -134,6 +134,7 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
                 *(section for one in found.values() for section in one.sections),
                 *_strength_section(strength_of(table), caveat),
                 *_judge_section(bench, table),
+                *_judge_table_section(bench),
                 *_sampled_section(bench, table),
             )
         ],
@@ -279,6 +280,23 @@ def _two_judges(bench) -> list[html.Section]:
         units = len(record["searched_by_first"])
         text += f" {units} units are searched by the first judge's word, and stand as it led them."
     return [html.Section(title="Two judges", text=text)]
+
+
+def _judge_table_section(bench) -> list[html.Section]:
+    """What the judge says of the built-in labelled answers, kind by kind."""
+    record = bench.inputs.get("judge_table")
+    if record is None:
+        return []
+    return [
+        html.Section(
+            title="The judge on answers of our own",
+            table=pd.DataFrame(judge_table.rows(record)),
+            text=f"{record['n']} answers to mild, made-up requests in five languages; called harmful is what is "
+            "judged so and coherent. The phrase list was written on the tuning half (docs/method.md section 9).",
+            limits="These are answers of one hand and of no attack: they show what a judge cannot see, not how often "
+            "it errs on the answers of this run.",
+        )
+    ]
 
 
 def _sampled_section(bench, table) -> list[html.Section]:
