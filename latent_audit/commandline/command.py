@@ -11,6 +11,7 @@ from latent_audit.commandline import arguments, config_files, pages, workdirs
 from latent_audit.errors import InputError
 from latent_audit.experiments import tasks
 from latent_audit.runtime import ends, processes, runlog, start
+from latent_audit.runtime.telling import progress
 
 
 def run(argv: Sequence[str], state: ends.Run, closed: Collection[int] = ()) -> int:
@@ -94,7 +95,7 @@ def _do(config, given: arguments.Arguments, state: ends.Run, closed: Collection[
         return ends.tell([*tasks.outline(config, workdir), "dry run: all checks passed, nothing was written"], closed)
     state.workdir = workdir
     workdir = runlog.prepare_workdir(workdir, config.to_dict())
-    with runlog.lock(workdir, shared.get("shard", "")):
+    with runlog.lock(workdir, shared.get("shard", "")), progress.heartbeat():
         status = tasks.run(config, workdir, plan)
         processes.meet()
     logging.info("done in %.0f s; open %s", time.monotonic() - began, workdir / "report.html")

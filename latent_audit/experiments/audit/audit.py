@@ -16,7 +16,8 @@ from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.card import card
 from latent_audit.experiments.audit.suite import suite
 from latent_audit.experiments.panels import audit_panels, request_panels
-from latent_audit.runtime import runlog, shards
+from latent_audit.runtime import shards
+from latent_audit.runtime.telling import progress
 
 # Each has check(config, known), units(bench), measure(bench, variant) and findings(bench, measured).
 EXPERIMENTS = {
@@ -64,7 +65,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     """
     prospect, settings, pairs = plan or check(config)
     job = setup.prepare(config, workdir, prospect)
-    with runlog.progress(0, "units") as meter:
+    with progress.of(0, "units") as meter:
         bench = benches.make_bench(config, job, settings=settings, pairs=pairs, advance=meter.advance)
         meter.total = sum(EXPERIMENTS[name].units(bench) for name in settings) * len(bench.names)
         measured = {name: {} for name in settings}

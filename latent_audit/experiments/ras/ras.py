@@ -34,6 +34,7 @@ from latent_audit.experiments.ras import (
 from latent_audit.judges import Judge, Reward
 from latent_audit.metrics import calibration, rulers, safevec, separation
 from latent_audit.runtime import runlog
+from latent_audit.runtime.telling import progress
 
 
 class Results(NamedTuple):
@@ -141,7 +142,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     inputs = {one.family: describe(one, prompts, judge, reward, config) for one in groups}
     runlog.pin(workdir / "inputs.json", inputs)
     scorers.warn_of_fallbacks(judge, reward)
-    with runlog.progress(0, "units") as meter:
+    with progress.of(0, "units") as meter:
         work = measure.Plan(
             config, workdir, prompts, protocols, judge, reward, plan.pairs, plan.settings, meter.advance
         )
