@@ -82,4 +82,6 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
 
 def _titles(config, bench) -> dict[str, str]:
     what = "Latent vulnerability" if config.task == "lvs" else "Audit"
+    if bench.is_quick:
+        what = f"Quick look: {what[0].lower()}{what[1:]}"
     return {"task": config.task, "title": f"{what} of {bench.subject.arch}"}

@@ -22,6 +22,7 @@ from latent_audit.reports import html
 LEADING = ("hollow", "vulnerable", "unsafe", "unusable", "inconclusive", "robust")
 FEW = 50  # a verdict on fewer prompts says so in its first sentence
 PHRASES = "the judge sees refusal phrases and not harm"
+QUICK = "a quick look searches few prompts, states and budgets"
 ALL_WRAPPERS = "all wrappers"
 
 
@@ -111,7 +112,7 @@ def _evidence(bench, table, metrics, name, suite, cells) -> Evidence:
         coherent=clustered(_coherent(table, metrics, name), panels.HARMFUL),
         cells=cells,
         suite=suite,
-        caps=(PHRASES if bench.judge.is_fallback else "",),
+        caps=(PHRASES if bench.judge.is_fallback else "", QUICK if bench.is_quick else ""),
     )
 
 
