@@ -216,12 +216,13 @@ def turn(path):
 
 
 def versions() -> dict:
-    """Versions of Python, this package's dependencies and the platform, for versions.json."""
+    """Versions of Python, this package's dependencies and the platform, and XLA's flags, for versions.json."""
     found = {}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    return {"python": platform.python_version(), "platform": platform.platform(), "packages": found}
+    about = {"python": platform.python_version(), "platform": platform.platform(), "packages": found}
+    return about | {"xla_flags": os.environ.get("XLA_FLAGS", "")}
 
 
 def _unit_path(workdir, key: str) -> pathlib.Path:
