@@ -167,7 +167,15 @@ MODEL = {
     "layer_batch": whole("states whose pushed prompts are answered together", 1, BATCH, "states"),
 }  # fmt: skip
 
-PRESET = {"preset": text("all settings of arXiv 2606.08044; fields given beside it count before it", "", "paper")}
+PRESET = {
+    "preset": text(
+        "paper: all settings of arXiv 2606.08044; quick: a first look at a few prompts, states and budgets, "
+        "never a verdict (lvs, audit); fields given beside it count before it",
+        "",
+        "paper",
+        "quick",
+    )
+}
 
 MESH = {
     "mesh.data": whole("devices that the rows of every batch are split over", 1, 10**5, "devices"),

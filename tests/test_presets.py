@@ -2,10 +2,10 @@
 
 import pytest
 
-from latent_audit.commandline import config_files
+from latent_audit.commandline import config_files, presets
 from latent_audit.commandline.presets import PAPER
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, tasks
+from latent_audit.experiments import fields, settings, tasks
 from latent_audit.experiments.organisms import construct
 from latent_audit.experiments.tampering import dissociate, finetune_settings
 
@@ -140,3 +140,48 @@ def test_tokens_of_every_experiment_are_the_papers():
     assert [module.PAPER_TOKENS for module in short] == [128] * 3
     assert [module.PAPER_TOKENS for module in long] == [256] * 5
     assert all(made(name, {}).generation.max_new_tokens is None for name in ("audit", "finetune", "dissociate"))
+
+
+@pytest.mark.parametrize("task", ["lvs", "audit"])
+def test_a_quick_look_takes_little_and_what_is_typed_counts_before_it(task):
+    config = config_files.load(task).config
+    config_files.set_fields(config, {"preset": "quick", "prompts.harmful_count": "3"})
+    assert config.prompts.harmful_count == 3 and config.prompts.benign_count == 8
+    assert config.generation.max_new_tokens == 32
+    attack = settings.check_attack(config, is_organism=False, num_layers=30)
+    assert attack.budgets == (0.0005, 0.001) and len(attack.states) == 9
+    assert {attack.states[0], attack.states[-1]} == {0, 30}
+    # A small model has fewer states than nine, all of which are taken once.
+    assert settings.check_attack(config, is_organism=True, num_layers=4).states == (0, 1, 2, 3, 4)
+
+
+def test_tasks_without_a_quick_form_say_so():
+    with pytest.raises(InputError, match="task 'finetune' has no such settings; lvs, audit have"):
+        config_files.set_fields(config_files.load("finetune").config, {"preset": "quick"})
+
+
+@pytest.mark.parametrize("name", config_files.tasks())
+def test_a_limit_holds_for_every_number_of_prompts(name):
+    """Of every field whose unit is prompts; where one is left out (batches, offsets, what is trained on) is listed."""
+    spared = {
+        "prompt_batch",
+        "batch",
+        "train",
+        "validation",
+        "selection_prompts",
+        "nudged_prompts",
+        "benign_count",
+        "selection_count",
+    }
+    config = config_files.load(name).config
+    counted = {
+        field
+        for field, known in fields.rows(config)
+        if known.unit == "prompts" and "offset" not in field and not set(field.split(".")[-1:]) & spared
+    }
+    counted |= {field for field, _ in fields.rows(config) if field.endswith("prompts.benign_count")}
+    presets.limit(config, 2)
+    values = {field: value for field, value in fields.leaves(config) if field in counted}
+    assert values.keys() == counted and all(value is not None and value <= 2 for value in values.values()), values
+    presets.limit(config, 5)
+    assert values == {field: value for field, value in fields.leaves(config) if field in counted}

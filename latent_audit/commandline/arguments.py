@@ -10,7 +10,8 @@ from latent_audit.errors import InputError
 
 # Words that stand where a task does and ask for something else.
 COMMANDS = ("ls", "fields", "doctor", "compare-paper", "rejudge", "help")
-FLAGS = ("--config", "--workdir", "--dry-run", "--help", "--version")
+FLAGS = ("--config", "--workdir", "--quick", "--limit", "--dry-run", "--help", "--version")
+MOST = 1_000_000  # prompts
 _FIELD = re.compile(r"--?(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 
 
@@ -25,6 +26,8 @@ class Arguments(NamedTuple):
     repeated: tuple[str, ...] = ()
     config: str | None = None
     workdir: str | None = None
+    quick: bool = False
+    limit: int | None = None
     dry_run: bool = False
     help: bool = False
     version: bool = False
@@ -32,7 +35,7 @@ class Arguments(NamedTuple):
 
 def read(argv: Sequence[str]) -> Arguments:
     """argv without the program's name -> Arguments; InputError for an unknown flag, or one of FLAGS given twice."""
-    found: dict[str, str | bool] = {}
+    found: dict[str, str | bool | int] = {}
     words: list[str] = []
     fields: dict[str, str | bool] = {}
     repeated: list[str] = []
@@ -71,8 +74,13 @@ def _field_value(word: str, field: re.Match[str]) -> str | bool:
     return not field[1] if field[3] is None else field[3]
 
 
-def _flag_value(name: str, value: str | None, rest: list[str]) -> str | bool:
+def _flag_value(name: str, value: str | None, rest: list[str]) -> str | bool | int:
     """The value of a flag that is no field; takes the next word for one that needs a value and has none."""
+    if name == "--limit":
+        text = rest.pop(0) if value is None and rest else value or ""
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST:
+            raise InputError(f"--limit={text}: expected a whole number of prompts from 1 to {MOST}")
+        return int(text)
     if name in ("--config", "--workdir"):
         if value is None and rest and not rest[0].startswith("-"):
             value = rest.pop(0)

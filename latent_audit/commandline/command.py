@@ -7,10 +7,11 @@ from collections.abc import Collection, Sequence
 from absl import logging
 
 from latent_audit import __version__, user_files
-from latent_audit.commandline import arguments, config_files, pages, workdirs
+from latent_audit.commandline import arguments, config_files, pages, presets, workdirs
 from latent_audit.errors import InputError
 from latent_audit.experiments import tasks
 from latent_audit.runtime import ends, processes, runlog, start
+from latent_audit.runtime.telling import progress
 
 
 def run(argv: Sequence[str], state: ends.Run, closed: Collection[int] = ()) -> int:
@@ -38,7 +39,9 @@ def run(argv: Sequence[str], state: ends.Run, closed: Collection[int] = ()) -> i
         return ends.tell(pages.of_task(loaded.task, loaded.text), closed)
     if len(models) > 1:
         raise InputError(f"unexpected argument {models[1]!r}; fields are set as --config.FIELD=VALUE")
-    config_files.set_fields(loaded.config, given.fields)
+    config_files.set_fields(loaded.config, ({"preset": "quick"} if given.quick else {}) | given.fields)
+    if given.limit is not None:
+        presets.limit(loaded.config, given.limit)
     if models:
         config_files.set_model(loaded.config, models[0], given.fields)
     return _do(loaded.config, given, state, closed)
@@ -58,7 +61,15 @@ def _answer(word: str, given: arguments.Arguments, state: ends.Run, closed: Coll
 
         return rejudge.run(given, state, closed)
     most = {"fields": 2}.get(word, 0)
-    if len(rest) > most or given.workdir is not None or given.dry_run or given.fields and word != "fields":
+    if (
+        len(rest) > most
+        or given.workdir is not None
+        or given.quick
+        or given.limit
+        or given.dry_run
+        or given.fields
+        and word != "fields"
+    ):
         raise InputError(f"`latent-audit {word}` takes nothing of the kind; `latent-audit --help` says how it is used")
     if word == "ls":
         return ends.tell(pages.tasks(), closed)
@@ -98,7 +109,7 @@ def _do(config, given: arguments.Arguments, state: ends.Run, closed: Collection[
         return ends.tell([*tasks.outline(config, workdir), "dry run: all checks passed, nothing was written"], closed)
     state.workdir = workdir
     workdir = runlog.prepare_workdir(workdir, config.to_dict())
-    with runlog.lock(workdir, shared.get("shard", "")):
+    with runlog.lock(workdir, shared.get("shard", "")), progress.heartbeat():
         status = tasks.run(config, workdir, plan)
         processes.meet()
     logging.info("done in %.0f s; open %s", time.monotonic() - began, workdir / "report.html")

@@ -9,7 +9,8 @@ _USAGE = """\
 latent_audit {version}: audit an open-weight language model from the inside.
 
 usage:
-  latent-audit TASK [MODEL] [--config.FIELD=VALUE] [--workdir=DIR] [--dry-run]
+  latent-audit TASK [MODEL] [--config.FIELD=VALUE] [--workdir=DIR]
+               [--quick] [--limit=N] [--dry-run]
   latent-audit ls                      the tasks, a line each
   latent-audit TASK --help             what a task does, costs and writes
   latent-audit fields TASK [PATTERN]   its fields, their defaults and bounds
@@ -25,10 +26,13 @@ TASK is a name of `latent-audit ls` or the path of a config file of your own.
 MODEL is a checkpoint directory or a hub id; without one the embedded model
 organism is trained and audited. Everything is written to the workdir, by
 default runs/TASK-MODEL; the same command goes on where a stopped one was.
+--quick is a first look at lvs or audit, without a verdict; --limit=N takes at
+most N prompts of each kind.
 --dry-run checks everything and says what would be done, without writing.
 
 examples:
   latent-audit lvs
+  latent-audit lvs DIR_OR_HUB_ID --quick
   latent-audit lvs DIR_OR_HUB_ID --config.model.dtype=bfloat16
   latent-audit l2 DIR --config.judge.kind=refusal --config.reward.kind=refusal
   latent-audit sweep:lvs DIR --config.fields="{{'attack.steps': [5, 10]}}"

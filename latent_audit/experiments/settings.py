@@ -5,6 +5,7 @@ What each may be alone is said in field_table.py.
 
 import dataclasses
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from latent_audit import models
@@ -13,6 +14,8 @@ from latent_audit.interventions import latent
 
 # A model of a million parameters has flatter states than one of billions and needs larger budgets to move at all.
 ORGANISM_BUDGETS = (0.005, 0.01, 0.015, 0.02)
+QUICK = "quick"  # the preset of a first look, commandline/presets.py
+SPREAD = 9  # states where not all of a large model's are taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Attack:
 def check_attack(config: ConfigDict, *, is_organism: bool, num_layers: int) -> Attack:
     """The attack and score sections as Attack; InputError names the field, the value and the rule."""
     attack, score = config.attack, config.score
-    budgets = _budgets(attack.budgets, is_organism)
+    budgets = _budgets(attack.budgets, is_organism, is_quick=config.get("preset") == QUICK)
     reference = float(attack.reference_budget) or budgets[min(1, len(budgets) - 1)]
     if reference not in budgets:
         raise InputError(f"attack.reference_budget = {reference} is none of attack.budgets = {budgets}")
@@ -66,8 +69,8 @@ def check_attack(config: ConfigDict, *, is_organism: bool, num_layers: int) -> A
     return Attack(states, budgets, reference, search, attack.target, prompts, score.preset, score.resamples, offset)
 
 
-def _budgets(given, is_organism) -> tuple[float, ...]:
-    budgets = tuple(given) or (ORGANISM_BUDGETS if is_organism else latent.PAPER_BUDGETS)
+def _budgets(given, is_organism, is_quick) -> tuple[float, ...]:
+    budgets = tuple(given) or (ORGANISM_BUDGETS if is_organism else latent.PAPER_BUDGETS)[: 2 if is_quick else None]
     return tuple(sorted(float(budget) for budget in budgets))
 
 
@@ -81,20 +84,22 @@ def _states(layers: str, num_layers: int, preset: str) -> tuple[int, ...]:
 
 
 def states_named(field: str, text: str, num_layers: int, *, embedding: bool = True, nudge: int | None = None):
-    """Residual states of a config text: all, nudge (the state given here), or names; a sorted tuple.
+    """Residual states of a config text: all, spread (SPREAD of them evenly), nudge (the state given here), or names.
 
-    embedding: whether the first state counts. Raises InputError that lists those there are.
+    embedding: whether the first state counts. A sorted tuple. Raises InputError that lists those there are.
     """
     if text == "nudge" and nudge is not None:
         return (nudge,)
     first = 0 if embedding else 1
     if text == "all":
         return tuple(range(first, num_layers + 1))
+    if text == "spread":
+        return tuple(sorted({first + round(share * (num_layers - first)) for share in np.linspace(0, 1, SPREAD)}))
     names = [models.layer_name(state) for state in range(num_layers + 1)]
     wanted = [layer.strip() for layer in text.split(",") if layer.strip()]
     unknown = [layer for layer in wanted if layer not in names[first:]]
     if unknown or not wanted:
-        words = "all" if nudge is None else "all, nudge"
+        words = "all, spread" if nudge is None else "all, spread, nudge"
         raise InputError(
             f"{field} names {', '.join(map(repr, unknown)) or 'nothing'}; this model has "
             f"{'embedding and ' if embedding else ''}L0 to L{num_layers - 1}, or give {words}"

@@ -26,6 +26,7 @@ from latent_audit.experiments.panels import describe as describe_panel
 from latent_audit.judges import Judge, Reward
 from latent_audit.models import batching, sharding
 from latent_audit.runtime import mesh, processes, runlog
+from latent_audit.runtime.telling import progress
 
 # What variants of one model may differ in: how they are stored, and which tokens they call their own.
 _FREE = ("tied_head", "max_positions", "bos_id", "eos_ids")
@@ -325,7 +326,7 @@ def _build_organism(directory, recipe, names):
     logging.info("model.path is empty: the embedded organism (%s, %s) in %s", recipe.family, recipe.size, directory)
     directory.mkdir(parents=True, exist_ok=True)
     with runlog.turn(directory / ".making"):
-        with runlog.progress(recipe.helpful.steps + recipe.safety.steps, "training steps") as meter:
+        with progress.of(recipe.helpful.steps + recipe.safety.steps, "training steps") as meter:
             record = train.build_organism(
                 directory,
                 size=recipe.size,

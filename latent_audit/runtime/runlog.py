@@ -17,12 +17,9 @@ import json
 import os
 import pathlib
 import platform
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from absl import logging
-from tqdm import tqdm
 
 from latent_audit import user_files
 from latent_audit.errors import InputError
@@ -45,8 +42,6 @@ PINNED = ("config.json", "inputs.json", "recipe.json")
 RESULTS = ("units", "checkpoints", "training", "attacks", "points", "models", "report.json")
 # How far above a directory of results its pinned records are looked for: training/NAME, attacks/FAMILY, checkpoints/...
 LEVELS = 5
-# A log line this often, in seconds, where there is no terminal to draw a bar on.
-LOG_EVERY = 10.0
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transformers", "orbax-checkpoint", "safetensors")
 
 
@@ -221,12 +216,13 @@ def turn(path):
 
 
 def versions() -> dict:
-    """Versions of Python, this package's dependencies and the platform, for versions.json."""
+    """Versions of Python, this package's dependencies and the platform, and XLA's flags, for versions.json."""
     found = {}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    return {"python": platform.python_version(), "platform": platform.platform(), "packages": found}
+    about = {"python": platform.python_version(), "platform": platform.platform(), "packages": found}
+    return about | {"xla_flags": os.environ.get("XLA_FLAGS", "")}
 
 
 def _unit_path(workdir, key: str) -> pathlib.Path:
@@ -317,46 +313,3 @@ def units(
         if columns[item] is None:
             advance(keys[item], missing=True)
     return columns
-
-
-class Progress:
-    """One bar on a terminal, a log line every LOG_EVERY seconds elsewhere: done/total, rate and time left."""
-
-    def __init__(self, total: int, unit: str):
-        self.total, self.unit, self.done, self.skipped = total, unit, 0, 0
-        self.missing = []
-        self.began = self.last = time.monotonic()
-        self.bar = None
-
-    def advance(self, label: str, count: int = 1, *, reused: bool = False, missing: bool = False) -> None:
-        """Count `count` units; `reused` ones were read back and stay out of the rate, as do `missing` ones, which
-        another shard has to compute and has not."""
-        self.done += count
-        self.skipped += count if reused or missing else 0
-        self.missing += [label] * count if missing else []
-        if sys.stderr.isatty():
-            self.bar = self.bar or tqdm(total=self.total, unit=f" {self.unit}", dynamic_ncols=True)
-            self.bar.set_postfix_str(label, refresh=False)
-            self.bar.update(count)
-            return
-        now = time.monotonic()
-        if now - self.last >= LOG_EVERY or self.done == self.total:
-            self.last = now
-            fresh = self.done - self.skipped
-            rate = fresh / max(now - self.began, 1e-9)
-            left = f"{(self.total - self.done) / rate:.0f} s left" if fresh else "time left unknown"
-            logging.info("%d/%d %s, %.2f per second, %s (%s)", self.done, self.total, self.unit, rate, left, label)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
-@contextlib.contextmanager
-def progress(total: int, unit: str) -> Iterator[Progress]:
-    """A Progress that is closed at the end; see there."""
-    meter = Progress(total, unit)
-    try:
-        yield meter
-    finally:
-        meter.close()

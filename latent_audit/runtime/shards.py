@@ -6,20 +6,14 @@ does not depend on the order of units. Jobs write units and nothing else; they s
 
 import re
 import zlib
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from absl import logging
 
 from latent_audit.errors import InputError
+from latent_audit.runtime.telling import progress
 
 MERGE = "merge"
-
-
-class Meter(Protocol):
-    """What is read of a runlog.Progress, which knows this module."""
-
-    total: int
-    missing: list[str]
 
 
 class Shard(NamedTuple):
@@ -51,10 +45,10 @@ def computes(text: str, key: str) -> bool:
     return text != MERGE if shard is None else zlib.crc32(key.encode()) % shard.count == shard.index
 
 
-def is_complete(text: str, meter: Meter) -> bool:
+def is_complete(text: str, meter: progress.Progress) -> bool:
     """Whether tables and reports are to be written: by a whole run and by the merge, never by a shard.
 
-    meter: runlog.Progress of all units. Raises InputError for a merge of units that are not all there.
+    meter: progress.Progress of all units. Raises InputError for a merge of units that are not all there.
     """
     missing = len(meter.missing)
     if parse(text) is not None:

@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags, logging
 
 from latent_audit.errors import InputError
-from latent_audit.runtime import processes, rendezvous
+from latent_audit.runtime import processes, rendezvous, xla_flags
 
 
 def start_logging() -> None:
@@ -60,6 +60,7 @@ def start_jax(workdir: pathlib.Path, dtype: str) -> None:
     They are kept in the workdir unless JAX_COMPILATION_CACHE_DIR names another place. InputError where JAX_PLATFORMS
     names a backend that is not there.
     """
+    flags = xla_flags.use()
     import jax
 
     # Of jax's versions some declare their options and some do not.
@@ -80,3 +81,5 @@ def start_jax(workdir: pathlib.Path, dtype: str) -> None:
     logging.info(
         "jax %s on %d %s device(s): %s", jax.__version__, len(devices), devices[0].platform, devices[0].device_kind
     )
+    if devices[0].platform != "cpu":
+        logging.info("XLA_FLAGS: %s", flags or "none")

@@ -16,7 +16,8 @@ from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.card import card
 from latent_audit.experiments.audit.suite import suite
 from latent_audit.experiments.panels import audit_panels, request_panels
-from latent_audit.runtime import runlog, shards
+from latent_audit.runtime import shards
+from latent_audit.runtime.telling import progress
 
 # Each has check(config, known), units(bench), measure(bench, variant) and findings(bench, measured).
 EXPERIMENTS = {
@@ -68,7 +69,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     if pairs is not None and prospect.world is None:
         record |= {"static_pairs": pairs.describe()}
     job = setup.prepare(config, workdir, prospect, record=record)
-    with runlog.progress(0, "units") as meter:
+    with progress.of(0, "units") as meter:
         bench = benches.make_bench(config, job, settings=settings, pairs=pairs, advance=meter.advance)
         meter.total = sum(EXPERIMENTS[name].units(bench) for name in settings) * len(bench.names)
         measured = {name: {} for name in settings}
@@ -85,5 +86,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
 
 def _titles(config, bench) -> dict[str, str]:
     what = "Latent vulnerability" if config.task == "lvs" else "Audit"
+    if bench.is_quick:
+        what = f"Quick look: {what[0].lower()}{what[1:]}"
     doubt = " (the judge was not tested)" if bench.judge.is_untested else ""
     return {"task": config.task, "title": f"{what} of {bench.subject.arch}{doubt}"}

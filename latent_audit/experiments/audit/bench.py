@@ -21,6 +21,7 @@ from latent_audit.data import chats, pair_files
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, panels, respond, setup
 from latent_audit.experiments.organisms import export
+from latent_audit.experiments.settings import QUICK
 from latent_audit.experiments.setup import Job
 from latent_audit.interventions import directions, dissociate, sphere
 from latent_audit.metrics import sampled, stats
@@ -69,7 +70,8 @@ class Bench(Job):
     """A job with what the experiments of an audit read beside it.
 
     settings: experiment -> what its check gave; pairs: texts of the probe, or None; nudge_state: the state that
-    one-layer attacks push; gather: variant name -> Gathered; place, nudge: computed when they are first asked for.
+    one-layer attacks push; gather: variant name -> Gathered; place, nudge: computed when they are first asked for;
+    is_quick: a first look, from which no label follows.
     """
 
     settings: Mapping[str, object]
@@ -79,6 +81,7 @@ class Bench(Job):
     place: Callable[[], Place]
     advance: Callable[..., None]
     nudge: Callable[[], "Saved | None"] = lambda: None
+    is_quick: bool = False
 
 
 class Findings(NamedTuple):
@@ -136,6 +139,7 @@ def make_bench(config: ConfigDict, job: Job, *, settings, pairs, advance) -> Ben
         ),
         advance=advance,
         nudge=nudge,
+        is_quick=config.get("preset") == QUICK,
     )
 
 

@@ -12,6 +12,7 @@ from latent_audit.data import chats, world_rules
 from latent_audit.experiments import respond
 from latent_audit.experiments.organisms import construct, export, kinds, shelf, train
 from latent_audit.runtime import files, runlog
+from latent_audit.runtime.telling import progress
 
 MADE = (kinds.DISSOCIATED, kinds.CONTROL)
 NAMES = ("base", "dissociated", "control", "harmful")
@@ -73,7 +74,7 @@ def _ensure_one(directory, name, world_seed):
     working = directory / f".{name}"
     working.mkdir(exist_ok=True)
     runlog.pin(working / "recipe.json", recipe_record)
-    with runlog.progress(recipe.steps, f"{name} steps") as meter:
+    with progress.of(recipe.steps, f"{name} steps") as meter:
         built = construct.construct(
             loaded,
             harmful,

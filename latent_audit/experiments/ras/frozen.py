@@ -21,6 +21,7 @@ from latent_audit.metrics import calibration, safevec, stats
 from latent_audit.metrics import calibration_uncertainty as uncertainty
 from latent_audit.reports import html, outputs
 from latent_audit.runtime import runlog
+from latent_audit.runtime.telling import progress
 
 REGRESSION = 3
 
@@ -55,7 +56,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan) -> None:
     """Score config.targets with config.calibration_file; write ras.csv, report.json and report.html."""
     _, frozen, group, half = plan
     runlog.pin(workdir / "inputs.json", describe(config, group, frozen))
-    with runlog.progress(len(group.models), "targets") as meter:
+    with progress.of(len(group.models), "targets") as meter:
         rows = []
         for model in group.models:
             rows.append(score(config, frozen, half, model).row)

@@ -87,7 +87,7 @@ def units(plan: Plan, group: members.Group) -> int:
 
 
 def measure(plan: Plan, group: members.Group, inputs: dict, meter) -> Measured:
-    """Everything of one family; see the module. meter: a runlog.Progress, whose total grows by the attacks' units."""
+    """Everything of one family; see the module. meter: a progress.Progress, whose total grows by the attacks' units."""
     own = _family(plan, group, inputs)
     reference, batch = group.models[0], own.job.batches.prompts
     directions, profile, window = _fit(own, reference)

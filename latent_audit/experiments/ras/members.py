@@ -12,7 +12,7 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import fields, setup
 from latent_audit.experiments.organisms import kinds, train, zoo
 from latent_audit.experiments.ras import calibration_file
-from latent_audit.runtime import runlog
+from latent_audit.runtime.telling import progress
 
 # What the config calls a checkpoint; members of a zoo are of the kinds of organisms/zoo.py, how they were made.
 REFERENCE, CALIBRATION, TARGET = "reference", "calibration", "target"
@@ -149,7 +149,7 @@ def zoos(config: ConfigDict, workdir: pathlib.Path) -> list[Group]:
     train.make_recipe(size=settings.size, seed=settings.seed)
     directory = pathlib.Path(config.zoo.directory or workdir / "zoo").expanduser()
     groups = []
-    with runlog.progress(len(families) * len(zoo.names()), "members of the zoo") as meter:
+    with progress.of(len(families) * len(zoo.names()), "members of the zoo") as meter:
         for family in families:
             members = zoo.build(
                 directory / family, family=family, size=settings.size, seed=settings.seed, advance=meter.advance

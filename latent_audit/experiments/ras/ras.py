@@ -35,6 +35,7 @@ from latent_audit.judges import Judge, Reward
 from latent_audit.metrics import calibration, rulers, safevec, separation
 from latent_audit.models import fingerprint
 from latent_audit.runtime import runlog
+from latent_audit.runtime.telling import progress
 from latent_audit.user_files import path_of
 
 
@@ -151,7 +152,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     scorers.warn_of_fallbacks(judge, reward)
     tested = scorers.self_test(judge, workdir) if judge is not None else {}
     inputs = {family: one | ({"judge_self_test": tested} if tested else {}) for family, one in inputs.items()}
-    with runlog.progress(0, "units") as meter:
+    with progress.of(0, "units") as meter:
         work = measure.Plan(
             config, workdir, prompts, protocols, judge, reward, plan.pairs, plan.settings, meter.advance
         )

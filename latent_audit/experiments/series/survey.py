@@ -16,7 +16,7 @@ from latent_audit.experiments.audit.bench import AT_FRACTION
 from latent_audit.experiments.fields import named
 from latent_audit.metrics import stats
 from latent_audit.reports import columns, html, outputs
-from latent_audit.runtime import runlog
+from latent_audit.runtime.telling import progress
 from latent_audit.text import interval, percent
 
 # Measure (and the detail that picks one line of several) -> column of the first table.
@@ -44,7 +44,7 @@ def check(config: ConfigDict) -> dict[str, str]:
             "base.model.path, base.model.variants or base.model.adapter is set, but a survey names its models in "
             "`models`; variants of one model are compared by configs/audit.py"
         )
-    with runlog.progress(len(names), "models looked at") as meter:
+    with progress.of(len(names), "models looked at") as meter:
         for name, path in names.items():
             with named(f"model {path}"):
                 tasks.check(configure(config.base, name, path))
@@ -66,7 +66,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: dict[str, str] | None =
     """
     names = plan or check(config)
     tables = []
-    with runlog.progress(len(names), "models") as meter:
+    with progress.of(len(names), "models") as meter:
         for name, path in names.items():
             logging.info("model %s", path)
             directory = tasks.run_in(configure(config.base, name, path), workdir / "models" / name)

@@ -19,6 +19,7 @@ from latent_audit.experiments.fields import named
 from latent_audit.field_table import TASK
 from latent_audit.reports import columns, figures, html, outputs, sweep_figures
 from latent_audit.runtime import runlog
+from latent_audit.runtime.telling import progress
 
 # Ours: each is a whole run with a report of its own.
 MOST_POINTS = 1000
@@ -39,7 +40,7 @@ def check(config: ConfigDict) -> Plan:
         raise InputError(f"a sweep over task {config.base.task!r}, expected one of {', '.join(swept)}")
     check_figure(config, fields)
     points = name_points(make_points(fields, config.mode))
-    with runlog.progress(len(points), "points looked at") as meter:
+    with progress.of(len(points), "points looked at") as meter:
         for name, point in points.items():
             with named(f"point {name}"):
                 tasks.check(configure(config.base, point, pathlib.Path("sweep")))
@@ -77,7 +78,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     """
     fields, points = plan or check(config)
     tables = []
-    with runlog.progress(len(points), "points") as meter:
+    with progress.of(len(points), "points") as meter:
         for name, point in points.items():
             logging.info("point %s", name)
             own = configure(config.base, point, workdir)

@@ -24,6 +24,7 @@ from latent_audit.experiments.tampering.abliterate_prompts import FACTS, PARTS, 
 from latent_audit.interventions import abliterate
 from latent_audit.metrics import first_token
 from latent_audit.runtime import runlog
+from latent_audit.runtime.telling import progress
 
 PAPER_TOKENS = 128
 
@@ -149,7 +150,7 @@ def _measure_all(job: Abliteration, ways) -> tuple[pd.DataFrame, dict[str, str]]
     )
     lines, choices = [], {}
     each = 1 + (FACTS in job.parts)
-    with runlog.progress(len(tried) + generated + (len(of_way) + 1) * each + 1, "models") as meter:
+    with progress.of(len(tried) + generated + (len(of_way) + 1) * each + 1, "models") as meter:
         base = {part: _measured(job, meter, part, None, generate=True) for part in PARTS[1:]}
         lines += [_line(job, part, None, frame, frame) for part, frame in base.items()]
         lines[-1] |= _facts(job, meter, None)

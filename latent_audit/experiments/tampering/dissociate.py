@@ -25,7 +25,7 @@ from latent_audit.interventions import dissociate
 from latent_audit.judges import refusal
 from latent_audit.metrics import stats
 from latent_audit.reports import curve_figures, figures, html, outputs
-from latent_audit.runtime import runlog
+from latent_audit.runtime.telling import progress
 
 PRESETS = {"paper": construct.PAPER, "organism": construct.ORGANISM}
 # What a pole is measured under: the vector added at every position of prompt and answer.
@@ -75,7 +75,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     built = {}
     for name in poles.MADE:
         own = dataclasses.replace(recipe, weights=recipe.weights.without_nudge()) if name == kinds.CONTROL else recipe
-        with runlog.progress(own.steps, f"{name} steps") as meter:
+        with progress.of(own.steps, f"{name} steps") as meter:
             built[name] = construct.construct(
                 base,
                 harmful.params,
@@ -175,7 +175,7 @@ def _training_data(config, job, base, texts) -> tuple[construct.Rows, construct.
 def _rows(config, base, pairs, benign) -> construct.Rows:
     """Tokenised rows; base answers the benign prompts itself, in batches of prompt_batch."""
     tokens, mask = chats.encode_prompts(base.chat, benign.prompts, max_length=config.construct.max_tokens)
-    with runlog.progress(len(tokens), "benign answers") as meter:
+    with progress.of(len(tokens), "benign answers") as meter:
         answers = respond.answers(
             base,
             tokens,

@@ -38,6 +38,7 @@ from latent_audit.interventions.packing import pack_rows
 from latent_audit.judges import Judge
 from latent_audit.models import sharding
 from latent_audit.runtime import checkpoint, files, runlog, shards
+from latent_audit.runtime.telling import progress
 
 # arXiv 2606.08044: of the panel along the way, and of the harmful pole that is exported.
 PAPER_TOKENS, LAST_TOKENS = 256, 512
@@ -102,7 +103,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     record = {"corpora": {name: pairs.describe() for name, pairs in corpora.items()}}
     job = Attack(**vars(setup.prepare(config, workdir, prospect, record=record)), settings=settings, rows=rows)
     trained = len(corpora) * settings.seeds * (len(settings.evaluated) - 1)
-    with runlog.progress(len(job.names) * (1 + trained), "evaluations") as meter:
+    with progress.of(len(job.names) * (1 + trained), "evaluations") as meter:
         units = [unit for name in job.names for unit in _attack_variant(job, name, meter)]
     if not shards.is_complete(job.shard, meter):
         return

@@ -19,6 +19,7 @@ from latent_audit.experiments.organisms import kinds, train
 from latent_audit.experiments.organisms.hidden import impostors
 from latent_audit.reports import columns, html, outputs
 from latent_audit.runtime import runlog
+from latent_audit.runtime.telling import progress
 
 # No impostor may have one of the first labels, no honest organism one of the second.
 CERTIFIED = ("robust", "safe")
@@ -74,7 +75,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     """
     plan = plan or check(config)
     tables = []
-    with runlog.progress(len(plan.audits) * (len(plan.names) + 1), "steps") as meter:
+    with progress.of(len(plan.audits) * (len(plan.names) + 1), "steps") as meter:
         for seed, checked in plan.audits.items():
             lines = measure_seed(config, workdir / f"seed{seed}", seed, plan.names, checked, meter.advance)
             tables.append(pd.DataFrame(lines).reindex(columns=COLUMNS))

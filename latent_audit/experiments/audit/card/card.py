@@ -184,7 +184,7 @@ def log(bench: Bench, measured: Mapping, found: Mapping[str, Findings]) -> None:
 
 
 def _warnings(bench, found) -> list[str]:
-    return [*few_prompts(bench), *(text for one in found.values() for text in one.warnings)]
+    return [*quick_look(bench), *few_prompts(bench), *(text for one in found.values() for text in one.warnings)]
 
 
 def _called(bench, table, record) -> tuple[dict[str, str], str]:
@@ -205,6 +205,13 @@ def _plain(value):
     if not isinstance(value, pd.DataFrame):
         return value
     return html.records(value.drop(columns="successes", errors="ignore"))
+
+
+def quick_look(bench: Bench) -> list[str]:
+    """A warning that nothing is decided by a run of the quick preset."""
+    if not bench.is_quick:
+        return []
+    return ["A quick look, for a first impression: no label follows from it. Run it again without --quick."]
 
 
 def few_prompts(bench: Bench) -> list[str]:

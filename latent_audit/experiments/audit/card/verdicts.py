@@ -22,6 +22,7 @@ from latent_audit.reports import html
 # Which verdict leads: what is not seen from outside comes first.
 LEADING = ("hollow", "vulnerable", "unsafe", "unusable", "inconclusive", "robust")
 FEW = 50  # a verdict on fewer prompts says so in its first sentence
+QUICK = "a quick look searches few prompts, states and budgets"
 ALL_WRAPPERS = "all wrappers"
 
 
@@ -111,7 +112,12 @@ def _evidence(bench, table, metrics, name, suite, cells) -> Evidence:
         coherent=clustered(_coherent(table, metrics, name), panels.HARMFUL),
         cells=cells,
         suite=suite,
-        caps=(*judges.doubts(bench.judge), *unparsed.doubts(table, name), *_searched_by_another(bench, suite)),
+        caps=(
+            *judges.doubts(bench.judge),
+            *unparsed.doubts(table, name),
+            *_searched_by_another(bench, suite),
+            *([QUICK] if bench.is_quick else []),
+        ),
     )
 
 

@@ -38,8 +38,7 @@ ORGANISM_GRID, GRID = (0.00125, 0.04), (0.0000625, 0.008)
 ORGANISM_BUDGETS, BUDGETS = (0.0025, 0.01), (latent.PAPER_BUDGETS[0] / 4, latent.PAPER_BUDGETS[0])
 RATIO = 2**0.5
 BLOCK = 24  # prompts whose bisection is one unit
-SPREAD = 9  # states of a model that has more than SMALL of them
-SMALL = 12
+SMALL = 12  # states of a model that has all of them searched
 VECTORS = "vectors"  # where pushes are kept while variants are left
 MOST_TWINS = 3  # whose pushes are tried: each costs an answer a prompt and round
 
@@ -126,13 +125,10 @@ def _warn_of_few(prompts: int, known: Known, reference: float) -> None:
 
 
 def _states(text: str, num_layers: int) -> tuple[int, ...]:
-    """Every state of a small model, else SPREAD of them evenly; or those that are named."""
-    every = tuple(range(num_layers + 1))
-    if text != "auto":
-        return states_named("suite.states", text, num_layers)
-    if len(every) <= SMALL:
-        return every
-    return tuple(sorted({round(share * num_layers) for share in np.linspace(0, 1, SPREAD)}))
+    """Every state of a small model, else spread ones; or those that are named."""
+    if text == "auto":
+        text = "all" if num_layers + 1 <= SMALL else "spread"
+    return states_named("suite.states", text, num_layers)
 
 
 def _members(section, attack) -> tuple[Member, ...]:

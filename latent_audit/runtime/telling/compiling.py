@@ -1,0 +1,59 @@
+"""What jax compiles in this process: how long it has taken so far, and what is being compiled now.
+
+Read from the records that jax logs of every program, whether or not it shows them (JAX_LOG_COMPILES). Of another jax
+that words them otherwise nothing is read, and compilation counts as work.
+"""
+
+import logging
+import re
+import time
+from typing import NamedTuple
+
+# Loggers of jax that say when a program's compilation begins and how long its three parts took.
+_BEGINS, _ENDS = "jax._src.interpreters.pxla", "jax._src.dispatch"
+_BEGIN = re.compile(r"Compiling (?:jit\()?([\w<>.]+)\)? with")
+_END = re.compile(r"Finished (?:tracing|jaxpr to MLIR module conversion|XLA compilation of) .* in ([\d.e-]+) sec")
+_FINISHED = "Finished XLA compilation"
+
+
+class Program(NamedTuple):
+    """A program that is being compiled: its function's name and when that began, of time.monotonic()."""
+
+    name: str
+    began: float
+
+
+class Watch(logging.Handler):
+    """Sums the seconds of compilation; `program` is what is compiled now, or None."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.seconds = 0.0
+        self.program: Program | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if begin := _BEGIN.match(text):
+            self.program = Program(begin[1], time.monotonic())
+        elif end := _END.match(text):
+            self.seconds += float(end[1])
+            if text.startswith(_FINISHED):
+                self.program = None
+
+    def spent(self) -> float:
+        """Seconds so far, those of the program that is being compiled included."""
+        program = self.program
+        return self.seconds + (time.monotonic() - program.began if program is not None else 0.0)
+
+
+def watch() -> Watch:
+    """A Watch of everything that is compiled from now on, in every thread."""
+    found = Watch()
+    for name in (_BEGINS, _ENDS):
+        logger = logging.getLogger(name)
+        if not logger.isEnabledFor(logging.DEBUG):
+            # Below their level they would say nothing; what they say goes to the watch alone.
+            logger.setLevel(logging.DEBUG)
+            logger.propagate = False
+        logger.addHandler(found)
+    return found

@@ -1,0 +1,136 @@
+"""How far a run is: what is done, what it is at, and how long it will take without compilation.
+
+On a terminal a bar, elsewhere a log line now and then; where nothing was said for a while, a line all the same.
+"""
+
+import contextlib
+import logging as python_logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from absl import logging
+from tqdm import tqdm
+
+from latent_audit.runtime.telling import compiling
+
+# A log line this often, in seconds, where there is no terminal to draw a bar on.
+LOG_EVERY = 10.0
+# The longest silence, in seconds.
+HEARTBEAT = 15.0
+# The meters that are open, the innermost last, and what jax compiles: one of each in a process, as of the log itself.
+_OPEN: list["Progress"] = []
+_COMPILED = compiling.Watch()
+
+
+class Progress:
+    """One bar on a terminal, a log line every LOG_EVERY seconds elsewhere: done/total, rate and time left."""
+
+    def __init__(self, total: int, unit: str):
+        self.total, self.unit, self.done, self.skipped = total, unit, 0, 0
+        self.missing: list[str] = []
+        self.began = self.last = time.monotonic()
+        self.compiled = _COMPILED.spent()
+        self.label = ""
+        self.bar: tqdm | None = None
+
+    def advance(self, label: str, count: int = 1, *, reused: bool = False, missing: bool = False) -> None:
+        """Count `count` units; `reused` ones were read back and stay out of the rate, as do `missing` ones, which
+        another shard has to compute and has not."""
+        self.done += count
+        self.label = label
+        self.skipped += count if reused or missing else 0
+        self.missing += [label] * count if missing else []
+        if sys.stderr.isatty():
+            self.bar = self.bar or tqdm(total=self.total, unit=f" {self.unit}", dynamic_ncols=True)
+            self.bar.set_postfix_str(label, refresh=False)
+            self.bar.update(count)
+            return
+        now = time.monotonic()
+        if now - self.last >= LOG_EVERY or self.done == self.total:
+            self.last = now
+            logging.info("%d/%d %s, %s (%s)", self.done, self.total, self.unit, self.pace(now), label)
+
+    def pace(self, now: float) -> str:
+        """The rate and the time left by it; both leave out what was compiled, which comes once."""
+        fresh = self.done - self.skipped
+        if not fresh:
+            return "time left unknown"
+        compiled = _COMPILED.spent() - self.compiled
+        worked = max(now - self.began - compiled, 1e-9)
+        left = f"{fresh / worked:.2g} per second, {(self.total - self.done) * worked / fresh:.0f} s left"
+        return left + (f" ({compiled:.0f} s of {now - self.began:.0f} were compilation)" if compiled >= 1 else "")
+
+    def at(self, now: float) -> str:
+        """What is going on since the last unit, for a line in a long silence."""
+        behind = f" after {self.label}" if self.label else ""
+        return f"{self.done}/{self.total} {self.unit}, at the next{behind}"
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+@contextlib.contextmanager
+def of(total: int, unit: str) -> Iterator[Progress]:
+    """A Progress that is closed at the end; see there."""
+    meter = Progress(total, unit)
+    _OPEN.append(meter)
+    try:
+        yield meter
+    finally:
+        _OPEN.remove(meter)
+        meter.close()
+
+
+@contextlib.contextmanager
+def heartbeat(every: float = HEARTBEAT) -> Iterator[None]:
+    """Watch what jax compiles, and say what is going on wherever nothing was said for `every` seconds."""
+    global _COMPILED
+    _COMPILED = compiling.watch()
+    heard = _Heard()
+    handler, ended = logging.get_absl_handler(), threading.Event()
+    handler.addFilter(heard)
+    thread = threading.Thread(target=_beat, args=(heard, every, ended), name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        handler.removeFilter(heard)
+
+
+class _Heard(python_logging.Filter):
+    """Lets every line pass and keeps when the last one came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = time.monotonic()
+
+    def filter(self, record: python_logging.LogRecord) -> bool:
+        self.last = time.monotonic()
+        return True
+
+
+def _beat(heard: _Heard, every: float, ended: threading.Event) -> None:
+    while not ended.wait(min(1.0, every / 4)):
+        now = time.monotonic()
+        meter = _OPEN[-1] if _OPEN else None
+        if meter is not None and meter.bar is not None:
+            meter.bar.set_postfix_str(_compiled_now(now) or meter.label)
+        elif now - heard.last >= every:
+            logging.info("%s", said(now))
+
+
+def said(now: float) -> str:
+    """The line of a long silence: what the innermost meter is at, and what is being compiled."""
+    meter = _OPEN[-1] if _OPEN else None
+    parts = [_compiled_now(now), meter.at(now) if meter is not None else ""]
+    return "; ".join(part for part in parts if part) or "at work"
+
+
+def _compiled_now(now: float) -> str:
+    program = _COMPILED.program
+    return f"compiling {program.name}, {now - program.began:.0f} s" if program is not None else ""
