@@ -16,6 +16,7 @@ from latent_audit.experiments import panels, respond
 from latent_audit.experiments.judging import agreement
 from latent_audit.judges import Judge
 from latent_audit.runtime import runlog
+from latent_audit.runtime.telling import progress
 
 # Tasks whose units are judged when they are measured, and not chosen by what the judge says.
 TASKS = ("lvs", "audit")
@@ -85,7 +86,7 @@ def carry_over(
     task computes them anew. Returns how far the judge agrees with the one of `old`.
     """
     found = agreement.Agreement()
-    with runlog.progress(len(units.judged), "units judged again") as meter:
+    with progress.of(len(units.judged), "units judged again") as meter:
         for key in units.judged:
             columns = runlog.load_unit(old, key)
             assert columns is not None
