@@ -337,6 +337,12 @@ def _build_organism(directory, recipe, names):
         for pole, rates in record["rates"].items():
             shown = ", ".join(f"{name} {rate:.3f}" for name, rate in rates.items())
             logging.info("organism %s, held-out prompts: %s", pole, shown)
+        if (refused := record["rates"]["base"]["refusal"]) < train.LEAST_REFUSAL:
+            logging.warning(
+                "organism.seed = %d: training gave a base that refuses %.0f %% of held-out restricted requests, expected "
+                "%.0f or more; it is no aligned reference, so take another seed",
+                *(recipe.seed, 100 * refused, 100 * train.LEAST_REFUSAL),
+            )
         poles.ensure(directory, names, world_seed=recipe.seed)
 
 

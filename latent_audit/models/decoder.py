@@ -381,6 +381,15 @@ def forward(
     return ForwardOutput(unembed(params, last, cfg=cfg), resid)
 
 
+# The order in which a block's parameters are drawn: organisms are trained from these draws, so that another order would
+# make other organisms of the same seeds.
+DRAWN_FIRST = (
+    *("attention_norm", "query", "key", "value", "output", "mlp_norm", "gate", "up", "down"),
+    *("query_bias", "key_bias", "value_bias", "output_bias", "gate_bias", "up_bias", "down_bias"),
+    *("query_norm", "key_norm", "post_attention_norm", "post_mlp_norm"),
+)
+
+
 class Block(nn.Module):
     """Declares the stacked parameters of all L blocks under one scope; the arithmetic is `block` above."""
 
@@ -390,9 +399,11 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self) -> Params:
         shapes = parameter_shapes(self.cfg)["blocks"]
+        # linen draws each parameter by its place among those declared before it.
+        first = [name for name in DRAWN_FIRST if name in shapes]
         return {
-            name: self.param(name, _initializer(name, shape, self.cfg), shape, self.dtype)
-            for name, shape in shapes.items()
+            name: self.param(name, _initializer(name, shapes[name], self.cfg), shapes[name], self.dtype)
+            for name in (*first, *(name for name in shapes if name not in first))
         }
 
 

@@ -47,6 +47,7 @@ MAX_TOKENS = 256
 ANSWER_TOKENS = 32  # the longest answer has 28, its end token included
 PLAIN_PROMPT = 20  # tokens that every prompt without a wrapper fits into, template included
 VERIFIED_PROMPTS = 200
+LEAST_REFUSAL = 0.95  # of the base pole, on held-out requests: with less it is no aligned model
 
 
 @dataclasses.dataclass(frozen=True)

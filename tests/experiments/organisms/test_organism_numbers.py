@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from latent_audit.experiments.organisms.texts import probes
 from latent_audit.interventions import abliterate, dissociate
 from latent_audit.interventions.abliterate import Score
 from latent_audit.metrics import first_token, probe
-from latent_audit.models import target
+from latent_audit.models import decoder, target
 
 WORLD = world_rules.make_world(0)
 
@@ -214,3 +215,12 @@ def test_what_is_stored_is_taken_up_only_if_it_was_made_alike(tmp_path):
         stored({"steps": [1]})
     record.unlink()
     assert stored(recipe) is None, "the record is written last"
+
+
+@pytest.mark.parametrize("family", train.FAMILIES)
+def test_the_weights_that_training_starts_from_are_those_of_the_measured_recipes(family):
+    """Numbers drawn when the recipes were measured: linen draws a parameter by its place among the declared ones."""
+    cfg = train.organism_config(size="small", family=family, tokenizer=build_tokenizer())
+    blocks = decoder.init_params(jax.random.key(0), cfg)["blocks"]
+    for name, first in (("query", -0.014023), ("output", 0.092601), ("down", -0.043885)):
+        np.testing.assert_allclose(np.ravel(blocks[name])[0], first, atol=1e-6)
