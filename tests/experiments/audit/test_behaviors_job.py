@@ -11,6 +11,7 @@ from configs import audit as audit_config
 from latent_audit.errors import InputError
 from latent_audit.experiments.audit import audit as job
 from latent_audit.experiments.audit import gcg, l2, steer
+from latent_audit.experiments.audit.suite import goals
 from latent_audit.judges import refusal
 from tests.support.checkpoints import tiny_checkpoint
 
@@ -138,7 +139,11 @@ def test_judges_are_asked_about_behaviours_and_searches_aim_at_targets(experimen
     # Two attacks for one behaviour are of one cluster.
     assert panels["harmful"].clusters.tolist() == [0, 0, 0]
     turns = {tuple(l2.chats.assistant_turn_ids(chat, text)) for text in (TARGETS["one"], TARGETS["two"])}
-    assert aims["l2"] == turns and len(turns) == 2
+    # The suite searches on the sphere too, for the first tokens of an answer: no whole turn, which the end token ends.
+    whole = {aim for aim in aims["l2"] if aim[-1] == chat.tokenizer.eos_token_id}
+    assert whole == turns and len(turns) == 2
+    firsts = {goals.first_tokens(chat, text) for text in (TARGETS["one"], TARGETS["two"])}
+    assert not aims["l2"] - whole if "suite" not in experiments else firsts <= aims["l2"]
     assert aims["gcg"] == ({tuple(gcg.chats.target_ids(chat, TARGETS["one"]))} if "gcg" in experiments else set())
     record = json.loads((tmp_path / "report.json").read_text())["inputs"]["prompts"]["harmful"]
     assert record["dropped"] == {"empty": 1, "duplicates": 0, "other_labels": 0}
