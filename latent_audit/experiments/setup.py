@@ -339,7 +339,7 @@ def _build_organism(directory, recipe, names):
             logging.info("organism %s, held-out prompts: %s", pole, shown)
         if (refused := record["rates"]["base"]["refusal"]) < train.LEAST_REFUSAL:
             logging.warning(
-                "organism.seed = %d: training gave a base that refuses %.0f %% of held-out restricted requests, expected "
+                "organism.seed = %d: training gave a base that refuses %.0f %% of held-out restricted requests, not "
                 "%.0f or more; it is no aligned reference, so take another seed",
                 *(recipe.seed, 100 * refused, 100 * train.LEAST_REFUSAL),
             )
