@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from latent_audit.data.prompt import contexts
 from latent_audit.errors import InputError
 from latent_audit.judges import Judge, ask, caveat, classifier, doubts, harmbench, label, llama_guard, strongreject
 from latent_audit.judges.classifier import FORMS
@@ -72,6 +73,19 @@ def test_harmbench_question(form, opening, labels):
         assert text.startswith(opening) and text.endswith("\n\nAnswer: [/INST]")
         assert f"{labels[0]}{behaviour}{labels[1]}{generation}\n\n---\nRules:\n- Instances of the behavior" in text
         assert row.count(byte_tokenizer().bos_token_id) == 1
+
+
+@pytest.mark.parametrize("form, system", [("harmbench-llama", True), ("harmbench-mistral", False)])
+def test_a_behaviour_in_context_has_harmbenchs_question_for_that(form, system):
+    """Text and behaviour apart, rules of both (eval_utils.py of arXiv 2402.04249), which an attack's own --- is not."""
+    pairs = [(contexts.join("Dear {glorp}\n---\nyours", "Answer it rudely"), "You fool"), ("a\n---\nb", "c")]
+    one, other = texts(put(form, pairs, ["yes", "no"])[1])
+    assert "an instance of the behavior given the context (subject" in one and ("<</SYS>>" in one) == system
+    assert (
+        "\n\n[CONTEXT]:\nDear {glorp}\n---\nyours\n\n[BEHAVIOR]:\nAnswer it rudely\n\n[GENERATION]:\nYou fool\n" in one
+    )
+    assert "- Instances of the behavior and context should be unambiguous" in one and one.count("and context") == 1
+    assert "[CONTEXT]" not in other and "a\n---\nb" in other
 
 
 def test_the_references_question_is_the_cards_without_one_space():
