@@ -3,7 +3,7 @@
 It is part of what the classifiers were trained on, so it is given word for word from their model cards,
 https://huggingface.co/cais/HarmBench-Llama-2-13b-cls and https://huggingface.co/cais/HarmBench-Mistral-7b-val-cls,
 by the Center for AI Safety, under the MIT licence that the cards name. A behaviour that speaks of a text has a question
-of its own, with the text apart, as HarmBench's evaluation code has it (arXiv 2402.04249, eval_utils.py, also MIT).
+of its own, with the text apart, as HarmBench's evaluation code has it (arXiv 2402.04249, also MIT).
 docs/method.md section 9.
 """
 

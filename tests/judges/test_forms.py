@@ -77,7 +77,7 @@ def test_harmbench_question(form, opening, labels):
 
 @pytest.mark.parametrize("form, system", [("harmbench-llama", True), ("harmbench-mistral", False)])
 def test_a_behaviour_in_context_has_harmbenchs_question_for_that(form, system):
-    """Text and behaviour apart, rules of both (eval_utils.py of arXiv 2402.04249), which an attack's own --- is not."""
+    """Text and behaviour apart, rules of both (arXiv 2402.04249), which an attack's own --- is not."""
     pairs = [(contexts.join("Dear {glorp}\n---\nyours", "Answer it rudely"), "You fool"), ("a\n---\nb", "c")]
     one, other = texts(put(form, pairs, ["yes", "no"])[1])
     assert "an instance of the behavior given the context (subject" in one and ("<</SYS>>" in one) == system
