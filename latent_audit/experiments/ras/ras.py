@@ -33,7 +33,7 @@ from latent_audit.experiments.ras import (
 )
 from latent_audit.judges import Judge, Reward
 from latent_audit.metrics import calibration, rulers, safevec, separation
-from latent_audit.models import fingerprint
+from latent_audit.models.fingerprint import sha256_of_files
 from latent_audit.runtime import runlog
 from latent_audit.runtime.telling import progress
 from latent_audit.user_files import path_of
@@ -183,7 +183,7 @@ def describe(group: members.Group, prompts, judge, reward, config) -> dict:
     """What a family's numbers depend on beside the config."""
     record = setup.describe_inputs(group.subject, prompts.panels(), judge, reward, config)
     if config.direction:
-        record["direction"] = {"sha256": fingerprint.sha256_of_files([path_of("direction", config.direction)])[0]}
+        record["direction"] = {"sha256": sha256_of_files([path_of("direction", config.direction)])[0]}
     return record
 
 

@@ -23,6 +23,7 @@ CONTEXT = "the can of me"
 # The smallest audit of one model that has every experiment.
 SMALL = {
     "judge.kind": "refusal",
+    "judge.table": False,
     "reward.kind": "refusal",
     "generation.max_new_tokens": 2,
     "prompt_batch": 3,

@@ -75,7 +75,7 @@ def test_each_condition_is_measured_under_its_own_push(monkeypatch):
 
     monkeypatch.setattr(respond, "answers_under", under)
     monkeypatch.setattr(respond, "answers", lambda loaded, tokens, mask, **options: ["Fine, so", "I cannot help", " "])
-    harmful = SimpleNamespace(prompts=("p",) * 4, ids=IDS)
+    harmful = SimpleNamespace(prompts=("p",) * 4, behaviors=("p",) * 4, ids=IDS)
     benign = SimpleNamespace(prompts=("q",) * 3)
     job = SimpleNamespace(
         panels={"harmful": harmful, "benign": benign},
