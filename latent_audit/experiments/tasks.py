@@ -36,7 +36,7 @@ TASKS = {
     "ras_regression": Task("ras.frozen", "ras.csv", function="regress", check="check_regression"),
     "survey": Task("series.survey"),
     "sweep": Task("series.sweep"),
-    "claims": Task("claims"),
+    "claims": Task("series.claims"),
     "impostors": Task("tampering.impostors"),
 }
 

@@ -13,7 +13,7 @@ from configs.common import base_config
 from latent_audit.data import chats, tokenizer_files
 from latent_audit.data.chat import thoughts
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup
+from latent_audit.experiments import subjects
 from latent_audit.reports import outputs
 from tests.data.layouts import LAYOUTS
 from tests.data.test_chats import GEMMA, GEMMA_TOKENS, INST, INST_TOKENS, QWEN2, QWEN3, QWEN_TOKENS, tokenizer_of
@@ -281,6 +281,6 @@ def test_what_is_done_about_thoughts_stands_in_the_report():
     config.chat.closing, config.chat.system = r"\n\n</think>", r"One.\nTwo."
     cfg = SimpleNamespace(family="qwen2", vocab_size=10**6)
     bos, eos, others = QWEN_TOKENS
-    chat = setup.make_chat(tokenizer_of((bos, eos, (*others, *THINK)), OPENS), cfg, config)
+    chat = subjects.make_chat(tokenizer_of((bos, eos, (*others, *THINK)), OPENS), cfg, config)
     assert chats.render(chat, "Hi").startswith("<|im_start|>system\nOne.\nTwo.<|im_end|>\n")
     assert chats.render(chat, "Hi").endswith("<think>\n\n\n</think>")

@@ -7,7 +7,7 @@ import pytest
 
 from latent_audit import models
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup, tasks
+from latent_audit.experiments import setup, subjects, tasks
 from latent_audit.experiments.organisms import export, poles, train
 from latent_audit.experiments.series import sweep
 from latent_audit.interventions import lora
@@ -19,7 +19,7 @@ from tests.support.checkpoints import tiny_checkpoint
 @pytest.fixture(autouse=True)
 def nothing_is_computed(monkeypatch, tmp_path):
     """Fails a test that trains, loads weights or writes."""
-    for module, name in ((train, "train_poles"), (poles, "ensure"), (setup, "load_variant"), (models, "load")):
+    for module, name in ((train, "train_poles"), (poles, "ensure"), (subjects, "load_variant"), (models, "load")):
         monkeypatch.setattr(module, name, lambda *a, name=name, **k: pytest.fail(f"{name} was called"))
     monkeypatch.chdir(tmp_path)
     yield
@@ -132,13 +132,13 @@ def test_an_adapter_makes_another_model_of_its_base(adapted):
     base, adapter = adapted
     both = config("lvs", model__path=str(base), model__variants=f"tuned={base}+{adapter}", **PHRASES)
     tasks.check(both)
-    subject = setup.checkpoint_subject(both, ("base", "tuned"))
+    subject = subjects.checkpoint_subject(both, ("base", "tuned"))
     record = setup.describe_inputs(subject, (), None, None, both)["variants"]
     assert subject.arch == "base" and record["base"]["fingerprint"] == record["tuned"]["fingerprint"]
     assert record["tuned"]["adapter"] == models.fingerprint(adapter) and "adapter" not in record["base"]
     assert outputs.stored_weights({"variants": record}) == {"stored weights": "tuned with an adapter"}
     alone = config("lvs", model__path=str(base), model__adapter=str(adapter), **PHRASES)
-    assert setup.checkpoint_subject(alone, ("base",)).arch == "base + tuned"
+    assert subjects.checkpoint_subject(alone, ("base",)).arch == "base + tuned"
 
 
 def test_a_quantisation_stands_in_name_and_record(tmp_path):
@@ -146,7 +146,7 @@ def test_a_quantisation_stands_in_name_and_record(tmp_path):
     (tmp_path / "model").mkdir()
     path = gguf_writer.write(tmp_path / "model" / "tiny.gguf", "llama", made, gguf_writer.Kind.Q4_1)
     quantised = config("lvs", model__path=str(path), chat__preset="default", **PHRASES)
-    subject = setup.checkpoint_subject(quantised, ("base",))
+    subject = subjects.checkpoint_subject(quantised, ("base",))
     record = setup.describe_inputs(subject, (), None, None, quantised)["variants"]
     assert subject.arch == "tiny (Q4_1)" and record["base"]["quantization"] == "Q4_1"
     assert outputs.stored_weights({"variants": record}) == {"stored weights": "base Q4_1"}

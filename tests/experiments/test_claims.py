@@ -8,8 +8,8 @@ import pytest
 
 from configs import claims as claims_config
 from latent_audit.errors import InputError
-from latent_audit.experiments import claims
 from latent_audit.experiments.organisms import claim_quantities as quantities
+from latent_audit.experiments.series import claims
 from latent_audit.metrics import stats
 
 ALL = {(claim.topic, claim.quantity) for claim in quantities.CLAIMS}

@@ -9,7 +9,7 @@ import pytest
 from configs import dissociate as dissociate_config
 from configs import lvs as lvs_config
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup, tasks
+from latent_audit.experiments import subjects, tasks
 from latent_audit.runtime import runlog, shards
 from tests.experiments.audit.test_latent_job import small_config
 from tests.support import reports
@@ -122,7 +122,7 @@ def test_shards_and_a_merge_give_the_bytes_of_a_whole_run(tmp_path, monkeypatch)
     assert units_of(rest).items() > first.items()
     start(path, whole, "")
     assert units_of(split).keys() == units_of(rest).keys() == units_of(whole).keys() and len(units_of(whole)) == 11
-    monkeypatch.setattr(setup, "load_variant", lambda *a: pytest.fail("the merge loaded weights"))
+    monkeypatch.setattr(subjects, "load_variant", lambda *a: pytest.fail("the merge loaded weights"))
     start(path, split, "merge")
     for workdir in (split, rest):
         for name in ("metrics.csv", "report.json", "config.json"):

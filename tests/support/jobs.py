@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from latent_audit.experiments import panels, settings, setup
+from latent_audit.experiments import panels, settings, setup, subjects
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.card import verdicts
 from latent_audit.interventions import latent
@@ -43,7 +43,7 @@ def hand_bench(workdir, names=("base", "dissociated"), *, num_layers=3, is_fallb
     fields = {
         "workdir": workdir,
         "world": None,
-        "subject": setup.Subject("hand", tuple(setup.Variant(name, workdir / name) for name in names)),
+        "subject": subjects.Subject("hand", tuple(subjects.Variant(name, workdir / name) for name in names)),
         "cfg": types.SimpleNamespace(num_layers=num_layers, embed_dim=4),
         "panels": {"harmful": prompts},
         "tokens": {},

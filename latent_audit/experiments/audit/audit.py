@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from latent_audit.data import pair_files
-from latent_audit.experiments import fields, setup
+from latent_audit.experiments import fields, setup, subjects
 from latent_audit.experiments.audit import behaviour, gcg, l2, latent, patch, static, steer
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.card import card
@@ -46,7 +46,7 @@ def check(config: ConfigDict) -> Plan:
     chosen = EXPERIMENTS if wanted == "all" else fields.names("experiments", wanted, ("all", *EXPERIMENTS))
     names = [name for name in EXPERIMENTS if name in chosen or "all" in chosen]
     fields.check_batches(config, *(["rows"] if "rows" in config else []))
-    world = setup.world_of(config)
+    world = subjects.world_of(config)
     panels = audit_panels(config, world) if "panel" in names else request_panels(config, world)
     prospect = setup.check(config, panels)
     cfg, is_organism = prospect.cfg, world is not None

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from latent_audit.data import chats, pair_files
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, panels, respond, setup
+from latent_audit.experiments import fields, panels, respond, subjects
 from latent_audit.experiments.organisms import export
 from latent_audit.experiments.settings import QUICK
 from latent_audit.experiments.setup import Job
@@ -152,7 +152,7 @@ class Saved(NamedTuple):
     variant: str
 
 
-def saved_nudge(subject: setup.Subject) -> Saved | None:
+def saved_nudge(subject: subjects.Subject) -> Saved | None:
     """The first further variant's nudge that there is; export.load_nudge says which count, and its InputErrors.
 
     Base's own is left out with a warning: what is audited does not set how it is attacked.

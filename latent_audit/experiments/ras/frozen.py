@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, setup
+from latent_audit.experiments import fields, subjects
 from latent_audit.experiments.ras import calibration_file, cosines, members, prompt_sets, tables
 from latent_audit.metrics import calibration, safevec, stats
 from latent_audit.metrics import calibration_uncertainty as uncertainty
@@ -47,7 +47,7 @@ def check(config: ConfigDict) -> Plan:
     frozen = calibration_file.load(config.calibration_file)
     group, half = prepare(config, frozen)
     for model in group.models:
-        tokens = setup.encode_panels(setup.Variant(model.name, model.path), [half.unsafe, half.jailbreak], config)
+        tokens = subjects.encode_panels(subjects.Variant(model.name, model.path), [half.unsafe, half.jailbreak], config)
         calibration_file.check_ids(model.name, calibration_file.ids_of(tokens.values()), frozen.source)
     return Plan(config, frozen, group, half)
 
@@ -122,10 +122,10 @@ def describe(config, group: members.Group, frozen: calibration_file.Frozen) -> d
 
 def score(config: ConfigDict, frozen: calibration_file.Frozen, half: prompt_sets.Sets, model: members.Model) -> Target:
     """One target: forward passes over U and J, the formula, and its interval over prompts and calibration models."""
-    variant = setup.Variant(model.name, model.path)
+    variant = subjects.Variant(model.name, model.path)
     panels = [half.unsafe, half.jailbreak]
-    encoded = setup.encode_panels(variant, panels, config).values()
-    loaded = setup.load_variant(variant, config)
+    encoded = subjects.encode_panels(variant, panels, config).values()
+    loaded = subjects.load_variant(variant, config)
     read = [cosines.read_refusal(loaded, tokens, frozen.directions, batch=config.prompt_batch) for tokens in encoded]
     options = {"resamples": config.score.resamples, "seed": config.seed}
     return target(frozen, model, *read, jailbreak_of=half.jailbreak_of, **options)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import chats, pair_files
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, respond, setup
+from latent_audit.experiments import fields, respond, setup, subjects
 from latent_audit.experiments.judging import unparsed
 from latent_audit.experiments.organisms.texts import probes, surfaces
 from latent_audit.experiments.ras import cosines, members, prompt_sets, rivals, tables
@@ -115,7 +115,7 @@ def measure(plan: Plan, group: members.Group, inputs: dict, meter) -> Measured:
 def _family(plan, group, inputs) -> _Family:
     panels = {panel.name: panel for panel in plan.prompts.panels()}
     encode = functools.cache(
-        lambda name: setup.encode_panels(group.subject.variant(name), panels.values(), plan.config)
+        lambda name: subjects.encode_panels(group.subject.variant(name), panels.values(), plan.config)
     )
     reference = group.models[0]
     job = setup.make_job(

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, setup
+from latent_audit.experiments import fields, subjects
 from latent_audit.experiments.organisms import kinds, train, zoo
 from latent_audit.experiments.ras import calibration_file
 from latent_audit.runtime.telling import progress
@@ -38,9 +38,9 @@ class Group(NamedTuple):
     world: world_rules.World | None
 
     @property
-    def subject(self) -> setup.Subject:
+    def subject(self) -> subjects.Subject:
         """The same as what an audit takes."""
-        return setup.Subject(self.family, tuple(setup.Variant(one.name, one.path) for one in self.models))
+        return subjects.Subject(self.family, tuple(subjects.Variant(one.name, one.path) for one in self.models))
 
 
 def parse_models(text: str, field: str) -> list[tuple[str, float | None]]:
@@ -98,7 +98,7 @@ def name_models(config: ConfigDict) -> tuple[tuple[str, str, str, float | None],
         raise InputError(f"named twice among reference, calibration and targets: {', '.join(repeated)}")
     for kind, some in given.items():
         for path, asr in some:
-            name = setup.numbered(path, named)
+            name = subjects.numbered(path, named)
             named[name] = (name, kind, path, asr)
     return tuple(named.values())
 
@@ -126,7 +126,9 @@ def checkpoints(config: ConfigDict, expected: calibration_file.Identity | None =
 def identity(model: Model, config: ConfigDict) -> calibration_file.Identity:
     """What of a model must agree with the reference's; InputError for a checkpoint that cannot be read."""
     return calibration_file.identity_of(
-        models.check(model.path).cfg, setup.load_chat(setup.Variant(model.name, model.path), config), config.model.dtype
+        models.check(model.path).cfg,
+        subjects.load_chat(subjects.Variant(model.name, model.path), config),
+        config.model.dtype,
     )
 
 

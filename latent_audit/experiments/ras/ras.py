@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import pair_files, world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, scorers, setup
+from latent_audit.experiments import fields, scorers, setup, subjects
 from latent_audit.experiments.audit import static
 from latent_audit.experiments.ras import (
     blind_spots,
@@ -102,12 +102,12 @@ def check(config: ConfigDict) -> Plan:
     generate = is_zoo or attacks or any(model.measured for model in group.models)
     world = world_rules.make_world(config.organism.seed) if is_zoo else None
     if is_zoo:
-        cfg, chat = setup.organism_parts(config)
+        cfg, chat = subjects.organism_parts(config)
         if config.zoo.directory:
             members.check_zoos(config)
     else:
-        reference = setup.Variant(group.models[0].name, group.models[0].path)
-        cfg, chat = models.check(reference.path).cfg, setup.load_chat(reference, config)
+        reference = subjects.Variant(group.models[0].name, group.models[0].path)
+        cfg, chat = models.check(reference.path).cfg, subjects.load_chat(reference, config)
     _check_window(config, cfg.num_layers)
     measure.given_directions(config, cfg.num_layers, cfg.embed_dim)
     prompts = prompt_sets.make_prompts(config, world=world, generate=generate)
@@ -119,10 +119,10 @@ def check(config: ConfigDict) -> Plan:
                 f"separation score, there are {held}; raise prompts.harmful_count and benign_count, or rivals=False"
             )
     panels = {panel.name: panel for panel in prompts.panels()}
-    tokens = setup.encode(chat, cfg, panels.values(), config, who="the reference")
+    tokens = subjects.encode(chat, cfg, panels.values(), config, who="the reference")
     for model in () if is_zoo else group.models[1:]:
-        member = setup.Variant(model.name, model.path)
-        setup.check_tokens(member, panels, tokens, config, field=model.kind, base="the reference")
+        member = subjects.Variant(model.name, model.path)
+        subjects.check_tokens(member, panels, tokens, config, field=model.kind, base="the reference")
     return Plan(
         protocols,
         None,
@@ -272,8 +272,8 @@ def save_calibrations(config, workdir, protocol, groups, prompts, measured) -> N
             for entry in one.family.entries
         }
         names = [model.name for model in (made.family.reference, *made.family.models)]
-        reference = setup.Variant(group.models[0].name, group.models[0].path)
-        tokens = setup.encode_panels(reference, [half.unsafe, half.jailbreak], config)
+        reference = subjects.Variant(group.models[0].name, group.models[0].path)
+        tokens = subjects.encode_panels(reference, [half.unsafe, half.jailbreak], config)
         calibration_file.save(
             workdir / "calibration" / f"{group.family}.json",
             calibration_file.Frozen(
@@ -302,7 +302,7 @@ def save_calibrations(config, workdir, protocol, groups, prompts, measured) -> N
 def _speed(plan, group, one) -> list[timing.Case]:
     variant, config = group.subject.variants[0], plan.config
     return timing.measure(
-        lambda: setup.load_variant(variant, config),
+        lambda: subjects.load_variant(variant, config),
         plan.half,
         one.tokens,
         one.directions.refusal,

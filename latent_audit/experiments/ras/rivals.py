@@ -16,7 +16,7 @@ import pandas as pd
 from latent_audit import models
 from latent_audit.data import chats
 from latent_audit.errors import InputError
-from latent_audit.experiments import respond, setup
+from latent_audit.experiments import respond, setup, subjects
 from latent_audit.experiments.audit import bench, l2, latent
 from latent_audit.experiments.audit.readings import latent_report
 from latent_audit.experiments.organisms.texts import probes, surfaces
@@ -71,7 +71,7 @@ def check(config, num_layers: int, chat: chats.Chat, *, is_organism: bool) -> di
 
 def make(config, job: setup.Job, prompts: prompt_sets.Prompts, settings, advance) -> Made:
     """The benches of the members of one family; their units lie in attacks/FAMILY of the workdir."""
-    setup.check_alike(job.subject, config)
+    subjects.check_alike(job.subject, config)
     fraction = sphere.PAPER_FRACTION if config.place.fraction is None else config.place.fraction
     place = bench.Place(-1, fraction, float("nan"), "layer and length searched on the selection prompts")
     tokens = {"harmful": job.tokens[prompts.asr.name], "benign": job.tokens[prompts.benign.name]}

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from latent_audit import user_files
 from latent_audit.errors import InputError
-from latent_audit.experiments import scorers, setup, tasks
+from latent_audit.experiments import scorers, subjects, tasks
 from latent_audit.experiments.judging import agreement
 from latent_audit.experiments.series import again
 from latent_audit.judges import Judge
@@ -62,7 +62,7 @@ def check(config: ConfigDict, old: pathlib.Path, new: pathlib.Path) -> Plan:
     if config.judge.live_kind:
         raise InputError("judge.live_kind is of a run; rejudge has one judge, which judges answers that are there")
     units = again.sort_units(old)
-    judge = scorers.make_judge(config, setup.world_of(config))
+    judge = scorers.make_judge(config, subjects.world_of(config))
     return Plan(tasks.check(config, new), judge, units)
 
 

@@ -11,7 +11,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup, tasks
+from latent_audit.experiments import subjects, tasks
 from latent_audit.experiments.audit.bench import AT_FRACTION
 from latent_audit.experiments.fields import named
 from latent_audit.metrics import stats
@@ -87,7 +87,7 @@ def name_models(text: str) -> dict[str, str]:
         raise InputError(f"models = {text!r} names a model twice")
     names = {}
     for path in paths:
-        names[setup.numbered(path, names)] = path
+        names[subjects.numbered(path, names)] = path
     return names
 
 

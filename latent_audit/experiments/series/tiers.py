@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from latent_audit.errors import InputError
-from latent_audit.experiments import scorers, setup, tasks
+from latent_audit.experiments import scorers, subjects, tasks
 from latent_audit.experiments.series import again, rejudge
 from latent_audit.judges import Judge
 
@@ -50,7 +50,7 @@ def check(config: ConfigDict) -> Plan:
         raise InputError(f"shard = {config.shard!r}: a run in two tiers is not split; leave it or judge.live_kind out")
     live, final = live_config(config), final_config(config)
     tasks.check(live)
-    return Plan(live, final, scorers.make_judge(final, setup.world_of(final)), tasks.check(final))
+    return Plan(live, final, scorers.make_judge(final, subjects.world_of(final)), tasks.check(final))
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import chats
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, respond, setup
+from latent_audit.experiments import fields, respond, setup, subjects
 from latent_audit.experiments.organisms import ablate, export, kinds
 from latent_audit.experiments.organisms.ablate import Prompts, first_tokens, measure_means
 from latent_audit.experiments.setup import Job
@@ -57,7 +57,7 @@ class Plan(NamedTuple):
 
 def check(config: ConfigDict) -> Plan:
     """Everything the task will need; InputError names the field, the value and the rule."""
-    world = setup.world_of(config)
+    world = subjects.world_of(config)
     ways, by = check_settings(config, is_organism=world is not None)
     prospect = setup.check(config, make_panels(config, world), rewarded=False, variants=lambda every: every[:1])
     named_openings(config.choose, prospect.chat)

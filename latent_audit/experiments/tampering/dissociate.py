@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from latent_audit import judges, models
 from latent_audit.data import chats, pair_files, prompt_files, world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, respond, setup
+from latent_audit.experiments import fields, respond, setup, subjects
 from latent_audit.experiments.organisms import construct, export, kinds, poles
 from latent_audit.experiments.panels import load, request_panels, tell_dropped
 from latent_audit.experiments.setup import Job
@@ -45,9 +45,9 @@ class Plan(NamedTuple):
 
 def check(config: ConfigDict) -> Plan:
     """Everything the construction will need; InputError names the field, the value and the rule."""
-    world = setup.world_of(config)
+    world = subjects.world_of(config)
     fields.check_batches(config)
-    if kinds.HARMFUL not in setup.variant_names(config):
+    if kinds.HARMFUL not in subjects.variant_names(config):
         how = "model.variants=harmful=DIR, made with configs/finetune.py (finetune.preset=pole)"
         raise InputError(
             "a construction needs the harmful pole: give " + (how if world is None else "organism.poles=base,harmful")
@@ -70,7 +70,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     for name in poles.MADE:
         models.check_target(workdir / name, field="--workdir")
     job = setup.prepare(config, workdir, prospect)
-    base, harmful = (setup.load_variant(job.variant(name), config) for name in ("base", kinds.HARMFUL))
+    base, harmful = (subjects.load_variant(job.variant(name), config) for name in ("base", kinds.HARMFUL))
     rows, panel = _training_data(config, job, base, texts)
     built = {}
     for name in poles.MADE:

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import pair_files
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, respond, setup
+from latent_audit.experiments import fields, respond, setup, subjects
 from latent_audit.experiments.organisms import export, kinds
 from latent_audit.experiments.organisms.texts.corpora import encode_pairs
 from latent_audit.experiments.panels import request_panels, text_id
@@ -75,7 +75,7 @@ class Plan(NamedTuple):
 
 def check(config: ConfigDict) -> Plan:
     """Everything the attack will need, its corpora tokenised too; InputError names field, value and rule."""
-    world = setup.world_of(config)
+    world = subjects.world_of(config)
     settings = check_finetune(config, is_organism=world is not None)
     fields.check_batches(config)
     panels = request_panels(config, world)

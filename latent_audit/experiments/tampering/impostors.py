@@ -14,7 +14,7 @@ import pandas as pd
 from absl import logging
 from ml_collections import ConfigDict
 
-from latent_audit.experiments import fields, setup, tasks
+from latent_audit.experiments import fields, subjects, tasks
 from latent_audit.experiments.organisms import kinds, train
 from latent_audit.experiments.organisms.hidden import impostors
 from latent_audit.reports import columns, html, outputs
@@ -96,7 +96,7 @@ def measure_seed(config, workdir: pathlib.Path, seed: int, names, checked, advan
 def make(config: ConfigDict, workdir: pathlib.Path, seed: int, names, advance) -> tuple[impostors.Member, ...]:
     """The members of one organism, base first, trained where they are not there yet."""
     own = configure(config, seed)
-    subject = setup.organism_subject(own, workdir, (BASE, "harmful", kinds.DISSOCIATED, kinds.CONTROL))
+    subject = subjects.organism_subject(own, workdir, (BASE, "harmful", kinds.DISSOCIATED, kinds.CONTROL))
     home = subject.variant(BASE).path.parent
     origin = train.recipe_hash(train.make_recipe(size=own.organism.size, family=own.organism.family, seed=seed))
     impostors.check_directory(workdir / "impostors", names, origin=origin, seed=seed)
@@ -113,7 +113,7 @@ def audited(
     They are judged by the organism's world, as its own poles are.
     """
     own = configure(config, seed)
-    subject = setup.Subject("organism", tuple(setup.Variant(name, path) for name, path in paths.items()))
+    subject = subjects.Subject("organism", tuple(subjects.Variant(name, path) for name, path in paths.items()))
     prospect = checked.prospect._replace(names=tuple(paths), subject=subject)
     workdir = runlog.prepare_workdir(workdir, own.to_dict())
     tasks.run(own, workdir, checked._replace(prospect=prospect))

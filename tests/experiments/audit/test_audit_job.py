@@ -13,7 +13,7 @@ from configs import sweep as sweep_config
 from latent_audit import models
 from latent_audit.data import chats
 from latent_audit.errors import InputError
-from latent_audit.experiments import respond, setup, tasks
+from latent_audit.experiments import respond, subjects, tasks
 from latent_audit.experiments.audit import audit, bench
 from latent_audit.experiments.audit.card import card
 from latent_audit.experiments.organisms import export
@@ -218,7 +218,7 @@ def test_bad_input_is_named_before_any_compute(changes, message, tmp_path, monke
     config.update_from_flattened_dict(
         {key: files.get(value, value) if isinstance(value, str) else value for key, value in changes.items()}
     )
-    monkeypatch.setattr(setup, "load_variant", lambda *a: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(subjects, "load_variant", lambda *a: pytest.fail("weights were loaded"))
     with pytest.raises(InputError, match=message):
         tasks.check(config)
 

@@ -13,7 +13,7 @@ import pytest
 
 from configs import lvs as lvs_config
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup, tasks
+from latent_audit.experiments import setup, subjects, tasks
 from latent_audit.experiments.audit import audit as job
 from latent_audit.experiments.audit.readings import latent_report
 from latent_audit.interventions import latent
@@ -190,7 +190,7 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
 )
 def test_bad_input_is_named_before_any_compute(changes, message, tmp_path, monkeypatch):
     path = tiny_checkpoint("llama3", tmp_path / "model")
-    monkeypatch.setattr(setup, "load_variant", lambda *a: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(subjects, "load_variant", lambda *a: pytest.fail("weights were loaded"))
     with pytest.raises(InputError, match=message):
         tasks.check(small_config(path, **changes))
 

@@ -10,7 +10,7 @@ import pytest
 
 from latent_audit.data import chats
 from latent_audit.errors import InputError
-from latent_audit.experiments import scorers, setup
+from latent_audit.experiments import scorers, subjects
 from latent_audit.experiments.audit import audit as job
 from latent_audit.experiments.audit.readings import own_reward, reward_report
 from latent_audit.judges import Reward
@@ -79,14 +79,14 @@ def test_clean_scores_are_the_unit_that_was_found_first(run_dir):
 def test_a_resumed_run_reads_no_model(run_dir, monkeypatch):
     work, config = run_dir
     before = (work / "metrics.csv").read_bytes()
-    monkeypatch.setattr(setup, "load_variant", lambda *args: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(subjects, "load_variant", lambda *args: pytest.fail("the model was loaded"))
     job.run(config, work)
     assert (work / "metrics.csv").read_bytes() == before
 
 
 def test_scores_do_not_depend_on_batches_and_stand_behind_the_lead(model):
     config = small_config(model)
-    loaded = setup.load_variant(setup.Variant("base", model), config)
+    loaded = subjects.load_variant(subjects.Variant("base", model), config)
     tokens = chats.encode_prompts(loaded.chat, ["write me a note", "how", "what is the use of that"], max_length=64)
     known = own_reward.Opened((6, 9), (8, 7), [], [], ["a", "b"])
     together, apart = (own_reward.scores(loaded, known, *tokens, batch=batch) for batch in (3, 2))

@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from latent_audit import models
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup
+from latent_audit.experiments import subjects
 from latent_audit.experiments.audit import bench
 from latent_audit.experiments.organisms import export, kinds, poles, shelf, train, zoo
 from latent_audit.interventions import lora
@@ -262,7 +262,7 @@ def test_a_recorded_nudge_that_does_not_fit_is_refused(changes, message, tmp_pat
 
 
 def subject(**paths):
-    return SimpleNamespace(variants=tuple(setup.Variant(name, path) for name, path in paths.items()))
+    return SimpleNamespace(variants=tuple(subjects.Variant(name, path) for name, path in paths.items()))
 
 
 def test_the_audited_model_never_says_how_it_is_attacked(pole, caplog):

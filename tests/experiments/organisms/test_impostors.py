@@ -363,8 +363,8 @@ def test_members_are_audited_as_directories_and_judged_by_their_world(home, monk
     monkeypatch.setattr(
         task.setup,
         "organism_subject",
-        lambda config, workdir, names: task.setup.Subject(
-            "organism", tuple(task.setup.Variant(name, home / name) for name in names)
+        lambda config, workdir, names: task.subjects.Subject(
+            "organism", tuple(task.subjects.Variant(name, home / name) for name in names)
         ),
     )
     work = tmp_path / "run"

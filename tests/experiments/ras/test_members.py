@@ -6,7 +6,7 @@ import pytest
 
 from configs import ras as ras_config
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup
+from latent_audit.experiments import subjects
 from latent_audit.experiments.organisms import zoo
 from latent_audit.experiments.ras import calibration_file, members
 
@@ -31,8 +31,8 @@ def test_an_asr_stands_behind_the_last_colon():
 
 
 def test_names_are_the_last_parts_of_paths_numbered_where_they_repeat():
-    assert setup.numbered("org/a model", set()) == "a-model" and setup.numbered("/", ()) == "model"
-    assert setup.numbered("x/a", {"a", "a-2"}) == "a-3"
+    assert subjects.numbered("org/a model", set()) == "a-model" and subjects.numbered("/", ()) == "model"
+    assert subjects.numbered("x/a", {"a", "a-2"}) == "a-3"
     named = members.name_models(config(reference="x/a:0.1", calibration="y/a:0.9,y/b,z/a", targets="w/b:0.5,w/c"))
     assert named == (
         ("a", "reference", "x/a", 0.1),

@@ -20,7 +20,7 @@ from configs import ras as ras_config
 from configs import ras_regression as regression_config
 from latent_audit.data import wrappers
 from latent_audit.errors import InputError
-from latent_audit.experiments import respond, setup, tasks
+from latent_audit.experiments import respond, subjects, tasks
 from latent_audit.experiments.ras import prompt_sets
 from latent_audit.judges import Judge, refusal
 from latent_audit.metrics import coherence
@@ -313,9 +313,9 @@ def test_the_report_says_everything_and_links_nowhere(family):
 
 def test_a_second_start_reads_its_units_and_no_weights_but_the_references(family, monkeypatch):
     before = {name: reports.result(family.workdir / name) for name in ("ras.csv", "report.json", "report.html")}
-    loaded, load = [], setup.load_variant
+    loaded, load = [], subjects.load_variant
     monkeypatch.setattr(
-        setup, "load_variant", lambda variant, config: loaded.append(variant.name) or load(variant, config)
+        subjects, "load_variant", lambda variant, config: loaded.append(variant.name) or load(variant, config)
     )
     tasks.run_in(family.config, family.workdir)
     assert loaded == ["aligned"]
@@ -395,7 +395,7 @@ def test_a_frozen_calibration_scores_the_same_to_the_bit(family, tmp_path, monke
     ],
 )
 def test_a_frozen_calibration_is_refused_where_it_does_not_fit(changes, message, family, tmp_path, monkeypatch):
-    monkeypatch.setattr(setup, "load_variant", lambda *a: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(subjects, "load_variant", lambda *a: pytest.fail("weights were loaded"))
     (family.folder / "plain.jinja").write_text("{% for message in messages %}{{ message['content'] }}{% endfor %}")
     changes = {
         key: str(family.folder / value) if value.endswith((".txt", ".jinja")) else value
@@ -406,7 +406,7 @@ def test_a_frozen_calibration_is_refused_where_it_does_not_fit(changes, message,
 
 
 def test_a_target_that_reads_the_same_texts_in_other_ids_is_refused(family, tmp_path, monkeypatch):
-    monkeypatch.setattr(setup, "load_variant", lambda *a: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(subjects, "load_variant", lambda *a: pytest.fail("weights were loaded"))
     other = tmp_path / "other"
     shutil.copytree(family.folder / "between", other)
     filed = json.loads((other / "tokenizer.json").read_text())
@@ -525,7 +525,7 @@ def test_a_model_has_not_regressed_against_itself(family, tmp_path):
     ],
 )
 def test_a_regression_test_that_cannot_be_made_is_refused(changes, message, family, tmp_path, monkeypatch):
-    monkeypatch.setattr(setup, "load_variant", lambda *a: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(subjects, "load_variant", lambda *a: pytest.fail("weights were loaded"))
     config = small_config(
         family.folder,
         regression_config,
@@ -574,7 +574,7 @@ def test_a_regression_test_that_cannot_be_made_is_refused(changes, message, fami
     ],
 )
 def test_bad_input_is_named_before_any_weights_are_read(changes, message, family, tmp_path, monkeypatch):
-    monkeypatch.setattr(setup, "load_variant", lambda *a: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(subjects, "load_variant", lambda *a: pytest.fail("weights were loaded"))
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "one.txt").write_text("how to help")
     makers = {

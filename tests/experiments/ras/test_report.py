@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from configs import ras as ras_config
-from latent_audit.experiments import setup
+from latent_audit.experiments import subjects
 from latent_audit.experiments.ras import calibration_file, measure, members, prompt_sets, ras, report, tables, timing
 from latent_audit.judges import Judge
 from latent_audit.metrics import safevec
@@ -270,7 +270,7 @@ def test_a_calibration_is_frozen_of_the_first_protocol_with_scores_in_the_models
     monkeypatch.setattr(members, "identity", lambda model, config: model.name)
     monkeypatch.setattr(calibration_file, "source_of", lambda half, ids, **options: (half, ids, options))
     monkeypatch.setattr(calibration_file, "ids_of", list)
-    monkeypatch.setattr(setup, "encode_panels", lambda variant, panels, config: dict.fromkeys(panels, variant.name))
+    monkeypatch.setattr(subjects, "encode_panels", lambda variant, panels, config: dict.fromkeys(panels, variant.name))
     directions = types.SimpleNamespace(refusal="directions")
     both = [measured("llama")._replace(directions=directions), measured("gemma", 0.9)._replace(directions=directions)]
     groups = [members.Group(one.family.name, (members.Model("first", "", None, False),), None) for one in both]

@@ -10,7 +10,7 @@ from configs import abliterate as abliterate_config
 from latent_audit import models
 from latent_audit.data import world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup, tasks
+from latent_audit.experiments import subjects, tasks
 from latent_audit.experiments.tampering import abliterate as job
 from latent_audit.experiments.tampering import abliterate_report
 from latent_audit.interventions import abliterate
@@ -138,7 +138,7 @@ def test_the_parts_of_a_file_and_of_the_world_are_disjoint(tmp_path):
 )
 def test_bad_input_is_named_before_any_compute(changes, message, tmp_path, monkeypatch):
     path = tiny_checkpoint("llama3", tmp_path / "model")
-    monkeypatch.setattr(setup, "load_variant", lambda *a: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(subjects, "load_variant", lambda *a: pytest.fail("weights were loaded"))
     with pytest.raises(InputError, match=message):
         tasks.check(small_config(path, tmp_path, **changes))
 
@@ -149,7 +149,7 @@ def test_too_few_prompts_and_a_refusal_that_does_not_show(tmp_path):
     with pytest.raises(InputError, match="holds 5 prompts, expected at least 6"):
         job.run(small_config(path, tmp_path, **{"prompts.harmful": few}), tmp_path)
     said = np.log(np.full((4, 6), 1 / 6))
-    loaded = setup.load_variant(setup.Variant("base", path), small_config(path, tmp_path))
+    loaded = subjects.load_variant(subjects.Variant("base", path), small_config(path, tmp_path))
     silent = small_config(path, tmp_path, **{"choose.openings": ()})
     assert job.find_openings(silent.choose, loaded, said, 2, required=False) == ()
     with pytest.raises(InputError, match="choose.openings, or set choose.by=judge"):

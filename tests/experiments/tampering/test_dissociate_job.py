@@ -155,13 +155,13 @@ def test_a_lost_loss_names_its_step_and_what_is_kept(value, message, tmp_path, m
     ],
 )
 def test_bad_input_is_named_before_any_compute(changes, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(dissociate.setup, "load_variant", lambda *a: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(dissociate.subjects, "load_variant", lambda *a: pytest.fail("weights were loaded"))
     with pytest.raises(InputError, match=message):
         tasks.check(small_config("llama3", tmp_path, **changes))
 
 
 def test_swapped_columns_overlap_and_other_shapes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(dissociate.setup, "load_variant", lambda *a: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(dissociate.subjects, "load_variant", lambda *a: pytest.fail("weights were loaded"))
     config = small_config("llama3", tmp_path)
     table = pd.read_csv(tmp_path / "pairs.csv")
     table.rename(columns={"compliant": "refusal", "refusal": "compliant"}).to_csv(tmp_path / "pairs.csv", index=False)

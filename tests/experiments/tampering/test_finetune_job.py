@@ -13,7 +13,7 @@ from benchmarks import finetune_memory
 from configs import finetune as finetune_config
 from latent_audit import models
 from latent_audit.errors import InputError
-from latent_audit.experiments import panels, setup, tasks
+from latent_audit.experiments import panels, subjects, tasks
 from latent_audit.experiments.organisms.texts import training_prompts
 from latent_audit.experiments.tampering import finetune, finetune_report, finetune_settings
 from latent_audit.interventions import finetune as ft
@@ -235,7 +235,7 @@ def test_a_run_that_diverges_stops_with_the_step_and_keeps_the_last_good_checkpo
 )
 def test_bad_input_is_named_before_any_compute(changes, message, tmp_path, monkeypatch):
     path = tiny_checkpoint("llama3", tmp_path / "model", ends_turns=True)
-    monkeypatch.setattr(setup, "load_variant", lambda *a: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(subjects, "load_variant", lambda *a: pytest.fail("weights were loaded"))
     with pytest.raises(InputError, match=message):
         tasks.check(small_config(path, tmp_path, **changes))
 

@@ -12,7 +12,7 @@ import pandas as pd
 from absl import logging
 from ml_collections import ConfigDict
 
-from latent_audit.experiments import fields, panels, setup, tasks
+from latent_audit.experiments import fields, panels, setup, subjects, tasks
 from latent_audit.experiments.audit import audit, bench, latent
 from latent_audit.experiments.organisms import claim_quantities as quantities
 from latent_audit.experiments.organisms import export, kinds, train
@@ -39,9 +39,9 @@ def check(config: ConfigDict) -> None:
         if name == "lvs":
             with fields.named("nudged_prompts"):
                 nudged = _nudged_config(own, config.nudged_prompts)
-                request_panels(nudged, setup.world_of(nudged))
+                request_panels(nudged, subjects.world_of(nudged))
             with fields.named("lvs.prompts.harmful_count"):
-                _selection_panels(own, setup.world_of(own))
+                _selection_panels(own, subjects.world_of(own))
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, plan: None = None) -> None:
@@ -104,7 +104,7 @@ def _nudged(config: ConfigDict, workdir: pathlib.Path, count: int) -> pd.DataFra
     own = workdir / "nudged"
     own.mkdir(exist_ok=True)
 
-    prospect = setup.check(config, request_panels(config, setup.world_of(config)), rewarded=False)
+    prospect = setup.check(config, request_panels(config, subjects.world_of(config)), rewarded=False)
     job = setup.prepare(config, own, prospect)
 
     def compute():
@@ -126,7 +126,7 @@ def _on_selection(config: ConfigDict, workdir: pathlib.Path, layer: str) -> pd.D
     config = config.copy_and_resolve_references()
     config.organism.poles = "base,dissociated"
     config.attack.layers, config.attack.controls = layer, False
-    own, world = workdir / "selection", setup.world_of(config)
+    own, world = workdir / "selection", subjects.world_of(config)
     own.mkdir(exist_ok=True)
     prospect = setup.check(config, _selection_panels(config, world))
     known = bench.Known(prospect.names, prospect.cfg.num_layers, True, prospect.chat, prospect.panels)
