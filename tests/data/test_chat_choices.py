@@ -13,7 +13,7 @@ from configs.common import base_config
 from latent_audit.data import chats, tokenizer_files
 from latent_audit.data.chat import thoughts
 from latent_audit.errors import InputError
-from latent_audit.experiments import subjects
+from latent_audit.experiments.setup import subjects
 from latent_audit.reports import outputs
 from tests.data.layouts import LAYOUTS
 from tests.data.test_chats import GEMMA, GEMMA_TOKENS, INST, INST_TOKENS, QWEN2, QWEN3, QWEN_TOKENS, tokenizer_of

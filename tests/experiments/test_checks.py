@@ -7,9 +7,10 @@ import pytest
 
 from latent_audit import models
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup, subjects, tasks
+from latent_audit.experiments import tasks
 from latent_audit.experiments.organisms import export, poles, train
 from latent_audit.experiments.series import sweep
+from latent_audit.experiments.setup import jobs, subjects
 from latent_audit.interventions import lora
 from latent_audit.reports import outputs
 from tests.support import gguf_writer
@@ -133,7 +134,7 @@ def test_an_adapter_makes_another_model_of_its_base(adapted):
     both = config("lvs", model__path=str(base), model__variants=f"tuned={base}+{adapter}", **PHRASES)
     tasks.check(both)
     subject = subjects.checkpoint_subject(both, ("base", "tuned"))
-    record = setup.describe_inputs(subject, (), None, None, both)["variants"]
+    record = jobs.describe_inputs(subject, (), None, None, both)["variants"]
     assert subject.arch == "base" and record["base"]["fingerprint"] == record["tuned"]["fingerprint"]
     assert record["tuned"]["adapter"] == models.fingerprint(adapter) and "adapter" not in record["base"]
     assert outputs.stored_weights({"variants": record}) == {"stored weights": "tuned with an adapter"}
@@ -147,7 +148,7 @@ def test_a_quantisation_stands_in_name_and_record(tmp_path):
     path = gguf_writer.write(tmp_path / "model" / "tiny.gguf", "llama", made, gguf_writer.Kind.Q4_1)
     quantised = config("lvs", model__path=str(path), chat__preset="default", **PHRASES)
     subject = subjects.checkpoint_subject(quantised, ("base",))
-    record = setup.describe_inputs(subject, (), None, None, quantised)["variants"]
+    record = jobs.describe_inputs(subject, (), None, None, quantised)["variants"]
     assert subject.arch == "tiny (Q4_1)" and record["base"]["quantization"] == "Q4_1"
     assert outputs.stored_weights({"variants": record}) == {"stored weights": "base Q4_1"}
 

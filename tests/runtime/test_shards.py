@@ -9,7 +9,8 @@ import pytest
 from configs import dissociate as dissociate_config
 from configs import lvs as lvs_config
 from latent_audit.errors import InputError
-from latent_audit.experiments import subjects, tasks
+from latent_audit.experiments import tasks
+from latent_audit.experiments.setup import subjects
 from latent_audit.runtime import runlog, shards
 from tests.experiments.audit.test_latent_job import small_config
 from tests.support import reports

@@ -5,9 +5,10 @@ import types
 import numpy as np
 import pytest
 
-from latent_audit.experiments import panels, settings, setup, subjects
+from latent_audit.experiments import panels, settings
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.card import verdicts
+from latent_audit.experiments.setup import jobs, subjects
 from latent_audit.interventions import latent
 from latent_audit.judges import Judge, Reward
 from latent_audit.metrics import verdict
@@ -50,7 +51,7 @@ def hand_bench(workdir, names=("base", "dissociated"), *, num_layers=3, is_fallb
         "judge": Judge("hand judge", is_fallback, lambda *a: pytest.fail("judged again")),
         "reward": Reward("hand reward", False, lambda *a: pytest.fail("scored again")),
         "inputs": inputs,
-        "batches": setup.Batches(4, 1, 4),
+        "batches": jobs.Batches(4, 1, 4),
         "seed": 0,
         "save": False,
         "shard": "",

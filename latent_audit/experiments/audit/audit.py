@@ -10,12 +10,13 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from latent_audit.data import pair_files
-from latent_audit.experiments import fields, setup, subjects
+from latent_audit.experiments import fields
 from latent_audit.experiments.audit import behaviour, gcg, l2, latent, patch, static, steer
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.card import card
 from latent_audit.experiments.audit.suite import suite
 from latent_audit.experiments.panels import audit_panels, request_panels
+from latent_audit.experiments.setup import jobs, subjects
 from latent_audit.runtime import shards
 from latent_audit.runtime.telling import progress
 
@@ -35,7 +36,7 @@ EXPERIMENTS = {
 class Plan(NamedTuple):
     """What an audit is going to do, checked; pairs: texts of the probe, or None."""
 
-    prospect: setup.Prospect
+    prospect: jobs.Prospect
     settings: dict[str, object]
     pairs: pair_files.Pairs | None
 
@@ -48,7 +49,7 @@ def check(config: ConfigDict) -> Plan:
     fields.check_batches(config, *(["rows"] if "rows" in config else []))
     world = subjects.world_of(config)
     panels = audit_panels(config, world) if "panel" in names else request_panels(config, world)
-    prospect = setup.check(config, panels)
+    prospect = jobs.check(config, panels)
     cfg, is_organism = prospect.cfg, world is not None
     known = benches.Known(prospect.names, cfg.num_layers, is_organism, prospect.chat, panels, cfg.embed_dim)
     benches.check_place(config, known.num_layers, known.names)
@@ -68,7 +69,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     record = steer.record(settings.get("steer"))
     if pairs is not None and prospect.world is None:
         record |= {"static_pairs": pairs.describe()}
-    job = setup.prepare(config, workdir, prospect, record=record)
+    job = jobs.prepare(config, workdir, prospect, record=record)
     with progress.of(0, "units") as meter:
         bench = benches.make_bench(config, job, settings=settings, pairs=pairs, advance=meter.advance)
         meter.total = sum(EXPERIMENTS[name].units(bench) for name in settings) * len(bench.names)

@@ -19,10 +19,11 @@ from ml_collections import ConfigDict
 
 from latent_audit.data import chats, pair_files
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, panels, respond, subjects
+from latent_audit.experiments import fields, panels, respond
 from latent_audit.experiments.organisms import export
 from latent_audit.experiments.settings import QUICK
-from latent_audit.experiments.setup import Job
+from latent_audit.experiments.setup import subjects
+from latent_audit.experiments.setup.jobs import Job
 from latent_audit.interventions import directions, dissociate, sphere
 from latent_audit.metrics import sampled, stats
 from latent_audit.reports import html

@@ -15,8 +15,9 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, subjects
+from latent_audit.experiments import fields
 from latent_audit.experiments.ras import calibration_file, cosines, members, prompt_sets, tables
+from latent_audit.experiments.setup import subjects
 from latent_audit.metrics import calibration, safevec, stats
 from latent_audit.metrics import calibration_uncertainty as uncertainty
 from latent_audit.reports import html, outputs

@@ -17,11 +17,12 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import chats, pair_files
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, respond, setup, subjects
+from latent_audit.experiments import fields, respond
 from latent_audit.experiments.judging import unparsed
 from latent_audit.experiments.organisms.texts import probes, surfaces
 from latent_audit.experiments.ras import cosines, members, prompt_sets, rivals, tables
-from latent_audit.experiments.setup import Job
+from latent_audit.experiments.setup import jobs, subjects
+from latent_audit.experiments.setup.jobs import Job
 from latent_audit.interventions import direction_files
 from latent_audit.judges import Judge, Reward, refusal
 from latent_audit.metrics import rulers, safevec
@@ -118,7 +119,7 @@ def _family(plan, group, inputs) -> _Family:
         lambda name: subjects.encode_panels(group.subject.variant(name), panels.values(), plan.config)
     )
     reference = group.models[0]
-    job = setup.make_job(
+    job = jobs.make_job(
         plan.config,
         plan.workdir,
         world=group.world,

@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, subjects
+from latent_audit.experiments import fields
 from latent_audit.experiments.organisms import kinds, train, zoo
 from latent_audit.experiments.ras import calibration_file
+from latent_audit.experiments.setup import subjects
 from latent_audit.runtime.telling import progress
 
 # What the config calls a checkpoint; members of a zoo are of the kinds of organisms/zoo.py, how they were made.

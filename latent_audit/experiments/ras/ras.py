@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import pair_files, world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, scorers, setup, subjects
+from latent_audit.experiments import fields, scorers
 from latent_audit.experiments.audit import static
 from latent_audit.experiments.ras import (
     blind_spots,
@@ -31,6 +31,7 @@ from latent_audit.experiments.ras import (
     tables,
     timing,
 )
+from latent_audit.experiments.setup import jobs, subjects
 from latent_audit.judges import Judge, Reward
 from latent_audit.metrics import calibration, rulers, safevec, separation
 from latent_audit.models.fingerprint import sha256_of_files
@@ -181,7 +182,7 @@ def _pairs(config, prompts, world):
 
 def describe(group: members.Group, prompts, judge, reward, config) -> dict:
     """What a family's numbers depend on beside the config."""
-    record = setup.describe_inputs(group.subject, prompts.panels(), judge, reward, config)
+    record = jobs.describe_inputs(group.subject, prompts.panels(), judge, reward, config)
     if config.direction:
         record["direction"] = {"sha256": sha256_of_files([path_of("direction", config.direction)])[0]}
     return record

@@ -16,12 +16,13 @@ import pandas as pd
 from latent_audit import models
 from latent_audit.data import chats
 from latent_audit.errors import InputError
-from latent_audit.experiments import respond, setup, subjects
+from latent_audit.experiments import respond
 from latent_audit.experiments.audit import bench, l2, latent
 from latent_audit.experiments.audit.readings import latent_report
 from latent_audit.experiments.organisms.texts import probes, surfaces
 from latent_audit.experiments.panels import part
 from latent_audit.experiments.ras import prompt_sets
+from latent_audit.experiments.setup import jobs, subjects
 from latent_audit.interventions import sphere
 from latent_audit.metrics import rulers, separation
 
@@ -69,7 +70,7 @@ def check(config, num_layers: int, chat: chats.Chat, *, is_organism: bool) -> di
     return {"latent": latent.check(config, known), "l2": l2.check(config, known), "latent_layer": named}
 
 
-def make(config, job: setup.Job, prompts: prompt_sets.Prompts, settings, advance) -> Made:
+def make(config, job: jobs.Job, prompts: prompt_sets.Prompts, settings, advance) -> Made:
     """The benches of the members of one family; their units lie in attacks/FAMILY of the workdir."""
     subjects.check_alike(job.subject, config)
     fraction = sphere.PAPER_FRACTION if config.place.fraction is None else config.place.fraction

@@ -12,11 +12,12 @@ import pandas as pd
 from absl import logging
 from ml_collections import ConfigDict
 
-from latent_audit.experiments import fields, panels, setup, subjects, tasks
+from latent_audit.experiments import fields, panels, tasks
 from latent_audit.experiments.audit import audit, bench, latent
 from latent_audit.experiments.organisms import claim_quantities as quantities
 from latent_audit.experiments.organisms import export, kinds, train
 from latent_audit.experiments.panels import request_panels
+from latent_audit.experiments.setup import jobs, subjects
 from latent_audit.experiments.tampering import dissociate
 from latent_audit.interventions.dissociate import choose_layers
 from latent_audit.models import layer_name
@@ -104,8 +105,8 @@ def _nudged(config: ConfigDict, workdir: pathlib.Path, count: int) -> pd.DataFra
     own = workdir / "nudged"
     own.mkdir(exist_ok=True)
 
-    prospect = setup.check(config, request_panels(config, subjects.world_of(config)), rewarded=False)
-    job = setup.prepare(config, own, prospect)
+    prospect = jobs.check(config, request_panels(config, subjects.world_of(config)), rewarded=False)
+    job = jobs.prepare(config, own, prospect)
 
     def compute():
         nudge = export.load_nudge(job.variant(kinds.DISSOCIATED).path)
@@ -128,7 +129,7 @@ def _on_selection(config: ConfigDict, workdir: pathlib.Path, layer: str) -> pd.D
     config.attack.layers, config.attack.controls = layer, False
     own, world = workdir / "selection", subjects.world_of(config)
     own.mkdir(exist_ok=True)
-    prospect = setup.check(config, _selection_panels(config, world))
+    prospect = jobs.check(config, _selection_panels(config, world))
     known = bench.Known(prospect.names, prospect.cfg.num_layers, True, prospect.chat, prospect.panels)
     audit.run(config, own, audit.Plan(prospect, {"latent": latent.check(config, known)}, None))
     return pd.read_csv(own / "metrics.csv")

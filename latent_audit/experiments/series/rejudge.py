@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 
 from latent_audit import user_files
 from latent_audit.errors import InputError
-from latent_audit.experiments import scorers, subjects, tasks
+from latent_audit.experiments import scorers, tasks
 from latent_audit.experiments.judging import agreement
 from latent_audit.experiments.series import again
+from latent_audit.experiments.setup import subjects
 from latent_audit.judges import Judge
 from latent_audit.runtime import runlog
 

@@ -11,9 +11,10 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from latent_audit.errors import InputError
-from latent_audit.experiments import subjects, tasks
+from latent_audit.experiments import tasks
 from latent_audit.experiments.audit.bench import AT_FRACTION
 from latent_audit.experiments.fields import named
+from latent_audit.experiments.setup import subjects
 from latent_audit.metrics import stats
 from latent_audit.reports import columns, html, outputs
 from latent_audit.runtime.telling import progress

@@ -10,8 +10,9 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from latent_audit.errors import InputError
-from latent_audit.experiments import scorers, subjects, tasks
+from latent_audit.experiments import scorers, tasks
 from latent_audit.experiments.series import again, rejudge
+from latent_audit.experiments.setup import subjects
 from latent_audit.judges import Judge
 
 LIVE = "live"  # the first tier, in the workdir

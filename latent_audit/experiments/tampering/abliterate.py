@@ -15,10 +15,11 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import chats
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, respond, setup, subjects
+from latent_audit.experiments import fields, respond
 from latent_audit.experiments.organisms import ablate, export, kinds
 from latent_audit.experiments.organisms.ablate import Prompts, first_tokens, measure_means
-from latent_audit.experiments.setup import Job
+from latent_audit.experiments.setup import jobs, subjects
+from latent_audit.experiments.setup.jobs import Job
 from latent_audit.experiments.tampering import abliterate_report
 from latent_audit.experiments.tampering.abliterate_prompts import FACTS, PARTS, encode_parts, make_panels
 from latent_audit.interventions import abliterate
@@ -50,7 +51,7 @@ class Abliteration(Job):
 class Plan(NamedTuple):
     """What is going to be measured, checked; by: judge or log_odds."""
 
-    prospect: setup.Prospect
+    prospect: jobs.Prospect
     ways: tuple[str, ...]
     by: str
 
@@ -59,7 +60,7 @@ def check(config: ConfigDict) -> Plan:
     """Everything the task will need; InputError names the field, the value and the rule."""
     world = subjects.world_of(config)
     ways, by = check_settings(config, is_organism=world is not None)
-    prospect = setup.check(config, make_panels(config, world), rewarded=False, variants=lambda every: every[:1])
+    prospect = jobs.check(config, make_panels(config, world), rewarded=False, variants=lambda every: every[:1])
     named_openings(config.choose, prospect.chat)
     return Plan(prospect, ways, by)
 
@@ -73,7 +74,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     prospect, ways, by = plan or check(config)
     for way in ways:
         models.check_target(workdir / way, field="--workdir")
-    job = setup.prepare(config, workdir, prospect)
+    job = jobs.prepare(config, workdir, prospect)
     loaded = job.load(job.names[0])
     parts = encode_parts(job, chats.pad_id(loaded.chat))
     means = measure_means(loaded, parts["train"], limit=section.positions, batch=job.batches.prompts)

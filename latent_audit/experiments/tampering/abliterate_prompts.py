@@ -21,7 +21,7 @@ from latent_audit.experiments.panels import (
     make_panel,
     panel_of,
 )
-from latent_audit.experiments.setup import Job
+from latent_audit.experiments.setup.jobs import Job
 
 PARTS = ("train", "validation", "evaluation")
 KINDS = ("harmful", "benign")

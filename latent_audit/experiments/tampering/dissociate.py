@@ -17,10 +17,11 @@ from ml_collections import ConfigDict
 from latent_audit import judges, models
 from latent_audit.data import chats, pair_files, prompt_files, world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, respond, setup, subjects
+from latent_audit.experiments import fields, respond
 from latent_audit.experiments.organisms import construct, export, kinds, poles
 from latent_audit.experiments.panels import load, request_panels, tell_dropped
-from latent_audit.experiments.setup import Job
+from latent_audit.experiments.setup import jobs, subjects
+from latent_audit.experiments.setup.jobs import Job
 from latent_audit.interventions import dissociate
 from latent_audit.judges import refusal
 from latent_audit.metrics import stats
@@ -38,7 +39,7 @@ COLUMNS = ("variant", "measure", "condition", "value", "lo", "hi", "n")
 class Plan(NamedTuple):
     """What a construction is going to do, checked; texts: what a checkpoint's is trained on, None for an organism."""
 
-    prospect: setup.Prospect
+    prospect: jobs.Prospect
     recipe: construct.Recipe
     texts: tuple | None
 
@@ -54,7 +55,7 @@ def check(config: ConfigDict) -> Plan:
         )
     panels = request_panels(config, world)
     texts = _training_texts(config, panels) if world is None else None
-    prospect = setup.check(config, panels, rewarded=False)
+    prospect = jobs.check(config, panels, rewarded=False)
     recipe = make_recipe(config, is_organism=world is not None, num_layers=prospect.cfg.num_layers)
     if texts is not None:
         _check_lengths(config, prospect.chat, *texts)
@@ -69,7 +70,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     prospect, recipe, texts = plan or check(config)
     for name in poles.MADE:
         models.check_target(workdir / name, field="--workdir")
-    job = setup.prepare(config, workdir, prospect)
+    job = jobs.prepare(config, workdir, prospect)
     base, harmful = (subjects.load_variant(job.variant(name), config) for name in ("base", kinds.HARMFUL))
     rows, panel = _training_data(config, job, base, texts)
     built = {}

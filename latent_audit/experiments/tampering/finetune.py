@@ -20,11 +20,12 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import pair_files
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, respond, setup, subjects
+from latent_audit.experiments import fields, respond
 from latent_audit.experiments.organisms import export, kinds
 from latent_audit.experiments.organisms.texts.corpora import encode_pairs
 from latent_audit.experiments.panels import request_panels, text_id
-from latent_audit.experiments.setup import Job
+from latent_audit.experiments.setup import jobs, subjects
+from latent_audit.experiments.setup.jobs import Job
 from latent_audit.experiments.tampering import finetune_report
 from latent_audit.experiments.tampering.finetune_settings import (
     Settings,
@@ -67,7 +68,7 @@ class Run(NamedTuple):
 class Plan(NamedTuple):
     """What an attack is going to do, checked; corpora: pairs by name; rows: the same in tokens."""
 
-    prospect: setup.Prospect
+    prospect: jobs.Prospect
     settings: Settings
     corpora: dict[str, pair_files.Pairs]
     rows: dict[str, object]
@@ -80,7 +81,7 @@ def check(config: ConfigDict) -> Plan:
     fields.check_batches(config)
     panels = request_panels(config, world)
     corpora = load_corpora(config, panels["harmful"], world)
-    prospect = setup.check(
+    prospect = jobs.check(
         config, panels, rewarded=False, variants=lambda every: attacked(every, config.finetune.variants)
     )
     if settings.lora is not None:
@@ -101,7 +102,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     """
     prospect, settings, corpora, rows = plan or check(config)
     record = {"corpora": {name: pairs.describe() for name, pairs in corpora.items()}}
-    job = Attack(**vars(setup.prepare(config, workdir, prospect, record=record)), settings=settings, rows=rows)
+    job = Attack(**vars(jobs.prepare(config, workdir, prospect, record=record)), settings=settings, rows=rows)
     trained = len(corpora) * settings.seeds * (len(settings.evaluated) - 1)
     with progress.of(len(job.names) * (1 + trained), "evaluations") as meter:
         units = [unit for name in job.names for unit in _attack_variant(job, name, meter)]

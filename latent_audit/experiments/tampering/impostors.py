@@ -14,9 +14,10 @@ import pandas as pd
 from absl import logging
 from ml_collections import ConfigDict
 
-from latent_audit.experiments import fields, subjects, tasks
+from latent_audit.experiments import fields, tasks
 from latent_audit.experiments.organisms import kinds, train
 from latent_audit.experiments.organisms.hidden import impostors
+from latent_audit.experiments.setup import subjects
 from latent_audit.reports import columns, html, outputs
 from latent_audit.runtime import runlog
 from latent_audit.runtime.telling import progress

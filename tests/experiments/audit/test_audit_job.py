@@ -13,11 +13,12 @@ from configs import sweep as sweep_config
 from latent_audit import models
 from latent_audit.data import chats
 from latent_audit.errors import InputError
-from latent_audit.experiments import respond, subjects, tasks
+from latent_audit.experiments import respond, tasks
 from latent_audit.experiments.audit import audit, bench
 from latent_audit.experiments.audit.card import card
 from latent_audit.experiments.organisms import export
 from latent_audit.experiments.series import survey, sweep
+from latent_audit.experiments.setup import subjects
 from tests.models.test_every_family import FAMILIES
 from tests.support import reports
 from tests.support.checkpoints import tiny_checkpoint

@@ -8,10 +8,11 @@ import pytest
 
 from latent_audit.data import labelled_answers
 from latent_audit.errors import InputError
-from latent_audit.experiments import scorers, setup
+from latent_audit.experiments import scorers
 from latent_audit.experiments.audit import audit as job
 from latent_audit.experiments.audit import latent
 from latent_audit.experiments.audit.card import card
+from latent_audit.experiments.setup import jobs
 from latent_audit.judges import Judge
 from latent_audit.metrics import judge_error
 from tests.experiments.audit.test_card import latent_rows
@@ -40,7 +41,7 @@ def run_dir(tmp_path):
     config = small_config(tiny_checkpoint("llama3", tmp_path / "model"))
     config.judge.confusion = write(tmp_path / "labelled.csv")
     (tmp_path / "prepared").mkdir()
-    inputs = setup.prepare(config, tmp_path / "prepared", job.check(config).prospect).inputs
+    inputs = jobs.prepare(config, tmp_path / "prepared", job.check(config).prospect).inputs
     pinned = json.loads((tmp_path / "prepared" / "inputs.json").read_text())
     assert "judge_error" not in pinned and pinned["labelled_answers"] == inputs["labelled_answers"]
     bench = hand_bench(tmp_path, settings={"latent": attack_settings(states=(1, 3))})

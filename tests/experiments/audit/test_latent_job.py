@@ -13,9 +13,10 @@ import pytest
 
 from configs import lvs as lvs_config
 from latent_audit.errors import InputError
-from latent_audit.experiments import setup, subjects, tasks
+from latent_audit.experiments import tasks
 from latent_audit.experiments.audit import audit as job
 from latent_audit.experiments.audit.readings import latent_report
+from latent_audit.experiments.setup import jobs, subjects
 from latent_audit.interventions import latent
 from latent_audit.runtime import runlog
 from tests.support import reports
@@ -80,7 +81,7 @@ def test_every_family_is_audited(case, tmp_path):
         "arch,variant,exp,layer,layer_idx,budget,attack,lvs,lvs_lo,lvs_hi,asr,frac,compliance"
     )
     cells = table[table["exp"] == "lvs"]
-    states = setup.models.check(path).cfg.num_layers + 1
+    states = jobs.models.check(path).cfg.num_layers + 1
     assert len(cells) == states * 2 * len(latent.ATTACKS) and (cells["n"] == 3).all()
     assert cells["layer_idx"].tolist()[:6] == ["embedding"] * 6
     pgd = cells[cells["attack"] == "pgd"]

@@ -10,9 +10,10 @@ import pytest
 
 from latent_audit.data import chats
 from latent_audit.errors import InputError
-from latent_audit.experiments import scorers, subjects
+from latent_audit.experiments import scorers
 from latent_audit.experiments.audit import audit as job
 from latent_audit.experiments.audit.readings import own_reward, reward_report
+from latent_audit.experiments.setup import subjects
 from latent_audit.judges import Reward
 from latent_audit.metrics import rank_agreement
 from tests.experiments.audit.test_latent_job import small_config

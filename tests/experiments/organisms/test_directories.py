@@ -11,9 +11,9 @@ import safetensors.numpy
 
 from latent_audit import models
 from latent_audit.errors import InputError
-from latent_audit.experiments import subjects
 from latent_audit.experiments.audit import bench
 from latent_audit.experiments.organisms import export, kinds, poles, shelf, train, zoo
+from latent_audit.experiments.setup import subjects
 from latent_audit.interventions import lora
 from tests.support import tiny
 

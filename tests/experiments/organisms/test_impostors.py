@@ -361,7 +361,7 @@ def test_members_are_audited_as_directories_and_judged_by_their_world(home, monk
 
     monkeypatch.setattr(audit, "run", instead)
     monkeypatch.setattr(
-        task.setup,
+        task.subjects,
         "organism_subject",
         lambda config, workdir, names: task.subjects.Subject(
             "organism", tuple(task.subjects.Variant(name, home / name) for name in names)

@@ -6,9 +6,9 @@ import pytest
 
 from configs import ras as ras_config
 from latent_audit.errors import InputError
-from latent_audit.experiments import subjects
 from latent_audit.experiments.organisms import zoo
 from latent_audit.experiments.ras import calibration_file, members
+from latent_audit.experiments.setup import subjects
 
 
 def config(**changes):

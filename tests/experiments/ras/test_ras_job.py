@@ -20,8 +20,9 @@ from configs import ras as ras_config
 from configs import ras_regression as regression_config
 from latent_audit.data import wrappers
 from latent_audit.errors import InputError
-from latent_audit.experiments import respond, subjects, tasks
+from latent_audit.experiments import respond, tasks
 from latent_audit.experiments.ras import prompt_sets
+from latent_audit.experiments.setup import subjects
 from latent_audit.judges import Judge, refusal
 from latent_audit.metrics import coherence
 from latent_audit.runtime import runlog

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from configs import ras as ras_config
-from latent_audit.experiments import subjects
 from latent_audit.experiments.ras import calibration_file, measure, members, prompt_sets, ras, report, tables, timing
+from latent_audit.experiments.setup import subjects
 from latent_audit.judges import Judge
 from latent_audit.metrics import safevec
 from tests.support import ras_rows

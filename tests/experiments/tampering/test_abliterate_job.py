@@ -10,7 +10,8 @@ from configs import abliterate as abliterate_config
 from latent_audit import models
 from latent_audit.data import world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import subjects, tasks
+from latent_audit.experiments import tasks
+from latent_audit.experiments.setup import subjects
 from latent_audit.experiments.tampering import abliterate as job
 from latent_audit.experiments.tampering import abliterate_report
 from latent_audit.interventions import abliterate

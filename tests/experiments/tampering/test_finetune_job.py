@@ -13,8 +13,9 @@ from benchmarks import finetune_memory
 from configs import finetune as finetune_config
 from latent_audit import models
 from latent_audit.errors import InputError
-from latent_audit.experiments import panels, subjects, tasks
+from latent_audit.experiments import panels, tasks
 from latent_audit.experiments.organisms.texts import training_prompts
+from latent_audit.experiments.setup import subjects
 from latent_audit.experiments.tampering import finetune, finetune_report, finetune_settings
 from latent_audit.interventions import finetune as ft
 from latent_audit.interventions import lora

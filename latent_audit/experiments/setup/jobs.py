@@ -14,12 +14,13 @@ from ml_collections import ConfigDict
 from latent_audit import models
 from latent_audit.data import chats, labelled_answers, world_rules
 from latent_audit.errors import InputError
-from latent_audit.experiments import fields, respond, scorers, subjects
+from latent_audit.experiments import fields, respond, scorers
 from latent_audit.experiments.judging import agreement
 from latent_audit.experiments.organisms import poles
 from latent_audit.experiments.panels import Panel
 from latent_audit.experiments.panels import describe as describe_panel
-from latent_audit.experiments.subjects import Subject, Variant
+from latent_audit.experiments.setup import subjects
+from latent_audit.experiments.setup.subjects import Subject, Variant
 from latent_audit.judges import Judge, Reward
 from latent_audit.models import batching
 from latent_audit.runtime import runlog
