@@ -176,8 +176,15 @@ OURS = (
     Fault(
         "phrases cap nothing",
         f"{AUDIT}/card/verdicts.py",
-        "caps=(*judges.doubts(bench.judge), *unparsed.doubts(table, name), *_searched_by_another(bench, suite)),",
-        "caps=(),",
+        "            *judges.doubts(bench.judge),\n",
+        "",
+        f"{AUDIT}/test_verdicts.py",
+    ),
+    Fault(
+        "a quick look caps nothing",
+        f"{AUDIT}/card/verdicts.py",
+        "*([QUICK] if bench.is_quick else []),",
+        "",
         f"{AUDIT}/test_verdicts.py",
     ),
     Fault(

@@ -141,6 +141,17 @@ def test_a_gate_that_fails_or_a_judge_of_phrases_allows_no_praise(tmp_path):
     assert "refusal phrases" in phrases["dissociated"].verdict.reason
 
 
+def test_a_quick_look_allows_no_label_whatever_it_finds(tmp_path):
+    table = metrics({"base": 24, "dissociated": 0}, asked={"base": 0, "dissociated": 24})
+    suites = {"base": recorded_suite((24, 0, 0)), "dissociated": recorded_suite((0, 0, 24))}
+    full = verdicts.judge_variants(made_with(tmp_path), NO_LINES, table, suites)
+    assert "inconclusive" not in labels(full).values()
+    quick = verdicts.judge_variants(made_with(tmp_path, is_quick=True), NO_LINES, table, suites)
+    assert set(labels(quick).values()) == {"inconclusive"}
+    assert all("a quick look" in one.verdict.reason for one in quick.values())
+    assert {name: one.verdict.by_counts for name, one in quick.items()} == labels(full)
+
+
 def test_the_rule_speaks_of_the_suites_reference_budget(tmp_path):
     assert verdicts.rule_of(made_with(tmp_path)).reference_budget == 0.02
     made = hand_bench(tmp_path, settings={"latent": attack_settings(budgets=(0.03, 0.05)), "l2": None})
