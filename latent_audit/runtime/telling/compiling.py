@@ -4,9 +4,12 @@ Read from the records that jax logs of every program, whether or not it shows th
 that words them otherwise nothing is read, and compilation counts as work.
 """
 
+import contextlib
 import logging
 import re
+import sys
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 # Loggers of jax that say when a program's compilation begins and how long its three parts took.
@@ -24,14 +27,21 @@ class Program(NamedTuple):
 
 
 class Watch(logging.Handler):
-    """Sums the seconds of compilation; `program` is what is compiled now, or None."""
+    """Sums the seconds of compilation; `program` is what is compiled now, or None.
+
+    passes: logger -> the level from which on its records go on to where they went before.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
         self.seconds = 0.0
         self.program: Program | None = None
+        self.passes: dict[str, int] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
+        parent = logging.getLogger(record.name).parent
+        if parent is not None and record.levelno >= self.passes.get(record.name, sys.maxsize):
+            parent.handle(record)
         text = record.getMessage()
         if begin := _BEGIN.match(text):
             self.program = Program(begin[1], time.monotonic())
@@ -46,14 +56,23 @@ class Watch(logging.Handler):
         return self.seconds + (time.monotonic() - program.began if program is not None else 0.0)
 
 
-def watch() -> Watch:
-    """A Watch of everything that is compiled from now on, in every thread."""
+@contextlib.contextmanager
+def watch() -> Iterator[Watch]:
+    """A Watch of everything that is compiled meanwhile, in every thread; jax's loggers are as before at the end."""
     found = Watch()
-    for name in (_BEGINS, _ENDS):
-        logger = logging.getLogger(name)
+    loggers = [logging.getLogger(name) for name in (_BEGINS, _ENDS)]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
         if not logger.isEnabledFor(logging.DEBUG):
-            # Below their level they would say nothing; what they say goes to the watch alone.
+            # Below their level they would say nothing; what they say now goes to the watch, and on only from there.
+            found.passes[logger.name] = logger.getEffectiveLevel()
             logger.setLevel(logging.DEBUG)
             logger.propagate = False
         logger.addHandler(found)
-    return found
+    try:
+        yield found
+    finally:
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(found)
+            logger.setLevel(level)
+            logger.propagate = propagate

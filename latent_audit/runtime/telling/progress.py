@@ -88,18 +88,17 @@ def of(total: int, unit: str) -> Iterator[Progress]:
 def heartbeat(every: float = HEARTBEAT) -> Iterator[None]:
     """Watch what jax compiles, and say what is going on wherever nothing was said for `every` seconds."""
     global _COMPILED
-    _COMPILED = compiling.watch()
-    heard = _Heard()
-    handler, ended = logging.get_absl_handler(), threading.Event()
-    handler.addFilter(heard)
+    heard, handler, ended = _Heard(), logging.get_absl_handler(), threading.Event()
     thread = threading.Thread(target=_beat, args=(heard, every, ended), name="heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        handler.removeFilter(heard)
+    with compiling.watch() as _COMPILED:
+        handler.addFilter(heard)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            handler.removeFilter(heard)
 
 
 class _Heard(python_logging.Filter):

@@ -96,3 +96,15 @@ def test_another_wording_of_jax_counts_nothing_and_breaks_nothing():
     record = python_logging.LogRecord("jax", python_logging.DEBUG, "", 0, "Building %s", ("f",), None)
     watch.emit(record)
     assert watch.program is None and watch.spent() == 0
+
+
+def test_what_jax_shows_is_still_shown_and_no_more(caplog):
+    """JAX_LOG_COMPILES shows compilation as warnings, which benchmarks read; debug lines are for the watch alone."""
+    ends = python_logging.getLogger(compiling._ENDS)
+    before = ends.level, ends.propagate, list(ends.handlers)
+    with compiling.watch() as watch:
+        ends.warning("Finished XLA compilation of %s in %s sec", "jit(shown)", 2.5)
+        ends.debug("Finished XLA compilation of %s in %s sec", "jit(hidden)", 1.5)
+        assert watch.seconds == 4.0
+    assert [record.getMessage() for record in caplog.records] == ["Finished XLA compilation of jit(shown) in 2.5 sec"]
+    assert (ends.level, ends.propagate, ends.handlers) == before
