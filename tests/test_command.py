@@ -27,7 +27,9 @@ def typed(monkeypatch, tmp_path):
     monkeypatch.setattr(tasks, "check", lambda config, workdir: None)
     monkeypatch.setattr(runlog, "prepare_workdir", lambda *a: pytest.fail("written"))
     monkeypatch.setattr(
-        tasks, "outline", lambda config, workdir: [f"{config.task} {workdir.as_posix()}", config.to_json_best_effort()]
+        tasks,
+        "outline",
+        lambda config, workdir, plan: [f"{config.task} {workdir.as_posix()}", config.to_json_best_effort()],
     )
     return lambda *words: command.run(words, ends.Run())
 

@@ -106,7 +106,9 @@ def _do(config, given: arguments.Arguments, state: ends.Run, closed: Collection[
     start.start_jax(workdir, config.model.dtype)
     plan = tasks.check(config, workdir)
     if given.dry_run:
-        return ends.tell([*tasks.outline(config, workdir), "dry run: all checks passed, nothing was written"], closed)
+        return ends.tell(
+            [*tasks.outline(config, workdir, plan), "dry run: all checks passed, nothing was written"], closed
+        )
     state.workdir = workdir
     workdir = runlog.prepare_workdir(workdir, config.to_dict())
     with runlog.lock(workdir, shared.get("shard", "")), progress.heartbeat():

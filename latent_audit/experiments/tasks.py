@@ -104,8 +104,11 @@ def _module(config):
     return importlib.import_module(f"{__package__}.{module}")
 
 
-def outline(config, workdir: pathlib.Path) -> list[str]:
-    """What a checked config is going to do, in words, for a run that only looks (--dry-run)."""
+def outline(config, workdir: pathlib.Path, plan=None) -> list[str]:
+    """What a checked config is going to do, in words, for a run that only looks (--dry-run).
+
+    plan: what check gave; None leaves out how much is computed, which only some tasks say.
+    """
     subject = shared(config)
     model = subject.get("model", {}).get("path") or "; ".join(
         f"{name} {config[name]}" for name in ("models", "reference", "targets", "before", "after") if config.get(name)
@@ -125,7 +128,8 @@ def outline(config, workdir: pathlib.Path) -> list[str]:
     if "judge" in subject:
         live = f", live {subject.judge.live_kind}" if subject.judge.get("live_kind") else ""
         lines.append(f"judge: {subject.judge.kind}{live}; reward: {subject.reward.kind}")
-    return lines
+    counted = getattr(_module(config), "outline", None)
+    return lines + (counted(config, plan) if counted is not None and plan is not None else [])
 
 
 def shared(config):

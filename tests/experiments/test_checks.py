@@ -4,6 +4,7 @@ import importlib
 
 import jax
 import pytest
+import safetensors.numpy
 
 from latent_audit import models
 from latent_audit.errors import InputError
@@ -237,6 +238,9 @@ def test_every_model_of_a_survey_is_looked_at(tmp_path):
 def test_what_a_dry_run_says_names_model_prompts_and_judge(tmp_path):
     path = tiny_checkpoint("llama3", tmp_path / "model", ends_turns=True)
     made = config("lvs", model__path=str(path), **PHRASES)
-    tasks.check(made)
-    said = "\n".join(tasks.outline(made, tmp_path / "w"))
+    said = "\n".join(tasks.outline(made, tmp_path / "w", tasks.check(made)))
+    count = sum(array.size for array in safetensors.numpy.load_file(path / "model.safetensors").values())
+    assert f"1 of {count:,} parameters (base), one at a time" in said
+    # 4 states of 3 blocks, the paper's three budgets; two controls are answered beside every search.
+    assert "4 states (embedding to L2) x 3 budgets x 24 prompts = 288 searches of 10 steps, 864 answers" in said
     assert str(path) in said and "24 of builtin:harmful" in said and "judge: refusal" in said

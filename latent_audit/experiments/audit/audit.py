@@ -14,7 +14,7 @@ from latent_audit.experiments import fields
 from latent_audit.experiments.audit import behaviour, gcg, l2, latent, patch, static, steer
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.card import card
-from latent_audit.experiments.audit.suite import suite
+from latent_audit.experiments.audit.suite import amounts, suite
 from latent_audit.experiments.panels import audit_panels, request_panels
 from latent_audit.experiments.setup import jobs, subjects
 from latent_audit.runtime import shards
@@ -58,6 +58,12 @@ def check(config: ConfigDict) -> Plan:
     if pairs is not None and prospect.subject is not None:
         static.check_untrained(pairs, prospect.subject.variants)
     return Plan(prospect, settings, pairs)
+
+
+def outline(config: ConfigDict, plan: Plan) -> list[str]:
+    """How much the audit of a checked plan computes, in words."""
+    prospect = plan.prospect
+    return amounts.in_words(prospect.cfg, prospect.names, prospect.panels, plan.settings, config.model.dtype)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:
