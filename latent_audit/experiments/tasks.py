@@ -123,7 +123,7 @@ def outline(config, workdir: pathlib.Path, plan=None) -> list[str]:
     if "prompts" in subject and "harmful" in subject.prompts:
         section = subject.prompts
         lines.append(
-            f"prompts: {section.harmful_count} of {section.harmful}, {section.benign_count} of {section.benign}"
+            f"prompts: at most {section.harmful_count} of {section.harmful}, {section.benign_count} of {section.benign}"
         )
     if "judge" in subject:
         live = f", live {subject.judge.live_kind}" if subject.judge.get("live_kind") else ""
