@@ -1,6 +1,5 @@
 """Settings of every test: several fake devices, exact matrix products, and compiles that are quick, not optimal."""
 
-import gc
 import importlib.metadata
 import os
 import pathlib
@@ -28,19 +27,22 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
-MAPPINGS = pathlib.Path("/proc/self/maps")
-MOST_MAPPINGS = 30_000
-
-
 @pytest.fixture(autouse=True, scope="module")
-def few_mappings():
-    """Compiled programs are let go between files: Linux allows a process 65530 mappings, and XLA crashes beyond."""
+def few_programs():
+    """Compiled programs are let go between files, and by long tests between tests; runtime/programs.py says why."""
     yield
-    if MAPPINGS.exists() and len(MAPPINGS.read_bytes().splitlines()) > MOST_MAPPINGS:
-        import jax  # noqa: PLC0415  after the settings above
+    from latent_audit.runtime import programs  # noqa: PLC0415  after the settings above
 
-        jax.clear_caches()
-        gc.collect()
+    programs.let_go()
+
+
+@pytest.fixture(autouse=True)
+def few_programs_of_long_tests(request):
+    yield
+    if request.node.get_closest_marker("slow"):
+        from latent_audit.runtime import programs  # noqa: PLC0415  after the settings above
+
+        programs.let_go()
 
 
 def pytest_sessionfinish(session):

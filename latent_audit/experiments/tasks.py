@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields
-from latent_audit.runtime import runlog, shards
+from latent_audit.runtime import programs, runlog, shards
 
 
 class Task(NamedTuple):
@@ -95,6 +95,8 @@ def run(config, workdir: pathlib.Path, plan=None) -> int:
     from latent_audit.runtime import mesh
 
     plan = check(config) if plan is None else plan
+    # Of the task before, where one runs many.
+    programs.let_go()
     with mesh.use(config.get("mesh")):
         return getattr(_module(config), TASKS[config.task].function)(config, workdir, plan) or 0
 
