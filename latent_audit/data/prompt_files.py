@@ -184,17 +184,25 @@ def fold(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def check_disjoint(training: HasPrompts, evaluation: HasPrompts) -> None:
-    """InputError, naming up to five prompts, if any evaluation prompt occurs in training; docs/method.md section 6."""
+def check_disjoint(
+    training: HasPrompts,
+    evaluation: HasPrompts,
+    *,
+    called: tuple[str, str] = ("training", "evaluation"),
+    remedy: str = "take them out of one of the two",
+) -> None:
+    """InputError, naming up to five prompts, if any evaluation prompt occurs in training; docs/method.md section 6.
+
+    called, remedy: how the error names both sets, and what it says to do.
+    """
     seen = {fold(prompt) for prompt in training.prompts}
     shared = [prompt for prompt in evaluation.prompts if fold(prompt) in seen]
     if shared:
         shown = "; ".join(repr(prompt) for prompt in shared[:5])
         more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
         raise InputError(
-            f"{len(shared)} of {len(evaluation.prompts)} evaluation prompts ({evaluation.source}) occur "
-            f"in the training prompts ({training.source}): {shown}{more}; take them out of one of the "
-            "two"
+            f"{len(shared)} of {len(evaluation.prompts)} {called[1]} prompts ({evaluation.source}) occur "
+            f"in the {called[0]} prompts ({training.source}): {shown}{more}; {remedy}"
         )
 
 

@@ -170,7 +170,13 @@ def request_panels(config: ConfigDict, world: world_rules.World | None) -> dict[
                 offset,
             )
         panels[kind] = panel_of(kind, loaded, chosen, source)
-    prompt_files.check_disjoint(panels[BENIGN], panels[HARMFUL])
+    prompt_files.check_disjoint(
+        panels[BENIGN],
+        panels[HARMFUL],
+        called=("harmless", "harmful"),
+        remedy="take them out of one of the two, or of one file give each panel its rows by prompts.harmful_label and "
+        "prompts.benign_label",
+    )
     return panels
 
 

@@ -207,7 +207,7 @@ def test_one_checkpoint_alone_uses_its_own_direction_and_the_papers_place(tmp_pa
         ({"panel.wrappers": "poem"}, "panel.wrappers = 'poem', expected some of role_play"),
         ({"panel.over_refusal": "none.csv"}, "none.csv"),
         ({"prompts.benign": "EMPTY"}, "EMPTY|no prompts"),
-        ({"prompts.benign": "builtin:harmful"}, "occur in the training"),
+        ({"prompts.benign": "builtin:harmful"}, "occur in the harmless prompts"),
         ({"static.pairs": "ONE_KIND"}, "needs both kinds of text"),
     ],
 )
