@@ -68,6 +68,17 @@ def positions_of(mask: jax.Array) -> jax.Array:
     return jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
 
 
+def check_columns(cfg: ModelConfig, columns: int) -> None:
+    """InputError for more columns of prompt and answer than a longrope's short factors are made for."""
+    for rope in cfg.ropes:
+        if rope.kind == "longrope" and columns > rope.original_max_positions:
+            raise InputError(
+                f"{columns} columns of prompts and answers: beyond original_max_position_embeddings = "
+                f"{rope.original_max_positions} this model's longrope rotates by other factors, which is not "
+                "implemented; expected shorter prompts (prompts.max_tokens) or answers (generation.max_new_tokens)"
+            )
+
+
 def make_context(mask: jax.Array, *, cfg: ModelConfig) -> Context:
     """The shared tables of a full pass over `mask`: bool [B, T], False on padding."""
     # Slots, not positions, order the tokens: padding columns all share position 0.
@@ -81,15 +92,9 @@ def context_at(
     """The shared tables of tokens at `positions` int [B, S] whose keys lie `distance` int32 [B, T, S] back.
 
     starts: int32 [B, T], see Context; needed where layers differ in kind.
-    Raises InputError for more columns than a longrope's short factors are made for.
+    Raises InputError as check_columns.
     """
-    for rope in cfg.ropes:
-        if rope.kind == "longrope" and distance.shape[-1] > rope.original_max_positions:
-            raise InputError(
-                f"{distance.shape[-1]} columns of prompts and answers: beyond original_max_position_embeddings = "
-                f"{rope.original_max_positions} this model's longrope rotates by other factors, which is not "
-                "implemented; expected shorter prompts (prompts.max_tokens) or answers (generation.max_new_tokens)"
-            )
+    check_columns(cfg, distance.shape[-1])
     cos, sin = ops.rotary_tables(cfg.ropes, cfg.head_dim, positions)
     return Context(cos, sin, distance, ops.query_gain(cfg.ropes, positions), starts if cfg.kinds else None)
 

@@ -20,7 +20,7 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond
 from latent_audit.experiments.organisms import poles, train
 from latent_audit.experiments.panels import Panel
-from latent_audit.models import sharding
+from latent_audit.models import decoder, sharding
 from latent_audit.runtime import mesh, processes, runlog
 from latent_audit.runtime.telling import progress
 
@@ -295,6 +295,8 @@ def encode(chat: chats.Chat, cfg: models.ModelConfig, panels, config: ConfigDict
             encoded[panel.name] = chats.encode_prompts(chat, panel.prompts, max_length=config.prompts.max_tokens)
     new = config.generation.max_new_tokens or 0
     longest = max(tokens.tokens.shape[1] for tokens in encoded.values()) + new
+    with fields.named(who):
+        decoder.check_columns(cfg, longest)
     if longest > cfg.max_positions:
         logging.warning(
             "%s was made for %d positions; the longest prompt and generation.max_new_tokens = %d need %d",
