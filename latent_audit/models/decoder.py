@@ -1,4 +1,4 @@
-"""The one decoder that runs every family: pure functions of a parameter tree, and a thin linen shell.
+"""The one decoder that runs every family: pure functions of a parameter tree.
 
 Residual state s = 0 is the embedding output, s = i + 1 the output of block i before the final norm
 (docs/method.md section 0). An edit is a function `edit(h, s) -> h` of the residual stream h: [B, T, D] and the
@@ -9,18 +9,14 @@ the next block reads and what is returned.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.typing import DTypeLike
 
 from latent_audit.errors import InputError
 from latent_audit.models import ops, sharding
-from latent_audit.models.config import ModelConfig, Params, parameter_shapes
-from latent_audit.models.kinds import beside, mixture, switch
+from latent_audit.models.config import ModelConfig, Params
+from latent_audit.models.kinds import attention, beside, switch, tail
 from latent_audit.models.kinds.beside import Beside
-from latent_audit.models.names import INPUT_AXES
 
 # edit(h, s) -> h, as above.
 Edit = Callable[[jax.Array, jax.Array], jax.Array]
@@ -113,12 +109,6 @@ def starts_of(mask: jax.Array) -> jax.Array:
     return jnp.broadcast_to(jnp.argmax(mask, axis=1).astype(jnp.int32)[:, None], mask.shape)
 
 
-def turn_of(context: Context, numbers: LayerNumbers, columns: slice = slice(None)) -> tuple:
-    """(cos, sin, gain) of one layer's rope setting at some columns, as project_query takes them."""
-    tables = (context.cos, context.sin, context.gain)
-    return tuple(None if table is None else table[numbers.rope][:, columns] for table in tables)
-
-
 def layer_numbers(cfg: ModelConfig) -> LayerNumbers:
     """Per-layer numbers as int32 [L] arrays, to be scanned beside the stacked weights."""
     windows, ropes = jnp.asarray(cfg.windows, jnp.int32), jnp.asarray(cfg.rope_of_layer, jnp.int32)
@@ -193,67 +183,6 @@ def attention_input(layer: Params, x: jax.Array, *, cfg: ModelConfig) -> jax.Arr
     return ops.norm(x, layer["attention_norm"], cfg) if cfg.pre_norms else x
 
 
-def project_query(
-    layer: Params, x: jax.Array, cos: jax.Array, sin: jax.Array, gain: jax.Array | None, *, cfg: ModelConfig
-) -> jax.Array:
-    """Rotated queries of attention's input x [B, T, D]: [B, T, N, H]; gain: of turn_of, float32 [B, T] or None."""
-    query = jnp.einsum("btd,dnh->btnh", x, layer["query"])
-    if cfg.qkv_bias:
-        query = query + layer["query_bias"]
-    if cfg.query_key_norm:
-        query = ops.norm(query, layer["query_norm"], cfg)
-    query = ops.rotate(query, cos, sin)
-    return query if gain is None else query * gain[..., None, None].astype(query.dtype)
-
-
-def project_key_value(
-    layer: Params, x: jax.Array, cos: jax.Array, sin: jax.Array, *, cfg: ModelConfig
-) -> tuple[jax.Array, jax.Array]:
-    """Rotated keys and values of attention's input x [B, T, D]: two [B, K, T, H]."""
-    key = jnp.einsum("btd,dkh->btkh", x, layer["key"])
-    value = jnp.einsum("btd,dkh->btkh", x, layer["value"])
-    if cfg.qkv_bias:
-        key, value = key + layer["key_bias"], value + layer["value_bias"]
-    if cfg.query_key_norm:
-        key = ops.norm(key, layer["key_norm"], cfg)
-    return ops.rotate(key, cos, sin).swapaxes(1, 2), value.swapaxes(1, 2)
-
-
-def finish_block(
-    layer: Params,
-    x: jax.Array,
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    distance: jax.Array,
-    window: jax.Array,
-    *,
-    cfg: ModelConfig,
-) -> jax.Array:
-    """Attention, output projection and MLP with their residual additions; x: [B, T, D] of the query columns."""
-    mixed = ops.attend(
-        query,
-        key,
-        value,
-        distance,
-        window,
-        scale=cfg.query_scale,
-        cap=cfg.attention_softcap,
-        sinks=layer["sinks"] if cfg.sinks else None,
-    )
-    mixed = jnp.einsum("btnh,nhd->btd", mixed, layer["output"])
-    if cfg.output_bias:
-        mixed = mixed + layer["output_bias"]
-    if cfg.post_norms:
-        mixed = ops.norm(mixed, layer["post_attention_norm"], cfg)
-    x = _add(x, mixed, cfg)
-    hidden = ops.norm(x, layer["mlp_norm"], cfg) if cfg.pre_norms else x
-    hidden = mixture.mlp(layer, hidden, cfg)
-    if cfg.post_norms:
-        hidden = ops.norm(hidden, layer["post_mlp_norm"], cfg)
-    return _add(x, hidden, cfg)
-
-
 def block_with_cache(
     layer: Params, numbers: LayerNumbers, x: jax.Array, context: Context, *, cfg: ModelConfig, first_query: int = 0
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -264,13 +193,13 @@ def block_with_cache(
       first_query: static; columns before it serve as keys only and are left out of the output
         [B, S - first_query, D]. The last block of a search needs only the columns that are read.
     """
-    cos, sin, _ = turn_of(context, numbers)
+    turn = attention.turn_of(context, numbers)
     normed = attention_input(layer, x, cfg=cfg)
-    key, value = project_key_value(layer, normed, cos, sin, cfg=cfg)
-    read = slice(first_query, None)
-    query = project_query(layer, normed[:, read], *turn_of(context, numbers, read), cfg=cfg)
-    out = finish_block(layer, x[:, read], query, key, value, context.distance[:, read], numbers.window, cfg=cfg)
-    return out, (key, value)
+    key_value = attention.own_key_value(layer, normed, turn, cfg=cfg)
+    mixed = attention.mix(
+        layer, normed, key_value, turn, context.distance, numbers.window, cfg=cfg, first_query=first_query
+    )
+    return tail.finish(layer, x[:, first_query:], mixed, cfg=cfg), key_value
 
 
 def block(
@@ -384,80 +313,3 @@ def forward(
     """
     last, resid = scan_states(params, tokens, mask, cfg=cfg, edit=edit)
     return ForwardOutput(unembed(params, last, cfg=cfg), resid)
-
-
-# The order in which a block's parameters are drawn: organisms are trained from these draws, so that another order would
-# make other organisms of the same seeds.
-DRAWN_FIRST = (
-    *("attention_norm", "query", "key", "value", "output", "mlp_norm", "gate", "up", "down"),
-    *("query_bias", "key_bias", "value_bias", "output_bias", "gate_bias", "up_bias", "down_bias"),
-    *("query_norm", "key_norm", "post_attention_norm", "post_mlp_norm"),
-)
-
-
-class Block(nn.Module):
-    """Declares the stacked parameters of all L blocks under one scope; the arithmetic is `block` above."""
-
-    cfg: ModelConfig
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self) -> Params:
-        shapes = parameter_shapes(self.cfg)["blocks"]
-        # linen draws each parameter by its place among those declared before it.
-        first = [name for name in DRAWN_FIRST if name in shapes]
-        return {
-            name: self.param(name, _initializer(name, shapes[name], self.cfg), shapes[name], self.dtype)
-            for name in (*first, *(name for name in shapes if name not in first))
-        }
-
-
-class Decoder(nn.Module):
-    """linen shell: `Decoder(cfg).init(key, tokens, mask)["params"]` is the tree every function here takes."""
-
-    cfg: ModelConfig
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, tokens: jax.Array, mask: jax.Array, edit: Edit | None = None) -> ForwardOutput:
-        shapes = parameter_shapes(self.cfg)
-        params = {
-            name: self.param(name, _initializer(name, shape, self.cfg), shape, self.dtype)
-            for name, shape in shapes.items()
-            if name != "blocks"
-        }
-        params["blocks"] = Block(self.cfg, self.dtype, name="blocks")()
-        return forward(params, tokens, mask, cfg=self.cfg, edit=edit)
-
-
-def init_params(key: jax.Array, cfg: ModelConfig, dtype: DTypeLike = jnp.float32) -> Params:
-    """Random parameters of `cfg`; use under jax.eval_shape for sizes that do not fit this machine."""
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    return Decoder(cfg, dtype).init(key, tokens, tokens == 0)["params"]
-
-
-def _add(x: jax.Array, update: jax.Array, cfg: ModelConfig) -> jax.Array:
-    if cfg.residual_scale != 1:
-        # Most scales are no bfloat16 numbers: the product is rounded, not the scale.
-        update = (update.astype(jnp.float32) * cfg.residual_scale).astype(x.dtype)
-    return x + update
-
-
-def _initializer(name: str, shape: tuple[int, ...], cfg: ModelConfig) -> Callable:
-    # The fan-in of a matrix: the axes, after the stacked ones, that it sums over.
-    if name in ("delta_norm", "delta_rate") or name.endswith("scale"):
-        return nn.initializers.ones
-    if name == "delta_convolution":
-        return nn.initializers.normal(shape[-1] ** -0.5)
-    if name.endswith("norm"):
-        return nn.initializers.zeros if cfg.norm_plus_one else nn.initializers.ones
-    if name.endswith("bias") or name == "sinks":
-        return nn.initializers.zeros
-    if name in ("embed", "head", "inputs_projection"):
-        return nn.initializers.normal(cfg.embed_dim**-0.5)
-    if name == "inputs_embed":
-        return nn.initializers.normal(shape[-1] ** -0.5)
-    # Behind the stacked L, and X of experts, come the axes that a matrix sums over.
-    first = 2 if name.startswith("expert_") else 1
-    fan_in = int(np.prod(shape[first : first + INPUT_AXES[name]]))
-    return nn.initializers.normal(fan_in**-0.5)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from latent_audit.models import decoder, sharding
 from latent_audit.models.config import ModelConfig, Params
 from latent_audit.models.decoder import Edit
+from latent_audit.models.kinds import attention, tail
 from latent_audit.models.kinds import cache as kinds_cache
 
 
@@ -104,16 +105,15 @@ def decode_step(
     def step(index: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         x, keys, values = carry
         layer, numbers = decoder.take_layer(params, cfg, index)
-        cos, sin, gain = decoder.turn_of(context, numbers)
+        turn = attention.turn_of(context, numbers)
         normed = decoder.attention_input(layer, x, cfg=cfg)
-        query = decoder.project_query(layer, normed, cos, sin, gain, cfg=cfg)
-        key, value = decoder.project_key_value(layer, normed, cos, sin, cfg=cfg)
+        key, value = attention.own_key_value(layer, normed, turn, cfg=cfg)
         keys = jax.lax.dynamic_update_slice(keys, key[None], (index, 0, 0, slot, 0))
         values = jax.lax.dynamic_update_slice(values, value[None], (index, 0, 0, slot, 0))
         all_keys = jax.lax.dynamic_index_in_dim(keys, index, keepdims=False)
         all_values = jax.lax.dynamic_index_in_dim(values, index, keepdims=False)
-        x = decoder.finish_block(layer, x, query, all_keys, all_values, context.distance, numbers.window, cfg=cfg)
-        return apply_edit(x, index + 1), keys, values
+        mixed = attention.mix(layer, normed, (all_keys, all_values), turn, context.distance, numbers.window, cfg=cfg)
+        return apply_edit(tail.finish(layer, x, mixed, cfg=cfg), index + 1), keys, values
 
     x = apply_edit(decoder.embed(params, token[:, None], cfg=cfg), jnp.int32(0))
     x, keys, values = jax.lax.fori_loop(0, cfg.num_layers, step, (x, cache.keys, cache.values))
@@ -142,17 +142,16 @@ def extend(
     distance = context.distance[:, S:]
 
     def join(before: jax.Array, own: jax.Array) -> jax.Array:
-        return jnp.concatenate([jnp.broadcast_to(before, (R, *before.shape[1:])), own], axis=2)
+        return attention.join(jnp.broadcast_to(before, (R, *before.shape[1:])), own, None)
 
     def step(x: jax.Array, stacked: tuple) -> tuple[jax.Array, None]:
         layer, numbers, keys, values = stacked
-        cos, sin, gain = decoder.turn_of(context, numbers, slice(S, None))
+        turn = attention.turn_of(context, numbers, slice(S, None))
         normed = decoder.attention_input(layer, x, cfg=cfg)
-        key, value = decoder.project_key_value(layer, normed, cos, sin, cfg=cfg)
-        query = decoder.project_query(layer, normed, cos, sin, gain, cfg=cfg)
-        return decoder.finish_block(
-            layer, x, query, join(keys, key), join(values, value), distance, numbers.window, cfg=cfg
-        ), None
+        key, value = attention.own_key_value(layer, normed, turn, cfg=cfg)
+        seen = (join(keys, key), join(values, value))
+        mixed = attention.mix(layer, normed, seen, turn, distance, numbers.window, cfg=cfg)
+        return tail.finish(layer, x, mixed, cfg=cfg), None
 
     return jax.lax.scan(step, x, (params["blocks"], decoder.layer_numbers(cfg), cache.keys, cache.values))[0]
 

@@ -1,4 +1,6 @@
-"""Softmax attention of families whose layers differ in shape."""
+"""Softmax attention of a layer, of every family."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +8,21 @@ import jax.numpy as jnp
 from latent_audit.models import ops
 from latent_audit.models.config import ModelConfig, Params
 
+# cos, sin: [B, T, pairs] of some columns; gain: of their queries, float32 [B, T], or None.
+Turn = tuple[jax.Array, jax.Array, jax.Array | None]
+
+
+def turn_of(context: Any, numbers: Any, columns: slice = slice(None)) -> Turn:
+    """The Turn of one layer's rope setting at some columns; of decoder.Context and decoder.LayerNumbers."""
+    gain = None if context.gain is None else context.gain[numbers.rope][:, columns]
+    return context.cos[numbers.rope][:, columns], context.sin[numbers.rope][:, columns], gain
+
 
 def mix(
     layer: Params,
     x: jax.Array,
     key_value: tuple[jax.Array, jax.Array],
-    turn: tuple[jax.Array, jax.Array],
+    turn: Turn,
     distance: jax.Array,
     window: jax.Array,
     *,
@@ -22,20 +33,28 @@ def mix(
 
     Args:
       layer: its parameters; x: [B, T, D], normed; key_value: all keys and values [B, K, S, H] that it sees.
-      turn: cos and sin [B, T, pairs] of its columns; distance: int32 [B, T, S]; window: int scalar; see ops.attend.
+      turn: of its columns; distance: int32 [B, T, S]; window: int scalar; see ops.attend.
       first_query: static; columns before it are keys only, and left out of the output [B, T - first_query, D].
     """
     read = slice(first_query, None)
-    query, gate = _query(layer, x[:, read], tuple(table[:, read] for table in turn), cfg)
-    key, value = key_value
-    mixed = ops.attend(query, key, value, distance[:, read], window, scale=cfg.query_scale, cap=cfg.attention_softcap)
+    cos, sin, gain = turn
+    query, gate = _query(layer, x[:, read], (cos[:, read], sin[:, read], None if gain is None else gain[:, read]), cfg)
+    mixed = ops.attend(
+        query,
+        *key_value,
+        distance[:, read],
+        window,
+        scale=cfg.query_scale,
+        cap=cfg.attention_softcap,
+        sinks=layer["sinks"] if cfg.sinks else None,
+    )
     if gate is not None:
         mixed = mixed * jax.nn.sigmoid(gate)
     mixed = jnp.einsum("btnh,nhd->btd", mixed, layer["output"])
     return mixed + layer["output_bias"] if cfg.output_bias else mixed
 
 
-def _query(layer: Params, x: jax.Array, turn: tuple, cfg: ModelConfig) -> tuple[jax.Array, jax.Array | None]:
+def _query(layer: Params, x: jax.Array, turn: Turn, cfg: ModelConfig) -> tuple[jax.Array, jax.Array | None]:
     """Rotated queries and the gates beside them, or None: [B, T, N, H]."""
     query = jnp.einsum("btd,dnh->btnh", x, layer["query"])
     if cfg.qkv_bias:
@@ -43,10 +62,11 @@ def _query(layer: Params, x: jax.Array, turn: tuple, cfg: ModelConfig) -> tuple[
     query, gate = jnp.split(query, 2, axis=-1) if cfg.query_gate else (query, None)
     if cfg.query_key_norm:
         query = ops.norm(query, layer["query_norm"], cfg)
-    return _rotate(query, turn), gate
+    query, gain = _rotate(query, turn), turn[2]
+    return query if gain is None else query * gain[..., None, None].astype(query.dtype), gate
 
 
-def own_key_value(layer: Params, x: jax.Array, turn: tuple, *, cfg: ModelConfig) -> tuple[jax.Array, jax.Array]:
+def own_key_value(layer: Params, x: jax.Array, turn: Turn, *, cfg: ModelConfig) -> tuple[jax.Array, jax.Array]:
     """Rotated keys, and values, of a layer's own columns x [B, T, D], normed: [B, K, T, H]."""
     key = jnp.einsum("btd,dkh->btkh", x, layer["key"])
     if cfg.qkv_bias:
@@ -63,9 +83,9 @@ def own_key_value(layer: Params, x: jax.Array, turn: tuple, *, cfg: ModelConfig)
     return _rotate(key, turn).swapaxes(1, 2), value.swapaxes(1, 2)
 
 
-def _rotate(x: jax.Array, turn: tuple) -> jax.Array:
+def _rotate(x: jax.Array, turn: Turn) -> jax.Array:
     # Tables of other layers' wider heads are filled in front.
-    cos, sin = (table[..., : x.shape[-1] // 2] for table in turn)
+    cos, sin = (table[..., : x.shape[-1] // 2] for table in turn[:2])
     return ops.rotate(x, cos, sin)
 
 

@@ -21,7 +21,7 @@ from latent_audit.models.config import (
     layers_with,
     plain_name,
 )
-from latent_audit.models.kinds import attention, beside, delta_rule, mixture
+from latent_audit.models.kinds import attention, beside, delta_rule, tail
 
 # Kind -> what a later decode step needs of a layer.
 CACHED: dict[str, tuple[str, ...]] = beside.KEPT | {"delta": ("columns", "matrices")} | dict.fromkeys(SHARED_KINDS, ())
@@ -141,22 +141,12 @@ def _block_of(
         memory = delta_rule.Memory(*past) if past else delta_rule.empty_memory(len(x), cfg.delta_rule, x.dtype)
         mixed, kept = delta_rule.mix(layer, normed, context.starts, memory, cfg=cfg, first_query=first_query)
     else:
-        turn = (context.cos[numbers.rope], context.sin[numbers.rope])
+        turn = attention.turn_of(context, numbers)
         seen, kept, shared = _keys(kind, layer, normed, turn, shared, past, before, cfg)
         mixed = attention.mix(
             layer, normed, seen, turn, context.distance, numbers.window, cfg=cfg, first_query=first_query
         )
-    if cfg.post_norms:
-        mixed = ops.norm(mixed, layer["post_attention_norm"], cfg)
-    x = x[:, first_query:] + mixed
-    hidden = ops.norm(x, layer["mlp_norm"], cfg)
-    if cfg.expert_dim is None:
-        hidden = mixture.mlp(layer, hidden, cfg)
-    else:
-        hidden = mixture.dense_and_experts(layer, x, hidden, cfg)
-    if cfg.post_norms:
-        hidden = ops.norm(hidden, layer["post_mlp_norm"], cfg)
-    x = x + hidden
+    x = tail.finish(layer, x[:, first_query:], mixed, cfg=cfg)
     if cfg.layer_inputs is not None:
         own = jax.lax.dynamic_index_in_dim(context.beside.inputs, numbers.layer, axis=1, keepdims=False)
         x = beside.add_inputs(layer, x, own[:, first_query:], cfg=cfg)
@@ -169,7 +159,7 @@ def _keys(
     kind: str,
     layer: Params,
     normed: jax.Array,
-    turn: tuple,
+    turn: attention.Turn,
     shared: Params,
     past: list[jax.Array],
     before: Before | None,

@@ -16,7 +16,7 @@ from latent_audit.experiments.organisms.texts import probes
 from latent_audit.interventions import abliterate, dissociate
 from latent_audit.interventions.abliterate import Score
 from latent_audit.metrics import first_token, probe
-from latent_audit.models import decoder, target
+from latent_audit.models import initial, target
 
 WORLD = world_rules.make_world(0)
 
@@ -221,6 +221,6 @@ def test_what_is_stored_is_taken_up_only_if_it_was_made_alike(tmp_path):
 def test_the_weights_that_training_starts_from_are_those_of_the_measured_recipes(family):
     """Numbers drawn when the recipes were measured: linen draws a parameter by its place among the declared ones."""
     cfg = train.organism_config(size="small", family=family, tokenizer=build_tokenizer())
-    blocks = decoder.init_params(jax.random.key(0), cfg)["blocks"]
+    blocks = initial.init_params(jax.random.key(0), cfg)["blocks"]
     for name, first in (("query", -0.014023), ("output", 0.092601), ("down", -0.043885)):
         np.testing.assert_allclose(np.ravel(blocks[name])[0], first, atol=1e-6)
