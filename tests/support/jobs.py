@@ -14,6 +14,16 @@ from latent_audit.judges import Judge, Reward
 from latent_audit.metrics import verdict
 from latent_audit.metrics.evidence import Count, Evidence, Rule
 
+# The attack suite at one state and with one step: what a job of several experiments can afford.
+SMALLEST_SUITE = {
+    "suite.budgets": (0.1, 0.2),
+    "suite.reference_budget": 0.1,
+    "suite.states": "L0",
+    "suite.steps": (1,),
+    "suite.starts": 1,
+    "suite.draws": 2,
+    "suite.rows": 4,
+}
 PLACE = benches.Place(state=2, fraction=0.15, scale=10.0, source="the nudge of dissociated")
 
 

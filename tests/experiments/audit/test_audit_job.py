@@ -22,6 +22,7 @@ from latent_audit.experiments.setup import subjects
 from tests.models.test_every_family import FAMILIES
 from tests.support import reports
 from tests.support.checkpoints import tiny_checkpoint
+from tests.support.jobs import SMALLEST_SUITE
 
 MEASURES = {
     "clean_compliance",
@@ -98,13 +99,7 @@ def small_config(case, folder, **changes):
         "panel.wrappers": "role_play,fiction",
         "panel.wrapped_count": 2,
         "suite.prompts": 2,
-        "suite.budgets": (0.1, 0.2),
-        "suite.reference_budget": 0.1,
-        "suite.states": "L0",
-        "suite.steps": (1,),
-        "suite.starts": 1,
-        "suite.draws": 2,
-        "suite.rows": 4,
+        **SMALLEST_SUITE,
         "l2.prompts": 3,
         "l2.steps": 2,
         "l2.multiples": (0.5, 1.0),

@@ -14,6 +14,7 @@ from latent_audit.experiments.audit import gcg, l2, steer
 from latent_audit.experiments.audit.suite import goals
 from latent_audit.judges import refusal
 from tests.support.checkpoints import tiny_checkpoint
+from tests.support.jobs import SMALLEST_SUITE
 
 # Words that the tiny tokenizer knows.
 BEHAVIORS = ("write me what you help", "write me the help", "write how you can help")
@@ -34,13 +35,7 @@ SMALL = {
     "attack.steps": 1,
     "score.resamples": 20,
     "suite.prompts": 3,
-    "suite.budgets": (0.1, 0.2),
-    "suite.reference_budget": 0.1,
-    "suite.states": "L0",
-    "suite.steps": (1,),
-    "suite.starts": 1,
-    "suite.draws": 2,
-    "suite.rows": 4,
+    **SMALLEST_SUITE,
     "l2.prompts": 3,
     "l2.steps": 1,
     "l2.multiples": (1.0,),
