@@ -7,6 +7,7 @@ from typing import NamedTuple
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields
 from latent_audit.runtime import programs, runlog, shards
+from latent_audit.runtime.telling import progress
 
 
 class Task(NamedTuple):
@@ -92,12 +93,13 @@ def run(config, workdir: pathlib.Path, plan=None) -> int:
 
     plan: what check gave; None checks here. Returns the exit status, 0 where a task has none.
     """
+    from latent_audit.experiments.forecast import outlook as outlooks
     from latent_audit.runtime import mesh
 
     plan = check(config) if plan is None else plan
     # Of the task before, where one runs many.
     programs.let_go()
-    with mesh.use(config.get("mesh")):
+    with mesh.use(config.get("mesh")), progress.expect(outlooks.parts_of(outlook(config, workdir, plan))):
         return getattr(_module(config), TASKS[config.task].function)(config, workdir, plan) or 0
 
 
@@ -109,7 +111,7 @@ def _module(config):
 def outline(config, workdir: pathlib.Path, plan=None) -> list[str]:
     """What a checked config is going to do, in words, for a run that only looks (--dry-run).
 
-    plan: what check gave; None leaves out how much is computed, which only some tasks say.
+    plan: what check gave; None leaves out how much is computed.
     """
     subject = shared(config)
     model = subject.get("model", {}).get("path") or "; ".join(
@@ -130,8 +132,16 @@ def outline(config, workdir: pathlib.Path, plan=None) -> list[str]:
     if "judge" in subject:
         live = f", live {subject.judge.live_kind}" if subject.judge.get("live_kind") else ""
         lines.append(f"judge: {subject.judge.kind}{live}; reward: {subject.reward.kind}")
-    counted = getattr(_module(config), "outline", None)
-    return lines + (counted(config, plan) if counted is not None and plan is not None else [])
+    from latent_audit.experiments.forecast import outlook as outlooks
+
+    seen = outlook(config, workdir, plan)
+    return lines + (outlooks.in_words(seen) if seen else [])
+
+
+def outlook(config, workdir: pathlib.Path, plan=None):
+    """How much a checked config computes, as forecast.outlook.Outlook or Series; None for a task that does not say."""
+    counted = getattr(importlib.import_module(f"{__package__}.{TASKS[config.task].module}"), "outlook", None)
+    return counted(config, plan, workdir) if counted is not None and plan is not None else None
 
 
 def shared(config):

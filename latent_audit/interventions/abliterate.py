@@ -120,9 +120,7 @@ def candidates(means: Means, *, ways: Sequence[str], strengths: Sequence[float])
 
     State 0 is left out: the embedding of a template's token is the same in every prompt, its difference zero.
     """
-    states, positions = len(means.difference), range(len(means.positions))
-    # The largest state below that share of the blocks, as in arXiv 2406.11717; rounded against 12.000000000000002.
-    last = max(1, math.ceil(round((1 - EXCLUDED_SHARE) * (states - 1), 6)) - 1)
+    last, positions = last_state(len(means.difference) - 1), range(len(means.positions))
     return [
         Candidate(way, state, position, strength, count)
         for way in ways
@@ -132,6 +130,23 @@ def candidates(means: Means, *, ways: Sequence[str], strengths: Sequence[float])
         for count in ((1, 2) if way == "affine_token" else (1,))
         if way not in _OF_TOKEN or means.tokens[position] is not None
     ]
+
+
+def count_candidates(
+    num_layers: int, *, ways: Sequence[str], strengths: Sequence[float], positions: int
+) -> dict[str, int]:
+    """How many candidates of each way there are at most, before any mean is known; see candidates."""
+    places = positions * last_state(num_layers)
+    return {
+        way: places * (len(strengths) if way in _WITH_STRENGTH else 1) * (2 if way == "affine_token" else 1)
+        for way in ways
+    }
+
+
+def last_state(num_layers: int) -> int:
+    """The largest state below EXCLUDED_SHARE of the blocks, as in arXiv 2406.11717."""
+    # Rounded against 12.000000000000002.
+    return max(1, math.ceil(round((1 - EXCLUDED_SHARE) * num_layers, 6)) - 1)
 
 
 def ablate(candidate: Candidate, means: Means, params, *, cfg: ModelConfig, width: int) -> Ablated:

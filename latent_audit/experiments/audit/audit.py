@@ -14,13 +14,14 @@ from latent_audit.experiments import fields
 from latent_audit.experiments.audit import behaviour, gcg, l2, latent, patch, static, steer
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.card import card
-from latent_audit.experiments.audit.suite import amounts, suite
+from latent_audit.experiments.audit.suite import suite
+from latent_audit.experiments.forecast.outlook import Outlook
 from latent_audit.experiments.panels import audit_panels, request_panels
-from latent_audit.experiments.setup import jobs, subjects
+from latent_audit.experiments.setup import jobs, outlooks, subjects
 from latent_audit.runtime import shards
 from latent_audit.runtime.telling import progress
 
-# Each has check(config, known), units(bench), measure(bench, variant) and findings(bench, measured).
+# Each has check(config, known), units(bench), work(seen), measure(bench, variant) and findings(bench, measured).
 EXPERIMENTS = {
     "panel": behaviour,
     "latent": latent,
@@ -60,10 +61,22 @@ def check(config: ConfigDict) -> Plan:
     return Plan(prospect, settings, pairs)
 
 
-def outline(config: ConfigDict, plan: Plan) -> list[str]:
-    """How much the audit of a checked plan computes, in words."""
+def outlook(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> Outlook:
+    """How much the audit of a checked plan computes."""
     prospect = plan.prospect
-    return amounts.in_words(prospect.cfg, prospect.names, prospect.panels, plan.settings, config.model.dtype)
+    seen = outlooks.seen(config, prospect, plan.settings)
+    works = [
+        work
+        for name in prospect.names
+        for experiment in plan.settings
+        for work in EXPERIMENTS[experiment].work(seen._replace(name=name))
+    ]
+    budgets, answered = 1, config.get("rows", config.prompt_batch)
+    if "latent" in plan.settings:
+        attack = plan.settings["latent"]
+        budgets = len(attack.budgets)
+        answered = seen.batch * budgets * len(attack.attacks) * min(config.layer_batch, len(attack.states))
+    return outlooks.outlook(config, prospect, works, workdir, budgets=budgets, answered=answered)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:

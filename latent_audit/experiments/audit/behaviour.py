@@ -14,6 +14,8 @@ from latent_audit.data import builtin_facts
 from latent_audit.experiments import panels, respond
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, rows_of, share, unit
+from latent_audit.experiments.forecast import amounts
+from latent_audit.experiments.forecast.amounts import Seen, Work
 from latent_audit.judges import refusal
 from latent_audit.metrics import paired
 from latent_audit.reports import html
@@ -64,6 +66,14 @@ def _direct(bench: Bench, rows: pd.DataFrame) -> pd.DataFrame:
 def units(bench: Bench) -> int:
     """How many units `measure` takes for one variant."""
     return len(bench.panels)
+
+
+def work(seen: Seen) -> list[Work]:
+    """What `measure` computes of one variant; docs/overview.md."""
+    return [
+        amounts.asked(seen, f"units {seen.name}/panel/{panel}", 1, count, panel, PAPER_TOKENS)
+        for panel, count in seen.prompts.items()
+    ]
 
 
 def measure(bench: Bench, name: str) -> pd.DataFrame:

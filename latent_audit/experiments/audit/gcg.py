@@ -19,6 +19,8 @@ from latent_audit.experiments import respond
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, share, unit, with_control
 from latent_audit.experiments.audit.l2 import OWN_TARGET, own_targets
+from latent_audit.experiments.forecast import amounts
+from latent_audit.experiments.forecast.amounts import Seen, Work
 from latent_audit.experiments.panels import check_offset, part
 from latent_audit.interventions import gcg, gcg_text
 from latent_audit.reports import html
@@ -72,6 +74,21 @@ def place(chat, prompts, *, start: str, length: int, max_tokens: int) -> gcg_tex
 def units(bench: Bench) -> int:
     """How many units `measure` takes for one variant."""
     return -(-_count(bench) // bench.settings["gcg"].batch)
+
+
+def work(seen: Seen) -> list[Work]:
+    """What `measure` computes of one variant; docs/overview.md."""
+    own: Settings = seen.settings["gcg"]
+    prompts = min(own.prompts, seen.prompts["harmful"] - own.offset)
+    columns, units = seen.columns["harmful"] + own.search.length + amounts.GOAL, -(-prompts // own.batch)
+    tokens = units * own.batch * columns * seen.cfg.num_layers * own.search.steps
+    tried = amounts.Amount(passes=tokens * (1 + own.search.candidates), backward=tokens)
+    key = f"units {seen.name}/gcg/"
+    # A search stops where every prompt of its batch has the target.
+    return [
+        Work(key, units, tried, 0.1, 0.7),
+        amounts.asked(seen, key, units, 2 * units * own.batch, "harmful", PAPER_TOKENS),
+    ]
 
 
 def _count(bench):

@@ -29,6 +29,8 @@ from latent_audit.experiments.audit.bench import (
     unit,
     with_control,
 )
+from latent_audit.experiments.forecast import amounts
+from latent_audit.experiments.forecast.amounts import Seen, Work
 from latent_audit.experiments.panels import check_offset
 from latent_audit.experiments.settings import states_named
 from latent_audit.interventions import goals as goals_of
@@ -50,6 +52,29 @@ def units(bench: Bench) -> int:
     """How many units `measure` takes for one variant."""
     states = _states(bench)
     return len(states) * -(-len(_attacked(bench)) // bench.batches.prompts) + (bench.nudge_state in states)
+
+
+def work(seen: Seen) -> list[Work]:
+    """What `measure` computes of one variant; docs/overview.md."""
+    own: Settings = seen.settings["l2"]
+    prompts = min(own.prompts, seen.prompts["harmful"] - own.offset)
+    states = states_named("l2.layers", own.layers, seen.cfg.num_layers, nudge=seen.nudge_state)
+    columns, blocks = seen.columns["harmful"] + amounts.GOAL, -(-prompts // seen.batch)
+
+    def searched(state: int, rows: float) -> amounts.Amount:
+        runs = rows * (1 + own.search.starts)
+        return amounts.search(runs, columns, seen.cfg.num_layers - state, own.search.steps)
+
+    found = []
+    for state in states:
+        key, rows = f"units {seen.name}/l2/{models.layer_name(state)}/", prompts * len(own.multiples)
+        found.append(Work(key, blocks, searched(state, rows)))
+        found.append(amounts.asked(seen, key, blocks, len(KINDS) * rows, "harmful", PAPER_TOKENS))
+    if seen.nudge_state in states and own.rounds:
+        key, rows = f"units {seen.name}/l2-break", own.rounds * prompts
+        found.append(Work(key, 1, searched(seen.nudge_state, rows)))
+        found.append(amounts.asked(seen, key, 1, rows, "harmful", PAPER_TOKENS))
+    return found
 
 
 class Settings(NamedTuple):

@@ -20,6 +20,8 @@ from latent_audit.experiments import panels, respond, settings
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known
 from latent_audit.experiments.audit.readings import latent_report, own_reward, reward_report
+from latent_audit.experiments.forecast import amounts
+from latent_audit.experiments.forecast.amounts import Seen, Work
 from latent_audit.interventions import edits, latent
 from latent_audit.reports import figures, outputs
 from latent_audit.runtime import halving, runlog, shards
@@ -61,6 +63,27 @@ def units(bench: Bench) -> int:
         len(blocks) * (1 + len(_settings(bench).states) * (panel == "harmful"))
         for panel, blocks in _blocks(bench).items()
     )
+
+
+def work(seen: Seen) -> list[Work]:
+    """What `measure` computes of one variant; docs/overview.md."""
+    attack: settings.Attack = seen.settings["latent"]
+    prompts = min(attack.prompts or seen.prompts["harmful"], seen.prompts["harmful"] - attack.offset)
+    panels = {"harmful": prompts} | ({"benign": seen.prompts["benign"]} if attack.prompts is None else {})
+    found = []
+    for panel, count in panels.items():
+        blocks = -(-count // seen.batch)
+        found.append(amounts.asked(seen, f"units {seen.name}/clean-{panel}/", blocks, count, panel, PAPER_TOKENS))
+    # A short last block is filled up.
+    rows = -(-prompts // seen.batch) * min(seen.batch, prompts) * len(attack.budgets)
+    columns, L = seen.columns["harmful"] + amounts.GOAL, seen.cfg.num_layers
+    for state in attack.states:
+        key, blocks = f"units {seen.name}/lvs/{models.layer_name(state)}/", -(-prompts // seen.batch)
+        searched = amounts.search(rows, columns, L - state, attack.search.steps - 1)
+        searched = searched._replace(passes=searched.passes + (len(attack.attacks) - 1) * rows * columns * (L - state))
+        found.append(Work(key, blocks, searched))
+        found.append(amounts.asked(seen, key, blocks, rows * len(attack.attacks), "harmful", PAPER_TOKENS))
+    return found
 
 
 def measure(bench: Bench, name: str) -> pd.DataFrame:

@@ -13,6 +13,8 @@ from latent_audit import judges, models
 from latent_audit.experiments import respond
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, share, unit, with_control
+from latent_audit.experiments.forecast import amounts
+from latent_audit.experiments.forecast.amounts import Seen, Work
 from latent_audit.experiments.panels import check_offset
 from latent_audit.interventions import patching
 from latent_audit.metrics import coherence, stats
@@ -41,6 +43,14 @@ def check(config, known: Known) -> Settings:
 def units(bench: Bench) -> int:
     """How many units `measure` takes for one donor."""
     return 1
+
+
+def work(seen: Seen) -> list[Work]:
+    """What `measure` computes of one donor; docs/overview.md."""
+    own: Settings = seen.settings["patch"]
+    prompts = min(own.prompts, seen.prompts["harmful"] - own.offset)
+    rows = prompts * (1 + len(patching.SCOPES))
+    return [amounts.asked(seen, f"units {seen.name}/patch", 1, rows, "harmful", PAPER_TOKENS)]
 
 
 def measure(bench: Bench, name: str) -> pd.DataFrame:

@@ -15,6 +15,8 @@ from latent_audit.data import pair_files, prompt_files, world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known
+from latent_audit.experiments.forecast import amounts
+from latent_audit.experiments.forecast.amounts import Seen, Work
 from latent_audit.experiments.organisms.texts import probes, surfaces, training_prompts
 from latent_audit.experiments.panels import tell_dropped
 from latent_audit.interventions import edits
@@ -52,6 +54,13 @@ def check(config, known: Known) -> None:
 def units(bench: Bench) -> int:
     """How many units `measure` takes for one variant."""
     return 1
+
+
+def work(seen: Seen) -> list[Work]:
+    """What `measure` computes of one variant; docs/overview.md."""
+    read = sum(seen.prompts[kind] * seen.columns[kind] for kind in ("harmful", "benign"))
+    # The panels under up to three pushes, and the probe's texts, whose number is known once they are read.
+    return [Work(f"units {seen.name}/static", 1, amounts.Amount(passes=5 * read * seen.cfg.num_layers), 0.2, 0.6)]
 
 
 def load_pairs(config, world: world_rules.World | None, *, evaluated) -> pair_files.Pairs | None:

@@ -15,6 +15,8 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.bench import Bench, Findings, Known, judged, reference, share, unit, with_control
+from latent_audit.experiments.forecast import amounts
+from latent_audit.experiments.forecast.amounts import Seen, Work
 from latent_audit.experiments.panels import check_offset
 from latent_audit.experiments.settings import states_named
 from latent_audit.interventions import direction_files, directions, steering
@@ -135,6 +137,32 @@ def _states_of(file, layers: str, num_layers: int, *, embedding: bool, nudge: in
 def units(bench: Bench) -> int:
     """How many units `measure` takes for one variant."""
     return len(_states(bench)) + bool(bench.settings["steer"].cone)
+
+
+def work(seen: Seen) -> list[Work]:
+    """What `measure` computes of one variant; docs/overview.md."""
+    own: Settings = seen.settings["steer"]
+    prompts = min(own.prompts, seen.prompts["harmful"] - own.offset)
+    states = _states_of(
+        own.file, own.layers, seen.cfg.num_layers, embedding=own.direction == "twin", nudge=seen.nudge_state
+    )
+    # With the nudge fraction, which is known once the model is there.
+    fractions = len(own.fractions) + 1
+    found = [
+        amounts.asked(
+            seen,
+            f"units {seen.name}/steer/{models.layer_name(state)}",
+            1,
+            len(KINDS) * fractions * prompts,
+            "harmful",
+            PAPER_TOKENS,
+        )
+        for state in states
+    ]
+    if own.cone:
+        turned = len(steering.CONE_DEGREES) * steering.CONE_SEEDS * len(steering.CONE_FRACTIONS)
+        found.append(amounts.asked(seen, f"units {seen.name}/steer/cone", 1, turned * prompts, "harmful", PAPER_TOKENS))
+    return found
 
 
 def along(bench: Bench, name: str, states) -> np.ndarray:

@@ -18,6 +18,8 @@ from latent_audit import models
 from latent_audit.data import chats, pair_files
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond
+from latent_audit.experiments.forecast import amounts
+from latent_audit.experiments.forecast.amounts import Amount, Work
 from latent_audit.experiments.judging import unparsed
 from latent_audit.experiments.organisms.texts import probes, surfaces
 from latent_audit.experiments.ras import cosines, members, prompt_sets, rivals, tables
@@ -85,6 +87,35 @@ def units(plan: Plan, group: members.Group) -> int:
     """How many units a family takes, without those of the attacks."""
     asked = 3 * sum(model.measured for model in group.models)
     return asked + len(group.models) * (1 + bool(plan.config.rivals)) + 1
+
+
+def work(
+    cfg: models.ModelConfig,
+    prompts: prompt_sets.Prompts,
+    families: dict[str, tuple[str, ...]],
+    *,
+    measured: int,
+    columns: int,
+    new_tokens: int,
+    judge: float,
+) -> list[Work]:
+    """What the units of all families compute, without those of the attacks.
+
+    families: name -> its models; measured: of how many of each the answers are judged; columns: of a prompt; judge: as
+    amounts.Seen.
+    """
+    read = sum(len(panel.prompts) for half in prompts.halves.values() for panel in half)
+    asked = [panel for panel in (prompts.asr, prompts.wrapped, prompts.benign) if panel is not None]
+    answered = sum(len(panel.prompts) for panel in asked)
+    found = []
+    for family, names in families.items():
+        # Cosines once, the separation score and the probe's texts as much again.
+        passes = Amount(passes=2 * len(names) * read * columns * cfg.num_layers)
+        said = amounts.answers(cfg, measured * answered, columns, new_tokens)
+        said = said._replace(judged=measured * answered * (amounts.JUDGED_AROUND + new_tokens) * judge)
+        units = len(asked) * measured + 2 * len(names) + 1
+        found += [Work(f"units {family}/", units, passes), Work(f"units {family}/", units, said, 0.3, 0.6)]
+    return found
 
 
 def measure(plan: Plan, group: members.Group, inputs: dict, meter) -> Measured:

@@ -10,9 +10,11 @@ from latent_audit import models
 from latent_audit.data import world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields
-from latent_audit.experiments.organisms import kinds, train, zoo
+from latent_audit.experiments.forecast import amounts
+from latent_audit.experiments.forecast.amounts import Work
+from latent_audit.experiments.organisms import construct, kinds, poles, train, zoo
 from latent_audit.experiments.ras import calibration_file
-from latent_audit.experiments.setup import subjects
+from latent_audit.experiments.setup import outlooks, subjects
 from latent_audit.runtime.telling import progress
 
 # What the config calls a checkpoint; members of a zoo are of the kinds of organisms/zoo.py, how they were made.
@@ -143,6 +145,29 @@ def check_zoos(config: ConfigDict) -> None:
     directory = pathlib.Path(config.zoo.directory).expanduser()
     for family in parse_families(config.families):
         zoo.check_directory(directory / family, family=family, size=config.organism.size, seed=config.organism.seed)
+
+
+def work(config: ConfigDict, cfg: models.ModelConfig, workdir: pathlib.Path) -> list[Work]:
+    """What the making of the members that are not there computes."""
+    directory = pathlib.Path(config.zoo.directory or workdir / "zoo").expanduser()
+    recipe = train.make_recipe(size=config.organism.size, seed=config.organism.seed)
+    found = []
+    for family in parse_families(config.families):
+        home, label = directory / family, f"members of the zoo {family}"
+        made = [
+            *(outlooks.trained(cfg, recipe, f"{label} {zoo.REFERENCE}", 1) if not (home / "organism").exists() else []),
+            outlooks.constructed(cfg, construct.ORGANISM, f"{label} dissociated", poles.SELECTION_PROMPTS, units=1),
+            *(
+                Work(
+                    f"{label} {training.saved[-1].name}",
+                    len(training.saved),
+                    amounts.training(cfg, training.saved[-1].step * training.batch_size, outlooks.TRAINED_COLUMNS),
+                )
+                for training in zoo.TRAININGS
+            ),
+        ]
+        found += [one for one in made if not (home / f"{one.key.rsplit(' ', 1)[1]}.json").exists()]
+    return found
 
 
 def zoos(config: ConfigDict, workdir: pathlib.Path) -> list[Group]:

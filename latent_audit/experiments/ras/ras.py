@@ -19,6 +19,8 @@ from latent_audit.data import pair_files, world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, scorers
 from latent_audit.experiments.audit import static
+from latent_audit.experiments.forecast.outlook import Outlook
+from latent_audit.experiments.organisms import zoo
 from latent_audit.experiments.ras import (
     blind_spots,
     calibration_file,
@@ -31,13 +33,16 @@ from latent_audit.experiments.ras import (
     tables,
     timing,
 )
-from latent_audit.experiments.setup import jobs, subjects
+from latent_audit.experiments.setup import jobs, outlooks, subjects
 from latent_audit.judges import Judge, Reward
 from latent_audit.metrics import calibration, rulers, safevec, separation
 from latent_audit.models.fingerprint import sha256_of_files
 from latent_audit.runtime import runlog
 from latent_audit.runtime.telling import progress
 from latent_audit.user_files import path_of
+
+# Tokens of a checkpoint's prompt in its template, about: for the forecast alone.
+CHECKPOINT_COLUMNS = 48
 
 
 class Results(NamedTuple):
@@ -135,6 +140,31 @@ def check(config: ConfigDict) -> Plan:
         rivals.check(config, cfg.num_layers, chat, is_organism=is_zoo) if attacks else None,
         _pairs(config, prompts, world),
     )
+
+
+def outlook(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> Outlook | None:
+    """How much a checked run computes; None with a frozen calibration, which takes few forward passes."""
+    if plan.scoring is not None:
+        return None
+    works, new = [], config.generation.max_new_tokens
+    if plan.group is None:
+        cfg, _ = subjects.organism_parts(config)
+        families = {family: tuple(zoo.names()) for family in members.parse_families(config.families)}
+        works += members.work(config, cfg, workdir)
+        columns, measured = outlooks.TRAINED_COLUMNS // 2, len(zoo.names())
+    else:
+        cfg, columns = models.check(plan.group.models[0].path).cfg, CHECKPOINT_COLUMNS
+        families = {plan.group.family: tuple(model.name for model in plan.group.models)}
+        measured = sum(model.measured for model in plan.group.models)
+    judge = outlooks.parameters_of(plan.judge, config)
+    if plan.prompts is not None:
+        works += measure.work(
+            cfg, plan.prompts, families, measured=measured, columns=columns, new_tokens=new, judge=judge
+        )
+    if plan.settings is not None:
+        works += rivals.work(config, cfg, plan.settings, families, columns=columns, judge=judge)
+    rows = config.prompt_batch
+    return Outlook(cfg, config.model.dtype, rows, 1, columns, rows, new, tuple(works), sum(map(len, families.values())))
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:

@@ -19,6 +19,7 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import respond
 from latent_audit.experiments.audit import bench, l2, latent
 from latent_audit.experiments.audit.readings import latent_report
+from latent_audit.experiments.forecast import amounts
 from latent_audit.experiments.organisms.texts import probes, surfaces
 from latent_audit.experiments.panels import part
 from latent_audit.experiments.ras import prompt_sets
@@ -103,6 +104,42 @@ def units(made: Made) -> int:
     """How many units of work the attacks on one family take."""
     measured = _at(made, "L0", 1.0)
     return len(made.selection.names) * (l2.units(made.selection) + l2.units(measured) + latent.units(measured))
+
+
+def work(config, cfg: models.ModelConfig, settings: Mapping, families: Mapping, *, columns: int, judge: float) -> list:
+    """What `attacked` computes of the models of all families, at most; judge: as amounts.Seen."""
+    count = min(config.prompts.asr_count, config.l2.prompts)
+    seen = amounts.Seen(
+        "",
+        cfg,
+        not (config.reference or config.calibration or config.targets),
+        settings,
+        {"harmful": config.selection_prompts},
+        {"harmful": columns},
+        config.prompt_batch,
+        lambda paper: config.generation.max_new_tokens or paper,
+        config.generation.samples,
+        judge,
+        cfg.num_layers // 2,
+    )
+    at_one = dict(settings) | {
+        "l2": settings["l2"]._replace(layers=models.layer_name(seen.nudge_state), multiples=(1.0,)),
+        "latent": dataclasses.replace(settings["latent"], states=(seen.nudge_state,)),
+    }
+    found = []
+    for name in dict.fromkeys(name for names in families.values() for name in names):
+        searched = l2.work(seen._replace(name=name))
+        chosen = seen._replace(name=name, settings=at_one, prompts={"harmful": count})
+        of_one = [*searched, *l2.work(chosen), *latent.work(chosen)]
+        sharing = sum(name in names for names in families.values())
+        for experiment in ("l2", "lvs", "clean-harmful"):
+            mine = [one for one in of_one if one.key.startswith(f"units {name}/{experiment}/")]
+            units = sum({one.key: one.units for one in mine}.values()) * sharing
+            found += [
+                one._replace(key=f"units {name}/{experiment}/", units=units, amount=amounts.times(one.amount, sharing))
+                for one in mine
+            ]
+    return found
 
 
 def attacked(made: Made) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from latent_audit.experiments import fields, panels, tasks
 from latent_audit.experiments.audit import audit, bench, latent
+from latent_audit.experiments.forecast.outlook import Series, without_training
 from latent_audit.experiments.organisms import claim_quantities as quantities
 from latent_audit.experiments.organisms import export, kinds, train
 from latent_audit.experiments.panels import request_panels
@@ -23,6 +24,7 @@ from latent_audit.interventions.dissociate import choose_layers
 from latent_audit.models import layer_name
 from latent_audit.reports import columns, html, outputs
 from latent_audit.runtime import runlog
+from latent_audit.runtime.telling import progress
 
 # Names of the parts, each a section of the config with a task of its own.
 PARTS = ("lvs", "finetune", "abliterate", "abliterate_requests")
@@ -45,25 +47,39 @@ def check(config: ConfigDict) -> None:
                 _selection_panels(own, subjects.world_of(own))
 
 
+def outlook(config: ConfigDict, plan: object, workdir: pathlib.Path) -> Series:
+    """How much every part of every seed computes, the two measurements beside them left out."""
+    found: Series = {}
+    for seed in range(config.seeds):
+        for place, name in enumerate(PARTS):
+            own = _own_config(config, name, workdir / f"seed{seed}", seed)
+            one = tasks.outlook(own, workdir / f"seed{seed}" / name, tasks.check(own))
+            if one is not None:
+                found[f"parts {seed} {name}"] = without_training(one) if place else one
+    return found
+
+
 def run(config: ConfigDict, workdir: pathlib.Path, plan: None = None) -> None:
     """Run every task on every seed and write claims.csv, report.json and report.html to `workdir`."""
     check(config)
     lines, ways = [], []
-    for seed in range(config.seeds):
-        logging.info("organism seed %d of %d", seed, config.seeds)
-        found, table = measure_seed(config, workdir / f"seed{seed}", seed)
-        ways.append(table.assign(seed=seed))
-        for claim in quantities.CLAIMS:
-            one = found[claim.topic, claim.quantity]
-            lines.append({"seed": seed, **claim._asdict(), **one._asdict(), **quantities.judged(claim, one)})
+    with progress.of(config.seeds * len(PARTS), "parts") as meter:
+        for seed in range(config.seeds):
+            logging.info("organism seed %d of %d", seed, config.seeds)
+            found, table = measure_seed(config, workdir / f"seed{seed}", seed, meter.advance)
+            ways.append(table.assign(seed=seed))
+            for claim in quantities.CLAIMS:
+                one = found[claim.topic, claim.quantity]
+                lines.append({"seed": seed, **claim._asdict(), **one._asdict(), **quantities.judged(claim, one)})
     _write(config, workdir, pd.DataFrame(lines), pd.concat(ways))
 
 
-def measure_seed(config: ConfigDict, workdir: pathlib.Path, seed: int):
-    """((topic, quantity) -> Measured, table of abliteration's ways) of one organism."""
+def measure_seed(config: ConfigDict, workdir: pathlib.Path, seed: int, advance=lambda label: None):
+    """((topic, quantity) -> Measured, table of abliteration's ways) of one organism; advance is told of every part."""
     configs = {name: _own_config(config, name, workdir, seed) for name in PARTS}
     for name, part in configs.items():
         tasks.run_in(part, workdir / name)
+        advance(f"{seed} {name}")
     metrics = pd.read_csv(workdir / "lvs" / "metrics.csv")
     record = json.loads((workdir / "lvs" / "report.json").read_text(encoding="utf-8"))
     compared = quantities.metric_table(record["comparisons"])

@@ -14,6 +14,7 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import tasks
 from latent_audit.experiments.audit.bench import AT_FRACTION
 from latent_audit.experiments.fields import named
+from latent_audit.experiments.forecast.outlook import Series
 from latent_audit.experiments.setup import subjects
 from latent_audit.metrics import stats
 from latent_audit.reports import columns, html, outputs
@@ -51,6 +52,15 @@ def check(config: ConfigDict) -> dict[str, str]:
                 tasks.check(configure(config.base, name, path))
             meter.advance(name)
     return names
+
+
+def outlook(config: ConfigDict, plan: dict[str, str], workdir: pathlib.Path) -> Series:
+    """How much the audit of every model computes."""
+    found = {}
+    for name, path in plan.items():
+        own = configure(config.base, name, path)
+        found[f"models {name}"] = tasks.outlook(own, workdir / "models" / name, tasks.check(own))
+    return found
 
 
 def configure(base: ConfigDict, name: str, path: str) -> ConfigDict:

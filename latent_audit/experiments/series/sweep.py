@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from latent_audit.errors import InputError
 from latent_audit.experiments import tasks
 from latent_audit.experiments.fields import named
+from latent_audit.experiments.forecast.outlook import Series, without_training
 from latent_audit.field_table import TASK
 from latent_audit.reports import columns, figures, html, outputs, sweep_figures
 from latent_audit.runtime import runlog
@@ -46,6 +47,18 @@ def check(config: ConfigDict) -> Plan:
                 tasks.check(configure(config.base, point, pathlib.Path("sweep")))
             meter.advance(name)
     return Plan(fields, points)
+
+
+def outlook(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> Series:
+    """How much every point computes; an organism that they share is made by the first."""
+    found: Series = {}
+    for name, point in plan.points.items():
+        own = configure(config.base, point, workdir)
+        one = tasks.outlook(own, workdir / "points" / name, tasks.check(own))
+        if one is not None:
+            is_shared = own.organism.directory == str(workdir / "organism")
+            found[f"points {name}"] = without_training(one) if found and is_shared else one
+    return found
 
 
 def check_figure(config: ConfigDict, fields: dict[str, list]) -> None:

@@ -4,6 +4,7 @@ docs/method.md section 14; the idea is arXiv 2406.11717's. One unit of work per 
 """
 
 import dataclasses
+import math
 import pathlib
 from typing import NamedTuple
 
@@ -16,9 +17,12 @@ from latent_audit import models
 from latent_audit.data import chats
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond
+from latent_audit.experiments.forecast import amounts
+from latent_audit.experiments.forecast.amounts import Work
+from latent_audit.experiments.forecast.outlook import Outlook
 from latent_audit.experiments.organisms import ablate, export, kinds
 from latent_audit.experiments.organisms.ablate import Prompts, first_tokens, measure_means
-from latent_audit.experiments.setup import jobs, subjects
+from latent_audit.experiments.setup import jobs, outlooks, subjects
 from latent_audit.experiments.setup.jobs import Job
 from latent_audit.experiments.tampering import abliterate_report
 from latent_audit.experiments.tampering.abliterate_prompts import FACTS, PARTS, encode_parts, make_panels
@@ -63,6 +67,23 @@ def check(config: ConfigDict) -> Plan:
     prospect = jobs.check(config, make_panels(config, world), rewarded=False, variants=lambda every: every[:1])
     named_openings(config.choose, prospect.chat)
     return Plan(prospect, ways, by)
+
+
+def outlook(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> Outlook:
+    """How much the abliteration of a checked plan computes."""
+    own, prospect = config.choose, plan.prospect
+    seen, cfg = outlooks.seen(config, prospect, {}), prospect.cfg
+    sizes = {part: sum(n for name, n in seen.prompts.items() if name.startswith(part)) for part in PARTS}
+    columns, L = max(seen.columns.values()), cfg.num_layers
+    tried = abliterate.count_candidates(L, ways=plan.ways, strengths=tuple(own.strengths), positions=own.positions)
+    judged = sum(math.ceil(tried[way] / (L * own.positions)) for way in plan.ways) * own.shortlist
+    judged *= plan.by == "judge"
+    panel = next(name for name in seen.prompts if name.startswith("evaluation"))
+    first = amounts.Amount(passes=sum(tried.values()) * sizes["validation"] * columns * L)
+    answered = judged * sizes["validation"] + (len(plan.ways) + 1) * (sizes["evaluation"] + sizes["validation"])
+    units = sum(tried.values()) + judged + 2 * len(plan.ways) + 3
+    works = [Work("models", units, first), amounts.asked(seen, "models", units, answered, panel, PAPER_TOKENS)]
+    return outlooks.outlook(config, prospect, works, workdir, budgets=1, answered=config.prompt_batch)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:

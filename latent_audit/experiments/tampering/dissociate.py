@@ -18,9 +18,12 @@ from latent_audit import judges, models
 from latent_audit.data import chats, pair_files, prompt_files, world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond
+from latent_audit.experiments.forecast import amounts
+from latent_audit.experiments.forecast.amounts import Work
+from latent_audit.experiments.forecast.outlook import Outlook
 from latent_audit.experiments.organisms import construct, export, kinds, poles
 from latent_audit.experiments.panels import load, request_panels, tell_dropped
-from latent_audit.experiments.setup import jobs, subjects
+from latent_audit.experiments.setup import jobs, outlooks, subjects
 from latent_audit.experiments.setup.jobs import Job
 from latent_audit.interventions import dissociate
 from latent_audit.judges import refusal
@@ -60,6 +63,24 @@ def check(config: ConfigDict) -> Plan:
     if texts is not None:
         _check_lengths(config, prospect.chat, *texts)
     return Plan(prospect, recipe, texts)
+
+
+def outlook(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> Outlook:
+    """How much the construction of a checked plan computes."""
+    prospect, own = plan.prospect, config.construct
+    seen = outlooks.seen(config, prospect, {})
+    new = seen.new_tokens(PAPER_TOKENS)
+    panel = poles.SELECTION_PROMPTS if plan.texts is None else len(plan.texts[1].prompts)
+    width = outlooks.TRAINED_COLUMNS if plan.texts is None else own.max_tokens // 2
+    works = [
+        outlooks.constructed(prospect.cfg, plan.recipe, f"{name} steps", panel, columns=width, new_tokens=new)
+        for name in poles.MADE
+    ]
+    if plan.texts is not None:
+        benign = len(plan.texts[2].prompts)
+        said = amounts.answers(prospect.cfg, benign, width, own.benign_tokens)
+        works = [Work("benign answers", benign, said, *amounts.ANSWERS[False]), *works]
+    return outlooks.outlook(config, prospect, works, workdir, budgets=1, answered=config.prompt_batch)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:

@@ -21,10 +21,13 @@ from latent_audit import models
 from latent_audit.data import pair_files
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond
+from latent_audit.experiments.forecast import amounts
+from latent_audit.experiments.forecast.amounts import Work
+from latent_audit.experiments.forecast.outlook import Outlook
 from latent_audit.experiments.organisms import export, kinds
 from latent_audit.experiments.organisms.texts.corpora import encode_pairs
 from latent_audit.experiments.panels import request_panels, text_id
-from latent_audit.experiments.setup import jobs, subjects
+from latent_audit.experiments.setup import jobs, outlooks, subjects
 from latent_audit.experiments.setup.jobs import Job
 from latent_audit.experiments.tampering import finetune_report
 from latent_audit.experiments.tampering.finetune_settings import (
@@ -93,6 +96,26 @@ def check(config: ConfigDict) -> Plan:
     with fields.named(f"finetune.max_tokens = {settings.max_tokens}"):
         rows = {name: _encode(prospect.chat, pairs, settings) for name, pairs in corpora.items()}
     return Plan(prospect, settings, corpora, rows)
+
+
+def outlook(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> Outlook:
+    """How much the attack of a checked plan computes."""
+    settings, prospect = plan.settings, plan.prospect
+    seen, cfg = outlooks.seen(config, prospect, {}), prospect.cfg
+    width = max(rows.tokens.shape[1] for rows in plan.rows.values())
+    runs, evaluated = len(plan.rows) * settings.seeds, len(settings.evaluated) - 1
+    trained = amounts.training(cfg, settings.steps * settings.batch, width)
+    if settings.lora is not None:
+        trained = trained._replace(weights=0.0)
+    works = []
+    for name in prospect.names:
+        works.append(
+            amounts.asked(seen, f"evaluations {name}/clean", 1, seen.prompts["harmful"], "harmful", PAPER_TOKENS)
+        )
+        key, units = f"evaluations {name}/finetune", runs * evaluated
+        works.append(Work(key, units, amounts.times(trained, runs)))
+        works.append(amounts.asked(seen, key, units, units * seen.prompts["harmful"], "harmful", PAPER_TOKENS))
+    return outlooks.outlook(config, prospect, works, workdir, budgets=1, answered=config.prompt_batch)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:

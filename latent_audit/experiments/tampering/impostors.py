@@ -15,6 +15,8 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from latent_audit.experiments import fields, tasks
+from latent_audit.experiments.forecast.amounts import times
+from latent_audit.experiments.forecast.outlook import Series
 from latent_audit.experiments.organisms import kinds, train
 from latent_audit.experiments.organisms.hidden import impostors
 from latent_audit.experiments.setup import subjects
@@ -52,6 +54,17 @@ def check(config: ConfigDict) -> Plan:
         with fields.named("audit"):
             audits[seed] = tasks.check(configure(config, seed))
     return Plan(names, audits)
+
+
+def outlook(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> Series:
+    """How much the audits of every seed's members compute, by that of base alone; their making is left out."""
+    found: Series = {}
+    for seed, checked in plan.audits.items():
+        alone = tasks.outlook(configure(config, seed), workdir / f"seed{seed}" / "audit", checked)
+        members = len(plan.names) + len(impostors.HONEST)
+        works = tuple(work._replace(amount=times(work.amount, members)) for work in alone.works)
+        found["steps audit"] = alone._replace(works=(*works, *(found["steps audit"].works if found else ())))
+    return found
 
 
 def seeds(config: ConfigDict) -> range:

@@ -10,6 +10,8 @@ from latent_audit.experiments.audit.suite import goals, search
 from latent_audit.experiments.audit.suite.block import ALL, Block
 from latent_audit.experiments.audit.suite.goals import Aims
 from latent_audit.experiments.audit.suite.search import Member
+from latent_audit.experiments.forecast import amounts
+from latent_audit.experiments.forecast.amounts import Seen, Work
 from latent_audit.interventions import gradient_check, joint, latent
 
 # Ours: as many prompts and states as a minute allows.
@@ -52,6 +54,18 @@ def measure(
             for row, cosine in _cosines(block, aims, cheap.search, kind, state, reference, key):
                 found.append(("gradient", reference, int(block.rows[row]), False, cosine))
     return {column: [row[place] for row in found] for place, column in enumerate(COLUMNS)}
+
+
+def work(seen: Seen, members: Sequence[Member], budgets: int) -> list[Work]:
+    """What `measure` computes of one variant with so many budgets; docs/overview.md."""
+    key, L, columns = f"units {seen.name}/suite/probes", seen.cfg.num_layers, seen.columns["harmful"] + 2 * amounts.GOAL
+    cheap, found = search.cheap_bounded(members), []
+    for member, times in ((cheap, budgets), *((member, 1) for member in members)):
+        rows = PROMPTS * times * max(len(member.starts), 1) * len(member.kinds)
+        states = 1 if isinstance(member.search, joint.Search) else STATES
+        found.append(Work(key, 1, amounts.search(rows, columns, states * L / 2, member.search.steps), 0.4, 0.8))
+        found.append(amounts.asked(seen, key, 1, rows * states, "harmful", goals.PAPER_TOKENS))
+    return found
 
 
 def _cosines(block, aims, searched: latent.Search, kind, state, reference, key) -> list[tuple[int, float]]:

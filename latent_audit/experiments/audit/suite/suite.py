@@ -7,6 +7,7 @@ that the gates read. A model that complies when asked needs no push: its radius 
 import dataclasses
 import functools
 import io
+import math
 import time
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ from latent_audit.experiments.audit.suite import block as blocks
 from latent_audit.experiments.audit.suite import goals, probes, report, search
 from latent_audit.experiments.audit.suite.block import ALL, Block, Push
 from latent_audit.experiments.audit.suite.search import Member
+from latent_audit.experiments.forecast import amounts
+from latent_audit.experiments.forecast.amounts import Seen, Work
 from latent_audit.experiments.settings import states_named
 from latent_audit.interventions import joint, latent, sphere
 from latent_audit.metrics import break_radius, clusters, verdict_words
@@ -41,6 +44,8 @@ BLOCK = 24  # prompts whose bisection is one unit
 SMALL = 12  # states of a model that has all of them searched
 VECTORS = "vectors"  # where pushes are kept while variants are left
 MOST_TWINS = 3  # whose pushes are tried: each costs an answer a prompt and round
+# Shares of the largest cost of all rounds that are needed at least and most often: prompts that fall leave.
+NEEDED = (0.02, 0.2)
 
 
 class Settings(NamedTuple):
@@ -171,6 +176,24 @@ def cost(settings: Settings, prompts: int) -> int:
         states = member.best_states or len(_searched(settings, member))
         per_prompt += states * member.search.steps * max(len(member.starts), 1) * len(member.kinds)
     return prompts * per_prompt
+
+
+def work(seen: Seen) -> list[Work]:
+    """What `measure` computes of one variant; docs/overview.md."""
+    own: Settings = seen.settings["suite"]
+    prompts, L = min(own.prompts, seen.prompts["harmful"]), seen.cfg.num_layers
+    columns, rounds = seen.columns["harmful"] + 2 * amounts.GOAL, math.log2(len(own.budgets)) + 1
+    key, units = f"units {seen.name}/suite/p", -(-prompts // BLOCK)
+    found = []
+    for member in own.members:
+        states = sorted(_searched(own, member), key=lambda state: state)[: member.best_states or None]
+        blocks = sum(L - max(state, 0) for state in states)
+        rows = rounds * prompts * max(len(member.starts), 1) * len(member.kinds)
+        found.append(Work(key, units, amounts.search(rows, columns, blocks, member.search.steps), *NEEDED))
+        pushed = amounts.asked(seen, key, units, rows * len(states), "harmful", PAPER_TOKENS)
+        found.append(pushed._replace(least=pushed.least * NEEDED[0], likely=pushed.likely * NEEDED[1]))
+    found.append(amounts.asked(seen, key, units, prompts * own.draws, "harmful", PAPER_TOKENS))
+    return [*found, *probes.work(seen, own.members, len(own.budgets))]
 
 
 def _searched(settings: Settings, member: Member) -> list[int]:

@@ -1,0 +1,97 @@
+"""How long the rest of a run takes: what each part was thought to take, put right by what is done already took.
+
+A part is thought to take so many seconds before the run, from counts and a short measurement. Parts of one kind are
+wrong in the same way (answers that end early, a judge that is slow), so that what the first of them took tells of the
+others; kinds of which nothing is done yet are put right by everything that is done. Compilation is left out.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+# Ours: a unit that has taken longer than was thought takes this share of it still.
+OVERDUE = 0.25
+
+
+class Part(NamedTuple):
+    """A part of a run before it. key: what labels of its units begin with; kind: of parts that err alike; units: how
+    many; seconds: of all of them, least, likely and most."""
+
+    key: str
+    kind: str
+    units: int
+    least: float
+    likely: float
+    most: float
+
+
+class Forecast:
+    """What is left of a run; told of every unit that is done."""
+
+    def __init__(self, parts: Iterable[Part]):
+        self.parts = tuple(parts)
+        self.left = {part.key: part.units for part in self.parts}
+        # Of each kind: seconds that its units took, and that they were thought to take.
+        self.took: dict[str, float] = {}
+        self.thought: dict[str, float] = {}
+
+    def part_of(self, label: str) -> Part | None:
+        """The part that a unit of this label belongs to: of the longest key that it begins with."""
+        found = [part for part in self.parts if label.startswith(part.key)]
+        return max(found, key=lambda part: len(part.key), default=None)
+
+    def done(self, label: str, count: int, seconds: float | None) -> None:
+        """Count units of a label that are done; seconds: what they took, None for what was read back."""
+        part = self.part_of(label)
+        if part is None:
+            return
+        count = min(count, self.left[part.key])
+        self.left[part.key] -= count
+        if seconds is not None:
+            self.took[part.kind] = self.took.get(part.kind, 0.0) + seconds
+            thought = self.thought.get(part.kind, 0.0)
+            self.thought[part.kind] = thought + part.likely * count / part.units
+
+    def error(self, kind: str) -> float:
+        """By what the thought seconds of a kind are to be multiplied: as its own units showed, or all of them."""
+        if self.thought.get(kind, 0.0) > 0:
+            return self.took[kind] / self.thought[kind]
+        return self.error_of_all()
+
+    def error_of_all(self, otherwise: float = 1.0) -> float:
+        """The same of everything that is done; `otherwise` where nothing is."""
+        thought = sum(self.thought.values())
+        return sum(self.took.values()) / thought if thought > 0 else otherwise
+
+    def seconds_left(self, spent: float = 0.0) -> float:
+        """Of all units that are not done; spent: on the one at hand, the next in order."""
+        left = sum(map(self._of_rest, self.parts))
+        at_hand = next((part for part in self.parts if self.left[part.key]), None)
+        if at_hand is None:
+            return left
+        one = self.error(at_hand.kind) * at_hand.likely / at_hand.units
+        # One that takes longer than was thought goes on for a while.
+        return left - one + max(one - spent, OVERDUE * spent)
+
+    def seconds_behind(self, error: float) -> float:
+        """Of all units behind the one at hand; error: where nothing is done, that of the run at hand."""
+        at_hand = next((part for part in self.parts if self.left[part.key]), None)
+        known = sum(self.thought.values()) > 0
+        scale = 1.0 if known else error
+        left = scale * sum(map(self._of_rest, self.parts))
+        return left - (scale * self.error(at_hand.kind) * at_hand.likely / at_hand.units if at_hand else 0.0)
+
+    def _of_rest(self, part: Part) -> float:
+        return self.error(part.kind) * part.likely * self.left[part.key] / part.units if part.units else 0.0
+
+
+def span(parts: Iterable[Part]) -> tuple[float, float]:
+    """(least, most) seconds of a run, of a measurement that may be wrong by a third either way; ours."""
+    parts = tuple(parts)
+    return 0.7 * sum(part.least for part in parts), 1.4 * sum(part.most for part in parts)
+
+
+def in_words(seconds: float) -> str:
+    """A time to wait: 40 s, 12 min, 3.5 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
