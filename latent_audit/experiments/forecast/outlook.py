@@ -118,7 +118,8 @@ def in_words(outlook: Outlook | Series) -> list[str]:
     """Lines of --dry-run: what is computed, in which memory, and how long it takes here. Measures the machine."""
     if isinstance(outlook, dict):
         every = list(outlook.values())
-        lines = [f"{len(every)} runs, one after the other; the first of them:", *_counted(every[0])]
+        first = f"{len(every)} runs, one after the other; the first of them:" if len(every) > 1 else "in one run:"
+        lines = [first, *_counted(every[0])]
         return [*lines, "all of them: " + _minutes(parts_of(outlook, always=True), every)]
     return [*_counted(outlook), _minutes(parts_of(outlook, always=True), [outlook])]
 

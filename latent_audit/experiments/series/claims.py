@@ -33,8 +33,11 @@ PARTS = ("lvs", "finetune", "abliterate", "abliterate_requests")
 FEW_BENIGN = 8  # asked of every model on the selection split, which chooses nothing by them
 
 
-def check(config: ConfigDict) -> None:
-    """Every part as its own task checks it; InputError names the part, the field, the value and the rule."""
+def check(config: ConfigDict) -> tuple[str, ...]:
+    """Every part as its own task checks it; InputError names the part, the field, the value and the rule.
+
+    Returns the names of the parts.
+    """
     for name in PARTS:
         own = _own_config(config, name, pathlib.Path("claims"), seed=0)
         with fields.named(name):
@@ -45,6 +48,7 @@ def check(config: ConfigDict) -> None:
                 request_panels(nudged, subjects.world_of(nudged))
             with fields.named("lvs.prompts.harmful_count"):
                 _selection_panels(own, subjects.world_of(own))
+    return PARTS
 
 
 def outlook(config: ConfigDict, plan: object, workdir: pathlib.Path) -> Series:
@@ -59,7 +63,7 @@ def outlook(config: ConfigDict, plan: object, workdir: pathlib.Path) -> Series:
     return found
 
 
-def run(config: ConfigDict, workdir: pathlib.Path, plan: None = None) -> None:
+def run(config: ConfigDict, workdir: pathlib.Path, plan: tuple[str, ...] | None = None) -> None:
     """Run every task on every seed and write claims.csv, report.json and report.html to `workdir`."""
     check(config)
     lines, ways = [], []
