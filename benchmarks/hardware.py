@@ -21,7 +21,7 @@ PROMPTS, COLUMNS, BUDGETS, ATTACKS, STEPS, NEW = 24, 40, 3, 3, 10, 128
 MEASURED = {"device": "H100", "model": "Llama 3.2 3B", "seconds": 61.6, "search": 15.2, "generation": 46.4}
 STEPS_AT = {1: 6.7e-3, 8: 7.7e-3, 64: 9.8e-3, 512: 26.8e-3}
 # What follows from it. Search: the share of the peak of products that it reached. A step of 512 rows: over what memory
-# or products allow, keys, values and logits included (6.1 ms). A step of one row: seconds of a block beyond its weights.
+# or products allow, keys, values and logits included (6.1 ms). A step of one row: seconds of a block beyond weights.
 REACHED, OVER_BOUND, BLOCK_SECONDS = 0.45, 4.4, 1.5e-4
 # Of the device's memory: what is left free.
 SPARE = 0.08

@@ -1,6 +1,7 @@
 """What is wrong with a run is said before anything is trained, loaded or written: every task, every part of a run."""
 
 import importlib
+import re
 
 import jax
 import pytest
@@ -9,6 +10,7 @@ import safetensors.numpy
 from latent_audit import models
 from latent_audit.errors import InputError
 from latent_audit.experiments import tasks
+from latent_audit.experiments.forecast import rates
 from latent_audit.experiments.organisms import export, poles, train
 from latent_audit.experiments.series import sweep
 from latent_audit.experiments.setup import jobs, subjects
@@ -235,12 +237,17 @@ def test_every_model_of_a_survey_is_looked_at(tmp_path):
         tasks.check(made)
 
 
-def test_what_a_dry_run_says_names_model_prompts_and_judge(tmp_path):
+def test_what_a_dry_run_says_names_model_prompts_judge_and_how_much(tmp_path, monkeypatch):
+    monkeypatch.setattr(rates, "SECONDS", 0.01)
     path = tiny_checkpoint("llama3", tmp_path / "model", ends_turns=True)
     made = config("lvs", model__path=str(path), **PHRASES)
     said = "\n".join(tasks.outline(made, tmp_path / "w", tasks.check(made)))
     count = sum(array.size for array in safetensors.numpy.load_file(path / "model.safetensors").values())
-    assert f"1 of {count:,} parameters (base), one at a time" in said
+    assert f"1 of {count:,} parameters, one at a time" in said and not (tmp_path / "w").exists()
+    assert re.search(r"units of work; at most .* FLOPs\n", said) and re.search(
+        r"GB of keys and values .*GB of a search", said
+    )
+    assert re.search(r"on this machine about \d+ s to \d+ (s|min) \(at most", said)
     # 4 states of 3 blocks, the paper's three budgets; two controls are answered beside every search.
     assert "4 states (embedding to L2) x 3 budgets x 24 prompts = 288 searches of 10 steps, 864 answers" in said
     assert str(path) in said and "24 of builtin:harmful" in said and "judge: refusal" in said

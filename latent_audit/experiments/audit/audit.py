@@ -34,6 +34,10 @@ EXPERIMENTS = {
 }
 
 
+# Those that tell their counts before a run, too.
+TOLD = {"latent": latent, "suite": suite}
+
+
 class Plan(NamedTuple):
     """What an audit is going to do, checked; pairs: texts of the probe, or None."""
 
@@ -76,7 +80,8 @@ def outlook(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> Outlook:
         attack = plan.settings["latent"]
         budgets = len(attack.budgets)
         answered = seen.batch * budgets * len(attack.attacks) * min(config.layer_batch, len(attack.states))
-    return outlooks.outlook(config, prospect, works, workdir, budgets=budgets, answered=answered)
+    made = outlooks.outlook(config, prospect, works, workdir, budgets=budgets, answered=answered)
+    return made._replace(notes=tuple(one.told(seen) for name, one in TOLD.items() if name in plan.settings))
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:

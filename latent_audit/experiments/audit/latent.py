@@ -86,6 +86,18 @@ def work(seen: Seen) -> list[Work]:
     return found
 
 
+def told(seen: Seen) -> str:
+    """The same in words."""
+    attack: settings.Attack = seen.settings["latent"]
+    prompts = min(attack.prompts or seen.prompts["harmful"], seen.prompts["harmful"] - attack.offset)
+    cells = len(attack.states) * len(attack.budgets) * prompts
+    return (
+        f"latent attack, of each: {len(attack.states)} states ({models.layer_name(attack.states[0])} to "
+        f"{models.layer_name(attack.states[-1])}) x {len(attack.budgets)} budgets x {prompts} prompts = {cells:,} "
+        f"searches of {attack.search.steps} steps, {cells * len(attack.attacks):,} answers"
+    )
+
+
 def measure(bench: Bench, name: str) -> pd.DataFrame:
     """One row per clean answer, and one per prompt, state, budget and attack, of one variant.
 

@@ -32,7 +32,7 @@ class Outlook(NamedTuple):
 
     rows: prompts searched together, each under `budgets` budgets; columns: of a prompt; answered: rows decoded
     together; new_tokens: the longest answer; models: how many are read, one at a time; programs: how many are compiled,
-    about.
+    about; notes: counts of a task's own, in words.
     """
 
     cfg: ModelConfig
@@ -45,6 +45,7 @@ class Outlook(NamedTuple):
     works: tuple[Work, ...]
     models: int = 1
     programs: int = PROGRAMS
+    notes: tuple[str, ...] = ()
 
 
 # Meters that count units which a stopped run keeps.
@@ -139,6 +140,7 @@ def _counted(outlook: Outlook) -> list[str]:
         f"{_units(outlook.works):,} units of work; at most {_count(whole.passes)} tokens through a block forward, "
         f"{_count(whole.backward)} backward, {_count(whole.decoded)} tokens answered; "
         f"{amounts.operations(whole, cfg, outlook.columns):.2g} FLOPs",
+        *outlook.notes,
     ]
 
 

@@ -196,6 +196,16 @@ def work(seen: Seen) -> list[Work]:
     return [*found, *probes.work(seen, own.members, len(own.budgets))]
 
 
+def told(seen: Seen) -> str:
+    """The same in words."""
+    own: Settings = seen.settings["suite"]
+    prompts = min(own.prompts, seen.prompts["harmful"])
+    return (
+        f"attack suite, of each: {prompts} prompts, up to {cost(own, prompts):,} gradient steps of one row a round of "
+        f"its bisection of {len(own.budgets)} budgets"
+    )
+
+
 def _searched(settings: Settings, member: Member) -> list[int]:
     """Where a member searches, in order: from the second quarter of the depth outwards, where models break most often.
 
