@@ -68,7 +68,9 @@ def check(config: ConfigDict) -> Plan:
 def outlook(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> Outlook:
     """How much the audit of a checked plan computes."""
     prospect = plan.prospect
-    seen = outlooks.seen(config, prospect, plan.settings)
+    saved = None if prospect.subject is None else benches.saved_nudge(prospect.subject)
+    state = benches.state_of_place(config, prospect.cfg.num_layers, saved)
+    seen = outlooks.seen(config, prospect, plan.settings)._replace(nudge_state=state)
     works = [
         work
         for name in prospect.names

@@ -118,12 +118,10 @@ def make_bench(config: ConfigDict, job: Job, *, settings, pairs, advance) -> Ben
             *(decision_states(job.load(name), job.tokens[kind], job.batches.prompts) for kind in ("harmful", "benign"))
         )
     )
-    wanted = config.get("place", ConfigDict({"layer": None, "fraction": None, "nudge": "saved"}))
+    wanted = _wanted_place(config)
     rebuilt = wanted.nudge == "rebuilt"
     saved = None if rebuilt else saved_nudge(job.subject)
-    state = dissociate.choose_layers(job.cfg.num_layers, nudge_layer=wanted.layer).nudge
-    if saved is not None and wanted.layer is None:
-        state = saved.state
+    state = state_of_place(config, job.cfg.num_layers, saved)
     nudge = functools.cache(lambda: rebuilt_nudge(gather, job.names[0], state) if rebuilt else saved)
 
     def norm() -> float:
@@ -142,6 +140,18 @@ def make_bench(config: ConfigDict, job: Job, *, settings, pairs, advance) -> Ben
         nudge=nudge,
         is_quick=config.get("preset") == QUICK,
     )
+
+
+def _wanted_place(config: ConfigDict) -> ConfigDict:
+    return config.get("place", ConfigDict({"layer": None, "fraction": None, "nudge": "saved"}))
+
+
+def state_of_place(config: ConfigDict, num_layers: int, saved: "Saved | None") -> int:
+    """The state that attacks on one layer push: the config's, else the saved nudge's, else the construction's."""
+    wanted = _wanted_place(config)
+    if saved is not None and wanted.layer is None and wanted.nudge == "saved":
+        return saved.state
+    return dissociate.choose_layers(num_layers, nudge_layer=wanted.layer).nudge
 
 
 class Saved(NamedTuple):
