@@ -20,16 +20,15 @@ from latent_audit.interventions import goals as goals_of
 from latent_audit.interventions.goals import Goals
 from latent_audit.models import decoder
 from latent_audit.models.config import ModelConfig
+from latent_audit.models.kinds import attention
 
-# What a block leaves for its backward pass: the products with its weights. Recomputing the elementwise rest and the
+# What a block leaves for its backward pass: the products with its weights, queries, keys and values as attention reads
+# them. Recomputing the elementwise rest and the
 # attention scores, which grow with the square of the length, costs no time (docs/performance.md).
-RESIDUALS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-
-
-def target_nll(params, x, target, *, cfg: ModelConfig):
-    """Mean negative log-likelihood of `target` int32 [R, n] read from states L `x` [R, n, D]; float32 [R]."""
-    log_probability = jax.nn.log_softmax(decoder.unembed(params, x, cfg=cfg), axis=-1)
-    return -jnp.take_along_axis(log_probability, target[..., None], axis=-1)[..., 0].mean(axis=-1)
+RESIDUALS = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(attention.KEPT),
+)
 
 
 def loss(params, h, state, context, goals: Goals, *, cfg: ModelConfig):
