@@ -183,10 +183,16 @@ def attack_state(
         moved = delta - search.step_fraction * radius_rows * jnp.sign(gradient)
         return jnp.clip(moved, -radius_rows, radius_rows)
 
-    def step(carry, _):
+    def place(carry):
+        return perturbed(carry[0])
+
+    def move(carry, losses, gradient):
         delta, best = carry
-        loss, gradient = suffix.loss_and_gradient(params, perturbed(delta), state, context, goals, cfg=cfg)
-        return (descend(delta, gradient[:, :P]), better(best, delta, loss)), loss
+        return descend(delta, gradient[:, :P]), better(best, delta, losses)
+
+    walk = functools.partial(
+        suffix.descend, move, place, params=params, state=state, context=context, goals=goals, cfg=cfg
+    )
 
     def loss_under(delta):
         return suffix.loss(params, perturbed(delta), state, context, goals, cfg=cfg)
@@ -199,11 +205,11 @@ def attack_state(
         if goals.directions is None:
             best = better(best, delta, jnp.repeat(clean.nll, E))
         delta = descend(delta, jnp.repeat(take(clean.gradient), E, axis=0))
-        (delta, best), losses = jax.lax.scan(step, (delta, best), length=search.steps - 1)
+        (delta, best), losses = walk(start=(delta, best), length=search.steps - 1)
     else:
         noise = _random_deltas(row_keys.reshape(rows), delta, real, radius_rows, mode=search.mode)[0]
         delta = jnp.where(jnp.tile(starts, B)[:, None, None], noise, delta)
-        (delta, best), losses = jax.lax.scan(step, (delta, best), length=search.steps)
+        (delta, best), losses = walk(start=(delta, best), length=search.steps)
         losses = losses[1:]
     last = loss_under(delta)
     delta, last = better(best, delta, last) or (delta, last)

@@ -101,19 +101,23 @@ def sphere_attack(
     def perturbed(delta):
         return edits.only_where(edits.add_at(state, delta[:, None]), real)(h, state)
 
-    def step(carry, _):
+    def place(carry):
+        return perturbed(carry[0])
+
+    def move(carry, losses, gradient):
         delta, best = carry
-        loss, gradient = suffix.loss_and_gradient(params, perturbed(delta), state, context, goals, cfg=cfg)
         gradient = jnp.where(real[..., None], gradient.astype(jnp.float32), 0.0).sum(axis=1)
         moved = length * unit(delta - search.step_fraction * length * unit(gradient))
-        return (moved, latent.better(best, delta, loss)), loss
+        return moved, latent.better(best, delta, losses)
 
     def loss_under(delta):
         return suffix.loss(params, perturbed(delta), state, context, goals, cfg=cfg)
 
     def descend(start):
         best = (start, jnp.full((rows,), jnp.inf)) if search.keep == "best" else None
-        (delta, best), losses = jax.lax.scan(step, (start, best), length=search.steps)
+        (delta, best), losses = suffix.descend(
+            move, place, (start, best), search.steps, params, state, context, goals, cfg=cfg
+        )
         last = loss_under(delta)
         delta, last = latent.better(best, delta, last) or (delta, last)
         return delta, losses, last

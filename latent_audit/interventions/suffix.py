@@ -20,16 +20,15 @@ from latent_audit.interventions import goals as goals_of
 from latent_audit.interventions.goals import Goals
 from latent_audit.models import decoder
 from latent_audit.models.config import ModelConfig
+from latent_audit.models.kinds import attention
 
-# What a block leaves for its backward pass: the products with its weights. Recomputing the elementwise rest and the
+# What a block leaves for its backward pass: the products with its weights, queries, keys and values as attention reads
+# them. Recomputing the elementwise rest and the
 # attention scores, which grow with the square of the length, costs no time (docs/performance.md).
-RESIDUALS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-
-
-def target_nll(params, x, target, *, cfg: ModelConfig):
-    """Mean negative log-likelihood of `target` int32 [R, n] read from states L `x` [R, n, D]; float32 [R]."""
-    log_probability = jax.nn.log_softmax(decoder.unembed(params, x, cfg=cfg), axis=-1)
-    return -jnp.take_along_axis(log_probability, target[..., None], axis=-1)[..., 0].mean(axis=-1)
+RESIDUALS = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(attention.KEPT),
+)
 
 
 def loss(params, h, state, context, goals: Goals, *, cfg: ModelConfig):
@@ -61,40 +60,64 @@ def loss_and_gradient(params, h, state, context, goals: Goals, *, cfg: ModelConf
     Returns:
       (float32 [R], gradient [R, C, D] in h's dtype). Rows do not mix: each gradient is of its own row's loss.
     """
+    room = _room(params, h, context, cfg)
+    return _loss_and_gradient(params, h, state, context, goals, room, cfg=cfg)[:2]
+
+
+def descend(move, place, start, length: int, params, state, context, goals: Goals, *, cfg: ModelConfig):
+    """Steps down the loss: (what the last move returned, losses float32 [length, R] before each move).
+
+    Args:
+      move: move(carry, losses, gradient) -> carry; place: place(carry) -> h; start: the first carry; length: static.
+      Others as in loss.
+    """
+
+    # What blocks leave for the backward pass goes from step to step: filling it with zeros anew costs a twentieth.
+    def step(carry, _):
+        found, room = carry
+        losses, gradient, room = _loss_and_gradient(params, place(found), state, context, goals, room, cfg=cfg)
+        return (move(found, losses, gradient), room), losses
+
+    room = _room(params, place(start), context, cfg)
+    (found, _), losses = jax.lax.scan(step, (start, room), length=length)
+    return found, losses
+
+
+def _room(params, h, context, cfg):
+    """Zeros [L, ...] for each leaf that a block leaves for its backward pass."""
+    left = _left_by_a_block(params, h, context, cfg)
+    return [jnp.zeros((cfg.num_layers, *leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(left)]
+
+
+def _left_by_a_block(params, h, context, cfg):
+    stream = (h, context.beside.shared)
+    return jax.eval_shape(lambda stream: _block_and_residuals(params, context, 0, stream, cfg=cfg)[1], stream)
+
+
+def _loss_and_gradient(params, h, state, context, goals, room, *, cfg):
+    """As loss_and_gradient, in a room of its own, which is handed out again."""
     L = cfg.num_layers
     first = jnp.minimum(state, L - 1)
-    begin = (h, context.beside.shared)
-    shapes = jax.eval_shape(lambda stream: _block_and_residuals(params, context, 0, stream, cfg=cfg)[1], begin)
-    buffers = [jnp.zeros((L, *leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(shapes)]
+    left = jax.tree.structure(_left_by_a_block(params, h, context, cfg))
 
     def ahead(index, carry):
-        stream, pulled, buffers = carry
+        stream, pulled, room = carry
         stream, residuals = _block_and_residuals(params, context, index, stream, cfg=cfg)
-        return (
-            stream,
-            _pull_forward(pulled, stream[0], index + 1, goals),
-            [
-                jax.lax.dynamic_update_index_in_dim(buffer, leaf, index, 0)
-                for buffer, leaf in zip(buffers, jax.tree.leaves(residuals), strict=True)
-            ],
-        )
+        put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=index, axis=0)
+        room = [put(each, leaf) for each, leaf in zip(room, jax.tree.leaves(residuals), strict=True)]
+        return stream, _pull_forward(pulled, stream[0], index + 1, goals), room
 
     def back(count, cotangent):
         index = L - 2 - count
-        leaves = [jax.lax.dynamic_index_in_dim(buffer, index, keepdims=False) for buffer in buffers]
-        return _pull_back(
-            params,
-            context,
-            index,
-            jax.tree.unflatten(jax.tree.structure(shapes), leaves),
-            stream[1],
-            (add_pull(cotangent[0], index + 1, goals), cotangent[1]),
-            cfg=cfg,
-        )
+        leaves = [jax.lax.dynamic_index_in_dim(each, index, keepdims=False) for each in room]
+        cotangent = (add_pull(cotangent[0], index + 1, goals), cotangent[1])
+        residuals = jax.tree.unflatten(left, leaves)
+        return _pull_back(params, context, index, residuals, stream[1], cotangent, cfg=cfg)
 
-    stream, pulled, buffers = jax.lax.fori_loop(first, L - 1, ahead, (begin, _no_pull(goals), buffers))
+    start = ((h, context.beside.shared), _no_pull(goals), room)
+    stream, pulled, room = jax.lax.fori_loop(first, L - 1, ahead, start)
     losses, cotangent = _tail(params, stream, state, context, goals, cfg=cfg, differentiate=True)
-    return _plus(losses, pulled), jax.lax.fori_loop(0, L - 1 - first, back, cotangent)[0]
+    return _plus(losses, pulled), jax.lax.fori_loop(0, L - 1 - first, back, cotangent)[0], room
 
 
 # Goals without directions leave nothing in the program: `pulled` is None then, an empty pytree.

@@ -151,20 +151,22 @@ def attend(
     """Grouped-query attention, softmax in float32.
 
     Args:
-      query: [B, T, N, H]; key, value: [B, K, S, H] with N a multiple of K: what one head reads lies in one piece.
+      query: [B, N, T, H]; key, value: [B, K, S, H] with N a multiple of K: what one head reads lies in one piece.
       distance: int32 [B, T, S] of key_distance; window: int scalar, keys at 0 <= distance < window are seen.
       sinks: [N], a score of each head that is summed up beside those of the keys and has no value, or None.
     Returns:
       [B, T, N, H] in the query's dtype.
     """
-    B, T, N, H = query.shape
-    K = key.shape[1]
-    grouped = query.reshape(B, T, K, N // K, H)
-    scores = jnp.einsum("btkgh,bksh->bkgts", grouped, key, preferred_element_type=jnp.float32) * scale
+    B, N, T, H = query.shape
+    K, S = key.shape[1:3]
+    # All queries that read one head's keys go together: both products are then plain ones of matrices.
+    grouped = query.reshape(B, K, N // K * T, H)
+    scores = jnp.einsum("bkqh,bksh->bkqs", grouped, key, preferred_element_type=jnp.float32) * scale
+    scores = softcap(scores, cap).reshape(B, K, N // K, T, S)
     visible = (distance >= 0) & (distance < window)
-    scores = jnp.where(visible[:, None, None], softcap(scores, cap), MASKED_SCORE)
+    scores = jnp.where(visible[:, None, None], scores, MASKED_SCORE)
     weights = _softmax(scores, None if sinks is None else sinks.reshape(K, N // K, 1, 1)).astype(query.dtype)
-    return jnp.einsum("bkgts,bksh->btkgh", weights, value).reshape(B, T, N, H)
+    return jnp.einsum("bkqs,bksh->bkqh", weights.reshape(B, K, N // K * T, S), value).reshape(B, N, T, H).swapaxes(1, 2)
 
 
 def _softmax(scores: jax.Array, sinks: jax.Array | None) -> jax.Array:
