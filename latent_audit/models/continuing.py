@@ -156,7 +156,8 @@ def to_the_end(
         while few and left <= narrower(few):
             few = narrower(few)
         going = _narrowed(going, few)
-        rows = going.rows
+        # A copy: the program that goes on takes `going` over.
+        rows = jnp.array(going.rows)
         at_rows = None if edit is None else jax.tree_util.Partial(_at_rows, edit, rows, jnp.zeros(B, bool))
         drawing = sampling if sampling is None or not sampling.key.ndim else sampling._replace(key=sampling.key[rows])
     return (going.out, going.lengths) if out is None else _collected(out, lengths, going, B)
