@@ -5,6 +5,7 @@ few and the same whatever the batch began with, so that few programs are compile
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,8 +21,9 @@ from latent_audit.models.decoder import Edit
 # an accelerator streams the weights whatever the rows, and below this width has nothing to gain.
 NARROWEST = {"cpu": 4}
 NARROWEST_ELSEWHERE = 64
-# A narrower batch is a program more, which fewer steps would not pay for.
-LEAST_STEPS = 16
+# A narrower batch is a program more. Compiling it takes as long as some 1e10 operations of each layer (a quarter of a
+# second on two CPU cores), and it serves some ten calls: what it saves in one has to be more than this.
+LEAST_OPERATIONS = 1e9
 # Steps between two reports of how far it is.
 TOLD_EVERY = 16
 
@@ -95,11 +97,12 @@ def go_on(
     sampling: Sampling | None,
     until: jax.Array | int,
     few: jax.Array | int,
+    least: jax.Array | int,
     *,
     cfg: ModelConfig,
     rules: Rules,
 ) -> Going:
-    """Steps until there are `until` tokens, every row has ended, or `few` rows are left and many steps.
+    """Steps until there are `until` tokens, every row has ended, or `few` rows are left and `least` steps or more.
 
     edit: on every step's column, h: [R, 1, D]; layers: see decode.step. What `going` held is given up.
     """
@@ -107,7 +110,7 @@ def go_on(
 
     def unfinished(going: Going) -> jax.Array:
         left = jnp.sum(~going.done)
-        wide = (left > few) | (rules.max_new_tokens - going.step < LEAST_STEPS)
+        wide = (left > few) | (rules.max_new_tokens - going.step < least)
         return (going.step < until) & (left > 0) & wide
 
     def body(going: Going) -> Going:
@@ -137,20 +140,21 @@ def to_the_end(
     """
     new, B = rules.max_new_tokens, len(going.rows)
     if not jax.sharding.get_abstract_mesh().empty:
-        going = go_on(params, layers, going, edit, sampling, new, 0, cfg=cfg, rules=rules)
+        going = go_on(params, layers, going, edit, sampling, new, 0, 0, cfg=cfg, rules=rules)
         return going.out, going.lengths
     out, lengths, step, left = None, None, 1, B
     at_rows, drawing = edit, sampling
     while True:
         few = narrower(len(going.rows))
+        least = steps_that_pay(params, len(going.rows) - few, cfg=cfg)
         until = new if told is None else min(new, step + TOLD_EVERY)
-        going = go_on(params, layers, going, at_rows, drawing, until, few, cfg=cfg, rules=rules)
+        going = go_on(params, layers, going, at_rows, drawing, until, few, least, cfg=cfg, rules=rules)
         step, left = int(going.step), int((~np.asarray(going.done)).sum())
         if told is not None:
             told(step if left else new)
         if step >= new or not left:
             break
-        if left > few or new - step < LEAST_STEPS:
+        if left > few or new - step < least:
             continue
         out, lengths = _collected(out, lengths, going, B)
         while few and left <= narrower(few):
@@ -171,6 +175,12 @@ def narrower(rows: int) -> int:
     while 2 * 4 * width <= rows:
         width *= 4
     return width
+
+
+def steps_that_pay(params: Params, rows: int, *, cfg: ModelConfig) -> int:
+    """How many steps with `rows` fewer rows save as much as a program more costs a call."""
+    weights = sum(leaf.size for leaf in jax.tree.leaves(params["blocks"])) / cfg.num_layers
+    return max(2, math.ceil(LEAST_OPERATIONS / (2 * weights * max(rows, 1))))
 
 
 @functools.partial(jax.jit, static_argnums=1)

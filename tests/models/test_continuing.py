@@ -56,6 +56,7 @@ def cut(tokens, ends):
 def widths(monkeypatch):
     """The widths that batches are narrowed to."""
     seen, narrowed = [], continuing._narrowed
+    monkeypatch.setattr(continuing, "LEAST_OPERATIONS", 0)
 
     def spy(going, width):
         seen.append(width)
@@ -123,6 +124,20 @@ def test_widths_are_few_and_at_most_half(platform, rows, expected, monkeypatch):
     assert continuing.narrower(rows) == expected
 
 
+def test_a_program_more_has_to_pay():
+    cfg, params = loaded("llama3")
+    tokens = free("llama3")
+    ends = ends_of(tokens)
+    # A layer of some thousand weights saves nothing worth a compilation; one of a million does in a few steps.
+    assert continuing.steps_that_pay(params, ROWS, cfg=cfg) > 1000
+    wide = {"blocks": {"gate": jax.ShapeDtypeStruct((cfg.num_layers, 1000, 1000), jnp.float32)}}
+    assert continuing.steps_that_pay(wide, 50, cfg=cfg) == 10
+    before = continuing.go_on._cache_size()
+    new = generate(params, *prompts(), cfg=cfg, max_new_tokens=NEW, eos_ids=ends)
+    assert continuing.go_on._cache_size() <= before + 1
+    np.testing.assert_array_equal(new.tokens, cut(tokens, ends)[0])
+
+
 @pytest.mark.parametrize("case", ["llama3", "qwen3_5"])
 def test_layers_cut_out_in_each_step_give_the_same_to_the_bit(case, monkeypatch):
     tokens = free(case)
@@ -154,7 +169,7 @@ def test_a_step_copies_neither_weights_nor_cache():
 
     def compiled(layers):
         options = {"cfg": cfg, "rules": rules}
-        return continuing.go_on.lower(params, layers, going, None, None, 200, 0, **options).compile()
+        return continuing.go_on.lower(params, layers, going, None, None, 200, 0, 2, **options).compile()
 
     matrix, entry = 4 * 128 * 2048, 4 * 8 * 207 * 128
     cache = 2 * cfg.num_layers * entry
