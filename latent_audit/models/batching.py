@@ -27,8 +27,9 @@ def rows_at_a_time(most: int, count: int) -> int:
 
 
 def rows_that_fit(cfg: ModelConfig, prompt: int, new: int, dtype: jnp.dtype, bytes_free: int) -> int:
-    """Rows whose generation of `new` tokens behind `prompt` columns fits into `bytes_free` beside the weights, or 1.
+    """Rows whose generation of `new` tokens behind `prompt` columns fits into `bytes_free` beside the weights.
 
+    A power of two, 1 at least: what is free changes from call to call, and shapes should not.
     An estimate from shapes: of each row the cache, once more while the prompt's part of it is laid out, the widest
     arrays of a block over the prompt, its attention scores in float32, and the logits three times.
     """
@@ -37,7 +38,7 @@ def rows_that_fit(cfg: ModelConfig, prompt: int, new: int, dtype: jnp.dtype, byt
     widest = max(cfg.mlp_dim, cfg.num_heads * cfg.head_dim, cfg.embed_dim)
     block = prompt * (3 * widest + 4 * cfg.embed_dim) * width + 2 * 4 * cfg.num_heads * prompt**2
     row = kept + block + 3 * 4 * cfg.vocab_size
-    return max(1, int((1 - SPARED) * bytes_free / row))
+    return 2 ** max(0, int((1 - SPARED) * bytes_free / row).bit_length() - 1)
 
 
 def cache_bytes(cfg: ModelConfig, columns: int, dtype: jnp.dtype) -> int:

@@ -187,7 +187,7 @@ def generate(
       told: told(tokens so far) now and then, see continuing.to_the_end; None: nobody.
     """
     rules = Rules(max_new_tokens, tuple(eos_ids), pad_id, float(repetition_penalty))
-    going, usable = _begin(params, tokens, mask, prompt_edit, sampling, cfg=cfg, rules=rules)
+    going, usable = begin(params, tokens, mask, prompt_edit, sampling, cfg=cfg, rules=rules)
     if max_new_tokens == 1:
         return Generation(going.out, going.lengths, usable)
     layers = _layers_of(params, cfg=cfg) if _is_room_for_layers(params) else None
@@ -196,7 +196,7 @@ def generate(
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "rules"))
-def _begin(
+def begin(
     params: Params,
     tokens: jax.Array,
     mask: jax.Array,

@@ -163,7 +163,7 @@ def test_a_step_copies_neither_weights_nor_cache():
 
     problem = work.make(work.Size("steps", 3, 128, 2048, 4, 96, (8,) * 8))
     cfg, params, rules = problem.cfg, problem.params, continuing.Rules(200, ())
-    begin = functools.partial(generation._begin, cfg=cfg, rules=rules)
+    begin = functools.partial(generation.begin, cfg=cfg, rules=rules)
     going, _ = jax.eval_shape(begin, params, problem.tokens, problem.mask, None, None)
     layers = jax.eval_shape(functools.partial(decode.layers_of, cfg=cfg), params)
 
