@@ -2,7 +2,7 @@
 
 What a step reads of a layer, weights and cache, are arrays of their own. In stacks of all layers a compiler copies each
 layer out before every product, and weights and cache pass through memory three times instead of once
-(docs/results.md, Generation): the reason for this room, and for the longer compilation that it costs.
+(dev/LOG.md, generation): the reason for this room, and for the longer compilation that it costs.
 """
 
 from typing import NamedTuple
