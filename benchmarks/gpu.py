@@ -1,6 +1,7 @@
 """The paper's whole sweep on one accelerator: models of 2 to 3 billion parameters with random weights in bfloat16.
 
     python -m benchmarks.gpu                     one H100 or H200, 20 minutes; writes docs/benchmark_gpu.json
+    python -m benchmarks.gpu --decode            a decode step by every way to write it (benchmarks/steps.py), 5 minutes
     python -m benchmarks.gpu --quick             a tiny model on whatever there is: that everything runs
 
 Per model: 24 prompts x every residual state x 3 budgets x {pgd, random}, then 128 greedy tokens for each; search and
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks import rivals, run, work
+from benchmarks import rivals, run, steps, work
 from latent_audit import models
 from latent_audit.interventions import edits
 from latent_audit.models.families import config_from_hf
@@ -246,9 +247,32 @@ def papers_loop(name: str, hf: dict, problem: work.Problem, *, new: int) -> dict
     }
 
 
+def decode_alone(options, chosen, shapes, record: dict, *, bandwidth: float, peak: float) -> int:
+    """The section --decode: lines of benchmarks/steps.py for every model and batch."""
+    prompts, tokens, new, batches = (2, 8, 16, (1, 4)) if options.quick else (PROMPTS, PROMPT_TOKENS, NEW_TOKENS, None)
+    lines = []
+    for name in chosen:
+        problem = problem_of(name, shapes[name], prompts=prompts, tokens=tokens)
+        for batch in batches or steps.BATCHES:
+            for line in steps.measure(problem, batch, new=new, bandwidth=bandwidth, peak=peak):
+                lines.append(line)
+                print(json.dumps(line), flush=True)
+        del problem
+        jax.clear_caches()
+    return _written(options.out, "benchmark_decode.json", record | {"sweeps": [], "rivals": [], "decode": lines})
+
+
+def _written(folder: str, name: str, record: dict) -> int:
+    out = pathlib.Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / name).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tiny model: that everything runs")
+    parser.add_argument("--decode", action="store_true", help="decode steps alone; writes benchmark_decode.json")
     parser.add_argument("--no-rival", action="store_true", help="leave torch out, for machines where it is CPU only")
     parser.add_argument("--models", default="", help="some of the models, separated by commas")
     parser.add_argument("--out", default="docs", help="directory for benchmark_gpu.json")
@@ -270,6 +294,8 @@ def main(argv=None) -> int:
         "decode": [],
         "rivals": [],
     }
+    if options.decode:
+        return decode_alone(options, chosen, shapes, record, bandwidth=streamed, peak=peak)
     for name in chosen:
         problem = problem_of(name, shapes[name], prompts=prompts, tokens=tokens)
         record["sweeps"].append(sweep(problem, new=new, peak=peak))
@@ -284,10 +310,7 @@ def main(argv=None) -> int:
             print(json.dumps(record["rivals"][-1]), flush=True)
         del problem
         jax.clear_caches()
-    out = pathlib.Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "benchmark_gpu.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return 0
+    return _written(options.out, "benchmark_gpu.json", record)
 
 
 if __name__ == "__main__":

@@ -231,26 +231,21 @@ def lower_answers(cfg, mesh, params, prompts):
     import jax.numpy as jnp
 
     from latent_audit.interventions import edits
-    from latent_audit.models import generate
+    from latent_audit.models import continuing, generate
 
     shape = jax.ShapeDtypeStruct
     rows = 3 * prompts * BUDGETS
     tokens, mask = shape((rows, COLUMNS), jnp.int32), shape((rows, COLUMNS), bool)
     edit = jax.eval_shape(edits.add_at, shape((rows,), jnp.int32), shape((rows, COLUMNS, cfg.embed_dim), jnp.float32))
     edit = over_data(edit, mesh)
-    lowered = generate._generate.lower(
-        params,
-        tokens,
-        mask,
-        edit,
-        None,
-        None,
-        cfg=cfg,
-        max_new_tokens=NEW_TOKENS,
-        eos_ids=(1,),
-        pad_id=0,
-        repetition_penalty=1.0,
-    )
+    options = {"cfg": cfg, "rules": continuing.Rules(NEW_TOKENS, (1,))}
+
+    def answers(params, tokens, mask, edit):
+        going, usable = generate.begin(params, tokens, mask, edit, None, **options)
+        going = continuing.go_on(params, None, going, None, None, NEW_TOKENS, 0, 0, **options)
+        return going.out, going.lengths, usable
+
+    lowered = jax.jit(answers).lower(params, tokens, mask, edit)
     return lowered, {"perturbations": bytes_of(edit)}
 
 

@@ -14,7 +14,7 @@ from latent_audit.judges import Judge, Reward, refusal
 from latent_audit.metrics import coherence
 from latent_audit.models import batching
 from latent_audit.models.generate import Sampling, generate
-from latent_audit.runtime import halving
+from latent_audit.runtime import free_memory, halving
 
 # Prompts of a judge are padded to a multiple of this, so that few widths are compiled.
 WIDTH_STEP = 128
@@ -52,12 +52,13 @@ def responses(
     decode_edit=None,
     sampling=None,
     in_training: bool = False,
+    told=None,
 ) -> list[str]:
     """Greedy responses to left-padded prompts int32 [R, P], special tokens removed; docs/method.md section 0.
 
     sampling: a Sampling that draws them instead;
     in_training: the weights are changed step by step, where a loss that is lost is told by its step. Raises InputError
-    as check_usable, where nothing is edited and the weights are those of a file.
+    as check_usable, where nothing is edited and the weights are those of a file. told: as generate's.
     """
     new = generate(
         loaded.params,
@@ -71,6 +72,7 @@ def responses(
         decode_edit=decode_edit,
         sampling=sampling,
         repetition_penalty=loaded.repetition_penalty,
+        told=told,
     )
     if prompt_edit is None and decode_edit is None and not in_training:
         check_usable(np.asarray(new.usable), "the model")
@@ -101,14 +103,17 @@ def answers(
     sampling_of=None,
     advance=lambda label, count: None,
     in_training: bool = False,
+    told=None,
 ) -> list[str]:
     """responses to any number of prompts int32 [N, P], `batch` at a time, all batches of one shape.
 
-    A batch that does not fit into memory is halved (runtime/halving.py).
+    Less at a time where an accelerator's memory holds less (batching.rows_that_fit); a batch that does not fit all the
+    same is halved (runtime/halving.py).
 
     edits_of: edits_of(rows) -> (prompt edit, decode edit) for the prompts int [batch] of one batch; None: no edit.
     sampling_of: sampling_of(rows) -> the Sampling of these prompts; None: greedy.
-    advance: told ("", how many) after each batch; in_training: as in responses.
+    advance: told ("", how many) after each batch; in_training: as in responses; told: told(tokens so far of each row
+    of a batch), now and then.
     """
 
     def answer(rows):
@@ -122,10 +127,11 @@ def answers(
             decode_edit=decode_edit,
             sampling=None if sampling_of is None else sampling_of(rows),
             in_training=in_training,
+            told=told,
         )
 
     texts: list[str] = []
-    batch = batching.rows_at_a_time(batch, len(tokens))
+    batch = batching.rows_at_a_time(_held(loaded, batch, tokens.shape[1], max_new_tokens), len(tokens))
     for start in range(0, len(tokens), batch):
         # A short last batch repeats its last row to meet the compiled shape.
         rows = np.arange(start, start + batch).clip(max=len(tokens) - 1)
@@ -133,6 +139,16 @@ def answers(
         texts += [text for part in parts for text in part][: len(tokens) - start]
         advance("", min(batch, len(tokens) - start))
     return texts
+
+
+def _held(loaded, batch: int, prompt: int, new: int) -> int:
+    """`batch`, or as many rows as an accelerator's free memory holds; a CPU and a mesh are given what is asked for."""
+    if jax.default_backend() == "cpu" or not jax.sharding.get_abstract_mesh().empty:
+        return batch
+    # The other half may go to the weights of each layer by itself, see generate.
+    free = free_memory.free_bytes() // 2
+    dtype = loaded.params["embed"].dtype
+    return min(batch, batching.rows_that_fit(loaded.cfg, prompt, new, dtype, free)) if free > 0 else batch
 
 
 def in_blocks(rows, *, tokenizer, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:

@@ -5,16 +5,20 @@ slowest member ends. Edits on rows of different states go through `edits.add_at`
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from latent_audit.models import decoder, sharding
+from latent_audit.models import continuing, decode, decoder, sharding
 from latent_audit.models.config import ModelConfig, Params
+from latent_audit.models.continuing import Rules, Sampling
 from latent_audit.models.decoder import Edit
 from latent_audit.models.kinds import attention, tail
 from latent_audit.models.kinds import cache as kinds_cache
+from latent_audit.runtime import free_memory
 
 
 class Generation(NamedTuple):
@@ -23,8 +27,8 @@ class Generation(NamedTuple):
     usable: bool [B], False where the logits of the first new token are not all finite, or all the same.
     """
 
-    tokens: jax.Array
-    lengths: jax.Array
+    tokens: jax.Array | np.ndarray
+    lengths: jax.Array | np.ndarray
     usable: jax.Array
 
 
@@ -34,18 +38,6 @@ class Cache(NamedTuple):
     keys: jax.Array
     values: jax.Array
     mask: jax.Array
-
-
-class Sampling(NamedTuple):
-    """Temperature and top-p sampling with an explicit key; None in its place means greedy.
-
-    key: one, from which each row's is folded by its place in the batch; or one for every row, [B], so that what is
-    drawn does not depend on the batch.
-    """
-
-    key: jax.Array
-    temperature: jax.Array | float = 1.0
-    top_p: jax.Array | float = 1.0
 
 
 def prefill(
@@ -177,9 +169,11 @@ def generate(
     decode_edit: Edit | None = None,
     sampling: Sampling | None = None,
     repetition_penalty: float = 1.0,
+    told: Callable[[int], object] | None = None,
 ) -> Generation:
-    """Continue every row until an end token or `max_new_tokens`, stopping early when all rows have ended.
+    """Continue every row until an end token or `max_new_tokens`; rows that have ended leave the batch.
 
+    It waits for the device; what is jitted are its parts.
     Plain greedy decoding unless `sampling` is given (docs/method.md section 0).
 
     Args:
@@ -190,95 +184,45 @@ def generate(
         on every position.
       sampling: Sampling(key, temperature, top_p), or None for greedy.
       repetition_penalty: transformers' rule over the row's real tokens; 1.0 is off. A float, compared at trace time.
+      told: told(tokens so far) now and then, see continuing.to_the_end; None: nobody.
     """
-    return _generate(
-        params,
-        tokens,
-        mask,
-        prompt_edit,
-        decode_edit,
-        sampling,
-        cfg=cfg,
-        max_new_tokens=max_new_tokens,
-        eos_ids=tuple(eos_ids),
-        pad_id=pad_id,
-        repetition_penalty=float(repetition_penalty),
-    )
+    rules = Rules(max_new_tokens, tuple(eos_ids), pad_id, float(repetition_penalty))
+    going, usable = begin(params, tokens, mask, prompt_edit, sampling, cfg=cfg, rules=rules)
+    if max_new_tokens == 1:
+        return Generation(going.out, going.lengths, usable)
+    layers = _layers_of(params, cfg=cfg) if _is_room_for_layers(params) else None
+    out, lengths = continuing.to_the_end(params, layers, going, decode_edit, sampling, cfg=cfg, rules=rules, told=told)
+    return Generation(out, lengths, usable)
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "max_new_tokens", "eos_ids", "pad_id", "repetition_penalty"))
-def _generate(
+@functools.partial(jax.jit, static_argnames=("cfg", "rules"))
+def begin(
     params: Params,
     tokens: jax.Array,
     mask: jax.Array,
-    prompt_edit: Edit | None,
-    decode_edit: Edit | None,
+    edit: Edit | None,
     sampling: Sampling | None,
     *,
     cfg: ModelConfig,
-    max_new_tokens: int,
-    eos_ids: tuple[int, ...],
-    pad_id: int,
-    repetition_penalty: float,
-) -> Generation:
-    B, P = tokens.shape
-    ends = jnp.asarray(eos_ids, jnp.int32)
-    penalised = repetition_penalty != 1.0
-    seen = jnp.zeros((B, cfg.vocab_size if penalised else 0), bool)
-    if penalised:
-        seen = seen.at[jnp.arange(B)[:, None], tokens].max(mask)
-
-    def choose(x: jax.Array, seen: jax.Array, step: jax.Array) -> jax.Array:
-        logits = decoder.unembed(params, x, cfg=cfg)
-        if penalised:
-            damped = jnp.where(logits < 0, logits * repetition_penalty, logits / repetition_penalty)
-            logits = jnp.where(seen, damped, logits)
-        if sampling is None:
-            return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        return _sample(logits, sampling, step)
-
-    def emit(state: tuple, x: jax.Array) -> tuple[tuple, jax.Array]:
-        step, out, done, seen = state
-        token = jnp.where(done, pad_id, choose(x, seen, step))
-        out = jax.lax.dynamic_update_slice(out, token[:, None], (0, step))
-        if penalised:
-            seen = seen.at[jnp.arange(B), token].max(~done)
-        done = done | jnp.any(token[:, None] == ends, axis=1)
-        return (step + 1, out, done, seen), token
-
-    def body(carry: tuple) -> tuple:
-        state, token, cache = carry
-        x, cache = decode_step(params, token, P + state[0] - 1, cache, cfg=cfg, edit=decode_edit)
-        state, token = emit(state, x)
-        return state, token, cache
-
-    def unfinished(carry: tuple) -> jax.Array:
-        (step, _, done, _), _, _ = carry
-        return (step < max_new_tokens) & ~jnp.all(done)
-
-    x, cache = prefill(params, tokens, mask, cfg=cfg, room=max_new_tokens - 1, edit=prompt_edit)
-    out = jnp.full((B, max_new_tokens), pad_id, jnp.int32)
-    state, token = emit((jnp.int32(0), out, jnp.zeros(B, bool), seen), x)
-    (_, out, _, _), _, _ = jax.lax.while_loop(unfinished, body, (state, token, cache))
-    ended = jnp.any(out[:, :, None] == ends, axis=2)
-    lengths = jnp.where(ended.any(axis=1), jnp.argmax(ended, axis=1) + 1, max_new_tokens)
+    rules: Rules,
+) -> tuple[continuing.Going, jax.Array]:
+    """Read the prompts and say the first token: (what goes on from there, Generation.usable)."""
+    x, cache = prefill(params, tokens, mask, cfg=cfg, room=0, edit=edit)
+    stacks = cache.stacks if isinstance(cache, kinds_cache.Cache) else {"keys": cache.keys, "values": cache.values}
+    columns = decode.columns_of(stacks, mask, cfg=cfg, room=rules.max_new_tokens - 1)
+    going = continuing.start(params, x, tokens, mask, columns, sampling, cfg=cfg, rules=rules)
     first = decoder.unembed(params, x, cfg=cfg)
     usable = jnp.isfinite(first).all(axis=-1) & (first.max(axis=-1) > first.min(axis=-1))
-    return sharding.replicate(Generation(out, lengths.astype(jnp.int32), usable))
+    going = going._replace(out=sharding.replicate(going.out), lengths=sharding.replicate(going.lengths))
+    return going, sharding.replicate(usable)
 
 
-def _sample(logits: jax.Array, sampling: Sampling, step: jax.Array) -> jax.Array:
-    logits = logits / sampling.temperature
-    order = jnp.argsort(-logits, axis=-1)
-    ranked = jnp.take_along_axis(logits, order, axis=-1)
-    probability = jax.nn.softmax(ranked, axis=-1)
-    # A token stays while the mass ranked strictly above it is short of top_p; the first always stays.
-    above = jnp.cumsum(probability, axis=-1) - probability
-    ranked = jnp.where((above < sampling.top_p) | (jnp.arange(logits.shape[-1]) == 0), ranked, -jnp.inf)
-    rows = jnp.arange(logits.shape[0])
-    if sampling.key.ndim:
-        keys = jax.vmap(lambda key: jax.random.fold_in(key, step))(sampling.key)
-    else:
-        keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(sampling.key, step), row))(rows)
-    choice = jax.vmap(jax.random.categorical)(keys, ranked)
-    return jnp.take_along_axis(order, choice[:, None], axis=-1)[:, 0].astype(jnp.int32)
+_layers_of = jax.jit(decode.layers_of, static_argnames="cfg")
+
+
+def _is_room_for_layers(params: Params) -> bool:
+    """Whether the blocks' weights fit into half of the free memory once more; on a mesh they are never laid apart, so
+    that all processes run one program."""
+    if not jax.sharding.get_abstract_mesh().empty:
+        return False
+    return 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(params["blocks"])) <= free_memory.free_bytes()

@@ -118,11 +118,11 @@ def test_generation_compiles_once_for_both_scopes():
     tokens, mask = prompts()
     donor = np.ones((*tokens.shape, cfg.embed_dim), np.float32)
     answer("llama3", tokens, mask, patching.patch_edit(1, donor, mask, "prompt"))
-    compiled = generation._generate._cache_size()
+    compiled = generation.begin._cache_size()
     for scope in patching.SCOPES:
         for state in range(cfg.num_layers + 1):
             answer("llama3", tokens, mask, patching.patch_edit(state, donor, mask, scope))
-    assert generation._generate._cache_size() == compiled
+    assert generation.begin._cache_size() == compiled
 
 
 def test_bad_input_is_refused():

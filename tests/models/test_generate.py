@@ -10,6 +10,7 @@ import torch
 
 from latent_audit import models
 from latent_audit.interventions import edits
+from latent_audit.models import continuing
 from latent_audit.models import generate as generation
 from latent_audit.models.generate import Sampling, generate
 from tests.support import tiny
@@ -212,7 +213,7 @@ def test_a_key_for_every_row_makes_what_is_drawn_free_of_the_batch():
 def test_generation_compiles_once_for_all_states():
     cfg, params = loaded("llama2")
     tokens, mask = tiny.rows(9, (6, 4))
-    before = generation._generate._cache_size()
+    before = generation.begin._cache_size(), continuing.go_on._cache_size()
     for state in (0, 1, 3):
         generate(
             params,
@@ -223,4 +224,4 @@ def test_generation_compiles_once_for_all_states():
             eos_ids=(1,),
             prompt_edit=edits.add_at(state, jnp.ones((2, 1, cfg.embed_dim))),
         )
-    assert generation._generate._cache_size() == before + 1
+    assert (generation.begin._cache_size(), continuing.go_on._cache_size()) == (before[0] + 1, before[1] + 1)

@@ -96,7 +96,7 @@ def block(
       zero for other kinds, or empty).
     """
     operands = (layer, numbers, x, shared, context, before)
-    run = functools.partial(_block_of, cfg=cfg, first_query=first_query)
+    run = functools.partial(block_of, cfg=cfg, first_query=first_query)
     branches = [functools.partial(run, kind) for kind in distinct_kinds(cfg)]
     if not keep:
         return *jax.lax.switch(numbers.kind, [_keeping_nothing(b) for b in branches], *operands), {}
@@ -117,7 +117,7 @@ def _with_zeros(branch: Callable, every: dict) -> Callable:
     return run
 
 
-def _block_of(
+def block_of(
     kind: str,
     layer: Params,
     numbers: Any,
@@ -127,9 +127,12 @@ def _block_of(
     before: Before | None,
     *,
     cfg: ModelConfig,
-    first_query: int,
+    first_query: int = 0,
 ) -> tuple[jax.Array, Params, Params]:
-    """(output, shared, kept) of a layer of this kind."""
+    """(output, shared, kept) of a layer of this kind, which a decode step knows without a switch; see block.
+
+    numbers: whatever is not among its `places` is in `layer` and in `before` as that layer's own.
+    """
     layer = {plain_name(name): _at(layer, numbers, name) for name in kind_shapes(cfg, kind)}
     past = [_at(before.stacks, numbers, name) for name in CACHED[kind]] if before is not None else []
     # One row of a cache may stand for all rows.
