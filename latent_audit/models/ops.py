@@ -187,5 +187,7 @@ def gated_mlp(x: jax.Array, layer: Params, *, activation: str) -> jax.Array:
 
 
 def _dense(x: jax.Array, weight: jax.Array, bias: jax.Array | None) -> jax.Array:
-    product = x @ weight
+    # As one matrix of rows: with rows along two axes, the weight's gradient copies what it multiplies across first.
+    rows = x.reshape(-1, x.shape[-1])
+    product = (rows @ weight).reshape(*x.shape[:-1], weight.shape[-1])
     return product if bias is None else product + bias

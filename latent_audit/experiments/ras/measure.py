@@ -67,13 +67,17 @@ class Measured(NamedTuple):
     place: dict | None
 
 
-class _Family(NamedTuple):
-    """One family under measurement: tokens(model) -> panel name -> Tokens; units lie in the family's own folder."""
+class Prepared(NamedTuple):
+    """One family to be measured: tokens(model) -> panel name -> Tokens; units lie in the family's own folder.
+
+    made: the benches of the attacks, None where there are none.
+    """
 
     plan: Plan
     group: members.Group
     job: Job
     tokens: Callable
+    made: rivals.Made | None = None
 
     def load(self, model):
         return self.job.load(model.name)
@@ -81,12 +85,6 @@ class _Family(NamedTuple):
     def unit(self, model, name: str, compute: Callable[[], dict]) -> dict:
         """Columns of a unit, read back or computed and stored."""
         return runlog.unit(self.plan.workdir, f"{self.group.family}/{model.name}/{name}", compute, self.plan.advance)
-
-
-def units(plan: Plan, group: members.Group) -> int:
-    """How many units a family takes, without those of the attacks."""
-    asked = 3 * sum(model.measured for model in group.models)
-    return asked + len(group.models) * (1 + bool(plan.config.rivals)) + 1
 
 
 def work(
@@ -118,9 +116,24 @@ def work(
     return found
 
 
-def measure(plan: Plan, group: members.Group, inputs: dict, meter) -> Measured:
-    """Everything of one family; see the module. meter: a progress.Progress, whose total grows by the attacks' units."""
+def prepare(plan: Plan, group: members.Group, inputs: dict) -> Prepared:
+    """A family as measure takes it; no weights are read."""
     own = _family(plan, group, inputs)
+    if plan.settings is None:
+        return own
+    return own._replace(made=rivals.make(plan.config, own.job, plan.prompts, plan.settings, plan.advance))
+
+
+def units(own: Prepared) -> int:
+    """How many units of work a family takes."""
+    group, attacks = own.group, 0 if own.made is None else rivals.units(own.made)
+    asked = 3 * sum(model.measured for model in group.models)
+    return asked + len(group.models) * (1 + bool(own.plan.config.rivals)) + 1 + attacks
+
+
+def measure(own: Prepared) -> Measured:
+    """Everything of one family; see the module."""
+    plan, group = own.plan, own.group
     reference, batch = group.models[0], own.job.batches.prompts
     directions, profile, window = _fit(own, reference)
     entries, rows = [], []
@@ -136,15 +149,13 @@ def measure(plan: Plan, group: members.Group, inputs: dict, meter) -> Measured:
     ruled = _ruled(own, reference, directions, window)
     family = tables.Family(group.family, tuple(entries), window, profile, plan.half.jailbreak_of, ruled)
     others, place = pd.DataFrame(rows), None
-    if plan.settings is not None:
-        made = rivals.make(plan.config, own.job, plan.prompts, plan.settings, plan.advance)
-        meter.total += rivals.units(made)
-        lines = rivals.attacked(made)
-        others, place = others.merge(lines, on="model"), rivals.describe(made, lines)
+    if own.made is not None:
+        lines = rivals.attacked(own.made)
+        others, place = others.merge(lines, on="model"), rivals.describe(own.made, lines)
     return Measured(family, directions, others, own.tokens(reference), place)
 
 
-def _family(plan, group, inputs) -> _Family:
+def _family(plan, group, inputs) -> Prepared:
     panels = {panel.name: panel for panel in plan.prompts.panels()}
     encode = functools.cache(
         lambda name: subjects.encode_panels(group.subject.variant(name), panels.values(), plan.config)
@@ -163,10 +174,10 @@ def _family(plan, group, inputs) -> _Family:
         inputs=inputs,
     )
     # The members of a zoo share one tokenizer; checkpoints may bring their own.
-    return _Family(plan, group, job, lambda model: job.tokens if group.world is not None else encode(model.name))
+    return Prepared(plan, group, job, lambda model: job.tokens if group.world is not None else encode(model.name))
 
 
-def _fit(own: _Family, reference):
+def _fit(own: Prepared, reference):
     """(Directions, Profile, Window) of the reference, on the half that gives the direction."""
     config, tokens = own.plan.config, own.tokens(reference)
     manual = parse_window(config.window)
@@ -211,7 +222,7 @@ def given_directions(config, num_layers: int, embed_dim: int) -> np.ndarray | No
     return np.stack([np.asarray(file.vectors.get(layer + 1, nothing), np.float64) for layer in range(num_layers)])
 
 
-def _ruled(own: _Family, reference, directions, window) -> rulers.Compared:
+def _ruled(own: Prepared, reference, directions, window) -> rulers.Compared:
     """The reference's mean cosine over the window against the rulers: S and U of the half that gave neither.
 
     The rulers are fitted where direction and window are. J is left out: a wrapper makes every prompt of it longer.
@@ -249,7 +260,7 @@ def parse_window(text: str) -> tuple[int, int] | None:
     return int(found[1]), int(found[2])
 
 
-def _cosines(own: _Family, model, directions) -> dict:
+def _cosines(own: Prepared, model, directions) -> dict:
     """Protocol -> (unsafe, jailbreak) Cosines of one model."""
     halves = {name: own.plan.prompts.halves[prompt_sets.PROTOCOLS[name]] for name in own.plan.protocols}
 
@@ -271,7 +282,7 @@ def _cosines(own: _Family, model, directions) -> dict:
     return {protocol: tuple(map(read, half[1:])) for protocol, half in halves.items()}
 
 
-def _answers(own: _Family, model) -> dict:
+def _answers(own: Prepared, model) -> dict:
     """ASR plain and wrapped, share of harmless prompts answered, with Wilson intervals; {} where it is not measured."""
     if not model.measured:
         return {}
@@ -287,7 +298,7 @@ def _answers(own: _Family, model) -> dict:
     return line
 
 
-def _ask(own: _Family, model, panel, *, benign) -> dict[str, list]:
+def _ask(own: Prepared, model, panel, *, benign) -> dict[str, list]:
     texts = respond.answers(
         own.load(model),
         *own.tokens(model)[panel.name],
@@ -305,7 +316,7 @@ def _ask(own: _Family, model, panel, *, benign) -> dict[str, list]:
     return columns | respond.kept(panel.prompts if benign else own.plan.prompts.asr.behaviors, texts, own.job.save)
 
 
-def _rivals(own: _Family, model, features) -> dict:
+def _rivals(own: Prepared, model, features) -> dict:
     """Static rivals on the same prompts: separation score, and the probe where its texts are known."""
     plan, batch = own.plan, own.job.batches.prompts
     if not plan.config.rivals:

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import threading
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
@@ -15,6 +16,7 @@ from latent_audit.experiments.forecast.amounts import Work
 from latent_audit.experiments.organisms import construct, kinds, poles, train, zoo
 from latent_audit.experiments.ras import calibration_file
 from latent_audit.experiments.setup import outlooks, subjects
+from latent_audit.runtime import side_by_side
 from latent_audit.runtime.telling import progress
 
 # What the config calls a checkpoint; members of a zoo are of the kinds of organisms/zoo.py, how they were made.
@@ -176,20 +178,16 @@ def zoos(config: ConfigDict, workdir: pathlib.Path) -> list[Group]:
     families, settings = parse_families(config.families), config.organism
     train.make_recipe(size=settings.size, seed=settings.seed)
     directory = pathlib.Path(config.zoo.directory or workdir / "zoo").expanduser()
-    groups = []
+    failed = threading.Event()
+
+    def build(family):
+        members = zoo.build(directory / family, family=family, size=settings.size, seed=settings.seed, advance=advance)
+        scored = tuple(
+            Model(one.name, one.kind, one.path, one.name != zoo.REFERENCE and one.kind != kinds.DISSOCIATED)
+            for one in members
+        )
+        return Group(family, scored, world_rules.make_world(settings.seed))
+
     with progress.of(len(families) * len(zoo.names()), "members of the zoo") as meter:
-        for family in families:
-            members = zoo.build(
-                directory / family, family=family, size=settings.size, seed=settings.seed, advance=meter.advance
-            )
-            groups.append(
-                Group(
-                    family,
-                    tuple(
-                        Model(one.name, one.kind, one.path, one.name != zoo.REFERENCE and one.kind != kinds.DISSOCIATED)
-                        for one in members
-                    ),
-                    world_rules.make_world(settings.seed),
-                )
-            )
-    return groups
+        advance = side_by_side.heeding(meter.advance, failed)
+        return side_by_side.of_each(build, families, failed)

@@ -7,6 +7,7 @@ harmless ones and "unsafe" prompts U are harmful ones; where a model is meant to
 
 import functools
 import pathlib
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ from latent_audit.experiments.setup import jobs, outlooks, subjects
 from latent_audit.judges import Judge, Reward
 from latent_audit.metrics import calibration, rulers, safevec, separation
 from latent_audit.models.fingerprint import sha256_of_files
-from latent_audit.runtime import runlog
+from latent_audit.runtime import runlog, side_by_side
 from latent_audit.runtime.telling import progress
 from latent_audit.user_files import path_of
 
@@ -184,11 +185,12 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     tested = scorers.self_test(judge, workdir) if judge is not None else {}
     inputs = {family: one | ({"judge_self_test": tested} if tested else {}) for family, one in inputs.items()}
     with progress.of(0, "units") as meter:
-        work = measure.Plan(
-            config, workdir, prompts, protocols, judge, reward, plan.pairs, plan.settings, meter.advance
-        )
-        meter.total = sum(measure.units(work, one) for one in groups)
-        measured = [measure.measure(work, one, inputs[one.family], meter) for one in groups]
+        failed = threading.Event()
+        advance = side_by_side.heeding(meter.advance, failed)
+        work = measure.Plan(config, workdir, prompts, protocols, judge, reward, plan.pairs, plan.settings, advance)
+        prepared = [measure.prepare(work, one, inputs[one.family]) for one in groups]
+        meter.total = sum(map(measure.units, prepared))
+        measured = side_by_side.of_each(measure.measure, prepared, failed)
     results = evaluate(config, protocols, measured)
     save_calibrations(config, workdir, protocols[0], groups, prompts, measured)
     if judge is not None and config.speed:

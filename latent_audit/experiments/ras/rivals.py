@@ -86,7 +86,12 @@ def make(config, job: jobs.Job, prompts: prompt_sets.Prompts, settings, advance)
         dataclasses.replace(
             bench.make_bench(
                 config,
-                dataclasses.replace(job, workdir=job.workdir / where / job.subject.arch, panels=asked, tokens=encoded),
+                dataclasses.replace(
+                    _fitting(job, most, lengths),
+                    workdir=job.workdir / where / job.subject.arch,
+                    panels=asked,
+                    tokens=encoded,
+                ),
                 settings=wanted,
                 pairs=None,
                 advance=advance,
@@ -94,16 +99,29 @@ def make(config, job: jobs.Job, prompts: prompt_sets.Prompts, settings, advance)
             nudge_state=place.state,
             place=lambda: place,
         )
-        for where, asked, encoded in (("selection", of_selection, first), ("attacks", panels, tokens))
+        for where, asked, encoded, most, lengths in (
+            ("selection", of_selection, first, count, len(settings["l2"].multiples)),
+            ("attacks", panels, tokens, settings["l2"].prompts, 1),
+        )
     )
     # What lengths are multiples of is the reference's norm on the selection prompts on both.
     return Made(selection, dataclasses.replace(evaluation, gather=selection.gather), settings["latent_layer"])
 
 
+def _fitting(job, prompts: int, lengths: int):
+    """A job or bench whose batches hold no more rows than `prompts` and `lengths` of the L2 attack on them have: a
+    short batch would be filled up to its size."""
+    wanted = {"prompts": prompts, "rows": len(l2.KINDS) * prompts * lengths}
+    return dataclasses.replace(
+        job,
+        batches=job.batches._replace(**{name: min(getattr(job.batches, name), most) for name, most in wanted.items()}),
+    )
+
+
 def units(made: Made) -> int:
     """How many units of work the attacks on one family take."""
-    measured = _at(made, "L0", 1.0)
-    return len(made.selection.names) * (l2.units(made.selection) + l2.units(measured) + latent.units(measured))
+    pushed, searched = _at(made, "L0", 1.0)
+    return len(made.selection.names) * (l2.units(made.selection) + l2.units(pushed) + latent.units(searched))
 
 
 def work(config, cfg: models.ModelConfig, settings: Mapping, families: Mapping, *, columns: int, judge: float) -> list:
@@ -148,13 +166,14 @@ def attacked(made: Made) -> pd.DataFrame:
     push = choose(bench.rows_of({name: l2.measure(selection, name) for name in selection.names}), selection.names[0])
     multiples = _multiples(made)
     placed = {name: _at(made, one.layer, multiples[one.length]) for name, one in push.items()}
-    pushed, rows = (
-        bench.rows_of({name: one.measure(bench_of, name) for name, bench_of in placed.items()}) for one in (l2, latent)
-    )
+    pushed, rows = {}, {}
+    for name, (of_l2, of_latent) in placed.items():
+        # One after the other on one model: its weights are read once.
+        pushed[name], rows[name] = l2.measure(of_l2, name), latent.measure(of_latent, name)
     return attack_lines(
         selection.names,
-        pushed,
-        latent_report.summarise(rows, made.evaluation),
+        bench.rows_of(pushed),
+        latent_report.summarise(bench.rows_of(rows), made.evaluation),
         push,
         budget=made.evaluation.settings["latent"].reference_budget,
     )
@@ -189,12 +208,12 @@ def _multiples(made: Made) -> dict[float, float]:
     return {float(f"{multiple * fraction:.6g}"): multiple for multiple in made.selection.settings["l2"].multiples}
 
 
-def _at(made: Made, layer: str, multiple: float) -> bench.Bench:
-    """The evaluation bench with both attacks at one layer, the L2 attack at one length."""
+def _at(made: Made, layer: str, multiple: float) -> tuple[bench.Bench, bench.Bench]:
+    """The evaluation bench of the L2 attack and of the latent attack, both at one layer, the former at one length."""
     settings = made.evaluation.settings
     names = [models.layer_name(state) for state in range(made.evaluation.cfg.num_layers + 1)]
     state = names.index(layer if made.latent_layer == SEARCHED else made.latent_layer)
-    return dataclasses.replace(
+    placed = dataclasses.replace(
         made.evaluation,
         settings=dict(settings)
         | {
@@ -202,6 +221,8 @@ def _at(made: Made, layer: str, multiple: float) -> bench.Bench:
             "latent": dataclasses.replace(settings["latent"], states=(state,)),
         },
     )
+    every = len(made.evaluation.panels["harmful"].prompts)
+    return placed, _fitting(placed, settings["latent"].prompts or every, 1)
 
 
 def attack_lines(

@@ -138,10 +138,6 @@ def test_a_family_keeps_given_asrs_before_measured_ones_and_reads_each_half_by_i
     reference = members.Model("reference", "reference", None, False)
     given = members.Model("given", "calibration", None, True, 0.75, False)
     group = members.Group("llama", (reference, given), None)
-    own = types.SimpleNamespace(
-        tokens=lambda model: model.name, job=types.SimpleNamespace(batches=types.SimpleNamespace(prompts=2))
-    )
-    monkeypatch.setattr(measure, "_family", lambda plan, group, inputs: own)
     monkeypatch.setattr(measure, "_fit", lambda own, model: (f"directions of {model.name}", "profile", "window"))
     monkeypatch.setattr(measure, "_cosines", lambda own, model, known: f"{model.name} by {known}")
     share = tables.Share(0.25, 0.1, 0.5, 8)
@@ -155,7 +151,8 @@ def test_a_family_keeps_given_asrs_before_measured_ones_and_reads_each_half_by_i
     }
     prompts = types.SimpleNamespace(halves=halves)
     plan = measure.Plan(None, None, prompts, ("heldout", "paper"), None, None, None, None, None)
-    found = measure.measure(plan, group, {}, None)
+    job = types.SimpleNamespace(batches=types.SimpleNamespace(prompts=2))
+    found = measure.measure(measure.Prepared(plan, group, job, lambda model: model.name))
     assert [(entry.name, entry.kind, entry.calibrates) for entry in found.family.entries] == [
         ("reference", "reference", False),
         ("given", "calibration", True),

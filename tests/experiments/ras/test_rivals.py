@@ -1,5 +1,6 @@
 """Lines of the rivals of RAS from rows written by hand: attacks with their controls, separation, probe."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -13,6 +14,7 @@ from latent_audit.errors import InputError
 from latent_audit.experiments.organisms.texts import surfaces
 from latent_audit.experiments.organisms.texts.probes import FITTED, Features
 from latent_audit.experiments.ras import prompt_sets, rivals
+from latent_audit.experiments.setup import jobs
 from latent_audit.metrics import rulers, separation
 
 
@@ -214,3 +216,14 @@ def test_never_more_texts_than_the_audit_fit_the_probe():
     assert probed(many, many) == probed(other, many)
     few = Features(*(rows[:2] for rows in features(3, 4.0)))
     assert probed(few, few)["probe_auroc"] == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Batched:
+    batches: jobs.Batches
+
+
+def test_batches_of_the_attacks_hold_no_rows_for_nothing():
+    job = Batched(jobs.Batches(64, 1, 300))
+    assert rivals._fitting(job, 24, 3).batches == jobs.Batches(24, 1, 144)
+    assert rivals._fitting(job, 96, 2).batches == job.batches, "no more than the config allows"
