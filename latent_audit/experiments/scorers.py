@@ -15,6 +15,7 @@ from latent_audit.data import chats, labelled_answers, tokenizer_files, world_ru
 from latent_audit.data.answers import builtin
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond
+from latent_audit.experiments.judging import asking
 from latent_audit.judges import UNTESTED, Judge, Reward, classifier, endpoint, oracle, refusal, reward_model
 from latent_audit.judges import self_test as tests
 from latent_audit.metrics import first_token, judge_error, judge_table
@@ -126,12 +127,12 @@ def classifier_judge(section: ConfigDict) -> Judge:
         return models.load(directory, adapter=merged, dtype=section.dtype)[1]
 
     def generate_text(rows, max_new_tokens):
-        return respond.continue_rows(
+        return asking.continue_rows(
             params(), rows, cfg=cfg, tokenizer=tokenizer, max_new_tokens=max_new_tokens, batch=section.batch
         )
 
     def next_probabilities(rows):
-        parts = respond.in_blocks(rows, tokenizer=tokenizer, batch=section.batch)
+        parts = asking.in_blocks(rows, tokenizer=tokenizer, batch=section.batch)
         return np.concatenate(
             [
                 np.exp(first_token.log_probability(params(), jnp.asarray(tokens), jnp.asarray(mask), cfg=cfg)[:count])
