@@ -126,19 +126,28 @@ def classifier_judge(section: ConfigDict) -> Judge:
     def params():
         return models.load(directory, adapter=merged, dtype=section.dtype)[1]
 
+    @functools.cache
+    def opening():
+        question = classifier.make_question(form, tokenizer, reference=section.form == "reference")
+        return classifier.opening_of(form, tokenizer, question)
+
     def generate_text(rows, max_new_tokens):
         return asking.continue_rows(
-            params(), rows, cfg=cfg, tokenizer=tokenizer, max_new_tokens=max_new_tokens, batch=section.batch
+            params(),
+            rows,
+            cfg=cfg,
+            tokenizer=tokenizer,
+            max_new_tokens=max_new_tokens,
+            batch=section.batch,
+            opening=opening(),
         )
 
     def next_probabilities(rows):
-        parts = asking.in_blocks(rows, tokenizer=tokenizer, batch=section.batch)
-        return np.concatenate(
-            [
-                np.exp(first_token.log_probability(params(), jnp.asarray(tokens), jnp.asarray(mask), cfg=cfg)[:count])
-                for tokens, mask, count in parts
-            ]
-        )
+        found = np.zeros((len(rows), cfg.vocab_size), np.float32)
+        for numbers, tokens, mask in asking.in_blocks(rows, tokenizer=tokenizer, batch=section.batch):
+            said = first_token.log_probability(params(), jnp.asarray(tokens), jnp.asarray(mask), cfg=cfg)
+            found[numbers] = np.exp(said)[: len(numbers)]
+        return found
 
     return classifier.make_judge(
         form,

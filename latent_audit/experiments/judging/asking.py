@@ -1,33 +1,42 @@
-"""Questions of different lengths put to a judge's decoder."""
+"""Questions of different lengths put to a judge's decoder, in batches of few shapes; docs/method.md section 9.
 
-from collections.abc import Iterator
+How they are batched changes no reply beyond rounding: a block holds a number of tokens (models/widths.py), and what all
+questions open with is computed once (models/prefixed.py).
+"""
 
+import functools
+from collections.abc import Callable, Iterator, Sequence
+
+import jax.numpy as jnp
 import numpy as np
 
-from latent_audit.models import batching
+from latent_audit.models import prefixed, widths
+from latent_audit.models.config import ModelConfig, Params
 from latent_audit.models.generate import generate
 from latent_audit.models.usable import check_usable
 from latent_audit.runtime import halving
 
-# Prompts of a judge are padded to a multiple of this, so that few widths are compiled.
-WIDTH_STEP = 128
+# Ours: a shorter opening saves less than the second program costs.
+LEAST_OPENING = 32
 
 
-def in_blocks(rows, *, tokenizer, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Token lists of different lengths as left-padded batches of one shape: tokens int32 [B, T], mask, how many are
-    real. The rest hold padding alone, of which a model may make nothing."""
-    width = -(-max(map(len, rows)) // WIDTH_STEP) * WIDTH_STEP
-    batch = batching.rows_at_a_time(batch, len(rows))
-    for start in range(0, len(rows), batch):
-        block = rows[start : start + batch]
-        tokens = np.full((batch, width), padding_id(tokenizer), np.int32)
-        mask = np.zeros((batch, width), bool)
-        for row, ids in enumerate(block):
-            tokens[row, width - len(ids) :] = ids
-            mask[row, width - len(ids) :] = True
+def in_blocks(
+    rows: Sequence[Sequence[int]], *, tokenizer, batch: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Token lists as left-padded blocks: (numbers of the rows in it, int [R]; tokens int32 [B, T]; mask bool [B, T]).
+
+    B is at least R; the rest holds one token of padding each, of which a model may make nothing. batch: the largest B,
+    0 for as many rows as hold widths.TOKENS.
+    """
+    for block in widths.blocks(list(map(len, rows)), most_rows=batch):
+        tokens = np.full((block.size, block.width), padding_id(tokenizer), np.int32)
+        mask = np.zeros((block.size, block.width), bool)
+        for row, number in enumerate(block.rows):
+            tokens[row, block.width - len(rows[number]) :] = rows[number]
+            mask[row, block.width - len(rows[number]) :] = True
         # Rows without a prompt would have no key to look at.
-        mask[len(block) :, -1] = True
-        yield tokens, mask, len(block)
+        mask[len(block.rows) :, -1] = True
+        yield block.rows, tokens, mask
 
 
 def padding_id(tokenizer) -> int:
@@ -35,24 +44,54 @@ def padding_id(tokenizer) -> int:
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
 
 
-def continue_rows(params, rows, *, cfg, tokenizer, max_new_tokens: int, batch: int) -> list[str]:
-    """Greedy continuations of token lists of different lengths, in order; what a judge's decoder is asked."""
-    texts: list[str] = []
-    for tokens, mask, count in in_blocks(rows, tokenizer=tokenizer, batch=batch):
+def continue_rows(
+    params: Params,
+    rows: Sequence[Sequence[int]],
+    *,
+    cfg: ModelConfig,
+    tokenizer,
+    max_new_tokens: int,
+    batch: int = 0,
+    opening: Sequence[int] = (),
+) -> list[str]:
+    """Greedy continuations of token lists of different lengths, in order; what a judge's decoder is asked.
 
-        def answer(part, tokens=tokens, mask=mask, count=count):
-            new = generate(
-                params,
-                tokens[part],
-                mask[part],
-                cfg=cfg,
-                max_new_tokens=max_new_tokens,
-                eos_ids=cfg.eos_ids,
-                pad_id=padding_id(tokenizer),
-            )
-            check_usable(np.asarray(new.usable)[part < count], "the judge")
-            return np.asarray(new.tokens)
+    batch: as in_blocks; opening: tokens that most rows begin with, computed once for these where the model allows.
+    Raises InputError as check_usable.
+    """
+    texts = np.empty(len(rows), object)
+    options = {"cfg": cfg, "max_new_tokens": max_new_tokens, "eos_ids": cfg.eos_ids, "pad_id": padding_id(tokenizer)}
+    behind, whole = split_by_opening(rows, opening, cfg=cfg, max_new_tokens=max_new_tokens)
+    ways = [(whole, 0, lambda *prompts: generate(params, *prompts, **options))]
+    if behind:
+        kept = prefixed.open_with(params, jnp.asarray(opening, jnp.int32), cfg=cfg)
+        rest = functools.partial(prefixed.generate_behind, params, kept, **options)
+        ways.append((behind, len(opening), rest))
+    for numbers, cut, answer in ways:
+        for among, tokens, mask in in_blocks([rows[n][cut:] for n in numbers], tokenizer=tokenizer, batch=batch):
+            new = _new_tokens(answer, tokens, mask, len(among))
+            texts[np.asarray(numbers)[among]] = tokenizer.batch_decode(new, skip_special_tokens=True)
+    return texts.tolist()
 
-        new = np.concatenate(halving.in_halves(answer, np.arange(len(mask)), "judge"))
-        texts += tokenizer.batch_decode(new[:count], skip_special_tokens=True)
-    return texts
+
+def _new_tokens(answer: Callable, tokens: np.ndarray, mask: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` rows of answer(tokens, mask).tokens, in halves where a device runs out of memory."""
+
+    def of_part(part: np.ndarray) -> np.ndarray:
+        new = answer(tokens[part], mask[part])
+        check_usable(np.asarray(new.usable)[part < count], "the judge")
+        return np.asarray(new.tokens)
+
+    return np.concatenate(halving.in_halves(of_part, np.arange(len(mask)), "judge"))[:count]
+
+
+def split_by_opening(
+    rows: Sequence[Sequence[int]], opening: Sequence[int], *, cfg: ModelConfig, max_new_tokens: int
+) -> tuple[list[int], list[int]]:
+    """Numbers of the rows that are computed behind the opening, and of those that are computed whole."""
+    opening = list(opening)
+    columns = len(opening) + max_new_tokens + widths.width_of(max(map(len, rows), default=1))
+    if len(opening) < LEAST_OPENING or not prefixed.is_possible(cfg, columns):
+        return [], list(range(len(rows)))
+    begins = [list(row[: len(opening)]) == opening and len(row) > len(opening) for row in rows]
+    return [n for n, own in enumerate(begins) if own], [n for n, own in enumerate(begins) if not own]
