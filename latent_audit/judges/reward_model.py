@@ -66,14 +66,22 @@ def gpt2_reward(
         largest = max((max(row) for row in rows), default=0)
         if largest >= cfg.vocab_size:
             raise beyond(tokenizer, largest, cfg.vocab_size)
-        found = np.zeros(len(rows), np.float32)
-        for block in widths.blocks(list(map(len, rows)), most_rows=batch_size or 0):
-            tokens, mask = _pad_right([rows[row] for row in block.rows], block, cfg.max_positions)
-            found[block.rows] = np.asarray(gpt2.classify(params(), tokens, mask, cfg=cfg))[: len(block.rows), 0]
+        found = score_rows(params(), rows, cfg=cfg, batch_size=batch_size)
         _check_rewards(path, rows, found)
         return found
 
     return Reward(name=f"{pathlib.Path(path).name}, {form} form", is_fallback=False, score=score)
+
+
+def score_rows(
+    params: Params, rows: Sequence[list[int]], *, cfg: gpt2.GPT2Config, batch_size: int | None = None
+) -> np.ndarray:
+    """The one logit of each list of tokens, in order; float32 [N]. batch_size: as in gpt2_reward."""
+    found = np.zeros(len(rows), np.float32)
+    for block in widths.blocks(list(map(len, rows)), most_rows=batch_size or 0):
+        tokens, mask = _pad_right([rows[row] for row in block.rows], block, cfg.max_positions)
+        found[block.rows] = np.asarray(gpt2.classify(params, tokens, mask, cfg=cfg))[: len(block.rows), 0]
+    return found
 
 
 def _check_rewards(path: str | pathlib.Path, rows: list[list[int]], rewards: np.ndarray) -> None:

@@ -11,7 +11,9 @@ def counting(dtype=float):
 
     def ask(prompts, responses):
         put.extend(zip(prompts, responses, strict=True))
-        return np.array([np.nan if text == "?" else len(prompt) for prompt, text in zip(prompts, responses)], dtype)
+        return np.array(
+            [np.nan if text == "?" else len(prompt) for prompt, text in zip(prompts, responses, strict=True)], dtype
+        )
 
     return ask, put
 
