@@ -109,17 +109,21 @@ def one_width(params, rows, *, cfg, tokenizer, max_new_tokens, batch: int = 8) -
     return texts
 
 
-def timed_in_units(call, *columns, unit: int) -> tuple[float, float, list]:
-    """(seconds of the first unit, seconds of all units once more, what they gave); a run calls once per unit."""
+def timed_in_units(call, *columns, unit: int) -> tuple[dict, list]:
+    """(seconds of the first unit and of all units once more, what they gave); a run calls once per unit.
+
+    cpu_seconds are those of all threads: on a CPU they are what other work beside it does not lengthen.
+    """
     units = [[column[start : start + unit] for column in columns] for start in range(0, len(columns[0]), unit)]
     began = time.perf_counter()
     call(*units[0])
     first = time.perf_counter() - began
     for part in units[1:]:  # every shape compiled
         call(*part)
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     found = [one for part in units for one in call(*part)]
-    return first, time.perf_counter() - began, found
+    seconds, worked = time.perf_counter() - began, time.process_time() - worked
+    return {"seconds": seconds, "cpu_seconds": worked, "first_unit_seconds": first}, found
 
 
 def judge_lines(cfg, params, tokenizer, pairs, *, form: str, unit: int, with_before: bool) -> list[dict]:
@@ -142,17 +146,19 @@ def judge_lines(cfg, params, tokenizer, pairs, *, form: str, unit: int, with_bef
     lines, expected = [], None
     tokens = sum(len(tokenizer.encode(question(*pair), add_special_tokens=False)) for pair in zip(*pairs, strict=True))
     for name, ask in ways.items():
-        first, seconds, said = timed_in_units(lambda *part, ask=ask: put(ask, *part), *pairs, unit=unit)
+        took, said = timed_in_units(lambda *part, ask=ask: put(ask, *part), *pairs, unit=unit)
         expected = said if expected is None else expected
         same = float(np.mean([one == other for one, other in zip(said, expected, strict=True)]))
-        line = {"judge": form, "way": name, "answers": len(said), "seconds": seconds, "first_unit_seconds": first}
-        lines.append(line | {"tokens": tokens, "tokens_per_second": tokens / seconds, "equal_replies": same})
+        line = {"judge": form, "way": name, "answers": len(said)} | took
+        lines.append(line | {"tokens": tokens, "tokens_per_second": tokens / took["seconds"], "equal_replies": same})
         print(json.dumps(lines[-1]), flush=True)
     asked = once(lambda *part: put(behind, *part))
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     for start in range(0, len(pairs[0]), unit):
         asked(*(column[start : start + unit] for column in pairs))
-    lines.append(lines[-1] | {"way": "equal pairs once", "seconds": time.perf_counter() - began})
+    seconds, worked = time.perf_counter() - began, time.process_time() - worked
+    line = {"way": "equal pairs once", "seconds": seconds, "cpu_seconds": worked, "tokens_per_second": tokens / seconds}
+    lines.append(lines[-1] | line)
     print(json.dumps(lines[-1]), flush=True)
     return lines
 
@@ -183,10 +189,10 @@ def reward_line(cfg, tokenizer, pairs, *, unit: int, batch: int | None) -> dict:
     rows = [(encode(p) + encode(r, add_special_tokens=False))[:1024] for p, r in zip(*pairs, strict=True)]
     rows = [[token % cfg.vocab_size for token in row] for row in rows]
     call = lambda part: reward_model.score_rows(params, part, cfg=cfg, batch_size=batch)  # noqa: E731
-    first, seconds, _ = timed_in_units(call, rows, unit=unit)
+    took, _ = timed_in_units(call, rows, unit=unit)
     tokens = sum(map(len, rows))
-    line = {"reward": batch or "by tokens", "answers": len(rows), "seconds": seconds, "first_unit_seconds": first}
-    print(json.dumps(line := line | {"tokens": tokens, "tokens_per_second": tokens / seconds}), flush=True)
+    line = {"reward": batch or "by tokens", "answers": len(rows)} | took
+    print(json.dumps(line := line | {"tokens": tokens, "tokens_per_second": tokens / took["seconds"]}), flush=True)
     return line
 
 

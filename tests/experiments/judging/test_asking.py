@@ -38,12 +38,12 @@ def replies(judge, rows, **options):
 
 
 def test_replies_do_not_depend_on_batch_order_or_opening(judge):
-    own = rows_of([3, 90, 20, 64, 1, 130])
-    rows = [OPENING + row for row in own[:5]] + own[4:] + [OPENING]
+    own = rows_of([3, 20, 64, 1, 30])
+    rows = [OPENING + row for row in own] + own[2:4] + [OPENING]
     alone = [replies(judge, [row])[0] for row in rows]
     assert len(set(alone)) > 3  # otherwise the comparison says nothing
     assert replies(judge, rows) == replies(judge, rows, batch=2) == alone
-    assert replies(judge, rows, opening=OPENING) == replies(judge, rows, opening=OPENING, batch=1) == alone
+    assert replies(judge, rows, opening=OPENING) == alone
     order = [4, 2, 7, 0, 6, 1, 3, 5]
     assert replies(judge, [rows[n] for n in order], opening=OPENING) == [alone[n] for n in order]
     assert replies(judge, []) == []
@@ -60,9 +60,7 @@ def test_the_opening_is_computed_once_and_only_rows_that_begin_with_it_go_behind
     monkeypatch.setattr(asking, "generate", spy("whole", asking.generate, lambda args: args[1]))
     rows = [OPENING + row for row in rows_of([50] * 9 + [70])] + rows_of([50])
     replies(judge, rows, opening=OPENING)
-    assert seen == {"open": [(len(OPENING),)], "behind": [(2, 128), (8, 64)], "whole": [(1, 64)]} or (
-        seen["open"] == [(len(OPENING),)] and sum(len(seen[name]) for name in ("behind", "whole")) == 3
-    )
+    assert seen == {"open": [(len(OPENING),)], "behind": [(16, 128)], "whole": [(1, 64)]}
 
 
 @pytest.mark.parametrize(
