@@ -72,8 +72,7 @@ def _reward(section, kind, world) -> Reward:
             models.resolve(section.path), form=section.form, batch_size=section.batch or None
         ),
     }[kind]
-    reward = _reachable("reward", make, "gpt2 with reward.path=DIR, first_token, or refusal (phrases: a fallback)")
-    return reward._replace(score=once(reward.score)) if kind == "gpt2" else reward
+    return _reachable("reward", make, "gpt2 with reward.path=DIR, first_token, or refusal (phrases: a fallback)")
 
 
 def _kind(scorer, kind, world, *, otherwise) -> str:

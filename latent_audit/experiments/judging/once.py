@@ -1,6 +1,7 @@
-"""Equal answers are judged and scored once, also where they come from different units of a run.
+"""Equal answers are judged once, also where they come from different units of a run.
 
-A push that is too weak leaves the clean answer as it was, in every state and under every budget.
+A push that is too weak leaves the clean answer as it was, in every state and under every budget. Not for rewards, whose
+last digit depends on what stands in the same batch: a unit computed after a resume would differ from one that was not.
 """
 
 import hashlib
@@ -15,8 +16,8 @@ MOST = 100_000
 def once(ask: Callable[[Sequence[str], Sequence[str]], np.ndarray], *, most: int = MOST) -> Callable:
     """ask(prompts, responses) -> [N] that puts each pair once per process, whichever call it comes in.
 
-    What was said to the last `most` pairs is kept, by hash. It is for scorers to whom equal pairs say the same: their
-    own weights, greedily. An error is raised again by whoever asks next.
+    What was said to the last `most` pairs is kept, by hash. It is for judges that say the same of equal pairs: by their
+    own weights, greedily. Nothing is kept of a call that raises.
     """
     said: dict[bytes, np.generic] = {}
 
