@@ -141,13 +141,13 @@ def answer(problem: work.Problem, attacked, state: int, new: int):
 def sweep(problem: work.Problem, *, new: int, peak: float) -> dict:
     """Seconds of the whole sweep, compile apart, and how much of the peak the search reaches."""
     began = time.perf_counter()
-    first = work.search(problem, states=[0], controls=True)
+    first = work.search(problem, states=[0], search=work.latent.PAPER)
     answer(problem, first[0], 0, new)
     compiled = time.perf_counter() - began
     searching = generating = 0.0
     for state in problem.states:
         began = time.perf_counter()
-        (attacked,) = work.search(problem, states=[state], controls=True)
+        (attacked,) = work.search(problem, states=[state], search=work.latent.PAPER)
         searching += time.perf_counter() - began
         began = time.perf_counter()
         answer(problem, attacked, state, new)

@@ -95,7 +95,7 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     judge.form = "auto"  # as the checkpoint asks for; docs/judges.md has the others
     judge.self_test = True  # False: for tests of this program, whose judges are random; no verdict is given then
     judge.dtype = "bfloat16"
-    judge.batch = 8
+    judge.batch = 0  # at most so many questions at a time; 0: as many as hold 8192 tokens, of an endpoint 8 requests
     # Of kind endpoint, which is asked only where it is named. The key itself stands in the environment alone.
     judge.url = ""
     judge.model = ""
@@ -121,7 +121,7 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     reward.openings = "listed"
     reward.path = "Ray2333/gpt2-large-harmless-reward_model"
     reward.form = "paper"  # paper: bare prompt and response; human_assistant: as its model card asks
-    reward.batch = 8
+    reward.batch = 0  # as judge.batch
 
     # Where it is computed: on data x model devices. Rows of every batch are split over data (prompt_batch must be a
     # multiple of it), every weight over model. 1 x 1 is one device. See docs/scaling.md.

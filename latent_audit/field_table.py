@@ -146,7 +146,8 @@ MODEL = {
         live_path=text("as path, of the small judge"),
         live_form=text("as form, of the small judge", *JUDGE_FORMS),
         dtype=text("dtype of the classifier", *DTYPES),
-        batch=whole("responses judged at a time, of an endpoint requests", 1, BATCH, "rows"),
+        batch=whole("responses judged at a time at most; 0: as many as hold 8192 tokens, of an endpoint 8 requests", 0,
+                    BATCH, "rows"),
         confusion=text("labelled answers (prompt, response, label; or builtin:answers) the judge is measured on first; "
                        "lvs, audit, survey"),
         table=switch("keep with a checkpoint's run what the judge says of the built-in labelled answers"),
@@ -161,7 +162,7 @@ MODEL = {
                       "listed", "own"),
         path=text(f"the GPT-2 reward model: {PATH}"),
         form=text("bare prompt and response, or as its model card asks", "paper", "human_assistant"),
-        batch=whole("responses scored at a time", 1, BATCH, "rows"),
+        batch=whole("responses scored at a time at most; 0: as many as hold 8192 tokens", 0, BATCH, "rows"),
     ),
     "prompt_batch": whole("prompts in one search; results do not depend on it", 1, BATCH, "prompts"),
     "layer_batch": whole("states whose pushed prompts are answered together", 1, BATCH, "states"),

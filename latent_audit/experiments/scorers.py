@@ -4,6 +4,7 @@ import functools
 import pathlib
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -15,12 +16,17 @@ from latent_audit.data import chats, labelled_answers, tokenizer_files, world_ru
 from latent_audit.data.answers import builtin
 from latent_audit.errors import InputError
 from latent_audit.experiments import respond
+from latent_audit.experiments.judging import asking, memory
+from latent_audit.experiments.judging.once import once
 from latent_audit.judges import UNTESTED, Judge, Reward, classifier, endpoint, oracle, refusal, reward_model
 from latent_audit.judges import self_test as tests
 from latent_audit.metrics import first_token, judge_error, judge_table
 from latent_audit.models import sharding
 from latent_audit.runtime import runlog
 from latent_audit.text import counted
+
+# Of an endpoint at a time, where judge.batch does not say.
+REQUESTS = 8
 
 # Behind the other columns of metrics.csv and audit.csv: a share with the judge's errors taken out, and its interval.
 CORRECTED = ("corrected", "corrected_lo", "corrected_hi")
@@ -40,6 +46,8 @@ def make_judge(config: ConfigDict, world: world_rules.World | None) -> Judge:
         "classifier with judge.path=DIR, endpoint with judge.url and judge.model, or refusal (phrases: a fallback)"
     )
     judge = _reachable("judge", make, options)
+    if kind == "classifier":
+        tell_of_memory(config)
     return judge._replace(is_untested=judge.is_model and not section.self_test)
 
 
@@ -61,7 +69,7 @@ def _reward(section, kind, world) -> Reward:
         "refusal": refusal.refusal_reward,
         "first_token": lambda: Reward(f"first token, {section.openings} openings", False, None, section.openings),
         "gpt2": lambda: reward_model.gpt2_reward(
-            models.resolve(section.path), form=section.form, batch_size=section.batch
+            models.resolve(section.path), form=section.form, batch_size=section.batch or None
         ),
     }[kind]
     return _reachable("reward", make, "gpt2 with reward.path=DIR, first_token, or refusal (phrases: a fallback)")
@@ -123,23 +131,33 @@ def classifier_judge(section: ConfigDict) -> Judge:
 
     @functools.cache
     def params():
+        memory.check_room(cfg, section.dtype, parts=_model_parts())
         return models.load(directory, adapter=merged, dtype=section.dtype)[1]
 
+    @functools.cache
+    def opening():
+        question = classifier.make_question(form, tokenizer, reference=section.form == "reference")
+        return classifier.opening_of(form, tokenizer, question)
+
     def generate_text(rows, max_new_tokens):
-        return respond.continue_rows(
-            params(), rows, cfg=cfg, tokenizer=tokenizer, max_new_tokens=max_new_tokens, batch=section.batch
+        return asking.continue_rows(
+            params(),
+            rows,
+            cfg=cfg,
+            tokenizer=tokenizer,
+            max_new_tokens=max_new_tokens,
+            batch=section.batch,
+            opening=opening(),
         )
 
     def next_probabilities(rows):
-        parts = respond.in_blocks(rows, tokenizer=tokenizer, batch=section.batch)
-        return np.concatenate(
-            [
-                np.exp(first_token.log_probability(params(), jnp.asarray(tokens), jnp.asarray(mask), cfg=cfg)[:count])
-                for tokens, mask, count in parts
-            ]
-        )
+        found = np.zeros((len(rows), cfg.vocab_size), np.float32)
+        for numbers, tokens, mask in asking.in_blocks(rows, tokenizer=tokenizer, batch=section.batch):
+            said = first_token.log_probability(params(), jnp.asarray(tokens), jnp.asarray(mask), cfg=cfg)
+            found[numbers] = np.exp(said)[: len(numbers)]
+        return found
 
-    return classifier.make_judge(
+    judge = classifier.make_judge(
         form,
         tokenizer,
         name=name,
@@ -148,11 +166,33 @@ def classifier_judge(section: ConfigDict) -> Judge:
         reference=section.form == "reference",
         record={"checkpoint": models.describe(directory, adapter=merged)},
     )
+    return judge._replace(judge=once(judge.judge))
+
+
+def tell_of_memory(config: ConfigDict) -> None:
+    """Warn where the model and its classifier do not lie on an accelerator together; nothing on a CPU."""
+    found = memory.device_bytes()
+    model = config.get("model", {})
+    if found is None or not model.get("path"):
+        return
+    sizes = [
+        memory.weight_bytes(models.check(models.resolve(path)).cfg, dtype)
+        for path, dtype in ((models.split_adapter(config.judge.path)[0], config.judge.dtype), (model.path, model.dtype))
+    ]
+    said = memory.words_of_two(*sizes, found[0], parts=_model_parts())
+    if said:
+        logging.warning("%s", said)
+
+
+def _model_parts() -> int:
+    return dict(jax.sharding.get_abstract_mesh().shape).get("model", 1)
 
 
 def endpoint_of(section: ConfigDict) -> endpoint.Endpoint:
     """Where the judge section's endpoint is asked."""
-    return endpoint.Endpoint(section.url, section.model, section.key_variable, float(section.timeout), section.batch)
+    return endpoint.Endpoint(
+        section.url, section.model, section.key_variable, float(section.timeout), section.batch or REQUESTS
+    )
 
 
 def self_test(judge: Judge, workdir, *, key: str = "judge-self-test") -> dict[str, int]:

@@ -3,6 +3,7 @@
 docs/method.md section 9; docs/judges.md has every form with its source.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -120,6 +121,17 @@ def rows_of(
         done = f"were cut to {form.max_tokens} tokens" if form.cuts else "are too long to be asked: they count unparsed"
         logging.warning("%d of %d questions to the judge (%s) %s", len(long), len(rows), form.name, done)
     return rows
+
+
+def opening_of(form: Form, tokenizer: Any, question: Callable[[str, str], str]) -> list[int]:
+    """The tokens that every question of a form begins with, whatever it asks about; few, where its rules come last.
+
+    A question that was cut, or is about a text (HarmBench's contexts), begins otherwise.
+    """
+    # Two requests and answers that differ from the first letter on.
+    one, other = rows_of(form, tokenizer, question, [("Name a bird", "A wren"), ("how so?", "no")])
+    assert one is not None and other is not None
+    return [a for a, b in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
 
 
 def make_judge(

@@ -14,18 +14,16 @@ from absl import logging
 from latent_audit.data.tokenizer_files import beyond, check_vocabulary, load_tokenizer
 from latent_audit.errors import InputError
 from latent_audit.judges import Reward
-from latent_audit.models import batching, gpt2
+from latent_audit.models import gpt2, widths
 from latent_audit.models.config import Params
 
 # paper: bare prompt, as in arXiv 2606.08044. human_assistant: as the model's card asks, the form of its training data.
 FORMS = {"paper": "{prompt}", "human_assistant": "\n\nHuman: {prompt} \n\nAssistant:"}
 MAX_TOKENS = 1024  # arXiv 2606.08044
-# Rows are padded to a multiple of this, so that few widths are compiled.
-WIDTH_STEP = 128
 
 
 def gpt2_reward(
-    path: str | pathlib.Path, *, form: str = "paper", max_tokens: int = MAX_TOKENS, batch_size: int = 8
+    path: str | pathlib.Path, *, form: str = "paper", max_tokens: int = MAX_TOKENS, batch_size: int | None = None
 ) -> Reward:
     """Reward(prompts, responses) -> float32 [N], the classifier's one logit; higher is safer.
 
@@ -36,14 +34,15 @@ def gpt2_reward(
     Args:
       path: directory of a GPT2ForSequenceClassification checkpoint with a tokenizer.
       form: "paper" or "human_assistant", see FORMS.
-      max_tokens: at most the model's number of positions; batch_size: rows scored at a time.
+      max_tokens: at most the model's number of positions; batch_size: rows scored at a time, None for as many as hold
+        widths.TOKENS.
     Raises:
       InputError: a wrong argument, a checkpoint gpt2.check_whole refuses, one with more than one output, a tokenizer
         with ids that it has no row for; while scoring, a pair that has no tokens, or a reward that is no number.
     """
     if form not in FORMS:
         raise InputError(f"reward.form = {form!r}, expected one of {', '.join(FORMS)}")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
         raise InputError(f"reward.batch = {batch_size!r}, expected a whole number of at least 1")
     cfg, num_labels = gpt2.check_whole(path)
     if num_labels != 1:
@@ -67,15 +66,22 @@ def gpt2_reward(
         largest = max((max(row) for row in rows), default=0)
         if largest >= cfg.vocab_size:
             raise beyond(tokenizer, largest, cfg.vocab_size)
-        scores, size = [], batching.rows_at_a_time(batch_size, len(rows))
-        for start in range(0, len(rows), size):
-            tokens, mask = _pad_right(rows[start : start + size], size, cfg.max_positions)
-            scores.append(np.asarray(gpt2.classify(params(), tokens, mask, cfg=cfg))[:, 0])
-        found = np.concatenate([np.zeros(0, np.float32), *scores])[: len(rows)]
+        found = score_rows(params(), rows, cfg=cfg, batch_size=batch_size)
         _check_rewards(path, rows, found)
         return found
 
     return Reward(name=f"{pathlib.Path(path).name}, {form} form", is_fallback=False, score=score)
+
+
+def score_rows(
+    params: Params, rows: Sequence[list[int]], *, cfg: gpt2.GPT2Config, batch_size: int | None = None
+) -> np.ndarray:
+    """The one logit of each list of tokens, in order; float32 [N]. batch_size: as in gpt2_reward."""
+    found = np.zeros(len(rows), np.float32)
+    for block in widths.blocks(list(map(len, rows)), most_rows=batch_size or 0):
+        tokens, mask = _pad_right([rows[row] for row in block.rows], block, cfg.max_positions)
+        found[block.rows] = np.asarray(gpt2.classify(params, tokens, mask, cfg=cfg))[: len(block.rows), 0]
+    return found
 
 
 def _check_rewards(path: str | pathlib.Path, rows: list[list[int]], rewards: np.ndarray) -> None:
@@ -110,12 +116,12 @@ def _encode_pairs(tokenizer: Any, prompts: list[str], responses: list[str], max_
     return rows
 
 
-def _pad_right(rows: list[list[int]], batch_size: int, max_width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens int32, mask bool), both [batch_size, T]: short batches repeat their last row to keep one shape."""
-    rows = rows + [rows[-1]] * (batch_size - len(rows))
-    width = min(max_width, -(-max(map(len, rows)) // WIDTH_STEP) * WIDTH_STEP)
-    tokens, mask = np.zeros((batch_size, width), np.int32), np.zeros((batch_size, width), bool)
-    for index, row in enumerate(rows):
+def _pad_right(rows: list[list[int]], block: widths.Block, max_width: int) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens int32, mask bool), both [block.size, T]: missing rows repeat the last one to keep one shape."""
+    shape = block.size, min(max_width, block.width)
+    tokens, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
+    for index in range(block.size):
+        row = rows[min(index, len(rows) - 1)]
         tokens[index, : len(row)] = row
         mask[index, : len(row)] = True
     return tokens, mask

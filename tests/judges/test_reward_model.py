@@ -80,7 +80,7 @@ def test_outer_white_space_of_a_response_changes_nothing(checkpoint):
     "form, write",
     [("paper", lambda prompt: prompt), ("human_assistant", lambda prompt: f"\n\nHuman: {prompt} \n\nAssistant:")],
 )
-@pytest.mark.parametrize("batch_size", [2, 8])
+@pytest.mark.parametrize("batch_size", [2, None])
 def test_reward_equals_transformers(checkpoint, form, write, batch_size):
     path, model, tokenizer = checkpoint
     reward = gpt2_reward(path, form=form, max_tokens=256, batch_size=batch_size)

@@ -15,6 +15,7 @@ import numpy as np
 from latent_audit import models
 from latent_audit.data import chats
 from latent_audit.experiments import respond
+from latent_audit.experiments.judging import asking
 from latent_audit.experiments.panels import part
 from latent_audit.experiments.ras import cosines
 from latent_audit.judges import Judge
@@ -147,7 +148,7 @@ def classifier(tokenizer, seed: int, *, layers: int = JUDGE_LAYERS, width: int =
     params = jax.jit(models.init_params, static_argnums=1)(jax.random.key(seed), cfg)
 
     def generate_text(rows, max_new_tokens):
-        respond.continue_rows(
+        asking.continue_rows(
             params, rows, cfg=cfg, tokenizer=tokenizer, max_new_tokens=max_new_tokens, batch=FEW_PROMPTS
         )
         return ["no"] * len(rows)
