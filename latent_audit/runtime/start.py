@@ -54,15 +54,17 @@ def _distributed(fields: Mapping[str, Any]) -> dict[str, Any]:
     return given | {"timeout": fields.get("distributed_timeout", 300)}
 
 
-def start_jax(workdir: pathlib.Path, dtype: str) -> None:
+def start_jax(workdir: pathlib.Path, dtype: str, *, platform: str = "") -> None:
     """Report the devices and keep compiled programs, so that a resumed run does not compile again.
 
-    They are kept in the workdir unless JAX_COMPILATION_CACHE_DIR names another place. InputError where JAX_PLATFORMS
-    names a backend that is not there.
+    They are kept in the workdir unless JAX_COMPILATION_CACHE_DIR names another place. platform: "cpu" leaves every
+    accelerator alone, "" takes what there is. InputError where JAX_PLATFORMS names a backend that is not there.
     """
     flags = xla_flags.use()
     import jax
 
+    if platform:
+        jax.config.update("jax_platforms", platform)
     # Of jax's versions some declare their options and some do not.
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined, unused-ignore]
         jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))

@@ -21,7 +21,7 @@ from latent_audit.experiments import fields, respond
 from latent_audit.experiments.organisms import poles, train
 from latent_audit.experiments.panels import Panel
 from latent_audit.models import decoder, sharding
-from latent_audit.runtime import mesh, processes, runlog
+from latent_audit.runtime import mesh, processes, runlog, shards
 from latent_audit.runtime.telling import progress
 
 # What variants of one model may differ in: how they are stored, and which tokens they call their own.
@@ -124,15 +124,20 @@ def recipe_of(config: ConfigDict) -> train.Recipe:
 
 
 def organism_subject(config: ConfigDict, workdir: pathlib.Path, names: tuple[str, ...]) -> Subject:
-    """The organism's poles; trained, or reused where the same one is there."""
+    """The organism's poles; trained, or reused where the same one is there. InputError for a report of a stopped run
+    (shards.READ) where they are gone."""
     settings = config.organism
     directory = pathlib.Path(settings.directory or workdir / "organism").expanduser()
-    recipe = recipe_of(config)
+    recipe, variants = recipe_of(config), tuple(Variant(pole, directory / pole) for pole in names)
+    if config.get("shard") == shards.READ:
+        gone = [str(variant.path) for variant in variants if not (variant.path / "config.json").is_file()]
+        if gone:
+            raise InputError(f"{gone[0]} is not there, where the run had its organism, and a report trains none")
+        return Subject(f"organism-{settings.family}-{settings.size}", variants)
     processes.on_first(lambda: poles.check_directory(directory, names, recipe))
     # On one device, whatever the mesh: rounding that differs would train another organism.
     with mesh.alone():
         processes.on_first(lambda: _build_organism(directory, recipe, names))
-    variants = tuple(Variant(pole, directory / pole) for pole in names)
     return Subject(f"organism-{settings.family}-{settings.size}", variants)
 
 
