@@ -109,6 +109,9 @@ def _do(config, given: arguments.Arguments, state: ends.Run, closed: Collection[
     # A library that joins processes takes signals for itself.
     ends.listen_again()
     start.start_jax(workdir, config.model.dtype)
+    if config.model.dtype != "auto":
+        logging.info("dtype %s", config.model.dtype)
+    config = tasks.resolved(config)
     plan = tasks.check(config, workdir)
     if given.dry_run:
         return ends.tell(

@@ -9,7 +9,7 @@ from latent_audit import user_files
 from latent_audit.commandline import arguments, config_files, workdirs
 from latent_audit.errors import InputError
 from latent_audit.experiments.series import stopped
-from latent_audit.runtime import ends, runlog, start
+from latent_audit.runtime import ends, start
 
 COMMAND = "report"
 

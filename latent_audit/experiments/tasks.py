@@ -4,9 +4,12 @@ import importlib
 import pathlib
 from typing import NamedTuple
 
+from absl import logging
+
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields
-from latent_audit.runtime import programs, runlog, shards
+from latent_audit.models.files.dtypes import AUTO
+from latent_audit.runtime import programs, runlog, shards, start
 
 
 class Task(NamedTuple):
@@ -75,10 +78,27 @@ def check(config, workdir: pathlib.Path | None = None):
     from latent_audit.runtime import mesh
 
     check_fields(config)
+    config = resolved(config)
     if workdir is not None:
         fields.check_places(config, workdir)
     with mesh.use(config.get("mesh")):
         return getattr(_module(config), TASKS[config.task].check)(config)
+
+
+def resolved(config):
+    """The config with the dtype that model.dtype = auto means here, which its workdir then records; told in the log.
+
+    A config that holds others (`base`) stays: each of them is resolved when it is run.
+    """
+    if "base" in config or config.get("model", {}).get("dtype") != AUTO:
+        return config
+    from latent_audit.experiments.setup import subjects
+
+    found = getattr(_module(config), "dtype_of", subjects.dtype_of)(config)
+    logging.info("dtype %s (model.dtype = auto)", found)
+    config = config.copy_and_resolve_references()
+    config.model.dtype = found
+    return config
 
 
 def columns(task: str) -> tuple[str, ...]:
@@ -94,10 +114,11 @@ def run(config, workdir: pathlib.Path, plan=None) -> int:
     """
     from latent_audit.runtime import mesh
 
+    config = resolved(config)
     plan = check(config) if plan is None else plan
     # Of the task before, where one runs many.
     programs.let_go()
-    with mesh.use(config.get("mesh")):
+    with mesh.use(config.get("mesh")), start.exact_products(config.get("model", {}).get("dtype", "")):
         return getattr(_module(config), TASKS[config.task].function)(config, workdir, plan) or 0
 
 
@@ -144,6 +165,7 @@ def run_in(config, workdir: pathlib.Path) -> pathlib.Path:
 
     Returns the workdir.
     """
+    config = resolved(config)
     plan = check(config, workdir)
     workdir = runlog.prepare_workdir(workdir, config.to_dict())
     run(config, workdir, plan)

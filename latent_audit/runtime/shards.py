@@ -90,7 +90,7 @@ def mark(directory: pathlib.Path, there: int, total: int, unit: str = "units") -
 
 
 def part_of(directory: pathlib.Path) -> str:
-    """"12 of 33 units" of a directory that `mark` marked, "" of any other."""
+    """ "12 of 33 units" of a directory that `mark` marked, "" of any other."""
     try:
         found = json.loads((directory / MARK).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -3,10 +3,11 @@
 jax is imported where it is used: a run shows its first line before that.
 """
 
+import contextlib
 import logging as python_logging
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from absl import flags, logging
@@ -85,3 +86,15 @@ def start_jax(workdir: pathlib.Path, dtype: str, *, platform: str = "") -> None:
     )
     if devices[0].platform != "cpu":
         logging.info("XLA_FLAGS: %s", flags or "none")
+
+
+@contextlib.contextmanager
+def exact_products(dtype: str) -> Iterator[None]:
+    """Multiply float32 matrices in all their bits, which accelerators otherwise do not; nothing for another dtype."""
+    import jax
+
+    if dtype != "float32" or jax.default_backend() == "cpu":
+        yield
+        return
+    with jax.default_matmul_precision("highest"):
+        yield

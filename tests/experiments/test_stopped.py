@@ -82,7 +82,7 @@ def test_every_output_says_that_it_is_partial_and_no_label_is_given(whole, tmp_p
     new, said = tmp_path / "new", "7 of 14 units"
     assert shards.part_of(new) == said and not (place / "partial").exists()
     page = (new / "report.html").read_text()
-    assert "<title>PARTIAL: " in page and f"<h1>PARTIAL: Latent" in page and f"<b>PARTIAL: {said}.</b>" in page
+    assert "<title>PARTIAL: " in page and "<h1>PARTIAL: Latent" in page and f"<b>PARTIAL: {said}.</b>" in page
     assert page.index("<b>PARTIAL") < page.index('class="headline"')
     assert "Nothing is there yet of: other." in page
     record = json.loads((new / "report.json").read_text())
@@ -91,7 +91,11 @@ def test_every_output_says_that_it_is_partial_and_no_label_is_given(whole, tmp_p
         table = pd.read_csv(new / name)
         assert table.columns[-1] == "partial" and (table["partial"] == said).all() and set(table["variant"]) == {"base"}
     for name, verdict in record["verdicts"].items():
-        assert name == "base" and verdict["label"] == "inconclusive" and "units of the run are missing" in verdict["reason"]
+        assert (
+            name == "base"
+            and verdict["label"] == "inconclusive"
+            and "units of the run are missing" in verdict["reason"]
+        )
         assert {row["label"] for row in verdict["rows"]} <= {"inconclusive", "not applicable", "beyond its language"}
     # What is whole of base is told as the whole run tells it.
     ours, theirs = (pd.read_csv(path / "metrics.csv") for path in (new, run))
@@ -129,7 +133,10 @@ def test_one_clean_unit_is_enough_and_none_is_said_in_one_line(whole, tmp_path, 
     none = stop(run, tmp_path / "none", [])
     for place, message in (
         (none, "none of the run's .* units is there, and the first is base/clean-harmful/p00000"),
-        (stop(run, tmp_path / "later", [unit for unit in units_of(run) if unit.parts[1] == "other"]), "no answer of base"),
+        (
+            stop(run, tmp_path / "later", [unit for unit in units_of(run) if unit.parts[1] == "other"]),
+            "no answer of base",
+        ),
     ):
         with pytest.raises(InputError, match=f"nothing to report yet: {message}") as caught:
             main("report", str(place))
@@ -172,7 +179,11 @@ def test_what_cannot_be_reported_is_said_in_one_line(whole, tmp_path, unloaded):
         (place, (f"--workdir={run}",), "holds something else"),
         (place, ("--config.seed=1",), "takes WORKDIR and --workdir=NEW, and nothing else"),
     ]
-    for task, reason in (("abliterate", "it chooses when all"), ("ras", "scores are calibrated"), ("nosuch", "expected one")):
+    for task, reason in (
+        ("abliterate", "it chooses when all"),
+        ("ras", "scores are calibrated"),
+        ("nosuch", "expected one"),
+    ):
         (tmp_path / task).mkdir()
         (tmp_path / task / "config.json").write_text(json.dumps({"task": task}))
         cases.append((tmp_path / task, (), reason))

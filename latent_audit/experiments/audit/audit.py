@@ -64,7 +64,7 @@ def check(config: ConfigDict) -> Plan:
 def outline(config: ConfigDict, plan: Plan) -> list[str]:
     """How much the audit of a checked plan computes, in words."""
     prospect = plan.prospect
-    return amounts.in_words(prospect.cfg, prospect.names, prospect.panels, plan.settings, config.model.dtype)
+    return amounts.in_words(prospect.cfg, prospect.names, prospect.panels, plan.settings, subjects.dtype_of(config))
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:

@@ -128,9 +128,7 @@ def make_bench(config: ConfigDict, job: Job, *, settings, pairs, advance) -> Ben
     state = dissociate.choose_layers(job.cfg.num_layers, nudge_layer=wanted.layer).nudge
     if saved is not None and wanted.layer is None:
         state = saved.state
-    nudge = functools.cache(
-        lambda: rebuilt_nudge(gather, job.names[0], state) if rebuilt and not is_read else saved
-    )
+    nudge = functools.cache(lambda: rebuilt_nudge(gather, job.names[0], state) if rebuilt and not is_read else saved)
 
     def norm() -> float:
         return float("nan") if is_read else float(activation_norm(gather(job.names[0]).harmful)[state])

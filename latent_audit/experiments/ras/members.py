@@ -4,6 +4,7 @@ import pathlib
 import re
 from typing import NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 
 from latent_audit import models
@@ -13,6 +14,7 @@ from latent_audit.experiments import fields
 from latent_audit.experiments.organisms import kinds, train, zoo
 from latent_audit.experiments.ras import calibration_file
 from latent_audit.experiments.setup import subjects
+from latent_audit.models.files.dtypes import AUTO
 from latent_audit.runtime.telling import progress
 
 # What the config calls a checkpoint; members of a zoo are of the kinds of organisms/zoo.py, how they were made.
@@ -129,8 +131,31 @@ def identity(model: Model, config: ConfigDict) -> calibration_file.Identity:
     return calibration_file.identity_of(
         models.check(model.path).cfg,
         subjects.load_chat(subjects.Variant(model.name, model.path), config),
-        config.model.dtype,
+        dtype_of(config),
     )
+
+
+def dtype_of(config: ConfigDict) -> str:
+    """model.dtype of a whole group, "float32" or "bfloat16".
+
+    Where it says auto: as a frozen calibration was made, on whose scale scores are; else by what the reference's files
+    hold (models.resolve_dtype), and float32 for the zoo. InputError for a calibration or reference that cannot be read.
+    """
+    if config.model.dtype == AUTO and config.calibration_file:
+        return calibration_file.load(config.calibration_file).identity.dtype
+    held, platform = None, jax.default_backend()
+    reference = parse_models(config.get("reference", ""), "reference")
+    if config.model.dtype == AUTO and reference and platform != "cpu":
+        with fields.named("reference"):
+            held = models.held_dtype(models.resolve(reference[0][0]))
+    return models.resolve_dtype(config.model.dtype, platform, held)
+
+
+def with_dtype(config: ConfigDict) -> ConfigDict:
+    """The config with model.dtype as dtype_of has it, the same for every model of the group."""
+    config = config.copy_and_resolve_references()
+    config.model.dtype = dtype_of(config)
+    return config
 
 
 def parse_families(text: str) -> tuple[str, ...]:

@@ -39,6 +39,8 @@ from latent_audit.runtime import runlog
 from latent_audit.runtime.telling import progress
 from latent_audit.user_files import path_of
 
+dtype_of = members.dtype_of
+
 
 class Results(NamedTuple):
     """Everything a run found, for the report; tables.py and blind_spots.py make the tables.
@@ -77,6 +79,7 @@ class Plan(NamedTuple):
 
 def check(config: ConfigDict) -> Plan:
     """Everything the run will need; InputError names the field, the value and the rule."""
+    config = members.with_dtype(config)
     fields.check_batches(config)
     if config.random_directions == 1:
         raise InputError("random_directions = 1 has no spread; expected 0, or at least 2")
@@ -142,6 +145,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
 
     plan: what check gave; None checks here.
     """
+    config = members.with_dtype(config)
     plan = plan or check(config)
     if plan.scoring is not None:
         frozen.run(config, workdir, plan.scoring)

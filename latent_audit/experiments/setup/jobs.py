@@ -206,7 +206,7 @@ def make_job(config, workdir, *, world, subject: Subject, cfg, panels, tokens, j
         seed=config.seed,
         save=config.generation.save,
         shard=config.get("shard", ""),
-        dtype=config.model.dtype,
+        dtype=subjects.dtype_of(config),
         new_tokens=new_tokens,
         load=functools.lru_cache(maxsize=1)(load),
         samples=respond.Samples(config.generation.samples, config.generation.temperature),

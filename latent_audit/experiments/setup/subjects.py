@@ -21,6 +21,7 @@ from latent_audit.experiments import fields, respond
 from latent_audit.experiments.organisms import poles, train
 from latent_audit.experiments.panels import Panel
 from latent_audit.models import decoder, sharding
+from latent_audit.models.files.dtypes import AUTO
 from latent_audit.runtime import mesh, processes, runlog, shards
 from latent_audit.runtime.telling import progress
 
@@ -79,6 +80,16 @@ def checkpoint_subject(config: ConfigDict, names: tuple[str, ...]) -> Subject:
     called = base.path.name if base.path.is_file() else pathlib.PurePath(config.model.path).name
     title = models.title(base.path, config.model.name or called, adapter=None if config.model.name else base.adapter)
     return Subject(title, tuple(variants))
+
+
+def dtype_of(config: ConfigDict) -> str:
+    """model.dtype, "float32" or "bfloat16": where it says auto by what base's files hold and the devices of this
+    process (models.resolve_dtype). InputError for a checkpoint that cannot be found or read."""
+    path, platform, held = config.model.get("path"), jax.default_backend(), None
+    if config.model.dtype == AUTO and path and platform != "cpu":
+        with fields.named("model.path"):
+            held = models.held_dtype(models.resolve(path, revision=config.model.revision or None))
+    return models.resolve_dtype(config.model.dtype, platform, held)
 
 
 def _check_distinct(variants: list[Variant]) -> None:
@@ -270,7 +281,7 @@ def _with_lines(text: str) -> str:
 
 def load_variant(variant: Variant, config: ConfigDict) -> respond.Loaded:
     """Read a variant's weights and put them on the device."""
-    cfg, params = models.load(variant.path, adapter=variant.adapter, dtype=config.model.dtype)
+    cfg, params = models.load(variant.path, adapter=variant.adapter, dtype=dtype_of(config))
     generation = models.read_generation_config(variant.path) or {}
     chat, honoured = load_chat(variant, config), config.generation.repetition_penalty
     penalty = float(generation.get("repetition_penalty") or 1.0)

@@ -188,7 +188,12 @@ def log(bench: Bench, measured: Mapping, found: Mapping[str, Findings]) -> None:
 
 
 def _warnings(bench, found) -> list[str]:
-    return [*([bench.lacking] if bench.lacking else []), *quick_look(bench), *few_prompts(bench), *(text for one in found.values() for text in one.warnings)]
+    return [
+        *([bench.lacking] if bench.lacking else []),
+        *quick_look(bench),
+        *few_prompts(bench),
+        *(text for one in found.values() for text in one.warnings),
+    ]
 
 
 def _called(bench, table, record) -> tuple[dict[str, str], str]:
