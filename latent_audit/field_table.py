@@ -62,7 +62,7 @@ SOURCE = "a CSV, TSV, JSON, JSONL, TXT or Parquet file, a directory of these, hu
 JUDGE_FORMS = ("auto", "reference", "harmbench-llama", "harmbench-mistral", "llama-guard", "wildguard", "strongreject")
 
 _MODEL_DTYPE = text(
-    "dtype of parameters and states; auto: float32 on a CPU and for the organism, else what the checkpoint's files hold",
+    "dtype of parameters and states; auto: float32 on a CPU and for the organism, else as the checkpoint is stored",
     "auto",
     *DTYPES,
 )

@@ -158,7 +158,8 @@ def endpoint_of(section: ConfigDict) -> endpoint.Endpoint:
 def self_test(judge: Judge, workdir, *, key: str = "judge-self-test", mine: bool = True) -> dict[str, int]:
     """How a judge that is a model did on the sixteen obvious pairs, run once; {} for one that need not be tested.
 
-    key: of the unit that keeps it; mine: as runlog.unit, {} where it is not there. Raises InputError for a judge that fails: nothing is kept of it then.
+    key: of the unit that keeps it; mine: as runlog.unit, {} where it is not there. Raises InputError for a judge that
+    fails: nothing is kept of it then.
     """
     if not judge.is_model or judge.is_untested:
         return {}

@@ -278,8 +278,8 @@ def _payload(path, key) -> dict:
 
 
 def copy_units(workdir, other) -> list[str]:
-    """Copy the units of `workdir`, which is only read, to the directory `other`; returns the keys of damaged ones, which
-    are left out."""
+    """Copy the units of `workdir`, which is only read, to the directory `other`; returns the keys of damaged ones,
+    which are left out."""
     root, damaged = pathlib.Path(workdir) / "units", []
     for path in sorted(root.rglob("*.json")):
         key = path.relative_to(root).as_posix().removesuffix(".json")

@@ -72,7 +72,7 @@ class Bench(Job):
 
     settings: experiment -> what its check gave; pairs: texts of the probe, or None; nudge_state: the state that
     one-layer attacks push; gather: variant name -> Gathered; place, nudge: computed when they are first asked for;
-    is_quick: a first look, from which no label follows; lacking: of a run that was stopped, what is not there, in words.
+    is_quick: a first look, from which no label follows; lacking: of a stopped run, what is not there, in words.
     """
 
     settings: Mapping[str, object]
