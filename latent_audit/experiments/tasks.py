@@ -92,9 +92,9 @@ def resolved(config):
     """
     if "base" in config or config.get("model", {}).get("dtype") != AUTO:
         return config
-    from latent_audit.experiments.setup import subjects
-
-    found = getattr(_module(config), "dtype_of", subjects.dtype_of)(config)
+    # A task whose models have no path in the config says it itself.
+    of_task = getattr(_module(config), "dtype_of", None)
+    found = (of_task or importlib.import_module(f"{__package__}.setup.subjects").dtype_of)(config)
     logging.info("dtype %s (model.dtype = auto)", found)
     config = config.copy_and_resolve_references()
     config.model.dtype = found

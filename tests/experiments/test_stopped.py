@@ -1,6 +1,7 @@
 """The report of a stopped run: what is there and nothing else, marked everywhere, and the run as it was."""
 
 import json
+import random
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from latent_audit.experiments.series import stopped
 from latent_audit.experiments.setup import subjects
 from latent_audit.runtime import ends, runlog, shards
 from tests.experiments.audit.test_audit_job import moved
+from tests.experiments.audit.test_audit_job import small_config as whole_audit
 from tests.experiments.audit.test_latent_job import small_config
 from tests.experiments.test_rejudge import files_of
 from tests.support import reports
@@ -141,6 +143,37 @@ def test_one_clean_unit_is_enough_and_none_is_said_in_one_line(whole, tmp_path, 
         with pytest.raises(InputError, match=f"nothing to report yet: {message}") as caught:
             main("report", str(place))
         assert str(caught.value).isprintable() and not (place / "partial").exists()
+
+
+def read_any_part(run, place, count=12):
+    """Reports of parts of a whole audit: as a run goes, and as shards or damage would leave it."""
+    units, draw = units_of(run), random.Random(0)
+    for number in range(count):
+        keep = (
+            units[: (number + 1) * len(units) // 6] if number < 4 else draw.sample(units, draw.randint(1, len(units)))
+        )
+        stopped_run = stop(run, place / f"{number}", keep)
+        try:
+            assert main("report", str(stopped_run)) == 0
+        except InputError as error:
+            assert "there is nothing to report yet" in str(error)
+            continue
+        part = json.loads((stopped_run / "partial" / "partial.json").read_text())
+        assert 0 < part["there"] <= len(keep) and part["of"] > len(units) - 6
+        record = json.loads((stopped_run / "partial" / "report.json").read_text())
+        assert all(one["label"] == "inconclusive" for one in record["verdicts"].values())
+        table = pd.read_csv(stopped_run / "partial" / "audit.csv")
+        assert table["partial"].notna().all() and set(table["variant"]) <= {"base", "dissociated", "harmful"}
+        assert (table["n"].dropna() > 0).all()
+        shutil.rmtree(stopped_run)
+
+
+@pytest.mark.slow
+def test_any_part_of_a_whole_audit_can_be_read(tmp_path, monkeypatch):
+    config = whole_audit("llama3", tmp_path)
+    tasks.run_in(config, tmp_path / "run")
+    monkeypatch.setattr(subjects, "load_variant", lambda *a: pytest.fail("a report loaded a model"))
+    read_any_part(tmp_path / "run", tmp_path)
 
 
 def test_a_finished_run_is_left_as_it_is(whole, unloaded):
