@@ -23,7 +23,7 @@ def run(given: arguments.Arguments, state: ends.Run, closed: Collection[int]) ->
     if len(places) != 1 or given.fields or given.quick or given.limit:
         raise InputError(f"`latent-audit {COMMAND}` takes WORKDIR and --workdir=NEW, and nothing else")
     old = user_files.path_of("WORKDIR", places[0])
-    found = stopped.look(old, config_files.load("lvs").config)
+    found = stopped.look(old, lambda task: config_files.load(task).config)
     if found.writer:
         logging.info("the run goes on (%s); this is what is there now", found.writer)
     elif stopped.is_finished(old):

@@ -8,14 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from configs import sweep as sweep_config
 from latent_audit.errors import InputError
 from latent_audit.experiments import tasks
 from latent_audit.experiments.series import stopped
-from latent_audit.experiments.setup import subjects
+from latent_audit.experiments.setup import jobs, subjects
 from latent_audit.runtime import ends, runlog, shards
 from tests.experiments.audit.test_audit_job import moved
 from tests.experiments.audit.test_audit_job import small_config as whole_audit
 from tests.experiments.audit.test_latent_job import small_config
+from tests.experiments.tampering import test_finetune_job as finetune_job
 from tests.experiments.test_rejudge import files_of
 from tests.support import reports
 from tests.support.checkpoints import tiny_checkpoint
@@ -229,3 +231,49 @@ def test_what_cannot_be_reported_is_said_in_one_line(whole, tmp_path, unloaded):
         with pytest.raises(InputError) as caught:
             main("report", str(directory), *words)
         assert message in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_of_a_sweep_the_points_that_are_finished_are_told(whole, tmp_path, unloaded):
+    config, run = whole
+    swept = sweep_config.get_config("lvs")
+    swept.base, swept.fields = config, "{'attack.steps': [2, 3]}"
+    place = runlog.prepare_workdir(tmp_path / "sweep", swept.to_dict())
+    with pytest.raises(InputError, match="none of the run's 2 points is there, and the first is steps=2"):
+        main("report", str(place))
+    shutil.copytree(run, place / "points" / "steps=2")
+    stop(run, place / "points" / "steps=3", units_of(run)[:5])
+    before = files_of(place)
+    assert main("report", str(place)) == 0
+    assert {name: value for name, value in files_of(place).items() if not name.startswith("partial/")} == before
+    table, whole_point = pd.read_csv(place / "partial" / "sweep.csv"), pd.read_csv(run / "metrics.csv")
+    assert len(table) == len(whole_point) and set(table["attack.steps"]) == {2}
+    assert set(table["partial"]) == {"1 of 2 points"} and not (place / "partial" / "points").exists()
+
+
+def test_onsets_are_of_trainings_that_came_to_their_end(tmp_path, unloaded):
+    config = finetune_job.small_config(tiny_checkpoint("llama3", tmp_path / "model"), tmp_path)
+    plan = tasks.check(config)
+    place = runlog.prepare_workdir(tmp_path / "run", tasks.resolved(config).to_dict())
+    record = {"corpora": {name: pairs.describe() for name, pairs in plan.corpora.items()}}
+    jobs.prepare(config, place, plan.prospect, record=record)
+    steps = plan.settings.evaluated
+
+    def save(key, hits, **more):
+        flags = [index < hits for index in range(3)]
+        said = {"harmful": flags, "judged": flags, "unparsed": [False] * 3, "empty": [False] * 3}
+        runlog.save_unit(place, key, said | {name: [value] * 3 for name, value in more.items()})
+
+    save("base/clean", 0)
+    assert main("report", str(place)) == 0
+    assert "No training has come to its end yet" in (place / "partial" / "report.html").read_text()
+    for step in steps[1:]:
+        save(f"base/finetune/in/s0/step{step:05d}", 3, loss=1.0, gradient_norm=1.0)
+    # Of the second seed one step, which is at the level already: when it came there is known, of the seeds' median not.
+    save(f"base/finetune/in/s1/step{steps[1]:05d}", 3, loss=1.0, gradient_norm=1.0)
+    assert main("report", str(place)) == 0
+    new = place / "partial"
+    curves = pd.read_csv(new / "curves.csv")
+    assert set(curves["variant"]) == {"base"} and len(curves[curves["seed"] == 1]) == 3
+    onsets = json.loads((new / "report.json").read_text())["onsets"]
+    assert {(one["corpus"], one["variant"], one["n"], one["median"]) for one in onsets} == {("in", "base", 1, steps[1])}
+    assert f"{1 + len(steps)} of " in json.loads((new / "report.json").read_text())["partial"]

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import NamedTuple
 
 from absl import logging
@@ -23,8 +24,7 @@ UNITS = "units"
 PARTS = ("points", "models")  # where a sweep and a survey have their runs
 # What lies beside units and stands in the report.
 RECORDS = (*runlog.PINNED, "versions.json", "agreement.json")
-# Tasks whose parts can be read before the whole is there; why the others' cannot.
-READABLE = ("lvs", "audit", "finetune", "survey", "sweep")
+# Tasks of which no part can be read before the whole is there, and why.
 WHOLE = {
     "dissociate": "its poles are measured when both are built",
     "abliterate": "it chooses when all candidates are scored, and measures what it chose",
@@ -44,10 +44,11 @@ class Stopped(NamedTuple):
     writer: str
 
 
-def look(directory: pathlib.Path, how: ConfigDict) -> Stopped:
-    """What there is of a run; nothing is written. how: fields that no run records (runlog.HOW), by their defaults.
+def look(directory: pathlib.Path, default_of: Callable[[str], ConfigDict]) -> Stopped:
+    """What there is of a run; nothing is written.
 
-    Raises InputError for a directory that is no run, and for a run of which nothing can be told yet.
+    default_of: default_of(task), or of "sweep:lvs" and the like, the task's config file; for the fields that no run
+    records (runlog.HOW). Raises InputError for a directory that is no run, and for a run of which nothing can be told yet.
     """
     path = directory / "config.json"
     if not path.is_file():
@@ -69,11 +70,11 @@ def look(directory: pathlib.Path, how: ConfigDict) -> Stopped:
             f"{directory} is a run in two tiers (judge.live_kind); the first is a run of its own: give "
             f"{directory / 'live'}"
         )
-    fields = config.get("base", config)
-    for name in runlog.HOW:
-        for section in (config, fields):
-            if name in how and name not in section:
-                section[name] = how[name]
+    default = default_of(f"sweep:{config.base.task}" if task == "sweep" else task)
+    for section, defaults in ((config, default), (config.get("base"), default.get("base"))):
+        for name in runlog.HOW:
+            if section is not None and name in defaults and name not in section:
+                section[name] = defaults[name]
     return Stopped(directory, config, units, writer(directory))
 
 
