@@ -18,7 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.task = "claims"
     config.seeds = 3  # organisms, each with its own world
-    config.model = ml_collections.ConfigDict({"dtype": "float32"})
+    config.model = ml_collections.ConfigDict({"dtype": "auto"})
     config.organism = ml_collections.ConfigDict({"size": "standard", "family": "llama"})
 
     config.lvs = lvs.get_config()

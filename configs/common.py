@@ -25,7 +25,9 @@ def base_config(task: str) -> ml_collections.ConfigDict:
     model.revision = ""  # branch, tag or commit of a hub id; empty is its main branch
     model.name = ""  # how it is called in tables; empty takes the last part of the path
     model.variants = ""  # further poles of the same model: "harmful=DIR,tuned=DIR+ADAPTER"
-    model.dtype = "float32"  # of parameters and states: float32, or bfloat16 for models of billions
+    # Of parameters and states: float32 or bfloat16. auto is float32 on a CPU and for the embedded organism, on an
+    # accelerator what the checkpoint's files hold (quantised and float16 ones: bfloat16).
+    model.dtype = "auto"
 
     # The embedded organism; reused from the workdir when the same one is there.
     config.organism = organism = ml_collections.ConfigDict()

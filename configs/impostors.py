@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.task = "impostors"
     config.seeds = 1  # organisms, with the seeds from organism.seed on
     config.kinds = "all"  # which impostors, by name
-    config.model = ml_collections.ConfigDict({"dtype": "float32"})
+    config.model = ml_collections.ConfigDict({"dtype": "auto"})
     config.organism = ml_collections.ConfigDict({"size": "standard", "family": "llama", "seed": 0})
     config.audit = audit.get_config()
     config.audit.experiments = "panel,suite"

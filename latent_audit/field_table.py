@@ -61,7 +61,11 @@ SOURCE = "a CSV, TSV, JSON, JSONL, TXT or Parquet file, a directory of these, hu
 
 JUDGE_FORMS = ("auto", "reference", "harmbench-llama", "harmbench-mistral", "llama-guard", "wildguard", "strongreject")
 
-_MODEL_DTYPE = text("dtype of parameters and states", *DTYPES)
+_MODEL_DTYPE = text(
+    "dtype of parameters and states; auto: float32 on a CPU and for the organism, else as the checkpoint is stored",
+    "auto",
+    *DTYPES,
+)
 _ORGANISM_SIZE = text("6 blocks of width 128 (standard), or 4 of width 96", "standard", "small")
 _ORGANISM_FAMILY = text("whose code path is audited", "llama", "qwen3", "gemma2")
 

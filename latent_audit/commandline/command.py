@@ -48,7 +48,8 @@ def run(argv: Sequence[str], state: ends.Run, closed: Collection[int] = ()) -> i
 
 
 def _answer(word: str, given: arguments.Arguments, state: ends.Run, closed: Collection[int]) -> int:
-    """One of arguments.COMMANDS: what is asked for goes to stdout; compare-paper and rejudge write a directory."""
+    """One of arguments.COMMANDS: what is asked for goes to stdout; compare-paper, rejudge and report write a
+    directory."""
     rest = given.words[1:]
     if given.help or word == "help":
         return ends.tell(pages.usage(), closed)
@@ -60,6 +61,10 @@ def _answer(word: str, given: arguments.Arguments, state: ends.Run, closed: Coll
         from latent_audit.commandline import rejudge
 
         return rejudge.run(given, state, closed)
+    if word == "report":
+        from latent_audit.commandline import report
+
+        return report.run(given, state, closed)
     most = {"fields": 2}.get(word, 0)
     if (
         len(rest) > most
@@ -104,6 +109,9 @@ def _do(config, given: arguments.Arguments, state: ends.Run, closed: Collection[
     # A library that joins processes takes signals for itself.
     ends.listen_again()
     start.start_jax(workdir, config.model.dtype)
+    if config.model.dtype != "auto":
+        logging.info("dtype %s", config.model.dtype)
+    config = tasks.resolved(config)
     plan = tasks.check(config, workdir)
     if given.dry_run:
         return ends.tell(

@@ -20,6 +20,7 @@ usage:
                                        published numbers, and a run beside them
   latent-audit rejudge WORKDIR --config.judge.FIELD=VALUE
                                        its saved answers, by another judge
+  latent-audit report WORKDIR          what a stopped run has found so far
   latent-audit --version
 
 TASK is a name of `latent-audit ls` or the path of a config file of your own.

@@ -195,10 +195,11 @@ def endpoint_of(section: ConfigDict) -> endpoint.Endpoint:
     )
 
 
-def self_test(judge: Judge, workdir, *, key: str = "judge-self-test") -> dict[str, int]:
+def self_test(judge: Judge, workdir, *, key: str = "judge-self-test", mine: bool = True) -> dict[str, int]:
     """How a judge that is a model did on the sixteen obvious pairs, run once; {} for one that need not be tested.
 
-    key: of the unit that keeps it. Raises InputError for a judge that fails: nothing is kept of it then.
+    key: of the unit that keeps it; mine: as runlog.unit, {} where it is not there. Raises InputError for a judge that
+    fails: nothing is kept of it then.
     """
     if not judge.is_model or judge.is_untested:
         return {}
@@ -208,8 +209,9 @@ def self_test(judge: Judge, workdir, *, key: str = "judge-self-test") -> dict[st
         tests.check(judge, found)
         return {name: [count] for name, count in found.items()}
 
-    said = runlog.unit(workdir, key, ask, lambda *args, **options: None)
-    assert said is not None
+    said = runlog.unit(workdir, key, ask, lambda *args, **options: None, mine=mine)
+    if said is None:
+        return {}
     found = {name: int(counts[0]) for name, counts in said.items()}
     logging.info("the judge's self-test: %d of %d obvious pairs right", found["right"], found["asked"])
     return found
@@ -220,8 +222,10 @@ def labelled(config: ConfigDict) -> labelled_answers.Labelled | None:
     return labelled_answers.load(config.judge.confusion) if config.judge.confusion.strip() else None
 
 
-def measure_judge(judge: Judge, answers: labelled_answers.Labelled, workdir) -> dict:
+def measure_judge(judge: Judge, answers: labelled_answers.Labelled, workdir, *, mine: bool = True) -> dict | None:
     """Run the judge on labelled answers, or read back what it said; the record of judge_error.describe.
+
+    mine: as runlog.unit, None where it is not there.
 
     Harmful counts as everywhere, judged so and coherent: what is measured is the whole rule, not the judge alone.
     """
@@ -230,23 +234,28 @@ def measure_judge(judge: Judge, answers: labelled_answers.Labelled, workdir) -> 
         called = respond.harmful(judge, answers.prompts, answers.responses)
         return {"label": answers.labels.tolist(), "called": called.tolist()}
 
-    said = runlog.unit(workdir, "judge-confusion", ask, lambda *args, **options: None)
-    assert said is not None
+    said = runlog.unit(workdir, "judge-confusion", ask, lambda *args, **options: None, mine=mine)
+    if said is None:
+        return None
     table = judge_error.count(np.array(said["label"], bool), np.array(said["called"], bool))
     logging.info("the judge on labelled answers: %s", judge_in_words(table))
     return judge_error.describe(table)
 
 
-def table_of_judge(judge: Judge, workdir) -> dict:
-    """Run the judge on the built-in labelled answers, or read back what it said; the record of judge_table.describe."""
+def table_of_judge(judge: Judge, workdir, *, mine: bool = True) -> dict | None:
+    """Run the judge on the built-in labelled answers, or read back what it said; the record of judge_table.describe.
+
+    mine: as runlog.unit, None where it is not there.
+    """
     answers = builtin.answers()
 
     def ask() -> dict[str, list]:
         called = respond.harmful(judge, [one.prompt for one in answers], [one.response for one in answers])
         return {"called": called.tolist()}
 
-    said = runlog.unit(workdir, "judge-table", ask, lambda *args, **options: None)
-    assert said is not None
+    said = runlog.unit(workdir, "judge-table", ask, lambda *args, **options: None, mine=mine)
+    if said is None:
+        return None
     return judge_table.describe(answers, said["called"])
 
 

@@ -4,9 +4,12 @@ import importlib
 import pathlib
 from typing import NamedTuple
 
+from absl import logging
+
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields
-from latent_audit.runtime import programs, runlog, shards
+from latent_audit.models.files.dtypes import AUTO
+from latent_audit.runtime import programs, runlog, shards, start
 from latent_audit.runtime.telling import progress
 
 
@@ -76,10 +79,27 @@ def check(config, workdir: pathlib.Path | None = None):
     from latent_audit.runtime import mesh
 
     check_fields(config)
+    config = resolved(config)
     if workdir is not None:
         fields.check_places(config, workdir)
     with mesh.use(config.get("mesh")):
         return getattr(_module(config), TASKS[config.task].check)(config)
+
+
+def resolved(config):
+    """The config with the dtype that model.dtype = auto means here, which its workdir then records; told in the log.
+
+    A config that holds others (`base`) stays: each of them is resolved when it is run.
+    """
+    if "base" in config or config.get("model", {}).get("dtype") != AUTO:
+        return config
+    # A task whose models have no path in the config says it itself.
+    of_task = getattr(_module(config), "dtype_of", None)
+    found = (of_task or importlib.import_module(f"{__package__}.setup.subjects").dtype_of)(config)
+    logging.info("dtype %s (model.dtype = auto)", found)
+    config = config.copy_and_resolve_references()
+    config.model.dtype = found
+    return config
 
 
 def columns(task: str) -> tuple[str, ...]:
@@ -96,10 +116,16 @@ def run(config, workdir: pathlib.Path, plan=None) -> int:
     from latent_audit.experiments.forecast import outlook as outlooks
     from latent_audit.runtime import mesh
 
+    config = resolved(config)
     plan = check(config) if plan is None else plan
     # Of the task before, where one runs many.
     programs.let_go()
-    with mesh.use(config.get("mesh")), progress.expect(outlooks.parts_of(outlook(config, workdir, plan))):
+    expected = outlooks.parts_of(outlook(config, workdir, plan))
+    with (
+        mesh.use(config.get("mesh")),
+        start.exact_products(config.get("model", {}).get("dtype", "")),
+        progress.expect(expected),
+    ):
         return getattr(_module(config), TASKS[config.task].function)(config, workdir, plan) or 0
 
 
@@ -113,6 +139,8 @@ def outline(config, workdir: pathlib.Path, plan=None) -> list[str]:
 
     plan: what check gave; None leaves out how much is computed.
     """
+    from latent_audit.experiments.forecast import outlook as outlooks
+
     subject = shared(config)
     model = subject.get("model", {}).get("path") or "; ".join(
         f"{name} {config[name]}" for name in ("models", "reference", "targets", "before", "after") if config.get(name)
@@ -132,8 +160,6 @@ def outline(config, workdir: pathlib.Path, plan=None) -> list[str]:
     if "judge" in subject:
         live = f", live {subject.judge.live_kind}" if subject.judge.get("live_kind") else ""
         lines.append(f"judge: {subject.judge.kind}{live}; reward: {subject.reward.kind}")
-    from latent_audit.experiments.forecast import outlook as outlooks
-
     seen = outlook(config, workdir, plan)
     return lines + (outlooks.in_words(seen) if seen else [])
 
@@ -141,7 +167,7 @@ def outline(config, workdir: pathlib.Path, plan=None) -> list[str]:
 def outlook(config, workdir: pathlib.Path, plan=None):
     """How much a checked config computes, as forecast.outlook.Outlook or Series; None for a task that does not say."""
     counted = getattr(importlib.import_module(f"{__package__}.{TASKS[config.task].module}"), "outlook", None)
-    return counted(config, plan, workdir) if counted is not None and plan is not None else None
+    return counted(resolved(config), plan, workdir) if counted is not None and plan is not None else None
 
 
 def shared(config):
@@ -154,6 +180,7 @@ def run_in(config, workdir: pathlib.Path) -> pathlib.Path:
 
     Returns the workdir.
     """
+    config = resolved(config)
     plan = check(config, workdir)
     workdir = runlog.prepare_workdir(workdir, config.to_dict())
     run(config, workdir, plan)

@@ -2,6 +2,7 @@
 
 from latent_audit.models.config import ModelConfig, layer_name
 from latent_audit.models.decoder import ForwardOutput, forward
+from latent_audit.models.files.dtypes import held_dtype, resolve_dtype
 from latent_audit.models.files.identity import describe, title
 from latent_audit.models.fingerprint import fingerprint
 from latent_audit.models.hub import resolve, resolve_adapter, split_adapter
@@ -20,6 +21,7 @@ __all__ = [
     "check_whole",
     "describe",
     "fingerprint",
+    "held_dtype",
     "init_params",
     "layer_name",
     "load",
@@ -27,6 +29,7 @@ __all__ = [
     "read_generation_config",
     "resolve",
     "resolve_adapter",
+    "resolve_dtype",
     "save",
     "split_adapter",
     "title",

@@ -105,12 +105,14 @@ def render_report(
     picture_svg: str = "",
     picture_alt: str = "",
     run: Run | None = None,
+    part: str = "",
 ) -> None:
     """Write the report as self-contained HTML to `path`, aside and renamed; equal input gives equal bytes.
 
     `headline`: the answer in one or two sentences; `facts`: what was audited and how (model, judge, prompts,
     budgets ...), shown on the first screen; `warnings`: shown above all numbers, each once; `picture_svg`,
-    `picture_alt`: a small figure beside the facts; `run`: what stands in the box of the run. Raises InputError on an
+    `picture_alt`: a small figure beside the facts; `run`: what stands in the box of the run; `part`: how much of a run
+    is there, such as "12 of 33 units", in the title and the first line of a page of a part. Raises InputError on an
     unknown label or on a figure that holds a script or an address.
     """
     for verdict in verdicts:
@@ -125,7 +127,8 @@ def render_report(
     source = importlib.resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     told = list(dict.fromkeys(warnings))
     page = environment.from_string(source).render(
-        title=title,
+        title=f"PARTIAL: {title}" if part else title,
+        part=part,
         headline=headline,
         verdicts=[(verdict, [Number(*number) for number in verdict.numbers]) for verdict in verdicts],
         rules=list(dict.fromkeys(verdict.rule for verdict in verdicts if verdict.rule)),

@@ -52,7 +52,7 @@ def sections_of(
             "(docs/method.md section 1). Attack success counts what is judged harmful and coherent. LVS does not apply "
             "to a model that complies when asked, and none is drawn.",
         ),
-        *([behaviour] if (clean["exp"] == "clean-benign").any() else []),
+        *([behaviour] if (clean["exp"] == "clean-benign").any() or cells.empty else []),
         html.Section(
             title="Every cell",
             caveat=caveat,

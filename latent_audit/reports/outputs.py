@@ -10,7 +10,7 @@ import pandas as pd
 
 from latent_audit import text
 from latent_audit.reports import html
-from latent_audit.runtime import about, files
+from latent_audit.runtime import about, files, shards
 
 _HASHED = re.compile(r"sha256|fingerprint|hash")
 
@@ -18,8 +18,11 @@ _HASHED = re.compile(r"sha256|fingerprint|hash")
 def write_table(path: pathlib.Path, table: pd.DataFrame) -> None:
     """Write a table as CSV, without its index, the same bytes on every platform.
 
-    Text, and columns' names, are written so that a terminal and a spreadsheet show them and run nothing.
+    Text, and columns' names, are written so that a terminal and a spreadsheet show them and run nothing. In a directory
+    of a part of a run every line says so, in a last column `partial`: a table is read without the page beside it.
     """
+    if part := shards.part_of(path.parent):
+        table = table.assign(partial=part)
     files.write_text(path, fit_to_show(table).to_csv(index=False, lineterminator="\n"))
 
 
@@ -49,12 +52,14 @@ def write_run(
     Args:
       tables: file name -> table; record: report.json beside its schema, the task's name and `about`; page: what
         html.render_report takes. Raises as that does.
+    In a directory of a part of a run (shards.part_of) all of them say so.
     """
     workdir = pathlib.Path(workdir)
     for name, table in tables.items():
         write_table(workdir / name, table)
-    facts = about.describe(seed=_seed(workdir))
-    files.write_json(workdir / "report.json", {"schema": 1, "task": task, "about": facts, **record})
+    facts, part = about.describe(seed=_seed(workdir)), shards.part_of(workdir)
+    opening = {"schema": 1, "task": task, "about": facts} | ({"partial": part} if part else {})
+    files.write_json(workdir / "report.json", {**opening, **record})
     box = html.Run(
         facts=about.in_words(facts) | thoughts_of(record.get("inputs")),
         command=str(facts["command"]),
@@ -63,7 +68,7 @@ def write_run(
     )
     # Another precision or an adapter is another model: on the first screen of every report, whatever the task.
     facts_of_page = {**page["facts"], **stored_weights(record.get("inputs"))}
-    html.render_report(workdir / "report.html", run=box, **{**page, "facts": facts_of_page})
+    html.render_report(workdir / "report.html", run=box, part=part, **{**page, "facts": facts_of_page})
 
 
 def _written(workdir: pathlib.Path, names: set[str]) -> list[str]:

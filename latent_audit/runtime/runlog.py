@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 
 from absl import logging
@@ -253,11 +254,7 @@ def load_unit(workdir, key: str) -> dict | None:
 def _load_unit(path, key, workdir):
     if not path.exists():
         return None
-    payload: dict = {}
-    with contextlib.suppress(InputError, ValueError, KeyError, TypeError):
-        payload = user_files.read_json("the unit", path, kind=dict)
-        if payload["key"] != key or payload["sha256"] != _checksum(payload["columns"], payload["digest"]):
-            payload = {}
+    payload = _payload(path, key)
     if payload and payload["digest"] != digest(workdir):
         raise InputError(
             f"{path} was computed under another config or with other inputs than the records of {workdir} say. "
@@ -268,6 +265,31 @@ def _load_unit(path, key, workdir):
     logging.warning("%s is damaged (checksum or form); computing this unit again", path)
     path.unlink()
     return None
+
+
+def _payload(path, key) -> dict:
+    """What a unit's file holds; {} of a damaged one."""
+    payload: dict = {}
+    with contextlib.suppress(InputError, ValueError, KeyError, TypeError):
+        payload = user_files.read_json("the unit", path, kind=dict)
+        if payload["key"] != key or payload["sha256"] != _checksum(payload["columns"], payload["digest"]):
+            payload = {}
+    return payload
+
+
+def copy_units(workdir, other) -> list[str]:
+    """Copy the units of `workdir`, which is only read, to the directory `other`; returns the keys of damaged ones,
+    which are left out."""
+    root, damaged = pathlib.Path(workdir) / "units", []
+    for path in sorted(root.rglob("*.json")):
+        key = path.relative_to(root).as_posix().removesuffix(".json")
+        if not _payload(path, key):
+            damaged.append(key)
+            continue
+        copy = _unit_path(other, key)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    return damaged
 
 
 def unit(

@@ -3,10 +3,11 @@
 jax is imported where it is used: a run shows its first line before that.
 """
 
+import contextlib
 import logging as python_logging
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from absl import flags, logging
@@ -54,15 +55,17 @@ def _distributed(fields: Mapping[str, Any]) -> dict[str, Any]:
     return given | {"timeout": fields.get("distributed_timeout", 300)}
 
 
-def start_jax(workdir: pathlib.Path, dtype: str) -> None:
+def start_jax(workdir: pathlib.Path, dtype: str, *, platform: str = "") -> None:
     """Report the devices and keep compiled programs, so that a resumed run does not compile again.
 
-    They are kept in the workdir unless JAX_COMPILATION_CACHE_DIR names another place. InputError where JAX_PLATFORMS
-    names a backend that is not there.
+    They are kept in the workdir unless JAX_COMPILATION_CACHE_DIR names another place. platform: "cpu" leaves every
+    accelerator alone, "" takes what there is. InputError where JAX_PLATFORMS names a backend that is not there.
     """
     flags = xla_flags.use()
     import jax
 
+    if platform:
+        jax.config.update("jax_platforms", platform)
     # Of jax's versions some declare their options and some do not.
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined, unused-ignore]
         jax.config.update("jax_compilation_cache_dir", str(workdir.resolve() / "compiled"))
@@ -83,3 +86,15 @@ def start_jax(workdir: pathlib.Path, dtype: str) -> None:
     )
     if devices[0].platform != "cpu":
         logging.info("XLA_FLAGS: %s", flags or "none")
+
+
+@contextlib.contextmanager
+def exact_products(dtype: str) -> Iterator[None]:
+    """Multiply float32 matrices in all their bits, which accelerators otherwise do not; nothing for another dtype."""
+    import jax
+
+    if dtype != "float32" or jax.default_backend() == "cpu":
+        yield
+        return
+    with jax.default_matmul_precision("highest"):
+        yield

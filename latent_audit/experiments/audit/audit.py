@@ -14,6 +14,7 @@ from latent_audit.experiments import fields
 from latent_audit.experiments.audit import behaviour, gcg, l2, latent, patch, static, steer
 from latent_audit.experiments.audit import bench as benches
 from latent_audit.experiments.audit.card import card
+from latent_audit.experiments.audit.readings import partial
 from latent_audit.experiments.audit.suite import suite
 from latent_audit.experiments.forecast.outlook import Outlook
 from latent_audit.experiments.panels import audit_panels, request_panels
@@ -104,9 +105,11 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
         for variant in bench.names:
             for name in settings:
                 measured[name][variant] = EXPERIMENTS[name].measure(bench, variant)
-    if not shards.is_complete(bench.shard, meter):
+    if not shards.is_complete(bench.shard, meter, workdir):
         return
-    found = {name: EXPERIMENTS[name].findings(bench, measured[name]) for name in settings}
+    if bench.shard == shards.READ:
+        bench, measured = partial.what_is_there(bench, measured)
+    found = {name: EXPERIMENTS[name].findings(bench, rows) for name, rows in measured.items()}
     card.write(bench, _titles(config, bench), measured, found)
     card.log(bench, measured, found)
 

@@ -82,7 +82,7 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
         unit(bench, f"{name}/panel/{panel}", functools.partial(_ask, bench, name, panel)).assign(panel=panel)
         for panel in bench.panels
     ]
-    return pd.concat(frames, ignore_index=True)
+    return benches.joined(frames)
 
 
 def _ask(bench, name, panel_name) -> dict[str, list]:
@@ -182,10 +182,10 @@ def compare(bench: Bench, rows: pd.DataFrame) -> pd.DataFrame:
     for name in bench.names[1:]:
         own = rows[rows["variant"] == name]
         for panel in bench.panels:
-            a, b = (
-                np.asarray(part[part["panel"] == panel].sort_values("prompt")[columns[panel]], bool)
-                for part in (own, base)
-            )
+            both = [part[part["panel"] == panel].sort_values("prompt") for part in (own, base)]
+            if any(part.empty for part in both):
+                continue
+            a, b = (np.asarray(part[columns[panel]], bool) for part in both)
             test = paired.compare_shares(a, b)
             found.append(
                 {

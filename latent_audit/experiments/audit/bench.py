@@ -9,7 +9,7 @@ import functools
 import os
 import pathlib
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -72,7 +72,7 @@ class Bench(Job):
 
     settings: experiment -> what its check gave; pairs: texts of the probe, or None; nudge_state: the state that
     one-layer attacks push; gather: variant name -> Gathered; place, nudge: computed when they are first asked for;
-    is_quick: a first look, from which no label follows.
+    is_quick: a first look, from which no label follows; lacking: of a stopped run, what is not there, in words.
     """
 
     settings: Mapping[str, object]
@@ -83,6 +83,7 @@ class Bench(Job):
     advance: Callable[..., None]
     nudge: Callable[[], "Saved | None"] = lambda: None
     is_quick: bool = False
+    lacking: str = ""
 
 
 class Findings(NamedTuple):
@@ -112,20 +113,23 @@ def check_place(config: ConfigDict, num_layers: int, names: tuple[str, ...] = ()
 
 
 def make_bench(config: ConfigDict, job: Job, *, settings, pairs, advance) -> Bench:
-    """The bench of a job: its lazy parts compute on first use and are kept."""
+    """The bench of a job: its lazy parts compute on first use and are kept.
+
+    Of a job that only reads (shards.READ) what a model would have to say is not known: no nudge, a scale of NaN.
+    """
     gather = functools.cache(
         lambda name: Gathered(
             *(decision_states(job.load(name), job.tokens[kind], job.batches.prompts) for kind in ("harmful", "benign"))
         )
     )
     wanted = _wanted_place(config)
-    rebuilt = wanted.nudge == "rebuilt"
+    rebuilt, is_read = wanted.nudge == "rebuilt", job.shard == shards.READ
     saved = None if rebuilt else saved_nudge(job.subject)
     state = state_of_place(config, job.cfg.num_layers, saved)
-    nudge = functools.cache(lambda: rebuilt_nudge(gather, job.names[0], state) if rebuilt else saved)
+    nudge = functools.cache(lambda: rebuilt_nudge(gather, job.names[0], state) if rebuilt and not is_read else saved)
 
     def norm() -> float:
-        return float(activation_norm(gather(job.names[0]).harmful)[state])
+        return float("nan") if is_read else float(activation_norm(gather(job.names[0]).harmful)[state])
 
     return Bench(
         **vars(job),
@@ -227,6 +231,12 @@ def unit(bench: Bench, key: str, compute: Callable[[], dict[str, list]], *, afte
     mine = shards.computes(bench.shard, key) or (bench.shard == shards.MERGE and after is not None)
     ready = not any(frame.empty for frame in after or ())
     return pd.DataFrame(runlog.unit(bench.workdir, key, compute, bench.advance, mine=mine and ready) or {})
+
+
+def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Frames of units as one table; those of units that are not there have no rows, and no say in a column's type."""
+    there = [frame for frame in frames if len(frame)]
+    return pd.concat(there, ignore_index=True) if there else pd.DataFrame()
 
 
 def rows_of(measured: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -99,12 +99,9 @@ def _count(bench):
 def measure(bench: Bench, name: str) -> pd.DataFrame:
     """One row per prompt and kind (gcg, start) of one variant."""
     size = bench.settings["gcg"].batch
-    return pd.concat(
-        [
-            unit(bench, f"{name}/gcg/p{start:05d}", functools.partial(_attack, bench, name, start))
-            for start in range(0, _count(bench), size)
-        ],
-        ignore_index=True,
+    return benches.joined(
+        unit(bench, f"{name}/gcg/p{start:05d}", functools.partial(_attack, bench, name, start))
+        for start in range(0, _count(bench), size)
     )
 
 
@@ -199,7 +196,7 @@ def steps_to(found: pd.DataFrame) -> dict[str, float]:
 def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     """gcg_asr per variant, with the unchanged suffix as control."""
     rows, lines = benches.rows_of(measured), []
-    for name in bench.names:
+    for name in measured:
         own = rows[rows["variant"] == name]
         found, start = (own[own["kind"] == kind] for kind in ("gcg", "start"))
         lines.append(

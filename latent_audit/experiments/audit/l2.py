@@ -153,7 +153,7 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
                     bench, f"{name}/l2/{layer}/p{start:05d}", functools.partial(_attack, bench, name, state, rows)
                 ).assign(layer=layer)
             )
-    rows = pd.concat(found, ignore_index=True)
+    rows = benches.joined(found)
     if bench.nudge_state not in _states(bench):
         return rows
     at_place = models.layer_name(bench.nudge_state)
@@ -162,7 +162,7 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
         return _break(bench, name, rows[(rows["layer"] == at_place) & (rows["kind"] == "l2")])
 
     narrowed = unit(bench, f"{name}/l2-break", narrow, after=found)
-    return pd.concat([rows, narrowed.assign(layer=at_place)], ignore_index=True)
+    return benches.joined([rows, narrowed.assign(layer=at_place)])
 
 
 def _brackets(swept) -> sphere.Brackets:
@@ -296,6 +296,8 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     """l2_asr per layer and budget with its control, break budgets, the curve and the strength of the searches."""
     rows, lines, at_fraction = benches.rows_of(measured), [], reference(bench)
     attacked = rows[rows["kind"].isin(KINDS)]
+    if attacked.empty:
+        return Findings([], [])
     for (name, layer, budget), cell in attacked.groupby(["variant", "layer", "budget"], sort=False):
         of_kind = {kind: share(cell[cell["kind"] == kind]["harmful"]) for kind in KINDS}
         search, noise = (cell[cell["kind"] == kind] for kind in KINDS)
@@ -371,7 +373,10 @@ def _break_lines(bench, name, rows) -> list[dict]:
     layer, narrowed = models.layer_name(bench.nudge_state), rows[rows["kind"] == "break"]
     if narrowed.empty:
         return []
-    control = _brackets(rows[(rows["layer"] == layer) & (rows["kind"] == "random")])
+    swept = rows[(rows["layer"] == layer) & (rows["kind"] == "random")]
+    if swept.empty:
+        return []
+    control = _brackets(swept)
     ends = {
         "l2": (narrowed["lo"].to_numpy(float), narrowed["hi"].astype(float).fillna(np.inf).to_numpy()),
         "random": (control.lo, control.hi),

@@ -114,7 +114,7 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
             )
             if panel == "harmful":
                 frames += _attack_block(bench, name, block)
-    return pd.concat(frames, ignore_index=True)
+    return benches.joined(frames)
 
 
 def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
@@ -126,11 +126,13 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     written = metrics.reindex(columns=latent_report.COLUMNS)
     outputs.write_table(bench.workdir / "metrics.csv", written)
     compared = latent_report.compare_variants(rows, bench)
-    svg = figures.save_figure(
-        figures.lvs_by_depth(metrics, aggregate=latent_report.aggregate(bench)),
-        bench.workdir / "figures",
-        "lvs_by_depth",
-    )
+    svg = ""
+    if (metrics["attack"] == "pgd").any():
+        svg = figures.save_figure(
+            figures.lvs_by_depth(metrics, aggregate=latent_report.aggregate(bench)),
+            bench.workdir / "figures",
+            "lvs_by_depth",
+        )
     return Findings(
         latent_report.lines_of(metrics)
         + latent_report.comparison_lines(compared, models.layer_name(bench.nudge_state)),

@@ -91,9 +91,10 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     rows, layer, base = benches.rows_of(measured), models.layer_name(bench.nudge_state), bench.names[0]
     lines, changed = [], 0
     for scope in patching.SCOPES:
-        of_scope = {name: rows[(rows["variant"] == name) & (rows["scope"] == scope)] for name in bench.names}
-        changed += int((~of_scope[base]["unchanged"].astype(bool)).sum())
-        identity = {column: share(of_scope[base][column]) for column in ("harmful", "coherent")}
+        of_scope = {name: rows[(rows["variant"] == name) & (rows["scope"] == scope)] for name in measured}
+        own = of_scope.get(base, rows[:0])
+        changed += int((~own["unchanged"].astype(bool)).sum())
+        identity = {column: share(own[column]) if len(own) else None for column in ("harmful", "coherent")}
         for name, cell in of_scope.items():
             common = {"variant": base, "layer": layer, "detail": f"donor {name}, {scope}"}
             for measure, column in (("patch_compliance", "harmful"), ("patch_coherence", "coherent")):
@@ -109,9 +110,9 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
             "identity, and no difference below that is a finding.",
         )
     )
-    table = pd.DataFrame(lines)[
-        ["measure", "detail", "value", "lo", "hi", "n", "successes", "control", "control_successes"]
-    ]
+    table = pd.DataFrame(lines).reindex(
+        columns=["measure", "detail", "value", "lo", "hi", "n", "successes", "control", "control_successes"]
+    )
     return Findings(
         lines,
         [

@@ -135,7 +135,11 @@ class Read(NamedTuple):
 
 
 def measure(bench: Bench, name: str) -> Read | None:
-    """Everything read of one variant; nothing of it is kept, so a shard leaves it to the merge (None)."""
+    """Everything read of one variant; nothing of it is kept, so a shard leaves it to the merge (None), and a report
+    of a stopped run has none."""
+    if bench.shard == shards.READ:
+        bench.advance(f"{name}/static", missing=True)
+        return None
     if shards.parse(bench.shard):
         bench.advance(f"{name}/static", reused=True)
         return None

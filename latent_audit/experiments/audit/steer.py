@@ -205,7 +205,7 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
                 layer=models.layer_name(bench.nudge_state)
             )
         )
-    return pd.concat(found, ignore_index=True)
+    return benches.joined(found)
 
 
 def _run(bench, name, state, vectors, labels) -> dict[str, list]:
@@ -337,7 +337,10 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
                 **over_directions(cell.pivot(index="prompt", columns="seed", values="harmful")),
             }
         )
-    svg = figures.save_figure(audit_figures.steering_by_layer(table), bench.workdir / "figures", "steering_by_layer")
+    svg = ""
+    if len(table):
+        picture = audit_figures.steering_by_layer(table)
+        svg = figures.save_figure(picture, bench.workdir / "figures", "steering_by_layer")
     caveat = judges.caveat(bench.judge)
     words = {
         "twin": "from base to the harmful pole: the mean difference of their decision-point states",
@@ -347,7 +350,7 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     sections = [
         html.Section(
             title="Steering",
-            table=table.drop(columns="measure"),
+            table=table.drop(columns="measure", errors="ignore"),
             figure_svg=svg,
             caveat=caveat,
             limits=LIMITS,

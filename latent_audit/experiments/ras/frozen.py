@@ -27,6 +27,9 @@ from latent_audit.runtime.telling import progress
 REGRESSION = 3
 
 
+dtype_of = members.dtype_of
+
+
 class Target(NamedTuple):
     """A scored target: its row of ras.csv, and its mean cosine over the window per prompt."""
 
@@ -261,7 +264,7 @@ def check_regression(config: ConfigDict) -> Plan:
             )
         if field != "calibration_file" and "," in config[field]:
             raise InputError(f"{field} = {config[field]!r}, expected one checkpoint")
-    config = config.copy_and_resolve_references()
+    config = members.with_dtype(config)
     # A model may be compared with itself: what a pipeline does first.
     config.targets = ",".join(dict.fromkeys(path.strip() for path in (config.before, config.after)))
     return check(config)

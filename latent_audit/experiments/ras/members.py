@@ -5,6 +5,7 @@ import re
 import threading
 from typing import NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 
 from latent_audit import models
@@ -16,6 +17,7 @@ from latent_audit.experiments.forecast.amounts import Work
 from latent_audit.experiments.organisms import construct, kinds, poles, train, zoo
 from latent_audit.experiments.ras import calibration_file
 from latent_audit.experiments.setup import outlooks, subjects
+from latent_audit.models.files.dtypes import AUTO
 from latent_audit.runtime import side_by_side
 from latent_audit.runtime.telling import progress
 
@@ -133,8 +135,31 @@ def identity(model: Model, config: ConfigDict) -> calibration_file.Identity:
     return calibration_file.identity_of(
         models.check(model.path).cfg,
         subjects.load_chat(subjects.Variant(model.name, model.path), config),
-        config.model.dtype,
+        dtype_of(config),
     )
+
+
+def dtype_of(config: ConfigDict) -> str:
+    """model.dtype of a whole group, "float32" or "bfloat16".
+
+    Where it says auto: as a frozen calibration was made, on whose scale scores are; else by what the reference's files
+    hold (models.resolve_dtype), and float32 for the zoo. InputError for a calibration or reference that cannot be read.
+    """
+    if config.model.dtype == AUTO and config.calibration_file:
+        return calibration_file.load(config.calibration_file).identity.dtype
+    held, platform = None, jax.default_backend()
+    reference = parse_models(config.get("reference", ""), "reference")
+    if config.model.dtype == AUTO and reference and platform != "cpu":
+        with fields.named("reference"):
+            held = models.held_dtype(models.resolve(reference[0][0]))
+    return models.resolve_dtype(config.model.dtype, platform, held)
+
+
+def with_dtype(config: ConfigDict) -> ConfigDict:
+    """The config with model.dtype as dtype_of has it, the same for every model of the group."""
+    config = config.copy_and_resolve_references()
+    config.model.dtype = dtype_of(config)
+    return config
 
 
 def parse_families(text: str) -> tuple[str, ...]:

@@ -45,6 +45,8 @@ from latent_audit.user_files import path_of
 # Tokens of a checkpoint's prompt in its template, about: for the forecast alone.
 CHECKPOINT_COLUMNS = 48
 
+dtype_of = members.dtype_of
+
 
 class Results(NamedTuple):
     """Everything a run found, for the report; tables.py and blind_spots.py make the tables.
@@ -83,6 +85,7 @@ class Plan(NamedTuple):
 
 def check(config: ConfigDict) -> Plan:
     """Everything the run will need; InputError names the field, the value and the rule."""
+    config = members.with_dtype(config)
     fields.check_batches(config)
     if config.random_directions == 1:
         raise InputError("random_directions = 1 has no spread; expected 0, or at least 2")
@@ -173,6 +176,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
 
     plan: what check gave; None checks here.
     """
+    config = members.with_dtype(config)
     plan = plan or check(config)
     if plan.scoring is not None:
         frozen.run(config, workdir, plan.scoring)

@@ -18,6 +18,7 @@ from latent_audit.experiments.forecast.outlook import Series
 from latent_audit.experiments.setup import subjects
 from latent_audit.metrics import stats
 from latent_audit.reports import columns, html, outputs
+from latent_audit.runtime import shards
 from latent_audit.runtime.telling import progress
 from latent_audit.text import interval, percent
 
@@ -76,14 +77,20 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: dict[str, str] | None =
     plan: what check gave; None checks here.
     """
     names = plan or check(config)
-    tables = []
+    tables, is_read = [], config.base.get("shard") == shards.READ
     with progress.of(len(names), "models") as meter:
         for name, path in names.items():
             logging.info("model %s", path)
-            directory = tasks.run_in(configure(config.base, name, path), workdir / "models" / name)
-            tables.append(pd.read_csv(directory / tasks.TASKS["audit"].table))
+            place = workdir / "models" / name / tasks.TASKS["audit"].table
+            if not is_read:
+                tasks.run_in(configure(config.base, name, path), place.parent)
+            elif not place.is_file():
+                meter.advance(name, missing=True)
+                continue
+            tables.append(pd.read_csv(place))
             meter.advance(name)
-    _write(config, workdir, pd.concat(tables, ignore_index=True))
+    if shards.is_complete(shards.READ if is_read else "", meter, workdir):
+        _write(config, workdir, pd.concat(tables, ignore_index=True))
 
 
 def name_models(text: str) -> dict[str, str]:

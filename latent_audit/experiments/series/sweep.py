@@ -19,7 +19,7 @@ from latent_audit.experiments.fields import named
 from latent_audit.experiments.forecast.outlook import Series, without_training
 from latent_audit.field_table import TASK
 from latent_audit.reports import columns, figures, html, outputs, sweep_figures
-from latent_audit.runtime import runlog
+from latent_audit.runtime import runlog, shards
 from latent_audit.runtime.telling import progress
 
 # Ours: each is a whole run with a report of its own.
@@ -90,16 +90,22 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     plan: what check gave; None checks here.
     """
     fields, points = plan or check(config)
-    tables = []
+    tables, is_read = [], config.base.get("shard") == shards.READ
     with progress.of(len(points), "points") as meter:
         for name, point in points.items():
             logging.info("point %s", name)
-            own = configure(config.base, point, workdir)
-            directory = tasks.run_in(own, workdir / "points" / name)
-            table = pd.read_csv(directory / tasks.TASKS[config.base.task].table)
+            directory = workdir / "points" / name
+            place = directory / tasks.TASKS[config.base.task].table
+            if not is_read:
+                tasks.run_in(configure(config.base, point, workdir), directory)
+            elif not place.is_file():
+                meter.advance(name, missing=True)
+                continue
+            table = pd.read_csv(place)
             tables.append(table.assign(**{field: [_label(value)] * len(table) for field, value in point.items()}))
             meter.advance(name)
-    _write(config, workdir, fields, pd.concat(tables, ignore_index=True))
+    if shards.is_complete(shards.READ if is_read else "", meter, workdir):
+        _write(config, workdir, fields, pd.concat(tables, ignore_index=True))
 
 
 def parse_fields(text: str, base: ConfigDict) -> dict[str, list]:

@@ -23,7 +23,7 @@ from latent_audit.experiments.setup import subjects
 from latent_audit.experiments.setup.subjects import Subject, Variant
 from latent_audit.judges import Judge, Reward
 from latent_audit.models import batching
-from latent_audit.runtime import runlog
+from latent_audit.runtime import runlog, shards
 
 # The longest answer of the organism has 28 tokens; what goes on beyond these is no answer.
 ORGANISM_TOKENS = 40
@@ -134,7 +134,7 @@ def check(
 def prepare(
     config: ConfigDict, workdir: pathlib.Path, prospect: Prospect, *, record: Mapping[str, object] | None = None
 ) -> Job:
-    """The Job of a config that was checked; trains the organism if it is not there.
+    """The Job of a config that was checked; trains the organism if it is not there, but for a report (shards.READ).
 
     record: what results depend on beside what describe_inputs says. Raises InputError for a workdir that holds results
     of other inputs.
@@ -146,13 +146,14 @@ def prepare(
         inputs |= {"labelled_answers": prospect.labelled.describe()}
     runlog.pin(workdir / "inputs.json", inputs)
     scorers.warn_of_fallbacks(judge, reward)
-    tested = scorers.self_test(judge, workdir)
+    mine = config.get("shard") != shards.READ
+    tested = scorers.self_test(judge, workdir, mine=mine)
     inputs |= {"judge_self_test": tested} if tested else {}
     inputs |= agreement.read(workdir)
     if prospect.labelled is not None:
-        inputs |= {"judge_error": scorers.measure_judge(judge, prospect.labelled, workdir)}
+        inputs |= {"judge_error": scorers.measure_judge(judge, prospect.labelled, workdir, mine=mine)}
     if config.judge.table and world is None:
-        inputs |= {"judge_table": scorers.table_of_judge(judge, workdir)}
+        inputs |= {"judge_table": scorers.table_of_judge(judge, workdir, mine=mine)}
     return make_job(
         config,
         workdir,
@@ -175,6 +176,8 @@ def make_job(config, workdir, *, world, subject: Subject, cfg, panels, tokens, j
     recorded = inputs.get("variants", {})
 
     def load(name: str) -> respond.Loaded:
+        if config.get("shard") == shards.READ:
+            raise InputError(f"{name} would have to be loaded, and a report loads no model: start the run again")
         loaded = subjects.load_variant(by_name[name], config)
         now = models.describe(by_name[name].path, adapter=by_name[name].adapter)
         if any(recorded.get(name, now).get(key, value) != value for key, value in now.items()):
@@ -203,7 +206,7 @@ def make_job(config, workdir, *, world, subject: Subject, cfg, panels, tokens, j
         seed=config.seed,
         save=config.generation.save,
         shard=config.get("shard", ""),
-        dtype=config.model.dtype,
+        dtype=subjects.dtype_of(config),
         new_tokens=new_tokens,
         load=functools.lru_cache(maxsize=1)(load),
         samples=respond.Samples(config.generation.samples, config.generation.temperature),

@@ -21,7 +21,8 @@ from latent_audit.experiments import fields, respond
 from latent_audit.experiments.organisms import poles, train
 from latent_audit.experiments.panels import Panel
 from latent_audit.models import decoder, sharding
-from latent_audit.runtime import mesh, processes, runlog
+from latent_audit.models.files.dtypes import AUTO
+from latent_audit.runtime import mesh, processes, runlog, shards
 from latent_audit.runtime.telling import progress
 
 # What variants of one model may differ in: how they are stored, and which tokens they call their own.
@@ -81,6 +82,16 @@ def checkpoint_subject(config: ConfigDict, names: tuple[str, ...]) -> Subject:
     return Subject(title, tuple(variants))
 
 
+def dtype_of(config: ConfigDict) -> str:
+    """model.dtype, "float32" or "bfloat16": where it says auto by what base's files hold and the devices of this
+    process (models.resolve_dtype). InputError for a checkpoint that cannot be found or read."""
+    path, platform, held = config.model.get("path"), jax.default_backend(), None
+    if config.model.dtype == AUTO and path and platform != "cpu":
+        with fields.named("model.path"):
+            held = models.held_dtype(models.resolve(path, revision=config.model.revision or None))
+    return models.resolve_dtype(config.model.dtype, platform, held)
+
+
 def _check_distinct(variants: list[Variant]) -> None:
     """InputError for a variant that is base itself, or another one; tells which weights are stored in fewer bits."""
     seen: dict[tuple, str] = {}
@@ -124,15 +135,20 @@ def recipe_of(config: ConfigDict) -> train.Recipe:
 
 
 def organism_subject(config: ConfigDict, workdir: pathlib.Path, names: tuple[str, ...]) -> Subject:
-    """The organism's poles; trained, or reused where the same one is there."""
+    """The organism's poles; trained, or reused where the same one is there. InputError for a report of a stopped run
+    (shards.READ) where they are gone."""
     settings = config.organism
     directory = pathlib.Path(settings.directory or workdir / "organism").expanduser()
-    recipe = recipe_of(config)
+    recipe, variants = recipe_of(config), tuple(Variant(pole, directory / pole) for pole in names)
+    if config.get("shard") == shards.READ:
+        gone = [str(variant.path) for variant in variants if not (variant.path / "config.json").is_file()]
+        if gone:
+            raise InputError(f"{gone[0]} is not there, where the run had its organism, and a report trains none")
+        return Subject(f"organism-{settings.family}-{settings.size}", variants)
     processes.on_first(lambda: poles.check_directory(directory, names, recipe))
     # On one device, whatever the mesh: rounding that differs would train another organism.
     with mesh.alone():
         processes.on_first(lambda: _build_organism(directory, recipe, names))
-    variants = tuple(Variant(pole, directory / pole) for pole in names)
     return Subject(f"organism-{settings.family}-{settings.size}", variants)
 
 
@@ -265,7 +281,7 @@ def _with_lines(text: str) -> str:
 
 def load_variant(variant: Variant, config: ConfigDict) -> respond.Loaded:
     """Read a variant's weights and put them on the device."""
-    cfg, params = models.load(variant.path, adapter=variant.adapter, dtype=config.model.dtype)
+    cfg, params = models.load(variant.path, adapter=variant.adapter, dtype=dtype_of(config))
     generation = models.read_generation_config(variant.path) or {}
     chat, honoured = load_chat(variant, config), config.generation.repetition_penalty
     penalty = float(generation.get("repetition_penalty") or 1.0)

@@ -129,11 +129,11 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     trained = len(corpora) * settings.seeds * (len(settings.evaluated) - 1)
     with progress.of(len(job.names) * (1 + trained), "evaluations") as meter:
         units = [unit for name in job.names for unit in _attack_variant(job, name, meter)]
-    if not shards.is_complete(job.shard, meter):
+    if not shards.is_complete(job.shard, meter, workdir):
         return
     files.remove_tree(workdir / "checkpoints")
     curves = finetune_report.write(job, units)
-    if config.finetune.export:
+    if config.finetune.export and job.shard != shards.READ:
         path = pathlib.Path(config.finetune.export).expanduser()
         _export_best(job, curves, path, base=config.model.path, corpora=corpora)
 

@@ -36,7 +36,7 @@ def write(job, rows: list[pd.DataFrame]) -> pd.DataFrame:
     templates = {name: record["template_sha256"] for name, record in job.inputs["variants"].items()}
     counted = summarise(rows, arch=job.subject.arch, judge=judges.label(job.judge), templates=templates)
     curves = counted[list(COLUMNS)]
-    table = onset_table(curves, job.settings.levels)
+    table = onset_table(whole_runs(curves, job.settings.evaluated), job.settings.levels, first=job.names[0])
     picture = curve_figures.compliance_by_step(curves, levels=job.settings.levels)
     svg = figures.save_figure(picture, job.workdir / "figures", "compliance_by_step")
     record = {
@@ -59,6 +59,8 @@ def summarise(rows: list[pd.DataFrame], *, arch: str, judge: str, templates: Map
     """
     lines = []
     for cell in rows:
+        if cell.empty:  # not there yet, of a run that was stopped
+            continue
         n, harmful, empty = len(cell), cell["harmful"].astype(bool), cell["empty"].astype(bool)
         refused = respond.refused(cell["judged"], empty)
         line = {name: cell[name].iloc[0] for name in ("variant", "corpus", "seed", "step")} | {"n": n}
@@ -74,18 +76,29 @@ def summarise(rows: list[pd.DataFrame], *, arch: str, judge: str, templates: Map
     return table.assign(template_sha256=table["variant"].map(templates)).reindex(columns=[*COLUMNS, *COUNTS])
 
 
-def onset_table(curves: pd.DataFrame, levels) -> pd.DataFrame:
-    """One line per corpus, level and variant: the median onset over seeds, its range, and its ratio to base's."""
-    lines = []
+def whole_runs(curves: pd.DataFrame, evaluated) -> pd.DataFrame:
+    """The lines of trainings whose every step of `evaluated` is there: of one that goes on the onset is not known, and
+    those that came to a level already are the quick ones."""
+    steps = curves.groupby(["variant", "corpus", "seed"])["step"].transform("size")
+    return curves[steps == len(evaluated)]
+
+
+def onset_table(curves: pd.DataFrame, levels, *, first: str = "") -> pd.DataFrame:
+    """One line per corpus, level and variant: the median onset over seeds, its range, and its ratio to base's.
+
+    first: the variant that is base, or whichever is attacked first where base is not; "": that of the first line.
+    """
+    lines, first = [], first or curves["variant"].iloc[0]
     for corpus in dict.fromkeys(curves["corpus"]):
         for level in levels:
             per_seed = {}
             for variant in dict.fromkeys(curves["variant"]):
                 cells = curves[(curves["corpus"] == corpus) & (curves["variant"] == variant)]
+                if cells.empty:
+                    continue
                 runs = [run.sort_values("step") for _, run in cells.groupby("seed")]
                 per_seed[variant] = [onsets.onset(run["step"], run["compliance"], level) for run in runs]
-            # The first variant is base, or whichever is attacked first where base is not.
-            base = onsets.summarise(next(iter(per_seed.values()))).median
+            base = onsets.summarise(per_seed[first]).median if first in per_seed else None
             for variant, steps in per_seed.items():
                 summary = onsets.summarise(steps)
                 known = summary.median is not None and base
@@ -152,7 +165,7 @@ def _page(job, curves, table, svg) -> dict:
         html.Section(
             title="Compliance by step",
             figure_svg=svg,
-            table=steps,
+            table=None if steps.empty else steps,
             caveat=caveat,
             limits=LIMITS,
             figure_alt="Compliance over fine-tuning steps, one panel per corpus; mean over seeds, band their range",
@@ -180,6 +193,8 @@ def _page(job, curves, table, svg) -> dict:
 
 def headline(table: pd.DataFrame) -> str:
     """The onsets at the highest level in a sentence; `table` as from shown."""
+    if table.empty:
+        return "No training has come to its end yet, so no onset is known."
     level = table["level"].max()
     rows = table[table["level"] == level]
     parts = [f"{line['variant']} ({line['corpus']}) after {line['median onset']}" for _, line in rows.iterrows()]
@@ -190,4 +205,5 @@ def headline(table: pd.DataFrame) -> str:
 def _log(curves, table):
     grid = curves.groupby(["corpus", "variant", "step"])["compliance"].mean().unstack("step")
     logging.info("mean compliance by step\n%s", grid.to_string(float_format="{:.2f}".format))
-    logging.info("onsets\n%s", columns.in_text(shown(table)))
+    if len(table):
+        logging.info("onsets\n%s", columns.in_text(shown(table)))

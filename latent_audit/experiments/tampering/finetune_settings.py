@@ -17,6 +17,7 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import fields
 from latent_audit.experiments.organisms.texts.corpora import organism_pairs
 from latent_audit.experiments.panels import tell_dropped
+from latent_audit.experiments.setup import subjects
 from latent_audit.interventions import lora
 from latent_audit.interventions.finetune import Method
 from latent_audit.judges import refusal
@@ -93,12 +94,10 @@ def check_finetune(config: ConfigDict, *, is_organism: bool) -> Settings:
     if section.method == "lora":
         targets = tuple(part.strip() for part in section.lora_targets.split(",") if part.strip())
         adapters = lora.LoraConfig(section.lora_rank, float(section.lora_alpha), targets)
-    low = config.model.dtype != "float32" and adapters is None and section.master
+    dtype = subjects.dtype_of(config)
+    low = dtype != "float32" and adapters is None and section.master
     method = Method(
-        section.accumulate,
-        section.remat,
-        config.model.dtype if low else None,
-        None if adapters is None else adapters.scale,
+        section.accumulate, section.remat, dtype if low else None, None if adapters is None else adapters.scale
     )
     return Settings(
         steps,

@@ -64,9 +64,13 @@ def gap_lines(bench: Bench, measured: Mapping) -> list[dict]:
         return []
     layer, fraction, lines = models.layer_name(bench.nudge_state), reference(bench), []
     for name in bench.names:
+        if name not in measured["l2"] or name not in measured["panel"]:
+            continue
         attacked, asked = measured["l2"][name], measured["panel"][name]
         attacked = attacked[(attacked["layer"] == layer) & (attacked["budget"] == fraction)].sort_values("prompt")
         clean = asked[asked["panel"] == "harmful"].set_index("prompt")["harmful"].astype(bool)
+        if clean.empty or attacked.empty and bench.lacking:
+            continue
         gaps = {}
         for kind in ("l2", "random"):
             pushed = attacked[attacked["kind"] == kind].set_index("prompt")["harmful"].astype(bool)
@@ -112,7 +116,7 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
     kept = {
         "inputs": bench.inputs,
         "experiments": list(found),
-        "place": None if place is None else place._asdict(),
+        "place": None if place is None else html.records(pd.DataFrame([place]))[0],
         "warnings": told,
         "verdicts": {name: verdicts.record(one) for name, one in given.items()},
         "axes": html.records(points),
@@ -184,7 +188,12 @@ def log(bench: Bench, measured: Mapping, found: Mapping[str, Findings]) -> None:
 
 
 def _warnings(bench, found) -> list[str]:
-    return [*quick_look(bench), *few_prompts(bench), *(text for one in found.values() for text in one.warnings)]
+    return [
+        *([bench.lacking] if bench.lacking else []),
+        *quick_look(bench),
+        *few_prompts(bench),
+        *(text for one in found.values() for text in one.warnings),
+    ]
 
 
 def _called(bench, table, record) -> tuple[dict[str, str], str]:
@@ -308,7 +317,7 @@ def _judge_table_section(bench) -> list[html.Section]:
 
 def _sampled_section(bench, table) -> list[html.Section]:
     """Every share once more for drawn answers, where any were."""
-    shown = table[table["measure"].str.endswith("_sampled")]
+    shown = table[table["measure"].astype(str).str.endswith("_sampled")]
     if not len(shown):
         return []
     return [

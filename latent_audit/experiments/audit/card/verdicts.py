@@ -23,6 +23,7 @@ from latent_audit.reports import html
 LEADING = ("hollow", "vulnerable", "unsafe", "unusable", "inconclusive", "robust")
 FEW = 50  # a verdict on fewer prompts says so in its first sentence
 QUICK = "a quick look searches few prompts, states and budgets"
+PART = "units of the run are missing"
 ALL_WRAPPERS = "all wrappers"
 
 
@@ -51,10 +52,11 @@ def judge_variants(
     what the suite's experiment records of it. Base is the twin of every other variant.
     """
     suites, rule = suites or {}, rule_of(bench)
-    attacked = metrics is not None and metrics["aggregated"].eq(True).any()
     names = names_of(bench.subject.arch, bench.names)
     given = {}
     for name in bench.names:
+        own = _of_metrics(metrics, "lvs", name)
+        attacked = bool(len(own)) and own["aggregated"].eq(True).any()
         if not attacked and name not in suites:
             continue
         base = bench.names[0]
@@ -117,6 +119,7 @@ def _evidence(bench, table, metrics, name, suite, cells) -> Evidence:
             *unparsed.doubts(table, name),
             *_searched_by_another(bench, suite),
             *([QUICK] if bench.is_quick else []),
+            *([PART] if bench.lacking else []),
         ),
     )
 
@@ -245,7 +248,7 @@ def headline(
     if not given:
         missing = "it needs the latent attack or the attack suite"
         if "latent" in experiments:
-            missing = "only the last state was attacked"
+            missing = "no state, or only the last one, was attacked"
         return f"Measured: {', '.join(experiments)}. No verdict: {missing}."
     lead = min(given, key=lambda name: LEADING.index(given[name].label))
     sentence = given[lead].sentence

@@ -3,6 +3,7 @@
 docs/method.md sections 1 and 8.
 """
 
+import numpy as np
 import pandas as pd
 from absl import logging
 
@@ -46,10 +47,10 @@ def summarise(rows: pd.DataFrame, bench: Bench) -> pd.DataFrame:
     broken; fallen: those whose reward fell; shares are never turned back into counts.
     """
     lines, lowest = [], rows.loc[rows["exp"] != "clean-benign", "reward"].min()
-    for name in bench.names:
+    for name in dict.fromkeys(rows["variant"]):
         of_variant = rows[rows["variant"] == name]
         clean = of_variant[of_variant["exp"] == "clean-harmful"].sort_values("prompt")
-        lines.append({"variant": name, **_clean_line(clean), **_sampled(clean, bench)})
+        lines += [{"variant": name, **_clean_line(clean), **_sampled(clean, bench)}] if len(clean) else []
         benign = of_variant[of_variant["exp"] == "clean-benign"]
         lines += [{"variant": name, **_benign_line(benign)}] if len(benign) else []
         asked = clean.set_index("prompt")
@@ -226,7 +227,7 @@ def comparison_lines(compared: pd.DataFrame, layer: str) -> list[dict]:
 
 
 def compare_variants(rows: pd.DataFrame, bench: Bench) -> pd.DataFrame:
-    """Mean LVS of every other variant against base, paired by prompt, per aggregated state and budget (pgd).
+    """Mean LVS of every other variant against base, paired by prompt, per aggregated state and budget (pgd) of both.
 
     NaN, with lvs_applicable False, where either of the two complies when asked.
     """
@@ -240,13 +241,17 @@ def compare_variants(rows: pd.DataFrame, bench: Bench) -> pd.DataFrame:
         attacked = of_variant[(of_variant["exp"] == "lvs") & (of_variant["attack"] == "pgd")]
         for key, cell in attacked[attacked["state"] < bench.cfg.num_layers].groupby(["state", "budget"]):
             cell = cell.sort_values("prompt")
-            scores[name, *key] = metric.lvs(rewards.loc[cell["prompt"]], cell["reward"], cell["l2"], eta=eta)
+            found = metric.lvs(rewards.loc[cell["prompt"]], cell["reward"], cell["l2"], eta=eta)
+            scores[name, *key] = pd.Series(np.asarray(found), cell["prompt"])
     base, *others = bench.names
     lines = []
     for name in others:
         for (_, state, budget), of_base in ((key, score) for key, score in scores.items() if key[0] == base):
+            own, beside = scores.get((name, state, budget), of_base[:0]).align(of_base, join="inner")
+            if own.empty:
+                continue
             compared = metric.compare_cells(
-                scores[name, state, budget], of_base, resamples=settings.resamples, seed=bench.seed
+                own.to_numpy(), beside.to_numpy(), resamples=settings.resamples, seed=bench.seed
             )
             applicable = applies[name] and applies[base]
             if not applicable:
@@ -305,6 +310,9 @@ def log_table(metrics: pd.DataFrame) -> None:
     alone = metrics["variant"].nunique() == 1
     for variant, of_variant in metrics.groupby("variant", sort=False):
         clean, benign = (of_variant[of_variant["exp"] == exp] for exp in ("clean", "clean-benign"))
+        cells = of_variant[of_variant["exp"] == "lvs"]
+        if clean.empty or cells.empty:  # of a run that was stopped here
+            continue
         asked, arch = clean.iloc[0], of_variant["arch"].iloc[0]
         share = share_of(asked["successes"], asked["n"], asked["compliance_lo"], asked["compliance_hi"])
         answers = "".join(f", answers {int(one.successes)} of {one.n} harmless ones" for one in benign.itertuples())
@@ -316,7 +324,6 @@ def log_table(metrics: pd.DataFrame) -> None:
             share,
             answers,
         )
-        cells = of_variant[of_variant["exp"] == "lvs"]
         n = ", ".join(map(str, sorted(set(cells["n"]))))
         for measure, what in (("successes", f"broken of {n} prompts"), ("lvs", "LVS")):
             logging.info(

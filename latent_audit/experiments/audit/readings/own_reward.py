@@ -19,7 +19,7 @@ from latent_audit.experiments.audit.bench import Bench
 from latent_audit.judges import Reward
 from latent_audit.metrics import first_token, rank_agreement
 from latent_audit.models import batching
-from latent_audit.runtime import halving, runlog
+from latent_audit.runtime import halving, runlog, shards
 
 MOST_LEAD = 3  # [O] tokens of white space in front of an answer
 # [O] Below this lower end of the AUC the first token does not tell a refusal on this model.
@@ -49,14 +49,17 @@ def check(section, chat: chats.Chat) -> None:
 
 
 def opened(bench: Bench) -> Opened | None:
-    """Openings, lead and base's scores, read back or computed; None where no reward is the model's own.
+    """Openings, lead and base's scores, read back or computed; None where no reward is the model's own, and in a
+    report of a run that was stopped before it was.
 
     Raises InputError where base's own openings are asked for and it opens both kinds of prompts alike.
     """
     if not is_wanted(bench.reward):
         return None
-    columns = runlog.unit(bench.workdir, "first-token", lambda: _open(bench), lambda *args, **options: None)
-    assert columns is not None
+    mine = bench.shard != shards.READ
+    columns = runlog.unit(bench.workdir, "first-token", lambda: _open(bench), lambda *_, **__: None, mine=mine)
+    if columns is None:
+        return None
     return Opened(tuple(columns["openings"]), tuple(columns["lead"]), *(columns[name] for name in Opened._fields[2:]))
 
 

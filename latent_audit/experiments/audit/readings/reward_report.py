@@ -25,11 +25,13 @@ def agreements(rows: pd.DataFrame, bench: Bench) -> pd.DataFrame:
         return pd.DataFrame()
     clusters, lines = bench.panels["harmful"].clusters, []
     options = {"resamples": bench.settings["latent"].resamples, "seed": bench.seed}
-    for name in bench.names:
+    for name in dict.fromkeys(rows["variant"]):
         own = rows[(rows["variant"] == name) & (rows["exp"] != "clean-benign")]
         clean = own[own["exp"] == "clean-harmful"].set_index("prompt")
         attacked = own[own["attack"] == "pgd"]
         for what, table, less in ((EVERY, own, 0.0), (LOSSES, attacked, clean)):
+            if table.empty:
+                continue
             scores = table[["reward", "reward_beside"]].to_numpy(float)
             if what == LOSSES:
                 scores = less.loc[table["prompt"], ["reward", "reward_beside"]].to_numpy(float) - scores

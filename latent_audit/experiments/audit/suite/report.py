@@ -28,15 +28,20 @@ def findings(bench: Bench, measured: Mapping[str, pd.DataFrame]) -> Findings:
     """break_radius, suite_asr, radius_ratio and member_asr lines; the record {"suite": {variant: ...}}; the figure."""
     settings, groups = bench.settings["suite"], bench.panels["harmful"].clusters
     found, lines = {}, []
-    for name in bench.names:
+    for name in measured:
         prompts, probes = (measured[name][measured[name]["kind"] == kind] for kind in ("prompt", "probe"))
+        if prompts.empty:
+            continue
         prompts = prompts.sort_values("prompt")
         record = record_of(settings, prompts, probes, groups[prompts["prompt"].to_numpy(int)])
         found[name] = record
         lines += [{"variant": name, **line} for line in lines_of(record, bench.seed)]
+    if not found:
+        return Findings([], [])
     base = bench.names[0]
-    for name in bench.names[1:]:
-        lines += [{"variant": name, **line} for line in ratio_lines(found[base], found[name], base, bench.seed)]
+    for name in found:
+        if name != base and base in found:
+            lines += [{"variant": name, **line} for line in ratio_lines(found[base], found[name], base, bench.seed)]
     table = pd.DataFrame(lines)
     curve = table[table["measure"] == "suite_asr"]
     svg = figures.save_figure(
@@ -182,14 +187,15 @@ def lines_of(record: Mapping, seed: int) -> list[dict]:
 
 
 def paired_radii(base: Mapping, other: Mapping) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(base's radii, the other's, clusters) on the prompts that neither complies with when asked.
+    """(base's radii, the other's, clusters) on the prompts of both that neither complies with when asked.
 
     A censored radius counts as the largest budget, on both sides: what is not known to be larger is not called so.
     """
+    others = dict(zip(other["prompt"], other["radius"], strict=True))
     both = [
-        (mine, theirs, group)
-        for mine, theirs, group in zip(base["radius"], other["radius"], base["cluster"], strict=True)
-        if mine != 0 and theirs != 0
+        (mine, others[prompt], group)
+        for prompt, mine, group in zip(base["prompt"], base["radius"], base["cluster"], strict=True)
+        if prompt in others and mine != 0 and others[prompt] != 0
     ]
     most = base["budgets"][-1]
     mine, theirs = (np.array([most if pair[side] is None else pair[side] for pair in both]) for side in (0, 1))

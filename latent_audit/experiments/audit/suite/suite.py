@@ -229,7 +229,7 @@ def measure(bench: Bench, name: str) -> pd.DataFrame:
         frames.append(benches.unit(bench, _key(name, rows), compute, after=after).assign(kind="prompt"))
     compute = functools.partial(_probe, bench, name)
     frames.append(benches.unit(bench, f"{name}/suite/probes", compute, after=list(frames)).assign(kind="probe"))
-    return pd.concat(frames, ignore_index=True)
+    return benches.joined(frames)
 
 
 def _vectors(bench, name, rows):
