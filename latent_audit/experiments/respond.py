@@ -14,6 +14,7 @@ from latent_audit.models import batching
 from latent_audit.models.generate import Sampling, generate
 from latent_audit.models.usable import check_usable
 from latent_audit.runtime import free_memory, halving
+from latent_audit.runtime.telling import progress
 
 
 class Loaded(NamedTuple):
@@ -86,7 +87,6 @@ def answers(
     sampling_of=None,
     advance=lambda label, count: None,
     in_training: bool = False,
-    told=None,
 ) -> list[str]:
     """responses to any number of prompts int32 [N, P], `batch` at a time, all batches of one shape.
 
@@ -95,11 +95,13 @@ def answers(
 
     edits_of: edits_of(rows) -> (prompt edit, decode edit) for the prompts int [batch] of one batch; None: no edit.
     sampling_of: sampling_of(rows) -> the Sampling of these prompts; None: greedy.
-    advance: told ("", how many) after each batch; in_training: as in responses; told: told(tokens so far of each row
-    of a batch), now and then.
+    advance: told ("", how many) after each batch; in_training: as in responses.
     """
 
     def answer(rows):
+        def told(steps):
+            progress.within(f"answers {rows[0] + 1} to {rows[-1] + 1} of {len(tokens)}, token", steps, max_new_tokens)
+
         prompt_edit, decode_edit = (None, None) if edits_of is None else edits_of(rows)
         return responses(
             loaded,

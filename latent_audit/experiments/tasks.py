@@ -166,7 +166,7 @@ def outline(config, workdir: pathlib.Path, plan=None) -> list[str]:
 
 def outlook(config, workdir: pathlib.Path, plan=None):
     """How much a checked config computes, as forecast.outlook.Outlook or Series; None for a task that does not say."""
-    counted = getattr(importlib.import_module(f"{__package__}.{TASKS[config.task].module}"), "outlook", None)
+    counted = getattr(_module(config), "outlook", None)
     return counted(resolved(config), plan, workdir) if counted is not None and plan is not None else None
 
 

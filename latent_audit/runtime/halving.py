@@ -8,6 +8,7 @@ import numpy as np
 from absl import logging
 
 from latent_audit.runtime import processes
+from latent_audit.runtime.telling import progress
 
 T = TypeVar("T")
 
@@ -17,10 +18,11 @@ def in_halves(compute: Callable[[np.ndarray], T], rows: np.ndarray, what: str) -
 
     Args:
       compute: takes int row numbers [R]; what it returns must be on the host, so that running out shows inside of it.
-      rows: int [R], R >= 1; what: named in the log.
+      rows: int [R], R >= 1; what: named in the log, and as what a run is at.
     Raises the device's own error when a single row does not fit, and every other error; where several processes
     compute a run together always, since only one of them may have run out, and all have to take the same steps.
     """
+    progress.within(f"{what}, {len(rows)} rows")
     try:
         return [compute(rows)]
     except jax.errors.JaxRuntimeError as error:

@@ -25,6 +25,7 @@ from latent_audit.experiments.forecast.amounts import Seen, Work
 from latent_audit.interventions import edits, latent
 from latent_audit.reports import figures, outputs
 from latent_audit.runtime import halving, runlog, shards
+from latent_audit.runtime.telling import progress
 
 PAPER_TOKENS = 128  # arXiv 2606.08044
 # Of latent.Attacked: what is kept of every cell.
@@ -265,7 +266,8 @@ def _attack_rows(bench, loaded, clean, block, group) -> dict[int, dict[str, np.n
     attack, budgets = _settings(bench), jnp.asarray(_settings(bench).budgets, jnp.float32)
     key, target = jax.random.key(bench.seed), _target(loaded.chat, bench)
     attacked = []
-    for state in group:
+    for place, state in enumerate(group):
+        progress.within(f"search of {models.layer_name(state)}, state", place + 1, len(group))
         row_keys = latent.row_keys(key, block.ids, state, budgets)
         attacked.append(
             latent.attack_state(

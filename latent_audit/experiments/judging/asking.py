@@ -15,6 +15,7 @@ from latent_audit.models.config import ModelConfig, Params
 from latent_audit.models.generate import generate
 from latent_audit.models.usable import check_usable
 from latent_audit.runtime import halving
+from latent_audit.runtime.telling import progress
 
 # Ours: a shorter opening saves less than the second program costs.
 LEAST_OPENING = 32
@@ -59,7 +60,7 @@ def continue_rows(
     batch: as in_blocks; opening: tokens that most rows begin with, computed once for these where the model allows.
     Raises InputError as check_usable.
     """
-    texts = np.empty(len(rows), object)
+    texts, read = np.empty(len(rows), object), 0
     options = {"cfg": cfg, "max_new_tokens": max_new_tokens, "eos_ids": cfg.eos_ids, "pad_id": padding_id(tokenizer)}
     behind, whole = split_by_opening(rows, opening, cfg=cfg, max_new_tokens=max_new_tokens)
     ways = [(whole, 0, lambda *prompts: generate(params, *prompts, **options))]
@@ -71,6 +72,8 @@ def continue_rows(
         for among, tokens, mask in in_blocks([rows[n][cut:] for n in numbers], tokenizer=tokenizer, batch=batch):
             new = _new_tokens(answer, tokens, mask, len(among))
             texts[np.asarray(numbers)[among]] = tokenizer.batch_decode(new, skip_special_tokens=True)
+            read += len(among)
+            progress.within("judge's questions", read, len(rows))
     return texts.tolist()
 
 

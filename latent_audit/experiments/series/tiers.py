@@ -11,9 +11,11 @@ from ml_collections import ConfigDict
 
 from latent_audit.errors import InputError
 from latent_audit.experiments import scorers, tasks
+from latent_audit.experiments.forecast.outlook import Series
 from latent_audit.experiments.series import again, rejudge
 from latent_audit.experiments.setup import subjects
 from latent_audit.judges import Judge
+from latent_audit.runtime.telling import progress
 
 LIVE = "live"  # the first tier, in the workdir
 
@@ -54,12 +56,19 @@ def check(config: ConfigDict) -> Plan:
     return Plan(live, final, scorers.make_judge(final, subjects.world_of(final)), tasks.check(final))
 
 
+def outlook(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> Series:
+    """How much the first tier computes; what the second judges anew is not counted."""
+    return {f"tiers {LIVE}": tasks.outlook(plan.live, workdir / LIVE, plan.of_task)}
+
+
 def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:
     """The run with the live judge in workdir/live, then its answers judged by the final one, whose tables lie in
     workdir; plan: what check gave."""
     plan = plan or check(config)
     live, final = workdir / LIVE, plan.final
-    tasks.run_in(plan.live, live)
+    with progress.of(1, "tiers") as meter:
+        tasks.run_in(plan.live, live)
+        meter.advance(LIVE)
     of_task = plan.of_task
     if not final.model.path and not final.organism.directory:
         final.organism.directory = str(live / "organism")
