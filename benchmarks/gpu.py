@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu                     one H100 or H200, 20 minutes; writes docs/benchmark_gpu.json
     python -m benchmarks.gpu --decode            a decode step by every way to write it (benchmarks/steps.py), 5 minutes
+    python -m benchmarks.gpu --startup           start-up by XLA flags: benchmarks/startup.py, with its options behind it
     python -m benchmarks.gpu --quick             a tiny model on whatever there is: that everything runs
 
 Per model: 24 prompts x every residual state x 3 budgets x {pgd, random}, then 128 greedy tokens for each; search and
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks import rivals, run, steps, work
+from benchmarks import rivals, run, startup, steps, work
 from latent_audit import models
 from latent_audit.interventions import edits
 from latent_audit.models.families import config_from_hf
@@ -270,6 +271,9 @@ def _written(folder: str, name: str, record: dict) -> int:
 
 
 def main(argv=None) -> int:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if "--startup" in argv:
+        return startup.main([word for word in argv if word != "--startup"])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tiny model: that everything runs")
     parser.add_argument("--decode", action="store_true", help="decode steps alone; writes benchmark_decode.json")
