@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu                     one H100 or H200, 20 minutes; writes docs/benchmark_gpu.json
     python -m benchmarks.gpu --decode            a decode step by every way to write it (benchmarks/steps.py), 5 minutes
-    python -m benchmarks.gpu --startup           start-up by XLA flags: benchmarks/startup.py, with its options behind it
+    python -m benchmarks.gpu --startup           start-up by XLA flags, benchmarks/startup.py, with its options
     python -m benchmarks.gpu --quick             a tiny model on whatever there is: that everything runs
 
 Per model: 24 prompts x every residual state x 3 budgets x {pgd, random}, then 128 greedy tokens for each; search and
