@@ -48,7 +48,7 @@ def look(directory: pathlib.Path, default_of: Callable[[str], ConfigDict]) -> St
     """What there is of a run; nothing is written.
 
     default_of: default_of(task), or of "sweep:lvs" and the like, the task's config file; for the fields that no run
-    records (runlog.HOW). Raises InputError for a directory that is no run, and one of which nothing can be told yet.
+    records (runlog.HOW). Raises InputError for a directory that is no run, and for a run of which nothing can be told.
     """
     path = directory / "config.json"
     if not path.is_file():
