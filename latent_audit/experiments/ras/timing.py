@@ -105,8 +105,8 @@ def _case(name, loaded, panels, tokens, refusal, window, judge, *, batch, max_ne
     def judged(texts):
         return [np.asarray(judge.judge(panel.behaviors, some)) for panel, some in zip(panels, texts, strict=True)]
 
-    texts = answer()
-    scored, answered, judging = _seconds(score), _seconds(answer), _seconds(lambda: judged(texts))
+    (scored, _), (answered, texts) = _timed(score), _timed(answer)
+    judging, _ = _timed(lambda: judged(texts))
     return Case(
         name,
         sum(len(panel.prompts) for panel in panels),
@@ -119,14 +119,14 @@ def _case(name, loaded, panels, tokens, refusal, window, judge, *, batch, max_ne
     )
 
 
-def _seconds(run) -> float:
-    run()
-    found = []
+def _timed(run):
+    """(median seconds of REPEATS runs after a first one, what the last returned)."""
+    found, seconds = run(), []
     for _ in range(REPEATS):
         began = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - began)
-    return statistics.median(found)
+        found = run()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds), found
 
 
 def classifier(tokenizer, seed: int, *, layers: int = JUDGE_LAYERS, width: int = JUDGE_WIDTH) -> Judge:
