@@ -27,14 +27,14 @@ class Program(NamedTuple):
 
 
 class Watch(logging.Handler):
-    """Sums the seconds of compilation; `program` is what is compiled now, or None.
+    """Sums the seconds in which anything was compiled; `program` is what is compiled now, or None.
 
     passes: logger -> the level from which on its records go on to where they went before.
     """
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
-        self.seconds = 0.0
+        self.seconds = self.until = 0.0
         self.program: Program | None = None
         self.passes: dict[str, int] = {}
 
@@ -46,14 +46,18 @@ class Watch(logging.Handler):
         if begin := _BEGIN.match(text):
             self.program = Program(begin[1], time.monotonic())
         elif end := _END.match(text):
-            self.seconds += float(end[1])
+            # Threads compile at the same time: only what no record before told of is added.
+            now = time.monotonic()
+            self.seconds += max(0.0, now - max(now - float(end[1]), self.until))
+            self.until = now
             if text.startswith(_FINISHED):
                 self.program = None
 
     def spent(self) -> float:
         """Seconds so far, those of the program that is being compiled included."""
         program = self.program
-        return self.seconds + (time.monotonic() - program.began if program is not None else 0.0)
+        now = time.monotonic()
+        return self.seconds + (max(0.0, now - max(program.began, self.until)) if program is not None else 0.0)
 
 
 @contextlib.contextmanager

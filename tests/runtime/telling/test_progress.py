@@ -41,6 +41,23 @@ def test_time_of_compilation_is_in_no_rate(monkeypatch, lines):
     assert "1 per second, 10 s left (90 s of 100 were compilation)" in lines[-1]
 
 
+def test_what_threads_compile_at_the_same_time_counts_once(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(compiling, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    watch = compiling.Watch()
+
+    def ends(at, seconds):
+        now[0] = at
+        text = f"Finished XLA compilation of jit(f) in {seconds} sec"
+        watch.emit(python_logging.LogRecord("jax._src.dispatch", python_logging.DEBUG, "", 0, text, (), None))
+
+    ends(110.0, 10.0)
+    ends(112.0, 12.0)
+    assert watch.seconds == pytest.approx(12.0)
+    ends(130.0, 5.0)
+    assert watch.seconds == pytest.approx(17.0) == watch.spent()
+
+
 def test_units_read_back_are_in_no_rate(monkeypatch, lines):
     now = [0.0]
     monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
