@@ -34,7 +34,9 @@ class Watch(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
-        self.seconds = self.until = 0.0
+        self.seconds = 0.0
+        # (begin, end) of what was compiled, apart from each other and in order.
+        self.spans: list[tuple[float, float]] = []
         self.program: Program | None = None
         self.passes: dict[str, int] = {}
 
@@ -46,18 +48,27 @@ class Watch(logging.Handler):
         if begin := _BEGIN.match(text):
             self.program = Program(begin[1], time.monotonic())
         elif end := _END.match(text):
-            # Threads compile at the same time: only what no record before told of is added.
-            now = time.monotonic()
-            self.seconds += max(0.0, now - max(now - float(end[1]), self.until))
-            self.until = now
+            self._add(time.monotonic(), float(end[1]))
             if text.startswith(_FINISHED):
                 self.program = None
+
+    def _add(self, end: float, seconds: float) -> None:
+        # Threads compile at the same time, which is counted once.
+        begin = end - seconds
+        while self.spans and self.spans[-1][1] >= begin:
+            last = self.spans.pop()
+            self.seconds -= last[1] - last[0]
+            begin = min(begin, last[0])
+        self.spans.append((begin, end))
+        self.seconds += end - begin
 
     def spent(self) -> float:
         """Seconds so far, those of the program that is being compiled included."""
         program = self.program
-        now = time.monotonic()
-        return self.seconds + (max(0.0, now - max(program.began, self.until)) if program is not None else 0.0)
+        if program is None:
+            return self.seconds
+        ended = self.spans[-1][1] if self.spans else program.began
+        return self.seconds + max(0.0, time.monotonic() - max(program.began, ended))
 
 
 @contextlib.contextmanager

@@ -121,7 +121,8 @@ def test_what_jax_shows_is_still_shown_and_no_more(caplog):
     before = ends.level, ends.propagate, list(ends.handlers)
     with compiling.watch() as watch:
         ends.warning("Finished XLA compilation of %s in %s sec", "jit(shown)", 2.5)
-        ends.debug("Finished XLA compilation of %s in %s sec", "jit(hidden)", 1.5)
-        assert watch.seconds == 4.0
+        ends.debug("Finished XLA compilation of %s in %s sec", "jit(hidden)", 4.0)
+        # The second began before the first.
+        assert watch.seconds == pytest.approx(4.0, abs=0.1)
     assert [record.getMessage() for record in caplog.records] == ["Finished XLA compilation of jit(shown) in 2.5 sec"]
     assert (ends.level, ends.propagate, ends.handlers) == before
