@@ -71,7 +71,7 @@ def residuals(problem: work.Problem) -> list[dict]:
     """The search from state 0 with other choices of what a block keeps for its backward pass; ours comes first."""
     policies = jax.checkpoint_policies
     choices = {
-        "the products with weights": suffix.RESIDUALS,
+        "the products with weights, turned": suffix.RESIDUALS,
         "attention scores too": policies.dots_saveable,
         "everything": policies.everything_saveable,
         "its input alone": policies.nothing_saveable,

@@ -285,6 +285,19 @@ def test_backward_buffers_hold_no_weights_and_no_scores():
     assert all(shape[0] == 1 for shape in shapes), "every stored leaf is per row"
 
 
+@pytest.mark.parametrize("case", ["llama3", "qwen3"])
+def test_queries_keys_and_values_are_kept_once(case):
+    """Behind a norm of their own (Qwen 3) as products, otherwise as attention reads them; never both."""
+    cfg, params = loaded(case)
+    h = jnp.zeros((1, 5, cfg.embed_dim))
+    context = decoder.make_context(jnp.ones((1, 5), bool), cfg=cfg)
+    run = functools.partial(suffix._block_and_residuals, cfg=cfg)
+    stored = jax.tree.leaves(jax.eval_shape(lambda h: run(params, context, 0, (h, {}))[1], h))
+    heads = (cfg.num_heads + 2 * cfg.num_kv_heads) * cfg.head_dim
+    # Beside them a block's input, what attention adds to it, and the two products that are multiplied.
+    assert sum(leaf.size for leaf in stored) == 5 * (heads + 2 * cfg.embed_dim + 2 * cfg.mlp_dim)
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"mode": "l2_of_norm", "steps": 1, "step_fraction": 0.5, "controls": False}], ids=["linf", "l2"]
 )
