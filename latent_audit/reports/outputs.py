@@ -54,7 +54,9 @@ def write_run(
     for name, table in tables.items():
         write_table(workdir / name, table)
     facts = about.describe(seed=_seed(workdir))
-    files.write_json(workdir / "report.json", {"schema": 1, "task": task, "about": facts, **record})
+    files.write_json(
+        workdir / "report.json", {"schema": 1, "task": task, "headline": page["headline"], "about": facts, **record}
+    )
     box = html.Run(
         facts=about.in_words(facts) | thoughts_of(record.get("inputs")),
         command=str(facts["command"]),
