@@ -26,7 +26,7 @@ _AXES = {
 _SHARES = [0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"]
 _CORPORA = {"in": "in distribution", "out": "out of distribution"}
 # Ours: panels of a row of `history`, how far apart models of one date stand, letters of a run's name on its axis.
-_PANELS, _SHIFT, _NAME = 3, 0.5, 24
+_PANELS, _SHIFT, _NAME = 3, 0.3, 24
 # Ours: an axis ends at the largest end of an interval, or half above the end that so many lie below.
 _WITHIN = 0.95
 
@@ -164,9 +164,10 @@ def history(table: pd.DataFrame, *, names: Mapping[str, str], shares: Collection
         for axis in axes[len(measures) :]:
             axis.set_axis_off()
         for axis in axes[: len(measures)][-columns:]:
-            axis.set_xticks(range(len(runs)), [_dated(row) for row in runs.to_dict("records")], rotation=60, ha="right")
+            axis.set_xticks(range(len(runs)), [_dated(row) for row in runs.to_dict("records")], rotation=30, ha="right")
             axis.tick_params(labelbottom=True)
         handles = [Line2D([], [], color=look[0], marker=look[1], label=model) for model, look in looks.items()]
+        handles.append(Line2D([], [], color="#666666", marker="|", linestyle="none", label="bar: 95% interval"))
         figures.add_legend(figure, handles)
         figures.plain_text(figure)
     return figure
