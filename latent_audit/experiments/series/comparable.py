@@ -1,6 +1,6 @@
 """Whether numbers of finished runs may stand side by side: what must be the same, what may differ."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from latent_audit import text
@@ -16,7 +16,7 @@ _LAST_PARTS = ("batch", "rows", "timeout")
 IN_INPUTS = ("prompts.", "judge.", "reward.", "static.pairs")
 # Parts of inputs.json that are the model's own, or only say where something lay.
 _OF_MODEL = ("arch", "variants", "place", "labelled_answers.source")
-MOST_NAMED = 4
+MOST_NAMED, ABSENT = 4, "(absent)"
 
 
 def check(runs: Sequence[Run]) -> None:
@@ -42,24 +42,32 @@ def obstacles(first: Run, run: Run) -> list[tuple[str, Any, Any]]:
     pairs = [("version", _series(first), _series(run))]
     pairs += [("experiments", *(one.record.get("experiments") for one in (first, run)))]
     mine, its = (_must_be_same(one) for one in (first, run))
-    pairs += [(name, mine.get(name), its.get(name)) for name in dict.fromkeys([*mine, *its])]
+    pairs += [(name, mine.get(name, ABSENT), its.get(name, ABSENT)) for name in dict.fromkeys([*mine, *its])]
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 
-def let_pass(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """A row for every field in which comparable runs differ: its name, why it may, and the value of each run."""
-    names = dict.fromkeys(name for run in runs for name in run.config)
+def differing(runs: Sequence[Run]) -> list[dict[str, str]]:
+    """A row for every field in which runs differ: its name, what it is to a comparison, and the value of each run."""
     rows = []
-    for name in names:
-        kind = "what is compared" if name.startswith(SUBJECT) else "no matter" if matters_not(name) else ""
+    for name in dict.fromkeys(name for run in runs for name in run.config):
         values = [run.config.get(name) for run in runs]
-        if kind and any(value != values[0] for value in values):
-            rows.append({"field": name, "it is": kind} | {run.name: _shown(run.config.get(name)) for run in runs})
-    versions = [run.record.get("about", {}).get("version", "") for run in runs]
+        if any(value != values[0] for value in values):
+            rows.append(
+                {"field": name, "it is": _kind(name)} | {run.name: _shown(run.config.get(name)) for run in runs}
+            )
+    versions = [str(run.record.get("about", {}).get("version", "")) for run in runs]
     if len(set(versions)) > 1:
         told = {run.name: version for run, version in zip(runs, versions, strict=True)}
         rows.append({"field": "version", "it is": "no matter"} | told)
     return rows
+
+
+def _kind(name: str) -> str:
+    if matters_not(name):
+        return "no matter"
+    if name.startswith(SUBJECT):
+        return "what is compared"
+    return "a name; what it leads to is the same" if name.startswith(IN_INPUTS) else "a setting"
 
 
 def same_prompts(first: Run, run: Run) -> bool:
@@ -106,6 +114,4 @@ def _series(run: Run) -> str:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, Mapping | list | tuple):
-        value = str(value)
-    return text.printable(repr(value) if isinstance(value, str) else str(value), most=80)
+    return text.printable(repr(value) if isinstance(value, str) and value != ABSENT else str(value), most=80)

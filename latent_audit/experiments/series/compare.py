@@ -129,13 +129,13 @@ def sections_of(runs: Sequence[Run], table: pd.DataFrame, directory: pathlib.Pat
                 text="The runs in the order of their dates, evenly spaced; a line joins runs of one model.",
             )
         )
-    passed = comparable.let_pass(runs)
-    if passed:
+    fields = comparable.differing(runs)
+    if fields:
         sections.append(
             html.Section(
                 title="What differs between the runs",
-                table=pd.DataFrame(passed),
-                text="Everything else that results depend on is the same.",
+                table=pd.DataFrame(fields),
+                text="Fields of their configs; all others are the same.",
             )
         )
     return sections
@@ -168,7 +168,7 @@ def write(workdir: pathlib.Path, runs: Sequence[Run]) -> str:
     compared = table[table["difference"].notna()]
     record = {
         "runs": html.records(overview),
-        "let_pass": comparable.let_pass(runs),
+        "differing": comparable.differing(runs),
         "leading": html.records(table[table["leading"]]),
     }
     page = dict(
