@@ -127,14 +127,13 @@ def read(workdir: str | os.PathLike[str]) -> Card:
 
     from latent_audit import user_files
     from latent_audit.experiments import tasks
-    from latent_audit.experiments.series import compare
 
     place = pathlib.Path(workdir)
     if not (place / "report.json").is_file():
         raise InputError(f"{place} holds no finished run: there is no report.json")
     record = user_files.read_json("the run's report", place / "report.json", kind=dict)
     task = str(record.get("task", ""))
-    name = compare.TABLE if task == compare.TASK else tasks.TASKS[task].table if task in tasks.TASKS else ""
+    name = tasks.TASKS[task].table if task in tasks.TASKS else {"compare": "compare.csv"}.get(task, "")
     if not name:
         raise InputError(f"{place} is a run of task {task!r}, which has no table to read; open its report.html")
     verdicts = {name: str(given["label"]) for name, given in record.get("verdicts", {}).items()}

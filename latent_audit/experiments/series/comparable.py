@@ -13,7 +13,7 @@ SUBJECT = ("model.", "organism.", "targets", "measure_targets", "name")
 NO_MATTER = ("seed", "prompt_batch", "layer_batch", "rows", "mesh.", "speed", "generation.save", "zoo.directory")
 _LAST_PARTS = ("batch", "rows", "timeout")
 # What these fields lead to is in inputs.json, with hashes: a file may lie elsewhere and be the same.
-IN_INPUTS = ("prompts.", "judge.", "reward.", "static.pairs")
+IN_INPUTS = ("prompts.", "judge.", "reward.", "static.pairs", "panel.over_refusal", "direction")
 # Parts of inputs.json that are the model's own, or only say where something lay.
 _OF_MODEL = ("arch", "variants", "place", "labelled_answers.source")
 MOST_NAMED, ABSENT = 4, "(absent)"
