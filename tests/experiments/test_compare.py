@@ -118,11 +118,12 @@ def test_differences_are_paired_by_prompt_and_not_by_row(tmp_path):
     union = table.loc[("latent_asr", "any state", 0.02)]
     assert union["value"] == pytest.approx(2 / 6) and union["detail"] == "of 2 states"
     score = table.loc[("lvs_mean", "L1", 0.02)]
-    scores = np.array(hit, float) / np.log(1 + 2.0)
-    lo, hi = stats.paired_difference_interval(scores, np.zeros(6), "mean")
-    if score["difference"] == pytest.approx(scores.mean()):
-        assert (score["difference_lo"], score["difference_hi"]) == pytest.approx((lo, hi))
-    assert score["difference"] > 0 and score["paired"]
+    # A loss of 1 under a push of length 2; eta of the paper's preset.
+    scores = np.array(hit, float) / (np.log(1 + 2.0) + 1e-4)
+    ends = stats.paired_difference_interval(scores, np.zeros(6), "mean")
+    expected = (scores.mean(), *ends, True)
+    told = score[["difference", "difference_lo", "difference_hi", "paired"]]
+    assert tuple(told) == pytest.approx(expected)
     radius = table.loc["break_radius"].iloc[0]
     assert (
         not radius["paired"]
@@ -151,7 +152,6 @@ def test_other_prompts_are_never_paired(tmp_path):
     [
         ({"generation.max_new_tokens": 64}, {}, {}, "generation.max_new_tokens = 128 there, 64 here"),
         ({"attack.steps": 40}, {}, {}, "attack.steps = 10 there, 40 here"),
-        ({"attack.budgets": [0.5]}, {}, {}, "attack.budgets = [] there, [0.5] here"),
         ({"preset": "quick"}, {}, {}, "preset = '' there, 'quick' here"),
         ({}, {"prompts.harmful.sha256": "bb"}, {}, "prompts.harmful.sha256 = 'aa' there, 'bb' here"),
         ({}, {"prompts.benign.n": 3}, {}, "prompts.benign.n = (absent) there, 3 here"),

@@ -128,9 +128,8 @@ def _lines_of_ras(workdir: pathlib.Path) -> pd.DataFrame:
                 continue
             told = {"arch": row["family"], "variant": f"{row['family']}/{row['model']}", "measure": measure}
             ends = {"value": row[measure]} | {end: row.get(f"{measure}_{end}") for end in ("lo", "hi", "n")}
-            lines.append(told | {"detail": protocol if measure == "ras" else ""} | ends)
-    columns = ["arch", *KEYS, *ENDS, "control"]
-    return pd.DataFrame(lines).reindex(columns=columns).fillna({"layer": "", "detail": ""})
+            lines.append(told | {"layer": "", "detail": protocol if measure == "ras" else ""} | ends)
+    return pd.DataFrame(lines).reindex(columns=["arch", *KEYS, *ENDS, "control"])
 
 
 def _units(workdir: pathlib.Path) -> Iterator[tuple[tuple[str, ...], dict[str, list]]]:
