@@ -13,6 +13,7 @@ import latent_audit
 from examples import python_api
 from latent_audit import api
 from latent_audit.commandline import command
+from latent_audit.experiments import respond
 from latent_audit.runtime import about, typed
 from tests.support.checkpoints import tiny_checkpoint
 
@@ -95,7 +96,7 @@ def test_what_ends_a_command_is_raised(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_script_and_its_cards(model, tmp_path, capsys):
+def test_the_script_and_its_cards(model, tmp_path, capsys, monkeypatch):
     both = python_api.look_twice(str(model), str(tmp_path), config=SMALLEST, limit=2)
     first = latent_audit.read(tmp_path / "seed0")
     assert first.task == "lvs" and first.verdict == first.verdicts["base"] == "inconclusive"
@@ -109,17 +110,11 @@ def test_the_script_and_its_cards(model, tmp_path, capsys):
     # Greedy answers under one search do not depend on the seed, which alone differs.
     asked = both.table[(both.table["measure"] == "clean_compliance") & both.table["difference"].notna()]
     assert (asked["difference"] == 0).all() and asked["paired"].all() and len(asked)
-
-
-def test_a_finished_call_is_read_back(model, tmp_path, monkeypatch):
-    call = dict(config=SMALLEST, limit=2, workdir=tmp_path / "w")
-    first = latent_audit.lvs(model, **call)
-    from latent_audit.experiments import respond
-
     monkeypatch.setattr(respond, "responses", lambda *a, **k: pytest.fail("computed again"))
-    assert latent_audit.lvs(model, **call).table.equals(first.table)
-    with pytest.raises(latent_audit.InputError, match="seed: 0 there, 1 now"):
-        latent_audit.lvs(model, **(call | {"config": SMALLEST | {"seed": 1}}))
+    call = {"limit": 2, "workdir": tmp_path / "seed0"}
+    assert latent_audit.lvs(model, config=SMALLEST | {"seed": 0}, **call).table.equals(first.table)
+    with pytest.raises(latent_audit.InputError, match="seed: 0 there, 7 now"):
+        latent_audit.lvs(model, config=SMALLEST | {"seed": 7}, **call)
 
 
 def test_the_notebook_shows_its_pages(model, tmp_path, monkeypatch):
