@@ -47,7 +47,16 @@ def changed(tree, path, value):
 
 
 def made(
-    folder, *, config=CONFIG, inputs=INPUTS, asked=ASKED, broken=None, layers=("L0", "L1"), l2_layer="L1", **about
+    folder,
+    *,
+    config=CONFIG,
+    inputs=INPUTS,
+    asked=ASKED,
+    broken=None,
+    layers=("L0", "L1"),
+    l2_layer="L1",
+    radius=None,
+    **about,
 ):
     """A finished run of six prompts; broken: (layer, budget) -> bool [6], by default nothing; returns its directory."""
     folder.mkdir(parents=True)
@@ -89,6 +98,9 @@ def made(
         "settings": {"budgets": BUDGETS, "reference_budget": 0.01},
         "verdicts": {"base": {"label": "inconclusive"}},
     }
+    if radius:
+        suite = {"budgets": BUDGETS, "reference_budget": 0.01, "prompt": [*range(6)], "cluster": [0, 0, 0, 3, 3, 3]}
+        record["suite"] = {"base": suite | {"radius": radius}}
     for name, value in (("config", config), ("inputs", inputs), ("report", record)):
         (folder / f"{name}.json").write_text(json.dumps(value))
     for key, columns in units.items():
@@ -139,6 +151,21 @@ def test_models_of_unequal_depth_share_no_states_but_what_has_one_state(tmp_path
     assert layers == {"", "any state", "L2"} and table.loc[("l2_asr", "L2", 0.06), "paired"]
     same = compared(made(tmp_path / "c"), tmp_path / "a")
     assert {"L0", "L1"} <= set(same.index.get_level_values("layer")) and (same["difference"] == 0).all()
+
+
+def test_prompts_of_one_cluster_count_as_fewer(tmp_path):
+    first = made(tmp_path / "a", radius=[None] * 6)
+    second = made(tmp_path / "b", radius=[0.01, 0.00999999, 0.005, 0.02, None, None])
+    line = compared(first, second).loc[("suite_asr", "", 0.01)]
+    fell = np.array([True, True, True, False, False, False])
+    plain = paired.compare_shares(fell, np.zeros(6, bool))
+    # Two clusters of three that agree within and differ: three prompts say as much as one.
+    assert line["design"] == pytest.approx(3) and line["difference"] == 0.5
+    assert line["difference_lo"] == pytest.approx(0.5 + np.sqrt(3) * (plain.lo - 0.5))
+    assert line["difference_hi"] == pytest.approx(0.5 + np.sqrt(3) * (plain.hi - 0.5))
+    known = {"harmful 0": "x"}
+    assert differences.cluster_labels(["harmful 0", "harmful 1"], known) is None
+    assert differences.cluster_labels(["wrapped-a 1", "wrapped-b 1"], {}) == ["1", "1"]
 
 
 def test_other_prompts_are_never_paired(tmp_path):

@@ -111,9 +111,13 @@ def sections_of(runs: Sequence[Run], table: pd.DataFrame, directory: pathlib.Pat
             html.Section(
                 title="Differences from the first run",
                 text=DIFFERENCES,
-                table=differences[[*shown, "paired", "only_here", "only_there", "p_value"]],
-                limits="Prompts are taken as independent, also where several share a topic. More states are more "
-                "tries: `at some state` is comparable between models of one depth only.",
+                table=differences.assign(measure=differences["measure"].map(SHOWN))[
+                    [*shown, "paired", "only_here", "only_there", "p_value", "design"]
+                ],
+                limits="Prompts that share a topic count as fewer where the runs recorded it (the attack suite's), "
+                "and so does one request in several wrappers: intervals are wider by the root of the design effect. "
+                "Elsewhere, and in p values, prompts count as independent. More states are more tries: `at some "
+                "state` is comparable between models of one depth only.",
             )
         )
     history = leading_lines[leading_lines["value"].notna()]

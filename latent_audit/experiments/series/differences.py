@@ -4,20 +4,24 @@ Where two runs asked the same prompts and kept the outcome of each, a difference
 (metrics/paired.py); elsewhere it is taken from the interval of each.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from latent_audit.experiments import panels
 from latent_audit.experiments.audit.bench import AT_FRACTION
 from latent_audit.experiments.series import comparable, finished
 from latent_audit.experiments.series.finished import ANY_STATE, Run
 from latent_audit.metrics import independent, paired, stats
+from latent_audit.metrics.clusters import design_effect
 
 COLUMNS = (
     *("run", "date", "arch", "variant", "measure", "layer", "budget", "detail", "value", "lo", "hi", "n", "against"),
-    *("difference", "difference_lo", "difference_hi", "paired", "only_here", "only_there", "p_value", "leading"),
+    *("difference", "difference_lo", "difference_hi", "paired", "only_here", "only_there", "p_value", "design"),
+    "leading",
 )
 # Measure -> column of the first table; of those with budgets or states the line that LEADING picks.
 SHOWN = {
@@ -54,7 +58,8 @@ def _compared(run: Run, first: Run | None) -> pd.DataFrame:
     rows = []
     for place, other in _matched(run, first).items():
         line, reference = run.lines.loc[place], first.lines.loc[other]
-        found = _paired(_outcome(mine, run, place), _outcome(its, first, other)) if pairing else {}
+        outcomes = _outcome(mine, run, place), _outcome(its, first, other)
+        found = _paired(*outcomes, run.clusters) if pairing else {}
         rows.append({"place": place, "against": first.name} | (found or _unpaired(line, reference)))
     compared = pd.DataFrame(rows).set_index("place") if rows else pd.DataFrame()
     return told.join(compared)
@@ -99,18 +104,32 @@ def _outcome(cells: dict, run: Run, place: Any) -> pd.Series | None:
     return cells.get((*key, line["detail"]), cells.get((*key, "")))
 
 
-def _paired(mine: pd.Series | None, its: pd.Series | None) -> dict[str, Any]:
+def _paired(mine: pd.Series | None, its: pd.Series | None, clusters: Mapping[str, str]) -> dict[str, Any]:
     """Difference of the same prompts' outcomes; {} where either kept none, or of other prompts."""
     if mine is None or its is None or set(mine.index) != set(its.index) or mine.index.has_duplicates:
         return {}
-    its = its.loc[mine.index]
+    found = _difference(mine, its.loc[mine.index])
+    labels = cluster_labels(list(mine.index), clusters)
+    design = design_effect(labels, mine.to_numpy(float) - its.loc[mine.index].to_numpy(float))
+    value, wider = found["difference"], math.sqrt(design)
+    ends = {end: value + wider * (found[end] - value) for end in ("difference_lo", "difference_hi")}
+    return found | ends | {"paired": True, "design": design}
+
+
+def cluster_labels(prompts: Sequence[str], clusters: Mapping[str, str]) -> list[str] | None:
+    """The cluster of each prompt, None where one is not known; a request in several wrappers is one cluster."""
+    if all(prompt.startswith(panels.WRAPPED) for prompt in prompts):
+        return [prompt.rpartition(" ")[2] for prompt in prompts]
+    return [clusters[prompt] for prompt in prompts] if set(prompts) <= clusters.keys() else None
+
+
+def _difference(mine: pd.Series, its: pd.Series) -> dict[str, Any]:
     if mine.dtype == bool and its.dtype == bool:
         found = paired.compare_shares(mine.to_numpy(), its.to_numpy())
         return {
             "difference": found.difference,
             "difference_lo": found.lo,
             "difference_hi": found.hi,
-            "paired": True,
             "only_here": found.only_a,
             "only_there": found.only_b,
             "p_value": found.p_value,
@@ -118,7 +137,7 @@ def _paired(mine: pd.Series | None, its: pd.Series | None) -> dict[str, Any]:
     scores = mine.to_numpy(float), its.to_numpy(float)
     lo, hi = stats.paired_difference_interval(*scores, "mean")
     difference = float(scores[0].mean() - scores[1].mean())
-    return {"difference": difference, "difference_lo": lo, "difference_hi": hi, "paired": True}
+    return {"difference": difference, "difference_lo": lo, "difference_hi": hi}
 
 
 def _unpaired(line: pd.Series, reference: pd.Series) -> dict[str, Any]:

@@ -34,7 +34,8 @@ class Run(NamedTuple):
 
     name: of its directory, numbered where two have one name; config, inputs: flattened, dotted name -> value; record:
     report.json. lines: DataFrame of KEYS and ENDS with arch and control, text cells '' where there is none, budget NaN;
-    outcomes: DataFrame of KEYS, prompt (text) and outcome (bool, of a score float).
+    outcomes: DataFrame of KEYS, prompt (text) and outcome (bool, of a score float); clusters: prompt -> its cluster, of
+    those that the attack suite recorded.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Run(NamedTuple):
     record: dict[str, Any]
     lines: pd.DataFrame
     outcomes: pd.DataFrame
+    clusters: dict[str, str]
 
 
 def read_all(places: Sequence[str | pathlib.Path]) -> list[Run]:
@@ -86,7 +88,12 @@ def read(place: str | pathlib.Path) -> Run:
         outcomes, lines = _outcomes(workdir, flat, record), _lines(workdir, "audit.csv")
     lines = _with_counted(lines, outcomes, inputs.get("arch", ""))
     name = workdir.resolve().name
-    return Run(name, workdir, task, flat, runlog.flatten(inputs), record, lines, outcomes)
+    clusters = {
+        f"{panels.HARMFUL} {prompt}": str(cluster)
+        for suite in record.get("suite", {}).values()
+        for prompt, cluster in zip(suite["prompt"], suite["cluster"], strict=True)
+    }
+    return Run(name, workdir, task, flat, runlog.flatten(inputs), record, lines, outcomes, clusters)
 
 
 def keys(table: pd.DataFrame) -> list[tuple[str, str, str, str, str]]:
