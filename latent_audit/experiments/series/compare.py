@@ -116,8 +116,8 @@ def sections_of(runs: Sequence[Run], table: pd.DataFrame, directory: pathlib.Pat
                 ],
                 limits="Prompts that share a topic count as fewer where the runs recorded it (the attack suite's), "
                 "and so does one request in several wrappers: intervals are wider by the root of the design effect. "
-                "Elsewhere, and in p values, prompts count as independent. More states are more tries: `at some "
-                "state` is comparable between models of one depth only.",
+                "Elsewhere, and in p values, prompts count as independent. More states are more tries: what "
+                "breaks at some state is comparable between models of one depth only.",
             )
         )
     history = leading_lines[leading_lines["value"].notna()]

@@ -23,7 +23,7 @@ COLUMNS = (
     *("difference", "difference_lo", "difference_hi", "paired", "only_here", "only_there", "p_value", "design"),
     "leading",
 )
-# Measure -> column of the first table; of those with budgets or states the line that LEADING picks.
+# Measure -> column of the first table; of those with budgets or states the line that `leading` picks.
 SHOWN = {
     "clean_compliance": "complies when asked",
     "jailbreak_asr": "in a wrapper",
