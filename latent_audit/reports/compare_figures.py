@@ -146,8 +146,12 @@ def history(table: pd.DataFrame, *, names: Mapping[str, str], shares: Collection
     columns = min(len(measures), _PANELS)
     lines = -(-len(measures) // columns)
     with matplotlib.style.context(["default", figures.STYLE]):
-        wide = max(2.6, 0.9 + 0.32 * len(runs))
-        figure = Figure(figsize=(max(5.2, 0.6 + wide * columns), 0.6 + 2.6 * lines), layout="constrained")
+        wide, called_runs = max(2.6, 0.9 + 0.36 * len(runs)), [_dated(row) for row in runs.to_dict("records")]
+        # Upright names below the last row of panels, and below the one above it where that row is not full.
+        below = 0.08 * max(len(part) for name in called_runs for part in name.split("\n"))
+        below *= 1 if len(measures) % columns == 0 else 2
+        size = max(5.2, 0.6 + wide * columns), 0.6 + 2.2 * lines + below
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(lines, columns, sharex=True, squeeze=False).ravel()
         for axis, measure in zip(axes, measures, strict=False):
             own = table[table["measure"] == measure]
@@ -164,10 +168,12 @@ def history(table: pd.DataFrame, *, names: Mapping[str, str], shares: Collection
         for axis in axes[len(measures) :]:
             axis.set_axis_off()
         for axis in axes[: len(measures)][-columns:]:
-            axis.set_xticks(range(len(runs)), [_dated(row) for row in runs.to_dict("records")], rotation=30, ha="right")
+            axis.set_xticks(range(len(runs)), called_runs, rotation=90)
             axis.tick_params(labelbottom=True)
         handles = [Line2D([], [], color=look[0], marker=look[1], label=model) for model, look in looks.items()]
-        handles.append(Line2D([], [], color="#666666", marker="|", linestyle="none", label="bar: 95% interval"))
+        handles.append(
+            Line2D([], [], color="#666666", marker="|", markersize=9, linestyle="none", label="bar: 95% interval")
+        )
         figures.add_legend(figure, handles)
         figures.plain_text(figure)
     return figure
