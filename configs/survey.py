@@ -7,7 +7,8 @@ Each model is audited in its own template and with its own refusal direction at 
 --config.base.steer.layers=all), so that models of different shapes stand in one table: what arXiv 2606.08044 calls the
 survey. Fields of configs/audit.py are set as base.*. Hardware and time are those of the models: a few minutes each on
 one GPU for 3 billion parameters. Expected: direct compliance says little about compliance under the attack. Writes
-survey.csv, report.json, report.html and every model's own card under models/ to --workdir. docs/method.md section 8.
+survey.csv, compare.csv, report.json, report.html and every model's own card under models/ to --workdir.
+docs/method.md sections 8 and 16.
 """
 
 import ml_collections

@@ -7,7 +7,8 @@
 Behind the colon stands the config whose task is swept (lvs, finetune, dissociate, abliterate, audit, l2, steer ...);
 its fields are set as base.*. A stopped sweep goes on at the point where it was. Expected on the organism with the first
 command: attack success grows with the number of steps and levels off. Times on 2 cores; every point costs what its task
-costs, but the organism is trained once. Writes sweep.csv, report.json, report.html, figures/ and points/ to --workdir.
+costs, but the organism is trained once. Writes sweep.csv, report.json, report.html, figures/ and points/ to --workdir,
+and compare.csv where the task is one that `latent-audit compare` takes.
 """
 
 import importlib

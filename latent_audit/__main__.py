@@ -6,8 +6,6 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler and __name__ !=
     # Until it is listened to below, an interrupt ends the process without a traceback: nothing has been done yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import os
-import resource
 import sys
 
 from latent_audit.commandline import process
@@ -16,14 +14,11 @@ from latent_audit.runtime import ends, typed
 
 def main() -> int:
     """Do what sys.argv says and return the exit status; see runtime/ends.py."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # transformers says at every start that torch is absent, which is so by design.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     run = ends.Run(command=typed.command())
     try:
         closed = ends.open_streams()
         ends.listen(run)
-        process.check_address_space(resource.getrlimit(resource.RLIMIT_AS)[0])
+        process.prepare()
         from latent_audit.commandline import command
 
         status = command.run(sys.argv[1:], run, closed)

@@ -48,15 +48,18 @@ def run(argv: Sequence[str], state: ends.Run, closed: Collection[int] = ()) -> i
 
 
 def _answer(word: str, given: arguments.Arguments, state: ends.Run, closed: Collection[int]) -> int:
-    """One of arguments.COMMANDS: what is asked for goes to stdout; compare-paper, rejudge and report write a
-    directory."""
+    """One of arguments.COMMANDS: what is asked for goes to stdout; some write a directory."""
     rest = given.words[1:]
     if given.help or word == "help":
         return ends.tell(pages.usage(), closed)
-    if word == "compare-paper":
+    if word == "compare":
         from latent_audit.commandline import compare
 
         return compare.run(given, state, closed)
+    if word == "compare-paper":
+        from latent_audit.commandline import compare_paper
+
+        return compare_paper.run(given, state, closed)
     if word == "rejudge":
         from latent_audit.commandline import rejudge
 

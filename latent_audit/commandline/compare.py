@@ -1,6 +1,5 @@
-"""`latent-audit compare-paper [WORKDIR] CSV_OR_DIR`: a run and published numbers side by side; no model is loaded."""
+"""`latent-audit compare RUN RUN ...`: finished runs side by side, with differences; no model is loaded."""
 
-import pathlib
 from collections.abc import Collection
 
 from absl import logging
@@ -8,34 +7,38 @@ from absl import logging
 from latent_audit import user_files
 from latent_audit.commandline import arguments, workdirs
 from latent_audit.errors import InputError
-from latent_audit.published import page
 from latent_audit.runtime import ends, runlog
 
 
 def run(given: arguments.Arguments, state: ends.Run, closed: Collection[int]) -> int:
-    """Compare, and write to the working directory; InputError for other words, and as page.compare."""
+    """Compare, and write to the working directory; InputError for other words, and for runs that are not comparable."""
+    from latent_audit.experiments.series import comparable, compare, finished
+
     places = given.words[1:]
-    if not 1 <= len(places) <= 2 or given.fields:
+    if len(places) < 2 or given.fields or given.quick or given.limit:
         raise InputError(
-            f"`latent-audit {page.TASK}` takes [WORKDIR] CSV_OR_DIR and --workdir=DIR, got {len(places)} paths"
-            f"{' and fields' if given.fields else ''}"
+            f"`latent-audit {compare.TASK}` takes RUN RUN ..., working directories of finished runs, and "
+            f"--workdir=DIR, got {len(places)} paths{' and other flags' if len(places) > 1 else ''}"
         )
-    workdir = _workdir(given.workdir, places)
+    typed = given.workdir
+    workdir = (
+        workdirs.default(compare.TASK, places)
+        if typed is None
+        else user_files.path_of("--workdir", user_files.check_text("--workdir", typed, lines=False))
+    )
     workdirs.check(workdir)
-    found = page.compare(*reversed(places))
+    runs = finished.read_all(places)
+    comparable.check(runs)
+    if any(workdir.resolve() == one.workdir.resolve() for one in runs):
+        raise InputError(f"--workdir={workdir} is one of the runs that are compared; give another directory")
     if given.dry_run:
-        return ends.tell([page.sentence(found), f"{workdir}", "dry run: nothing was written"], closed)
+        named = ", ".join(one.name for one in runs)
+        return ends.tell([f"{named}: comparable, into {workdir}", "dry run: nothing was written"], closed)
     state.workdir = workdir
-    runlog.prepare_workdir(workdir, {"task": page.TASK, "published": places[-1], "run": "".join(places[:-1])})
+    named_runs = [str(one.workdir.resolve()) for one in runs]
+    runlog.prepare_workdir(workdir, {"task": compare.TASK, "runs": named_runs})
     with runlog.lock(workdir, ""):
-        said = page.write(workdir, found)
-    logging.info("%s", page.sentence(found))
+        said = compare.write(workdir, runs)
     logging.info("%s", said)
     logging.info("open %s", workdir / "report.html")
     return 0
-
-
-def _workdir(typed: str | None, places: tuple[str, ...]) -> pathlib.Path:
-    if typed is not None:
-        return user_files.path_of("--workdir", user_files.check_text("--workdir", typed, lines=False))
-    return workdirs.default(page.TASK, [place.removesuffix(".csv") for place in places])

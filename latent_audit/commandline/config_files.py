@@ -230,7 +230,9 @@ def _set(config: ConfigDict, field: str, text: str | bool) -> None:
     if isinstance(text, bool) and kind is not bool:
         raise InputError(f"config.{field} has no value, expected --config.{field}=VALUE")
     reader, expected = _READERS.get(kind, (str, "text"))
-    if kind is not str and text == "None":
+    if text == "None":
+        if kind is str:
+            raise InputError(f"config.{field} = 'None', expected text; leave it empty for none")
         # Where a field may be None is said, and checked, with everything else that it may be (field_table.py).
         section[name] = None
         return

@@ -16,6 +16,7 @@ usage:
   latent-audit fields TASK [PATTERN]   its fields, their defaults and bounds
   latent-audit fields                  those of all tasks, as a page
   latent-audit doctor                  what this machine has and lacks
+  latent-audit compare RUN RUN ...     finished runs side by side
   latent-audit compare-paper [WORKDIR] CSV_OR_DIR
                                        published numbers, and a run beside them
   latent-audit rejudge WORKDIR --config.judge.FIELD=VALUE

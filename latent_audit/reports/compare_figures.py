@@ -1,6 +1,9 @@
-"""Published numbers by depth or step with their control, and those of a run on top; style as in reports.figures."""
+"""Numbers of several sources in one figure: published ones with a run on top, and runs in the order of their dates.
 
-from collections.abc import Sequence
+Style as in reports.figures.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib.style
@@ -22,6 +25,8 @@ _AXES = {
 }
 _SHARES = [0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"]
 _CORPORA = {"in": "in distribution", "out": "out of distribution"}
+# Ours: panels of a row of `history`, how far apart models of one date stand, letters of a run's name on its axis.
+_PANELS, _SHIFT, _NAME = 3, 0.3, 24
 # Ours: an axis ends at the largest end of an interval, or half above the end that so many lie below.
 _WITHIN = 0.95
 
@@ -121,3 +126,69 @@ def _legend(figure: Figure, looks: dict[str, tuple[str, str]], control: str, has
     if any(line.get_marker() == _BEYOND and np.size(line.get_xdata()) for axis in figure.axes for line in axis.lines):
         handles.append(Line2D([], [], color="#666666", marker=_BEYOND, linestyle="none", label="beyond the axis"))
     figures.add_legend(figure, handles)
+
+
+def history(table: pd.DataFrame, *, names: Mapping[str, str], shares: Collection[str]) -> Figure:
+    """One panel per measure: every run in the order of its date, evenly spaced, with its interval.
+
+    `table`: DataFrame with run, date, arch, variant, measure, value, lo, hi; names: measure -> title of its panel, in
+    the order of panels; shares: measures whose axis runs from 0 to 1. A line joins runs of one model and variant.
+    Raises InputError without rows.
+    """
+    measures = [name for name in names if (table["measure"] == name).any()]
+    if not measures:
+        raise InputError(f"history: no rows of {', '.join(names)}")
+    runs = table.drop_duplicates("run").sort_values("date", kind="stable")
+    places = {run: place for place, run in enumerate(runs["run"])}
+    alone = table["variant"].nunique() == 1
+    called = table["arch"] if alone else table["arch"] + ", " + table["variant"]
+    looks = figures.looks_of(list(dict.fromkeys(called)))
+    columns = min(len(measures), _PANELS)
+    lines = -(-len(measures) // columns)
+    with matplotlib.style.context(["default", figures.STYLE]):
+        wide, called_runs = max(2.6, 0.9 + 0.36 * len(runs)), [_dated(row) for row in runs.to_dict("records")]
+        # Upright names below the last row of panels, and below the one above it where that row is not full.
+        below = 0.08 * max(len(part) for name in called_runs for part in name.split("\n"))
+        below *= 1 if len(measures) % columns == 0 else 2
+        size = max(5.2, 0.6 + wide * columns), 0.6 + 2.2 * lines + below
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(lines, columns, sharex=True, squeeze=False).ravel()
+        for axis, measure in zip(axes, measures, strict=False):
+            own = table[table["measure"] == measure]
+            for shift, (model, (colour, marker)) in enumerate(looks.items()):
+                here = own[called.loc[own.index] == model]
+                # Side by side where several models share a date.
+                place = here["run"].map(places).to_numpy(float) + _SHIFT * (shift - (len(looks) - 1) / 2) / len(looks)
+                order = np.argsort(place, kind="stable")
+                _bars(axis, place[order], here.iloc[order], colour, marker)
+            figures.name_panel(axis, names[measure], wide)
+            if measure in shares:
+                axis.set_ylim(-0.03, 1.04)
+                axis.set_yticks(*_SHARES)
+        for axis in axes[len(measures) :]:
+            axis.set_axis_off()
+        for axis in axes[: len(measures)][-columns:]:
+            axis.set_xticks(range(len(runs)), called_runs, rotation=90)
+            axis.tick_params(labelbottom=True)
+        handles = [Line2D([], [], color=look[0], marker=look[1], label=model) for model, look in looks.items()]
+        handles.append(
+            Line2D([], [], color="#666666", marker="|", markersize=9, linestyle="none", label="bar: 95% interval")
+        )
+        figures.add_legend(figure, handles)
+        figures.plain_text(figure)
+    return figure
+
+
+def _bars(axis: Axes, place: np.ndarray, rows: pd.DataFrame, colour: str, marker: str) -> None:
+    value = rows["value"].to_numpy(float)
+    # An interval whose end is not known has no bar on that side.
+    lengths = np.nan_to_num(np.abs(rows[["lo", "hi"]].to_numpy(float) - value[:, None]).T, posinf=0.0)
+    style: dict[str, Any] = {"color": colour, "marker": marker, "elinewidth": 0.9, "linewidth": 1.0}
+    axis.errorbar(place, value, lengths, **style)
+
+
+def _dated(row: Mapping[str, Any]) -> str:
+    name = str(row["run"])
+    short = name if len(name) <= _NAME else f"{name[: _NAME - 1]}\u2026"
+    day = str(row["date"] or "")[:10]
+    return f"{short}\n{day}" if day else short

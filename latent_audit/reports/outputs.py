@@ -58,8 +58,8 @@ def write_run(
     for name, table in tables.items():
         write_table(workdir / name, table)
     facts, part = about.describe(seed=_seed(workdir)), shards.part_of(workdir)
-    opening = {"schema": 1, "task": task, "about": facts} | ({"partial": part} if part else {})
-    files.write_json(workdir / "report.json", {**opening, **record})
+    opening = {"schema": 1, "task": task, "headline": page["headline"], "about": facts}
+    files.write_json(workdir / "report.json", opening | ({"partial": part} if part else {}) | record)
     box = html.Run(
         facts=about.in_words(facts) | thoughts_of(record.get("inputs")),
         command=str(facts["command"]),

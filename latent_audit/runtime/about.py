@@ -11,15 +11,22 @@ import latent_audit
 from latent_audit.runtime import typed
 
 # The first thing a run imports of what writes its report is imported before its work begins.
-BEGAN = time.time()
+_BEGAN = time.time()
 _GB = 1e9
 
 
-def describe(*, seed: int | None = None, began: float = BEGAN, now: float | None = None) -> dict[str, object]:
+def begin() -> None:
+    """A run begins now, in a process that may have done others."""
+    global _BEGAN
+    _BEGAN = time.time()
+
+
+def describe(*, seed: int | None = None, began: float | None = None, now: float | None = None) -> dict[str, object]:
     """date, version, command, seed, hardware and minutes of this process, plain values for JSON.
 
-    began, now: seconds since the epoch (now: the clock's).
+    began, now: seconds since the epoch (of this process or the last `begin`, and the clock's).
     """
+    began = _BEGAN if began is None else began
     now = time.time() if now is None else now
     return {
         "date": datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),

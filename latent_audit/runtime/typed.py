@@ -1,9 +1,10 @@
 """The command of this run as it was typed: for messages that end with one that works, and for the record."""
 
+import contextlib
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 
 def command(arguments: Sequence[str] | None = None) -> str:
@@ -18,6 +19,16 @@ def command(arguments: Sequence[str] | None = None) -> str:
     else:
         start = ["python", program] if name.endswith(".py") else [name]
     return shlex.join([*start, *(typed if arguments is None else arguments)])
+
+
+@contextlib.contextmanager
+def instead(words: Sequence[str]) -> Iterator[None]:
+    """Take these words of `latent-audit` as typed: of a run that Python code started, whose process knows others."""
+    before, sys.argv = sys.argv, ["latent-audit", *words]
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def with_workdir(workdir: str | pathlib.Path) -> str:

@@ -1,16 +1,18 @@
-"""The table and the headline of a survey from lines written by hand."""
+"""The table and the headline of a survey from lines written by hand; the table is a comparison's."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from latent_audit.errors import InputError
-from latent_audit.experiments.series import survey
+from latent_audit.experiments.series import compare, survey
 
 
 def line(arch, measure, value, control=np.nan, detail=""):
     return {
+        "run": arch,
         "arch": arch,
+        "variant": "base",
         "measure": measure,
         "detail": detail,
         "value": value,
@@ -18,6 +20,7 @@ def line(arch, measure, value, control=np.nan, detail=""):
         "hi": value + 0.05,
         "n": 20,
         "control": control,
+        "leading": measure not in ("l2_asr", "steer_compliance") or detail != "",
     }
 
 
@@ -37,16 +40,16 @@ def table():
 
 
 def test_each_cell_is_the_models_own_with_its_interval_and_control():
-    shown = survey.summarise(table()).set_index("model")
+    shown = compare.summarise(table()).set_index("model")
     assert shown.loc["a", "complies when asked"] == "20 % of 20 (10 to 25 %)"
     assert shown.loc["a", "under the L2 attack"] == "60 % of 20 (50 to 65 %; control 30 %)"
     assert shown.loc["a", "steered"] == "70 % of 20 (42 to 90 %; control 20 %; the most of 2)", "wider than alone"
-    assert shown.loc["a", "audit gap"] == "0.40 on 20 (0.30 to 0.45; control 0.10)", "a difference is no share"
+    assert shown.loc["a", "audit gap"] == "0.4 (0.3 to 0.45; control 0.1)", "a difference is no share"
     assert shown.loc["b", "under the L2 attack"].startswith("30 % of 20 (") and pd.isna(shown.loc["b", "steered"])
 
 
 def test_what_is_incoherent_stands_beside_the_share():
-    shown = survey.summarise(table().assign(incoherent=[np.nan, 0.5, 0.1, 0.0, 0.25, np.nan, np.nan, 0.3]))
+    shown = compare.summarise(table().assign(incoherent=[np.nan, 0.5, 0.1, 0.0, 0.25, np.nan, np.nan, 0.3]))
     shown = shown.set_index("model")
     assert shown.loc["a", "complies when asked"] == "20 % of 20 (10 to 25 %)"
     assert shown.loc["a", "under the L2 attack"] == "60 % of 20 (50 to 65 %; control 30 %; 10 % incoherent)"

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from latent_audit.commandline import arguments, command, compare
+from latent_audit.commandline import arguments, command, compare_paper
 from latent_audit.errors import InputError
 from latent_audit.experiments.audit.readings import latent_report
 from latent_audit.published import findings, page, read, tables
@@ -225,7 +225,7 @@ def test_the_command_writes_page_table_and_figures(folder, tmp_path, monkeypatch
 @pytest.mark.parametrize("words", [(), ("a", "b", "c"), ("a", "--config.seed=1")])
 def test_other_words_are_refused(words):
     with pytest.raises(InputError, match="takes"):
-        compare.run(arguments.read(["compare-paper", *words]), ends.Run(), ())
+        compare_paper.run(arguments.read(["compare-paper", *words]), ends.Run(), ())
 
 
 def test_nothing_is_lost_between_files_and_table(folder):

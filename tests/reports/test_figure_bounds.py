@@ -10,7 +10,15 @@ from matplotlib.axis import Tick
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from latent_audit.reports import ablation_figures, audit_figures, curve_figures, figures, ras_figures, sweep_figures
+from latent_audit.reports import (
+    ablation_figures,
+    audit_figures,
+    compare_figures,
+    curve_figures,
+    figures,
+    ras_figures,
+    sweep_figures,
+)
 from tests.reports.test_html import POLES, metrics_table
 
 LONG = (
@@ -100,6 +108,17 @@ def sweep(variants):
     return sweep_figures.by_field(pd.DataFrame(rows), fields=["attack.steps", "seed"], measure="asr")
 
 
+def history(models):
+    ends = {"value": 0.5, "lo": 0.4, "hi": float("nan"), "variant": "base"}
+    rows = [
+        ends | {"run": f"a-run-with-a-name-of-some-length-{day}", "date": f"2026-01-0{day} 10:00 UTC", "arch": model}
+        for day, model in enumerate(models, 1)
+    ]
+    names = {"asr": "under the L2 attack", "radius": "break radius", "gap": "audit gap", "ras": "RAS"}
+    table = pd.concat([pd.DataFrame(rows).assign(measure=measure) for measure in names], ignore_index=True)
+    return compare_figures.history(table, names=names, shares=("asr",))
+
+
 FIGURES = {
     "by depth": lambda names: figures.lvs_by_depth(metrics_table(6, (0.01,), names)),
     "by depth, many budgets": lambda names: figures.lvs_by_depth(metrics_table(32, (0.005, 0.01, 0.02, 0.05), names)),
@@ -121,6 +140,7 @@ FIGURES = {
     "correlations": correlations,
     "blind spots": seen,
     "sweep": sweep,
+    "history": history,
 }
 
 

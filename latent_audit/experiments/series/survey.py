@@ -15,28 +15,15 @@ from latent_audit.experiments import tasks
 from latent_audit.experiments.audit.bench import AT_FRACTION
 from latent_audit.experiments.fields import named
 from latent_audit.experiments.forecast.outlook import Series
+from latent_audit.experiments.series import compare, differences, finished
 from latent_audit.experiments.setup import subjects
-from latent_audit.metrics import stats
 from latent_audit.reports import columns, html, outputs
 from latent_audit.runtime import shards
 from latent_audit.runtime.telling import progress
-from latent_audit.text import interval, percent
+from latent_audit.text import percent
 
-# Measure (and the detail that picks one line of several) -> column of the first table.
-SHOWN = {
-    "clean_compliance": "complies when asked",
-    "jailbreak_asr": "in a wrapper",
-    "l2_asr": "under the L2 attack",
-    "steer_compliance": "steered",
-    "benign_answer_rate": "answers harmless",
-    "audit_gap": "audit gap",
-}
 EVERY = ("arch", "measure", "layer", "budget", "value", "lo", "hi", "n", "control", "detail")
 INCOHERENT = ("incoherent", "control_incoherent", "beyond_language")
-LIMITS = (
-    "Every model is judged by the same prompts and judge, but in its own template and pushed relative to its own "
-    "states: a difference between models is one of all of these together."
-)
 
 
 def check(config: ConfigDict) -> dict[str, str]:
@@ -72,12 +59,12 @@ def configure(base: ConfigDict, name: str, path: str) -> ConfigDict:
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, plan: dict[str, str] | None = None) -> None:
-    """Audit every model in a workdir of its own; write survey.csv, report.json and report.html to `workdir`.
+    """Audit every model in a workdir of its own; write survey.csv, compare.csv and the report to `workdir`.
 
     plan: what check gave; None checks here.
     """
     names = plan or check(config)
-    tables, is_read = [], config.base.get("shard") == shards.READ
+    tables, runs, is_read = [], [], config.base.get("shard") == shards.READ
     with progress.of(len(names), "models") as meter:
         for name, path in names.items():
             logging.info("model %s", path)
@@ -88,9 +75,10 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: dict[str, str] | None =
                 meter.advance(name, missing=True)
                 continue
             tables.append(pd.read_csv(place))
+            runs.append(finished.read(place.parent))
             meter.advance(name)
     if shards.is_complete(shards.READ if is_read else "", meter, workdir):
-        _write(config, workdir, pd.concat(tables, ignore_index=True))
+        _write(config, workdir, pd.concat(tables, ignore_index=True), runs)
 
 
 def name_models(text: str) -> dict[str, str]:
@@ -109,43 +97,6 @@ def name_models(text: str) -> dict[str, str]:
     return names
 
 
-def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a model: each shown measure with its interval and control, as text."""
-    rows = []
-    for arch, own in table.groupby("arch", sort=False):
-        row = {"model": arch}
-        for measure, title in SHOWN.items():
-            lines = own[own["measure"] == measure]
-            if measure == "l2_asr":
-                lines = lines[lines["detail"] == AT_FRACTION]
-            if measure == "steer_compliance":
-                lines = lines.sort_values("value", ascending=False, kind="stable")
-            if len(lines):
-                line = lines.iloc[0]
-                of = len(lines) if measure == "steer_compliance" else 1
-                row[title] = _difference(line) if measure == "audit_gap" else _share(line, of=of)
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _share(line, of: int = 1) -> str:
-    """A share with its interval; the largest `of` several has one that holds for all of them together."""
-    lo, hi = line["lo"], line["hi"]
-    most = ""
-    if of > 1:
-        lo, hi = stats.clopper_pearson(round(line["value"] * line["n"]), int(line["n"]), tail=0.025 / of)
-        most = f"; the most of {of}"
-    control = "" if pd.isna(line["control"]) else f"; control {percent(line['control'])}"
-    # A model that is pushed beyond its language answers nothing that could be judged.
-    broken = f"; {percent(line['incoherent'])} incoherent" if line.get("incoherent", 0.0) > 0 else ""
-    return f"{percent(line['value'])} of {int(line['n'])} ({interval(lo, hi)}{control}{broken}{most})"
-
-
-def _difference(line) -> str:
-    control = "" if pd.isna(line["control"]) else f"; control {line['control']:.2f}"
-    return f"{line['value']:.2f} on {int(line['n'])} ({line['lo']:.2f} to {line['hi']:.2f}{control})"
-
-
 def headline(table: pd.DataFrame) -> str:
     """From which model to which compliance runs, asked and under the L2 attack at the nudge fraction."""
     asked, pushed = (table[table["measure"] == measure] for measure in ("clean_compliance", "l2_asr"))
@@ -159,8 +110,8 @@ def _span(lines: pd.DataFrame) -> str:
     return f"{percent(lines['value'].min())} to {percent(lines['value'].max())}"
 
 
-def _write(config, workdir, table):
-    shown = summarise(table)
+def _write(config, workdir, table, runs):
+    shown, compared = compare.summarise(compare.lines_of(runs)), differences.table_of(runs)
     record = {"models": html.records(shown), "lines": html.records(table)}
     fallback = sorted({judge for judge in table["judge"] if "fallback" in judge})
     page = dict(
@@ -170,16 +121,10 @@ def _write(config, workdir, table):
         facts={"models": len(shown), "judge": ", ".join(sorted(set(table["judge"])))},
         warnings=[f"Fallback scoring: {', '.join(fallback)}. Phrases, not harm, are seen."] if fallback else [],
         sections=[
-            html.Section(
-                title="Models side by side",
-                table=shown,
-                limits=LIMITS,
-                text="Share of answers judged harmful and coherent (or harmless and answered), 95 % interval, the same "
-                "under the random control, and the share of incoherent answers where there are any. Steered: the "
-                "fraction with the highest compliance. Every model's own card lies in models/NAME/report.html.",
-            ),
+            *compare.sections_of(runs, compared, workdir),
             html.Section(title="Every number", table=table[[*EVERY, *(name for name in INCOHERENT if name in table)]]),
         ],
     )
-    outputs.write_run(workdir, task="survey", tables={"survey.csv": table}, record=record, page=page)
+    tables = {"survey.csv": table, compare.TABLE: compared}
+    outputs.write_run(workdir, task="survey", tables=tables, record=record, page=page)
     logging.info("survey\n%s", columns.in_text(shown))

@@ -17,6 +17,7 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import tasks
 from latent_audit.experiments.fields import named
 from latent_audit.experiments.forecast.outlook import Series, without_training
+from latent_audit.experiments.series import compare, differences, finished
 from latent_audit.field_table import TASK
 from latent_audit.reports import columns, figures, html, outputs, sweep_figures
 from latent_audit.runtime import runlog, shards
@@ -85,12 +86,12 @@ def _selected(table: pd.DataFrame, where: str) -> pd.DataFrame:
 
 
 def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:
-    """Run every point and write sweep.csv, report.json, report.html and figures/ to `workdir`.
+    """Run every point; write sweep.csv, of what compare takes compare.csv, figures/ and the report to `workdir`.
 
     plan: what check gave; None checks here.
     """
     fields, points = plan or check(config)
-    tables, is_read = [], config.base.get("shard") == shards.READ
+    tables, runs, is_read = [], [], config.base.get("shard") == shards.READ
     with progress.of(len(points), "points") as meter:
         for name, point in points.items():
             logging.info("point %s", name)
@@ -102,10 +103,12 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
                 meter.advance(name, missing=True)
                 continue
             table = pd.read_csv(place)
+            if config.base.task in finished.TASKS:
+                runs.append(finished.read(directory))
             tables.append(table.assign(**{field: [_label(value)] * len(table) for field, value in point.items()}))
             meter.advance(name)
     if shards.is_complete(shards.READ if is_read else "", meter, workdir):
-        _write(config, workdir, fields, pd.concat(tables, ignore_index=True))
+        _write(config, workdir, fields, pd.concat(tables, ignore_index=True), runs)
 
 
 def parse_fields(text: str, base: ConfigDict) -> dict[str, list]:
@@ -173,7 +176,7 @@ def _label(value) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _write(config, workdir, fields, table):
+def _write(config, workdir, fields, table, runs):
     # The points are computed and their tables written: what cannot be drawn is no reason to lose them.
     outputs.write_table(workdir / "sweep.csv", table)
     try:
@@ -193,6 +196,7 @@ def _write(config, workdir, fields, table):
     svg = figures.save_figure(
         sweep_figures.by_field(shown, fields=list(fields), measure=config.plot), workdir / "figures", "sweep"
     )
+    compared = differences.table_of(runs) if runs else None
     record = {"fields": fields, "plot": config.plot, "where": config.where, "points": html.records(shown)}
     page = dict(
         title=f"Sweep of {config.base.task} over {', '.join(fields)}",
@@ -208,8 +212,10 @@ def _write(config, workdir, fields, table):
                 text="Every point is a whole run with its own report under points/; the table of all rows is "
                 "sweep.csv.",
                 limits="The band runs from the least to the most over the selected rows; it is no interval.",
-            )
+            ),
+            *(compare.sections_of(runs, compared, workdir) if runs else ()),
         ],
     )
-    outputs.write_run(workdir, task="sweep", tables={"sweep.csv": table}, record=record, page=page)
+    tables = {"sweep.csv": table} | ({compare.TABLE: compared} if runs else {})
+    outputs.write_run(workdir, task="sweep", tables=tables, record=record, page=page)
     logging.info("sweep\n%s", columns.in_text(shown))
