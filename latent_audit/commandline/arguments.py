@@ -9,7 +9,7 @@ from latent_audit import user_files
 from latent_audit.errors import InputError
 
 # Words that stand where a task does and ask for something else.
-COMMANDS = ("ls", "fields", "doctor", "compare-paper", "rejudge", "help")
+COMMANDS = ("ls", "fields", "columns", "doctor", "compare-paper", "rejudge", "help")
 FLAGS = ("--config", "--workdir", "--quick", "--limit", "--dry-run", "--help", "--version")
 MOST = 1_000_000  # prompts
 _FIELD = re.compile(r"--?(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)

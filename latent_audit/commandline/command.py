@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from absl import logging
 
-from latent_audit import __version__, user_files
+from latent_audit import __version__, column_table, user_files
 from latent_audit.commandline import arguments, config_files, pages, presets, workdirs
 from latent_audit.errors import InputError
 from latent_audit.experiments import tasks
@@ -73,6 +73,8 @@ def _answer(word: str, given: arguments.Arguments, state: ends.Run, closed: Coll
         raise InputError(f"`latent-audit {word}` takes nothing of the kind; `latent-audit --help` says how it is used")
     if word == "ls":
         return ends.tell(pages.tasks(), closed)
+    if word == "columns":
+        return ends.tell(column_table.markdown().splitlines(), closed)
     if word == "doctor":
         from latent_audit.commandline import doctor
 

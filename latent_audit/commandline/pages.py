@@ -15,6 +15,7 @@ usage:
   latent-audit TASK --help             what a task does, costs and writes
   latent-audit fields TASK [PATTERN]   its fields, their defaults and bounds
   latent-audit fields                  those of all tasks, as a page
+  latent-audit columns                 what stands in every CSV, as a page
   latent-audit doctor                  what this machine has and lacks
   latent-audit compare-paper [WORKDIR] CSV_OR_DIR
                                        published numbers, and a run beside them
