@@ -48,7 +48,7 @@ def run(argv: Sequence[str], state: ends.Run, closed: Collection[int] = ()) -> i
 
 
 def _answer(word: str, given: arguments.Arguments, state: ends.Run, closed: Collection[int]) -> int:
-    """One of arguments.COMMANDS: what is asked for goes to stdout; compare-paper and rejudge write a directory."""
+    """One of arguments.COMMANDS: what is asked for goes to stdout; some write a directory."""
     rest = given.words[1:]
     if given.help or word == "help":
         return ends.tell(pages.usage(), closed)
@@ -60,6 +60,10 @@ def _answer(word: str, given: arguments.Arguments, state: ends.Run, closed: Coll
         from latent_audit.commandline import rejudge
 
         return rejudge.run(given, state, closed)
+    if word in ("export", "push"):
+        from latent_audit.commandline import export
+
+        return {"export": export.run, "push": export.push}[word](given, state, closed)
     most = {"fields": 2}.get(word, 0)
     if (
         len(rest) > most

@@ -21,6 +21,11 @@ usage:
                                        published numbers, and a run beside them
   latent-audit rejudge WORKDIR --config.judge.FIELD=VALUE
                                        its saved answers, by another judge
+  latent-audit export WORKDIR [--model-card] [--inspect] [--tensorboard]
+               [--wandb] [--variant=NAME]
+                                       an audit for other tools to open
+  latent-audit push WORKDIR --repo=OWNER/NAME [--dry-run]
+                                       its card and report to the hub
   latent-audit --version
 
 TASK is a name of `latent-audit ls` or the path of a config file of your own.
