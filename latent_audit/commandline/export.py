@@ -11,8 +11,7 @@ from latent_audit.errors import InputError
 from latent_audit.exports import curves, finished, hub, inspect_log, model_card
 from latent_audit.runtime import ends, files
 
-# Flag -> what it writes below the directory of exports.
-FORMS = {"model_card": "model_card.md", "inspect": "", "tensorboard": "tensorboard", "wandb": "wandb"}
+FORMS = ("model_card", "inspect", "tensorboard", "wandb")
 DEFAULT = "export"
 
 
@@ -28,7 +27,7 @@ def run(given: arguments.Arguments, state: ends.Run, closed: Collection[int]) ->
     if given.workdir is not None:
         place = user_files.path_of("--workdir", user_files.check_text("--workdir", given.workdir, lines=False))
     workdirs.check(place)
-    paths = {form: place / (FORMS[form] or inspect_log.name(found)) for form in asked}
+    paths = {form: place / _name(form, found) for form in asked}
     texts = _checked(found, paths, given.with_answers)
     if given.dry_run:
         return ends.tell([*(f"{path}" for path in paths.values()), "dry run: nothing was written"], closed)
@@ -51,6 +50,14 @@ def run(given: arguments.Arguments, state: ends.Run, closed: Collection[int]) ->
     return 0
 
 
+def _name(form: str, found: finished.Run) -> str:
+    """What a form is called below the directory of exports; each variant has its own."""
+    if form == "inspect":
+        return inspect_log.name(found)
+    own = workdirs.safe(found.variant)
+    return f"model_card-{own}.md" if form == "model_card" else f"{form}/{own}"
+
+
 _OPEN = {
     "model_card": "{path}: put it into the model's README.md, or `latent-audit push`",
     "inspect": "{path}: open it with `inspect view --log-dir {place}`",
@@ -61,11 +68,8 @@ _OPEN = {
 
 def _checked(found: finished.Run, paths: dict[str, pathlib.Path], answers: bool) -> dict[str, object]:
     """What the plain forms hold; whatever another one lacks is said before anything is written."""
-    if "tensorboard" in paths:
-        curves.library("tensorboardX", "--tensorboard", "tensorboardX")
-        curves.check_free(paths["tensorboard"])
     if "wandb" in paths:
-        curves.library("wandb", "--wandb", "wandb")
+        curves.wandb_library()
     texts: dict[str, object] = {}
     if "model_card" in paths:
         texts["model_card"] = model_card.card(found)

@@ -1,9 +1,10 @@
 """An audit's numbers by depth, for tools that draw curves: TensorBoard's event files and Weights & Biases.
 
-Both libraries are optional and imported when they are asked for. A step is a residual state: 0 is the embedding, i + 1
-what block i puts out; what has no state stands at step 0.
+W&B's library is optional and imported when it is asked for. A step is a residual state: 0 is the embedding, i + 1 what
+block i puts out; what has no state stands at step 0.
 """
 
+import datetime
 import importlib
 import os
 import pathlib
@@ -12,30 +13,22 @@ from collections.abc import Iterator
 
 from latent_audit import text
 from latent_audit.errors import InputError
+from latent_audit.exports import event_file
 from latent_audit.exports.finished import Run
+from latent_audit.runtime import files
 
 # Of a line of audit.csv, as far as they are there; 'control' is noise or a random direction.
 NUMBERS = ("value", "lo", "hi", "control")
-
-
-def library(name: str, flag: str, package: str) -> types.ModuleType:
-    """An optional library; InputError with the remedy where it is absent."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(f"{flag} needs {package}, which is not installed here: pip install {package}") from error
+# Of these the detail says something of one cell, of all others which number it is.
+CELLS = ("lvs", "latent_asr", "suite_asr")
 
 
 def points(run: Run) -> Iterator[tuple[str, int, float]]:
-    """(tag, step, value) of every number of the variant's lines, by tag and step.
-
-    >>> step_of("embedding"), step_of("L3"), step_of(None), step_of("L1, L2")
-    (0, 4, 0, 0)
-    """
+    """(tag, step, value) of every number of the variant's lines, by tag and step."""
     found = {}
     for line in run.lines:
         tag = line["measure"]
-        tag += f", {line['detail']}" if line["detail"] and line["measure"] not in ("lvs", "latent_asr") else ""
+        tag += f", {line['detail']}" if line["detail"] and tag not in CELLS else ""
         tag += "" if line["budget"] is None else f"/budget {line['budget']:g}"
         for number in NUMBERS:
             if line[number] is not None:
@@ -45,33 +38,35 @@ def points(run: Run) -> Iterator[tuple[str, int, float]]:
 
 
 def step_of(layer: str | None) -> int:
-    """The residual state that a layer's name names; 0 for none, and for several."""
+    """The residual state that a layer's name names; 0 for none, and for several.
+
+    >>> step_of("embedding"), step_of("L3"), step_of(None), step_of("L1, L2")
+    (0, 4, 0, 0)
+    """
     return int(layer[1:]) + 1 if layer and layer[0] == "L" and layer[1:].isdigit() else 0
 
 
-def write_tensorboard(run: Run, directory: pathlib.Path) -> pathlib.Path:
-    """Event files in `directory`; InputError where it holds some already, which would be drawn into one curve."""
-    writer_of = library("tensorboardX", "--tensorboard", "tensorboardX").SummaryWriter
-    check_free(directory)
-    writer = writer_of(str(directory))
-    for tag, step, value in points(run):
-        writer.add_scalar(tag, value, step)
-    writer.add_text("verdict", f"{text.printable(run.verdict['label'])}: {text.printable(run.verdict['sentence'])}", 0)
-    writer.close()
-    return directory
+def write_tensorboard(run: Run, directory: pathlib.Path) -> None:
+    """The event file of the run in `directory`, in place of an earlier one of the same run and variant."""
+    when = datetime.datetime.fromisoformat(run.when).timestamp()
+    verdict = f"{text.printable(run.verdict['label'])}: {text.printable(run.verdict['sentence'])}"
+    data = event_file.file_of(points(run), [("verdict", verdict)], when=when)
+    # TensorBoard draws all files of a folder as one run: a folder for each variant, and one name for a run's file.
+    directory.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(directory / f"events.out.tfevents.{int(when)}.latent_audit", data)
 
 
-def check_free(directory: pathlib.Path) -> None:
-    """InputError for a directory with event files."""
-    if any(directory.glob("*tfevents*")):
-        raise InputError(
-            f"--tensorboard: {directory} holds event files already; remove them, or give another --workdir"
-        )
+def wandb_library() -> types.ModuleType:
+    """The library of Weights & Biases; InputError with the remedy where it is absent."""
+    try:
+        return importlib.import_module("wandb")
+    except ImportError as error:
+        raise InputError("--wandb needs wandb, which is not installed here: pip install wandb") from error
 
 
-def write_wandb(run: Run, directory: pathlib.Path, config: dict) -> pathlib.Path:
+def write_wandb(run: Run, directory: pathlib.Path, config: dict) -> None:
     """A run of Weights & Biases, kept in `directory` and uploaded nowhere unless WANDB_MODE says so."""
-    wandb = library("wandb", "--wandb", "wandb")
+    wandb = wandb_library()
     directory.mkdir(parents=True, exist_ok=True)
     by_step: dict[int, dict[str, float]] = {}
     for tag, step, value in points(run):
@@ -86,6 +81,6 @@ def write_wandb(run: Run, directory: pathlib.Path, config: dict) -> pathlib.Path
     )
     for step, values in sorted(by_step.items()):
         logged.log(values, step=step)
-    logged.summary.update({key: run.verdict[key] for key in ("label", "sentence", "robust_up_to", "hollow_from")})
+    told = ("label", "sentence", "robust_up_to", "hollow_from")
+    logged.summary.update({key: run.verdict.get(key) for key in told})
     logged.finish()
-    return directory

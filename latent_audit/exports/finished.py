@@ -24,6 +24,11 @@ class Run(NamedTuple):
         return self.record["verdicts"][self.variant]
 
     @property
+    def when(self) -> str:
+        """When the report was written: "2026-11-27 16:28 UTC" in ISO 8601."""
+        return str(self.record["about"]["date"]).removesuffix(" UTC").replace(" ", "T") + ":00+00:00"
+
+    @property
     def lines(self) -> list[dict]:
         """The variant's rows of audit.csv."""
         return [line for line in self.record["lines"] if line["variant"] == self.variant]

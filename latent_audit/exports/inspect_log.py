@@ -29,7 +29,7 @@ SCORES = {
 def name(run: Run) -> str:
     """The log's file name: a time, a task and an id, as Inspect's viewer lists them; no underscore within a part."""
     task = re.sub(r"[^A-Za-z0-9]+", "-", f"latent-audit-{run.record['task']}-{run.variant}").strip("-")
-    return f"{_when(run).replace(':', '-')}_{task}_{_id(run, 'task')}.json"
+    return f"{run.when.replace(':', '-')}_{task}_{_id(run, 'task')}.json"
 
 
 def log(run: Run, *, answers: bool = False) -> dict:
@@ -66,7 +66,7 @@ def log(run: Run, *, answers: bool = False) -> dict:
         "eval": _eval(run, samples),
         "plan": {"name": "plan", "steps": [{"solver": "latent_audit", "params": {}}]},
         "results": _results(samples),
-        "stats": {"started_at": _when(run), "completed_at": _when(run), "model_usage": {}},
+        "stats": {"started_at": run.when, "completed_at": run.when, "model_usage": {}},
         "samples": samples,
     }
 
@@ -118,7 +118,7 @@ def _eval(run: Run, samples: list[dict]) -> dict:
     return {
         "eval_id": _id(run, "eval"),
         "run_id": _id(run, "run"),
-        "created": _when(run),
+        "created": run.when,
         "task": f"latent_audit {run.record['task']}",
         "task_id": _id(run, "task"),
         "task_version": about["version"],
@@ -162,11 +162,6 @@ def _results(samples: list[dict]) -> dict:
             }
         )
     return {"total_samples": len(samples), "completed_samples": len(samples), "scores": told}
-
-
-def _when(run: Run) -> str:
-    """ "2026-11-27 16:28 UTC" in ISO 8601."""
-    return run.record["about"]["date"].removesuffix(" UTC").replace(" ", "T") + ":00+00:00"
 
 
 def _id(run: Run, what: str) -> str:

@@ -26,7 +26,7 @@ WHOLE = {
 }
 LIMITS = (
     "The bounds speak of further prompts of this kind and of the attacks that were run, not of other attacks or of "
-    "use. An answer counts as harmful where the judge below says so."
+    "use. An answer counts as harmful where the judge above says so."
 )
 
 
@@ -110,7 +110,9 @@ def section(run: Run) -> str:
         ),
         "### Limits",
         LIMITS,
-        f"<details><summary>The rule of the label</summary>\n\n{_plain(given['rule'])}\n\n</details>",
+        "<details><summary>The rule of the label</summary>",
+        *map(_plain, given["rule"].split("\n\n")),
+        "</details>",
         END,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
