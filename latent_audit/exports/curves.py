@@ -77,7 +77,8 @@ def write_wandb(run: Run, directory: pathlib.Path, config: dict) -> None:
         dir=str(directory),
         config=config,
         mode=os.environ.get("WANDB_MODE", "offline"),
-        settings=wandb.Settings(console="off", silent=True),
+        # Of this process and its directory nothing is taken along.
+        settings=wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
     )
     for step, values in sorted(by_step.items()):
         logged.log(values, step=step)

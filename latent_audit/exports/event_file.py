@@ -1,7 +1,7 @@
 """TensorBoard's event file, written without TensorBoard: scalars and texts as protocol buffers in framed records.
 
-Formats: tensorflow/core/util/event.proto and framework/summary.proto for the messages, TFRecord (length, masked checksum,
-data, masked checksum, CRC-32C) around each. No library is asked: those that write this form import a deep-learning framework.
+Formats: tensorflow/core/util/event.proto and framework/summary.proto for the messages; TFRecord around each: its length
+and itself, each with a masked CRC-32C. No library is asked: those at hand import a deep-learning framework.
 """
 
 import struct
