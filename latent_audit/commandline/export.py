@@ -91,8 +91,8 @@ def push(given: arguments.Arguments, state: ends.Run, closed: Collection[int]) -
         told = [f"to {repo}, in one commit:", *listed, "no prompt and no answer; dry run: nothing was uploaded"]
         return ends.tell(told, closed)
     hub.check_token(repo)
-    card = hub.merged(hub.current_card(repo), found)
-    address = hub.upload(repo, found, card)
+    there = hub.current(repo)
+    address = hub.upload(repo, found, hub.merged(there.card, found), there.commit)
     for line in listed:
         logging.info("uploaded: %s", line)
     logging.info("%s", address)

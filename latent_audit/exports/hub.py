@@ -6,7 +6,9 @@ Units and saved answers are never among them, whatever the run saved.
 import pathlib
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
+from latent_audit import user_files
 from latent_audit.errors import InputError
 from latent_audit.exports import model_card
 from latent_audit.exports.finished import Run
@@ -80,19 +82,28 @@ def _without_ours(entry: Mapping) -> dict:
     return {**entry, "results": results}
 
 
-def current_card(repo: str) -> str:
-    """The card of a repository, "" where it has none; InputError as `told` for a repository that cannot be reached."""
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+class Current(NamedTuple):
+    """A repository as it is: its card, "" where it has none, and the commit that the card is of."""
 
+    card: str
+    commit: str
+
+
+def current(repo: str) -> Current:
+    """What stands in a repository now; InputError as `told` for one that cannot be reached or read."""
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    commit = ""
     try:
-        HfApi().repo_info(repo, repo_type="model")
-        path = hf_hub_download(repo, CARD)
-    except EntryNotFoundError:
-        return ""
+        commit = str(HfApi().repo_info(repo, repo_type="model").sha)
+        # Never an older copy of this machine: what is written takes the place of what is read.
+        path = hf_hub_download(repo, CARD, revision=commit, force_download=True)
+    except RemoteEntryNotFoundError:
+        return Current("", commit)
     except Exception as error:
         raise told(repo, error) from error
-    return pathlib.Path(path).read_text(encoding="utf-8")
+    return Current(user_files.read_text(f"the card of {repo}", path), commit)
 
 
 def check_token(repo: str) -> None:
@@ -107,21 +118,24 @@ def check_token(repo: str) -> None:
         )
 
 
-def upload(repo: str, run: Run, card: str) -> str:
-    """One commit with the card and `files`; returns its address. InputError as `told`."""
+def upload(repo: str, run: Run, card: str, commit: str) -> str:
+    """One commit on top of `commit` with the card and `files`; returns its address. InputError as `told`, and where
+    somebody else has written in between."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
     adds = [CommitOperationAdd(CARD, card.encode("utf-8"))]
     adds += [CommitOperationAdd(name, str(path)) for name, path in files(run).items()]
     message = f"Latent audit of {run.model}: {run.verdict['label']}"
     try:
-        return str(HfApi().create_commit(repo, adds, commit_message=message, repo_type="model").commit_url)
+        done = HfApi().create_commit(repo, adds, commit_message=message, repo_type="model", parent_commit=commit)
     except Exception as error:
         raise told(repo, error) from error
+    return str(done.commit_url)
 
 
 def told(repo: str, error: Exception) -> InputError:
     """What the hub, or the way to it, refused, as one line with what to do."""
+    import httpx
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
@@ -134,6 +148,12 @@ def told(repo: str, error: Exception) -> InputError:
         )
     if status in (401, 403):
         return InputError(f"--repo={repo}: the hub refuses this token ({status}); give one that may write there")
+    if status in (409, 412):
+        return InputError(f"--repo={repo}: somebody wrote there in between; try again")
     if isinstance(error, HfHubHTTPError):
         return InputError(f"--repo={repo}: the hub refuses: {said}")
-    return InputError(f"--repo={repo}: {constants.ENDPOINT} cannot be reached ({said}); mend the network and try again")
+    if isinstance(error, OSError | httpx.TransportError):
+        return InputError(
+            f"--repo={repo}: {constants.ENDPOINT} cannot be reached ({said}); mend the network and try again"
+        )
+    return InputError(f"--repo={repo}: nothing was uploaded, or it is not known ({type(error).__name__}: {said})")

@@ -60,8 +60,10 @@ def test_names_of_others_are_text_and_nothing_else(tmp_path):
     record["inputs"]["arch"] = evil
     record["about"]["command"] = f"python main.py ```{evil}"
     text = model_card.card(finished.read(finished_runs.write(tmp_path / "run", record)))
-    outside = text.split("````")[0]
-    assert "<script" not in outside and "\x1b" not in text and "](http" not in outside.split("---\n", 2)[2]
+    body = ModelCard(text).text
+    assert "\x1b" not in text and "<script" in body, "in the command, which is fenced"
+    outside = body.split("````")[0]
+    assert "<script" not in outside and "\\[x\\](http" in outside, "no markup and no link"
     assert ModelCard(text).data.eval_results, "the front matter is still one"
 
 

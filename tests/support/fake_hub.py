@@ -6,6 +6,8 @@ import http.server
 import json
 import threading
 
+SHA = "a" * 40
+
 
 @contextlib.contextmanager
 def serve(card: str | None = None, status: int = 200, repo: str = "me/model"):
@@ -22,11 +24,11 @@ def serve(card: str | None = None, status: int = 200, repo: str = "me/model"):
                 self.wfile.write(body)
 
         def do_GET(self):
-            if self.path.split("?")[0] == f"/api/models/{repo}":
-                self.answer(200, json.dumps({"id": repo, "sha": "a" * 40, "siblings": []}).encode())
-            elif self.path == f"/{repo}/resolve/main/README.md" and card is not None:
-                self.answer(200, card.encode(), ETag='"card"', X_Repo_Commit="a" * 40)
-            elif self.path == f"/{repo}/resolve/main/README.md":
+            if self.path.split("?")[0] in (f"/api/models/{repo}", f"/api/models/{repo}/revision/main"):
+                self.answer(200, json.dumps({"id": repo, "sha": SHA, "siblings": []}).encode())
+            elif self.path == f"/{repo}/resolve/{SHA}/README.md" and card is not None:
+                self.answer(200, card.encode(), ETag='"card"', X_Repo_Commit=SHA)
+            elif self.path == f"/{repo}/resolve/{SHA}/README.md":
                 self.answer(404, X_Error_Code="EntryNotFound")
             else:
                 self.answer(404, X_Error_Code="RepoNotFound")
@@ -39,10 +41,19 @@ def serve(card: str | None = None, status: int = 200, repo: str = "me/model"):
                 named = [file["path"] for file in json.loads(body)["files"]]
                 told = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in named]
                 return self.answer(200, json.dumps({"files": told}).encode())
+            if self.path == "/api/validate-yaml":
+                # The real one looks at the front matter before a commit.
+                assert json.loads(body)["content"].startswith("---")
+                return self.answer(200, json.dumps({"errors": [], "warnings": []}).encode())
             lines = [json.loads(line) for line in body.splitlines()]
+            assert lines[0]["value"]["parentCommit"] == SHA, "what was read is what is written over"
             added = [line["value"] for line in lines if line["key"] == "file"]
             commits.append({one["path"]: base64.b64decode(one["content"]) for one in added})
-            done = {"commitUrl": f"http://hub/{repo}/commit/b", "commitOid": "b" * 40, "success": True}
+            done = {
+                "commitUrl": f"https://huggingface.co/{repo}/commit/{'b' * 40}",
+                "commitOid": "b" * 40,
+                "success": True,
+            }
             self.answer(status, json.dumps(done).encode())
 
         def log_message(self, *args):
