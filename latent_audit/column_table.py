@@ -272,7 +272,7 @@ TABLES = {
         },
     ),
     "compare.csv": Table(
-        "compare, compare-paper",
+        "compare, survey, sweep, compare-paper",
         "one measure of one cell in a run, or as published, and the other's beside it",
         (
             *"run date arch variant measure layer state budget corpus step detail value lo hi n successes".split(),
