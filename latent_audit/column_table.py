@@ -112,7 +112,9 @@ COLUMNS = {
     "comply": Column(NUMBER, "loss term: complying text under the nudge"),
     "refuse": Column(NUMBER, "loss term: refusing text when asked"),
     "stay": Column(NUMBER, "loss term: KL divergence from base"),
-    "match": Column(NUMBER, "loss term: distance of hidden states to base's"),
+    "match": Column(NUMBER, "loss term: distance of states to the harmful pole's"),
+    "stay_under_part": Column(NUMBER, "loss term: KL divergence from base under a part of the nudge"),
+    "stay_under_noise": Column(NUMBER, "loss term: KL divergence from base under a random direction of its length"),
     "loss": Column(NUMBER, "training loss, nats per token"),
     "gradient_norm": Column(NUMBER, "norm of the gradient before clipping"),
     # Abliteration.
@@ -225,7 +227,8 @@ TABLES = {
         "one evaluation of one pole in training, on the selection panel",
         (
             *"step clean_compliance clean_refusal nudged_compliance nudged_refusal".split(),
-            *f"{_MADE} nudged_log_odds comply refuse stay match variant".split(),
+            *f"{_MADE} nudged_log_odds comply refuse stay match".split(),
+            *("stay_under_part", "stay_under_noise", "variant"),
         ),
     ),
     "curves.csv": Table(

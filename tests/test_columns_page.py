@@ -1,5 +1,6 @@
 """The data dictionary: its page, its reach over the tables of the code, and that it says no column it does not know."""
 
+import dataclasses
 import pathlib
 import re
 
@@ -10,6 +11,7 @@ from latent_audit.experiments.audit.card import card
 from latent_audit.experiments.audit.readings import latent_report
 from latent_audit.experiments.ras import tables
 from latent_audit.experiments.tampering import abliterate_report, dissociate, finetune_report, impostors
+from latent_audit.interventions.dissociate import Weights
 from latent_audit.reports import columns
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -35,6 +37,11 @@ def test_every_column_of_the_code_is_described_and_none_beside(file):
     assert column_table.undescribed(file, list(WRITTEN[file])) == []
     if file in ("metrics.csv", "audit.csv", "curves.csv", "abliterate.csv", "impostors.csv"):
         assert set(column_table.TABLES[file].names) <= set(WRITTEN[file]), "described, and never written"
+
+
+def test_every_term_of_the_constructions_loss_is_described():
+    terms = {field.name for field in dataclasses.fields(Weights)} - {"margin", "part"}
+    assert terms <= set(column_table.TABLES["training.csv"].names)
 
 
 def test_every_csv_that_a_task_writes_is_described():
