@@ -181,6 +181,7 @@ COLUMNS = {
     "only_here": Column(WHOLE, "of these, broken or complied with here alone"),
     "only_there": Column(WHOLE, "of these, broken or complied with there alone"),
     "p_value": Column(NUMBER, "of the exact paired test"),
+    "design": Column(NUMBER, "design effect of prompts that share a cluster; its root widens the interval"),
     "leading": Column(FLAG, "whether the line stands on the page"),
     "run_arch": Column(TEXT, "the run's model"),
     "state": Column(WHOLE, "the residual state as a number, 0 for the embedding"),
@@ -280,8 +281,9 @@ TABLES = {
         (
             *"run date arch variant measure layer state budget corpus step detail value lo hi n successes".split(),
             *"control control_successes run_arch against difference paired only_here only_there p_value".split(),
-            "leading",
+            *("design", "leading"),
         ),
+        {"layer": Column(TEXT, "as elsewhere, or any state: the prompt is broken at one of those attacked")},
     ),
 }
 
