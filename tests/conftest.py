@@ -45,6 +45,15 @@ def few_programs_of_long_tests(request):
         programs.let_go()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def everything_written_is_described():
+    """Every CSV that any test writes has columns of the data dictionary alone, every report.json keeps the schema."""
+    from tests.support import described  # noqa: PLC0415  after the settings above
+
+    with described.watched():
+        yield
+
+
 def pytest_sessionfinish(session):
     """The last process to end, the one that is no worker, clears the compiled programs away."""
     if not hasattr(session.config, "workerinput"):

@@ -16,7 +16,8 @@ MAY_KNOW = {
     "reports": {"runtime"},
     "published": {"metrics", "reports", "runtime"},
     "experiments": {"models", "data", "interventions", "judges", "metrics", "runtime", "reports", "field_table"},
-    "commandline": {"experiments", "models", "runtime", "judges", "published"},
+    "exports": {"runtime"},
+    "commandline": {"column_table", "experiments", "exports", "models", "runtime", "judges", "published"},
 }
 
 

@@ -9,9 +9,24 @@ from latent_audit import user_files
 from latent_audit.errors import InputError
 
 # Words that stand where a task does and ask for something else.
-COMMANDS = ("ls", "fields", "doctor", "compare", "compare-paper", "rejudge", "report", "help")
+COMMANDS = (
+    *("ls", "fields", "columns", "doctor", "compare", "compare-paper", "rejudge", "report"),
+    *("export", "push", "help"),
+)
 FLAGS = ("--config", "--workdir", "--quick", "--limit", "--dry-run", "--help", "--version")
+# Flags of one command alone; the last two take a value.
+OWN_FLAGS = {
+    **dict.fromkeys(("--model-card", "--inspect", "--tensorboard", "--wandb", "--with-answers"), ("export",)),
+    "--variant": ("export", "push"),
+    "--repo": ("push",),
+}
 MOST = 1_000_000  # prompts
+_WHAT = {
+    "--config": "a task's config file, such as configs/lvs.py",
+    "--workdir": "a directory",
+    "--variant": "the name of a variant of the run",
+    "--repo": "OWNER/NAME of a model repository",
+}
 _FIELD = re.compile(r"--?(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 
 
@@ -31,6 +46,13 @@ class Arguments(NamedTuple):
     dry_run: bool = False
     help: bool = False
     version: bool = False
+    model_card: bool = False
+    inspect: bool = False
+    tensorboard: bool = False
+    wandb: bool = False
+    with_answers: bool = False
+    variant: str | None = None
+    repo: str | None = None
 
 
 def read(argv: Sequence[str]) -> Arguments:
@@ -58,6 +80,9 @@ def read(argv: Sequence[str]) -> Arguments:
             if name in found:
                 raise InputError(f"{name} is given twice, the second time as {word!r}; leave one out")
             found[name] = _flag_value(name, text if equals else None, rest)
+    for name in found:
+        if name in OWN_FLAGS and (not words or words[0] not in OWN_FLAGS[name]):
+            raise InputError(f"{name} is a flag of `latent-audit {'` and `'.join(OWN_FLAGS[name])}` alone")
     return Arguments(
         tuple(words),
         fields,
@@ -81,17 +106,17 @@ def _flag_value(name: str, value: str | None, rest: list[str]) -> str | bool | i
         if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST:
             raise InputError(f"--limit={text}: expected a whole number of prompts from 1 to {MOST}")
         return int(text)
-    if name in ("--config", "--workdir"):
+    if name in ("--config", "--workdir", "--variant", "--repo"):
         if value is None and rest and not rest[0].startswith("-"):
             value = rest.pop(0)
         if not value or not value.strip():
-            what = "a task's config file, such as configs/lvs.py" if name == "--config" else "a directory"
+            what = _WHAT[name]
             raise InputError(f"{name} is empty, expected {name}=VALUE with {what}")
         return value
-    if name in FLAGS:
+    if name in FLAGS or name in OWN_FLAGS:
         if value is not None:
             raise InputError(f"{name}={value}: this flag takes no value")
         return True
-    near = difflib.get_close_matches(name, FLAGS, n=1)
+    near = difflib.get_close_matches(name, (*FLAGS, *OWN_FLAGS), n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise InputError(f"unknown flag {name}; {hint}Fields of a config are set as --config.FIELD=VALUE")

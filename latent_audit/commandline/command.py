@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from absl import logging
 
-from latent_audit import __version__, user_files
+from latent_audit import __version__, column_table, user_files
 from latent_audit.commandline import arguments, config_files, pages, presets, workdirs
 from latent_audit.errors import InputError
 from latent_audit.experiments import tasks
@@ -68,6 +68,10 @@ def _answer(word: str, given: arguments.Arguments, state: ends.Run, closed: Coll
         from latent_audit.commandline import report
 
         return report.run(given, state, closed)
+    if word in ("export", "push"):
+        from latent_audit.commandline import export
+
+        return {"export": export.run, "push": export.push}[word](given, state, closed)
     most = {"fields": 2}.get(word, 0)
     if (
         len(rest) > most
@@ -81,6 +85,8 @@ def _answer(word: str, given: arguments.Arguments, state: ends.Run, closed: Coll
         raise InputError(f"`latent-audit {word}` takes nothing of the kind; `latent-audit --help` says how it is used")
     if word == "ls":
         return ends.tell(pages.tasks(), closed)
+    if word == "columns":
+        return ends.tell(column_table.markdown().splitlines(), closed)
     if word == "doctor":
         from latent_audit.commandline import doctor
 

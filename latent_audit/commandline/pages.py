@@ -15,6 +15,7 @@ usage:
   latent-audit TASK --help             what a task does, costs and writes
   latent-audit fields TASK [PATTERN]   its fields, their defaults and bounds
   latent-audit fields                  those of all tasks, as a page
+  latent-audit columns                 what stands in every CSV, as a page
   latent-audit doctor                  what this machine has and lacks
   latent-audit compare RUN RUN ...     finished runs side by side
   latent-audit compare-paper [WORKDIR] CSV_OR_DIR
@@ -22,6 +23,11 @@ usage:
   latent-audit rejudge WORKDIR --config.judge.FIELD=VALUE
                                        its saved answers, by another judge
   latent-audit report WORKDIR          what a stopped run has found so far
+  latent-audit export WORKDIR [--model-card] [--inspect] [--tensorboard]
+               [--wandb] [--variant=NAME]
+                                       an audit for other tools to open
+  latent-audit push WORKDIR --repo=OWNER/NAME [--dry-run]
+                                       its card and report to the hub
   latent-audit --version
 
 TASK is a name of `latent-audit ls` or the path of a config file of your own.

@@ -17,8 +17,9 @@ from latent_audit import user_files
 from latent_audit.errors import InputError
 from latent_audit.metrics import stats
 
-# The first thirteen columns of metrics.csv, which are the published ones.
-METRICS = tuple("arch variant exp layer layer_idx budget attack lvs lvs_lo lvs_hi asr frac compliance".split())
+# The first columns of a published metrics table, and of metrics.csv here, which has no `frac`: that is of steering.
+METRICS = tuple("arch variant exp layer layer_idx budget attack lvs lvs_lo lvs_hi asr compliance".split())
+FRACTION = "frac"
 STEER_RANDOM = tuple("arch variant layer layer_idx frac compliance attack".split())
 TRAJECTORY = tuple("step compliance refusal empty".split())
 AUTHORS = "numbers published by the authors of arXiv 2606.08044 under MIT"
@@ -122,7 +123,7 @@ def _table(field: str, path: pathlib.Path) -> pd.DataFrame:
 
 def _kind(table: pd.DataFrame) -> str:
     columns = tuple(table.columns)
-    if columns[: len(METRICS)] == METRICS:
+    if tuple(name for name in columns if name != FRACTION)[: len(METRICS)] == METRICS:
         return "metrics"
     return {STEER_RANDOM: "random", TRAJECTORY: "curve"}.get(columns, "")
 
@@ -185,12 +186,17 @@ def _with_shares(table: pd.DataFrame, column: str, path: pathlib.Path, number: i
 
 
 def _states(table: pd.DataFrame, path: pathlib.Path) -> pd.DataFrame:
-    """With `layer` and `state`, 0 for the embedding; InputError for a layer_idx that is neither."""
-    indices = table["layer_idx"].astype(str).str.removesuffix(".0")
-    bad = ~indices.str.fullmatch(r"embedding|\d{1,4}")
+    """With `layer` and `state`, 0 for the embedding; InputError for a layer_idx that is neither.
+
+    Published tables call the embedding `embedding` here, metrics.csv -1.
+    """
+    indices = table["layer_idx"].astype(str).str.removesuffix(".0").replace("embedding", "-1")
+    bad = ~indices.str.fullmatch(r"-1|\d{1,4}")
     if bad.any():
-        raise InputError(f"{str(path)!r}: layer_idx = {indices[bad].iloc[0]!r}, expected embedding or a block's number")
-    state = indices.map(lambda index: 0 if index == "embedding" else int(index) + 1)
+        raise InputError(
+            f"{str(path)!r}: layer_idx = {indices[bad].iloc[0]!r}, expected a block's number, -1 or embedding"
+        )
+    state = indices.astype(int) + 1
     return table.assign(state=state, layer=state.map(layer_of))
 
 
@@ -211,6 +217,8 @@ def _cells(table: pd.DataFrame, path: pathlib.Path, noise: Sequence[pd.DataFrame
     scored = _numbers(shared[shared["lvs"].notna()], ["lvs", "lvs_lo", "lvs_hi"], path)
     bare = scored.assign(value=scored["lvs"], lo=scored["lvs_lo"], hi=scored["lvs_hi"], successes=np.nan)
     steered = table[table["exp"] == "steering"]
+    if len(steered) and FRACTION not in table.columns:
+        raise InputError(f"{str(path)!r} has rows of steering and no column {FRACTION}: how far was it steered?")
     parts = [
         _with_control(bare, "lvs"),
         _with_control(shared, "latent_asr"),
@@ -231,8 +239,8 @@ def _with_control(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 
 def _steered(table: pd.DataFrame, path: pathlib.Path) -> pd.DataFrame:
-    found = _with_shares(_states(_numbers(table, ["frac"], path), path), "compliance", path, PAPER_PROMPTS)
-    return found.assign(budget=found["frac"], measure="steer_compliance")
+    found = _with_shares(_states(_numbers(table, [FRACTION], path), path), "compliance", path, PAPER_PROMPTS)
+    return found.assign(budget=found[FRACTION], measure="steer_compliance")
 
 
 def _beside_noise(steered: pd.DataFrame, noise: Sequence[pd.DataFrame]) -> pd.DataFrame:

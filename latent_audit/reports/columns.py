@@ -17,7 +17,7 @@ from latent_audit.text import counted, interval, percent
 TITLES = {
     "arch": "model",
     "exp": "measured",
-    "layer_idx": "layer number",
+    "layer_idx": "number of the block",
     "lvs": "LVS",
     "lvs_mean": "mean LVS",
     "lvs_median": "median LVS",

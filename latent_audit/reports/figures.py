@@ -177,7 +177,7 @@ def _attacked_rows(table: pd.DataFrame, attack: str) -> pd.DataFrame:
     rows = table[table["exp"] == "lvs"].copy()
     if not (rows["attack"] == attack).any():
         raise InputError(f"lvs_by_depth: the metrics table has no row with exp 'lvs' and attack {attack!r}")
-    rows["state"] = [0 if index == "embedding" else int(index) + 1 for index in rows["layer_idx"]]
+    rows["state"] = rows["layer_idx"].astype(int) + 1
     rows["budget"] = rows["budget"].astype(float)
     rows["aggregated"] = rows["aggregated"].astype(bool)
     return rows.sort_values("state", kind="stable")

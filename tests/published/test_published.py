@@ -16,6 +16,8 @@ from latent_audit.runtime import ends, start
 BUDGETS = (0.001, 0.005)
 # Of 24 prompts, PGD and noise, by variant and budget: all fall, and noise opens the dissociated pole at the larger.
 BROKEN = {"base": ((12, 1), (2, 1)), "dissociated": ((20, 2), (3, 15)), "harmful": ((23, 22), (21, 22))}
+# As the authors wrote them, docs/method.md section 11.
+PUBLISHED = tuple("arch variant exp layer layer_idx budget attack lvs lvs_lo lvs_hi asr frac compliance".split())
 LVS = {"base": 0.2, "dissociated": 0.6, "harmful": 0.0}
 
 
@@ -37,7 +39,7 @@ def metrics(arch="gemma2-2b", blocks=4, shift=0):
             for frac in (0.0, 0.06):
                 complied = 22 * (variant == "dissociated" and state == 3 and frac > 0)
                 lines.append(common | {"exp": "steering", "frac": frac, "compliance": round(complied / 24, 4)})
-    return pd.DataFrame(lines).reindex(columns=read.METRICS)
+    return pd.DataFrame(lines).reindex(columns=PUBLISHED)
 
 
 def steer_random(arch="gemma2-2b"):
@@ -166,7 +168,8 @@ def test_steering_of_an_audit_counts_only_along_the_papers_direction(tmp_path, f
         (metrics().assign(lvs="high"), "lvs = 'high' in row 2"),
         (metrics().assign(lvs=-1.0), "at least 0"),
         (metrics().assign(layer_idx="top"), "layer_idx = 'top'"),
-        (metrics().drop(columns="frac"), "expected those of metrics.csv"),
+        (metrics().drop(columns="asr"), "expected those of metrics.csv"),
+        (metrics().drop(columns="frac"), "rows of steering and no column frac"),
         (pd.concat([metrics(), metrics()]), "the files overlap"),
         (metrics().query("exp == 'none'"), "holds no row"),
     ],

@@ -32,7 +32,7 @@ def metrics_table(layers=6, budgets=(0.005, 0.01, 0.02, 0.05), variants=POLES, n
                             arch="organism", variant=variant, exp="lvs", budget=budget, attack=attack, n=n,
                             successes=successes,
                             layer="embedding" if state == 0 else f"L{state - 1}",
-                            layer_idx="embedding" if state == 0 else str(state - 1),
+                            layer_idx=state - 1,
                             lvs=score, lvs_lo=0.8 * score, lvs_hi=1.15 * score + 0.02,
                             asr=asr, asr_lo=max(0, asr - 0.12), asr_hi=min(1, asr + 0.12),
                             aggregated=state < layers or layers == 0, fell=1.0 if attack == "pgd" else 0.0,

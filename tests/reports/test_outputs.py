@@ -55,10 +55,8 @@ def write(workdir, *, name="model", warnings=(), table=None, caveat=""):
         sections=[html.Section(name, name, table=table, settings={name: name}, limits=name, caveat=caveat)],
         warnings=warnings,
     )
-    outputs.write_run(workdir, task="lvs", tables={"metrics.csv": table}, record=record, page=page)
-    return {
-        name: (workdir / name).read_text(encoding="utf-8") for name in ("metrics.csv", "report.json", "report.html")
-    }
+    outputs.write_run(workdir, task="hand", tables={"hand.csv": table}, record=record, page=page)
+    return {name: (workdir / name).read_text(encoding="utf-8") for name in ("hand.csv", "report.json", "report.html")}
 
 
 def test_no_file_holds_a_control_character_of_others(tmp_path):
@@ -68,7 +66,7 @@ def test_no_file_holds_a_control_character_of_others(tmp_path):
     for name, text in written.items():
         assert not UNSAFE.search(text), name
     assert "<script" not in written["report.html"]
-    assert len(written["metrics.csv"].splitlines()) == 2, "a line break of others makes no row"
+    assert len(written["hand.csv"].splitlines()) == 2, "a line break of others makes no row"
     assert not re.search(r"^error:", written["report.html"], re.MULTILINE)
     assert json.loads(written["report.json"])["name"] == HOSTILE, "JSON keeps what was there, escaped"
 
@@ -83,7 +81,7 @@ def test_a_spreadsheet_computes_no_cell(tmp_path, start):
 
 def test_numbers_and_plain_text_are_written_as_they_are(tmp_path):
     table = pd.DataFrame(
-        {"a": [1, 2], "b": [0.1, np.nan], "c": ["x, y", None], "d": [True, False], "layer_idx": ["embedding", 3]}
+        {"a": [1, 2], "b": [0.1, np.nan], "c": ["x, y", None], "d": [True, False], "layer_idx": [-1, 3]}
     )
     table["e"] = pd.array([1, None], dtype="Int64")
     outputs.write_table(tmp_path / "t.csv", table)
@@ -103,7 +101,7 @@ def test_the_box_says_when_how_and_on_what_and_links_the_files(tmp_path):
         assert word in box, word
     assert re.search(r"seed\s*7", box)
     linked = [urllib.parse.unquote(link) for link in page.links if not link.startswith("#")]
-    assert linked == ["metrics.csv", "training 1.csv", "config.json", "report.json"]
+    assert linked == ["hand.csv", "training 1.csv", "config.json", "report.json"]
     assert all((run / name).is_file() for name in linked)
     told = json.loads(written["report.json"])["about"]
     assert told["seed"] == 7 and set(told) == {"date", "version", "command", "seed", "hardware", "minutes"}
@@ -119,11 +117,11 @@ def test_a_task_of_tasks_has_the_seed_of_its_base(tmp_path):
 
 def test_two_runs_differ_in_the_box_alone(tmp_path, monkeypatch):
     first = write(tmp_path / "a")
-    monkeypatch.setattr(outputs.about, "describe", lambda **k: {"date": "later"} | dict.fromkeys(("version", "seed"), 1)
+    monkeypatch.setattr(outputs.about, "describe", lambda **k: {"date": "later", "version": "other", "seed": 1}
         | {"command": "other", "minutes": 9, "hardware": dict.fromkeys(
             ("device", "devices", "host_cpus", "host_memory_gb", "peak_memory_gb"), 1)})  # fmt: skip
     second = write(tmp_path / "b")
-    assert first["metrics.csv"] == second["metrics.csv"] and first["report.html"] != second["report.html"]
+    assert first["hand.csv"] == second["hand.csv"] and first["report.html"] != second["report.html"]
     without = [re.sub(r"<aside.*?</aside>", "", one["report.html"], flags=re.DOTALL) for one in (first, second)]
     assert without[0] == without[1]
     records = [json.loads(one["report.json"]) for one in (first, second)]
@@ -163,7 +161,7 @@ def test_every_report_names_quantised_weights_and_adapters(tmp_path):
     assert outputs.stored_weights(None) == {}
     page = dict(title="t", headline="h", verdicts=[], facts={"model": "m"}, sections=[])
     table, record = pd.DataFrame({"n": [1]}), {"inputs": {"variants": variants}}
-    outputs.write_run(tmp_path, task="finetune", tables={"curves.csv": table}, record=record, page=page)
+    outputs.write_run(tmp_path, task="hand", tables={"hand.csv": table}, record=record, page=page)
     assert "base Q4_K_M, with an adapter; third with an adapter" in (tmp_path / "report.html").read_text()
     assert json.loads((tmp_path / "report.json").read_text())["inputs"]["variants"]["base"] == of_one
 

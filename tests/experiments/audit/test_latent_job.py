@@ -17,6 +17,7 @@ from latent_audit.experiments import tasks
 from latent_audit.experiments.audit import audit as job
 from latent_audit.experiments.audit.readings import latent_report
 from latent_audit.experiments.setup import jobs, subjects
+from latent_audit.exports import finished, inspect_log
 from latent_audit.interventions import latent
 from latent_audit.runtime import runlog
 from tests.support import reports
@@ -78,12 +79,13 @@ def test_every_family_is_audited(case, tmp_path):
     table = pd.read_csv(tmp_path / "metrics.csv")
     assert tuple(table.columns) == latent_report.COLUMNS
     assert ",".join(table.columns).startswith(
-        "arch,variant,exp,layer,layer_idx,budget,attack,lvs,lvs_lo,lvs_hi,asr,frac,compliance"
+        "arch,variant,exp,layer,layer_idx,budget,attack,lvs,lvs_lo,lvs_hi,asr,compliance"
     )
     cells = table[table["exp"] == "lvs"]
     states = jobs.models.check(path).cfg.num_layers + 1
     assert len(cells) == states * 2 * len(latent.ATTACKS) and (cells["n"] == 3).all()
-    assert cells["layer_idx"].tolist()[:6] == ["embedding"] * 6
+    assert pd.api.types.is_numeric_dtype(cells["layer_idx"])
+    assert cells["layer_idx"].tolist() == [state - 1 for state in range(states) for _ in range(6)]
     pgd = cells[cells["attack"] == "pgd"]
     assert (pgd["fell"] == 1).all() and (pgd["nll_last"] < pgd["nll_first"]).all()
     bounded = cells[cells["attack"] != "random_l2"]
@@ -93,6 +95,19 @@ def test_every_family_is_audited(case, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "fallback" in page.lower() and (tmp_path / "figures" / "lvs_by_depth.png").stat().st_size > 10_000
     assert not any("response" in file.read_text() for file in (tmp_path / "units").rglob("*.json"))
+    exported_as_measured(tmp_path, table)
+
+
+def exported_as_measured(workdir, table):
+    """The Inspect log of a real run has a sample for every prompt, and the shares of its tables."""
+    log = inspect_log.log(finished.read(workdir))
+    assert len(log["samples"]) == table.loc[table["exp"].str.startswith("clean"), "n"].sum()
+    means = {score["name"]: score["metrics"]["mean"]["value"] for score in log["results"]["scores"]}
+    asked = table.set_index("exp").loc["clean"]
+    assert means["complied"] == pytest.approx(asked["compliance"])
+    pgd = table[table["attack"] == "pgd"]
+    for budget, cells in pgd.groupby("budget"):
+        assert cells["asr"].max() - 1e-9 <= means[f"latent_asr {budget:g}"] <= cells["asr"].sum() + 1e-9
 
 
 def test_results_do_not_depend_on_batch_sizes(tmp_path):

@@ -17,9 +17,10 @@ from latent_audit.metrics import lvs as metric
 from latent_audit.reports import html, latent_sections
 from latent_audit.text import share_of
 
-# The first thirteen are a contract with readers of metrics.csv; further ones may be added behind.
+# The first twelve are a contract with readers of metrics.csv: those of the paper's published CSVs, in their order, less
+# `frac`, which is of steering alone (audit.csv, budget); further ones may be added behind.
 COLUMNS = (
-    *("arch", "variant", "exp", "layer", "layer_idx", "budget", "attack", "lvs", "lvs_lo", "lvs_hi", "asr", "frac"),
+    *("arch", "variant", "exp", "layer", "layer_idx", "budget", "attack", "lvs", "lvs_lo", "lvs_hi", "asr"),
     *("compliance", "n", "lvs_mean", "lvs_mean_lo", "lvs_mean_hi", "lvs_median", "asr_lo", "asr_hi", "refusal"),
     *("degenerate", "compliance_lo", "compliance_hi", "answered", "answered_lo", "answered_hi", "reward_clean"),
     *("reward_attacked", "eps", "l2", "linf", "nll_first", "nll_last", "fell", "at_bound", "aggregated", "judge"),
@@ -28,6 +29,8 @@ COLUMNS = (
     *sampled.COLUMNS,
     *unparsed.COLUMNS,
 )
+# Whole numbers, empty where a row has none.
+WHOLE = ("layer_idx", "lvs_n", "samples")
 # As counted, for the page, the log and the verdicts alone.
 COUNTS = ("successes", "fallen")
 # Of rows: what a cell has the mean of.
@@ -68,7 +71,7 @@ def summarise(rows: pd.DataFrame, bench: Bench) -> pd.DataFrame:
     templates = {name: record["template_sha256"] for name, record in bench.inputs["variants"].items()}
     table = table.assign(template_sha256=table["variant"].map(templates))
     table = scorers.with_corrected(table, bench.inputs, table["exp"].isin(("clean", "lvs")))
-    return table.reindex(columns=[*COLUMNS, *COUNTS])
+    return table.reindex(columns=[*COLUMNS, *COUNTS]).astype(dict.fromkeys(WHOLE, "Int64"))
 
 
 def _sampled(cell, bench):
@@ -142,7 +145,7 @@ def _cell_line(cell, key, asked, lowest, bench):
     return line | {
         "exp": "lvs",
         "layer": name,
-        "layer_idx": name if state == 0 else state - 1,
+        "layer_idx": state - 1,
         "budget": budget,
         "attack": attack,
         "successes": int(cell["harmful"].sum()),
