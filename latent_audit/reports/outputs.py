@@ -59,7 +59,7 @@ def write_run(
         write_table(workdir / name, table)
     facts, part = about.describe(seed=_seed(workdir)), shards.part_of(workdir)
     opening = {"schema": 1, "task": task, "headline": page["headline"], "about": facts}
-    files.write_json(workdir / "report.json", opening | ({"partial": part} if part else {}) | record)
+    files.write_json(workdir / "report.json", {**opening, **({"partial": part} if part else {}), **record})
     box = html.Run(
         facts=about.in_words(facts) | thoughts_of(record.get("inputs")),
         command=str(facts["command"]),
