@@ -79,7 +79,8 @@ def test_towards_is_the_fixed_text_of_every_row():
     plain = latent.clean_pass(params, tokens, mask, text, cfg=cfg)
     rowed = latent.clean_pass(params, tokens, mask, by_rows, cfg=cfg)
     np.testing.assert_allclose(plain.nll, rowed.nll, rtol=1e-6)
-    np.testing.assert_allclose(plain.gradient, rowed.gradient, atol=1e-7)
+    # Two programs of the same arithmetic, whose sums may be taken in another order.
+    np.testing.assert_allclose(plain.gradient, rowed.gradient, atol=1e-5 * np.abs(plain.gradient).max())
 
 
 def test_the_best_iterate_is_the_lowest_of_the_trace_and_stays_in_the_ball():

@@ -271,9 +271,9 @@ def test_backward_buffers_hold_no_weights_and_no_scores():
     """The pullback of a block stores no weight and nothing that grows faster than the columns, as scores would."""
     cfg, params = loaded("llama3")
 
-    def stored(columns):
-        h = jax.ShapeDtypeStruct((1, columns, cfg.embed_dim), jnp.float32)
-        context = decoder.make_context(jnp.ones((1, columns), bool), cfg=cfg)
+    def stored(columns, rows=1):
+        h = jax.ShapeDtypeStruct((rows, columns, cfg.embed_dim), jnp.float32)
+        context = decoder.make_context(jnp.ones((rows, columns), bool), cfg=cfg)
         run = functools.partial(suffix._block_and_residuals, cfg=cfg)
         residuals = jax.eval_shape(lambda h: run(params, context, 0, (h, {}))[1], h)
         return [leaf.shape for leaf in jax.tree.leaves(residuals)]
@@ -282,7 +282,8 @@ def test_backward_buffers_hold_no_weights_and_no_scores():
     assert sum(map(np.prod, stored(6))) == 2 * sum(map(np.prod, shapes))
     weights = {leaf.shape[1:] for leaf in jax.tree.leaves(params["blocks"])}
     assert shapes and not weights & set(shapes)
-    assert all(shape[0] == 1 for shape in shapes), "every stored leaf is per row"
+    for shape, twice in zip(shapes, stored(3, rows=2), strict=True):
+        assert np.prod(twice) == 2 * np.prod(shape), "every stored leaf is per row"
 
 
 @pytest.mark.parametrize("case", ["llama3", "qwen3"])

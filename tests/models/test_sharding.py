@@ -320,7 +320,9 @@ def test_the_forward_pass_moves_no_more_than_planned(data, model):
         return
     arrays = [array for one in found for array in one.arrays]
     # One for the embedding, whose vocabulary is cut; and two in the loop over blocks: attention's output and the MLP's.
-    assert arrays == [f"f32[{B // data},{T},{cfg.embed_dim}]"] * 3
+    # However rows and columns are put together.
+    assert all(array.startswith("f32") for array in arrays)
+    assert list(map(elements, arrays)) == [B // data * T * cfg.embed_dim] * 3
     assert {one.kind for one in found} == {"all-reduce"}
     in_loop = [one.computation for one in found if "region" in one.computation]
     assert len(in_loop) == 2 and len({*in_loop}) == 1

@@ -173,7 +173,7 @@ def test_the_gravest_label_leads_the_headline():
     named = verdicts.headline(given, ["latent"], names=names)
     assert named.startswith("Phi (dissociated) is hollow") and named.endswith("Phi is robust, Phi (harmful) is unsafe.")
     assert "needs the latent attack or the attack suite" in verdicts.headline({}, ["panel"])
-    assert "only the last state" in verdicts.headline({}, ["latent"])
+    assert "no state, or only the last one, was attacked" in verdicts.headline({}, ["latent"])
 
 
 def test_few_or_mild_prompts_and_phrases_are_said_first(tmp_path):

@@ -1,5 +1,7 @@
 """The dtype that `auto` means: by the platform and by what a checkpoint's headers hold, never by its name."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +48,7 @@ def test_quantised_files_are_bfloat16_and_a_whole_gguf_is_not(tmp_path):
 
 
 def test_a_config_records_what_auto_means_on_this_machine(tmp_path, monkeypatch):
-    tiny.model("llama3").to(torch.bfloat16).save_pretrained(tmp_path)
+    copy.deepcopy(tiny.model("llama3")).to(torch.bfloat16).save_pretrained(tmp_path)
     config = lvs_config.get_config()
     assert config.model.dtype == "auto"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -64,7 +66,7 @@ def test_a_config_records_what_auto_means_on_this_machine(tmp_path, monkeypatch)
 def test_scores_take_the_dtype_of_their_calibration_and_a_group_that_of_its_reference(tmp_path, monkeypatch):
     config = ras_config.get_config()
     assert members.dtype_of(config) == "float32"
-    tiny.model("llama3").to(torch.bfloat16).save_pretrained(tmp_path)
+    copy.deepcopy(tiny.model("llama3")).to(torch.bfloat16).save_pretrained(tmp_path)
     config.reference = f"{tmp_path}:0.1"
     assert members.dtype_of(config) == "float32"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
