@@ -75,7 +75,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: dict[str, str] | None =
                 meter.advance(name, missing=True)
                 continue
             tables.append(pd.read_csv(place))
-            runs.append(finished.read(place.parent))
+            # A part has no whole runs to compare.
+            runs += [] if is_read else [finished.read(place.parent)]
             meter.advance(name)
     if shards.is_complete(shards.READ if is_read else "", meter, workdir):
         _write(config, workdir, pd.concat(tables, ignore_index=True), runs)
@@ -111,7 +112,8 @@ def _span(lines: pd.DataFrame) -> str:
 
 
 def _write(config, workdir, table, runs):
-    shown, compared = compare.summarise(compare.lines_of(runs)), differences.table_of(runs)
+    shown = compare.summarise(compare.lines_of(runs)) if runs else table[["arch"]].drop_duplicates()
+    compared = differences.table_of(runs) if runs else None
     record = {"models": html.records(shown), "lines": html.records(table)}
     fallback = sorted({judge for judge in table["judge"] if "fallback" in judge})
     page = dict(
@@ -121,10 +123,10 @@ def _write(config, workdir, table, runs):
         facts={"models": len(shown), "judge": ", ".join(sorted(set(table["judge"])))},
         warnings=[f"Fallback scoring: {', '.join(fallback)}. Phrases, not harm, are seen."] if fallback else [],
         sections=[
-            *compare.sections_of(runs, compared, workdir),
+            *(compare.sections_of(runs, compared, workdir) if runs else ()),
             html.Section(title="Every number", table=table[[*EVERY, *(name for name in INCOHERENT if name in table)]]),
         ],
     )
-    tables = {"survey.csv": table, compare.TABLE: compared}
+    tables = {"survey.csv": table} | ({compare.TABLE: compared} if runs else {})
     outputs.write_run(workdir, task="survey", tables=tables, record=record, page=page)
     logging.info("survey\n%s", columns.in_text(shown))

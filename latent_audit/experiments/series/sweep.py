@@ -103,7 +103,8 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
                 meter.advance(name, missing=True)
                 continue
             table = pd.read_csv(place)
-            if config.base.task in finished.TASKS:
+            # A part has no whole runs to compare.
+            if config.base.task in finished.TASKS and not is_read:
                 runs.append(finished.read(directory))
             tables.append(table.assign(**{field: [_label(value)] * len(table) for field, value in point.items()}))
             meter.advance(name)

@@ -131,6 +131,7 @@ def test_files_and_page_hold_the_lines(tmp_path, monkeypatch):
         workdir=tmp_path,
         subject=SimpleNamespace(arch="tiny"),
         judge=JUDGE,
+        names=["base"],
         settings=SimpleNamespace(
             levels=(0.5, 0.8), seeds=1, evaluated=(0, 3, 9), describe=lambda: {"steps": 9, "levels": 0, "evaluated": 0}
         ),
