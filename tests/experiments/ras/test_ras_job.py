@@ -662,8 +662,10 @@ def test_checkpoints_with_attacks_rivals_and_timing(family, tmp_path):
     )
     tasks.run_in(config, tmp_path / "run")
     table = pd.read_csv(tmp_path / "run" / "ras.csv").set_index("model")
-    for column in ("lvs", "latent_asr", "l2_asr", "l2_random", "l2_selection_asr"):
+    for column in ("latent_asr", "l2_asr", "l2_random", "l2_selection_asr"):
         assert table[column].between(0, 1).all(), column
+    # A model that complies with half or more when asked has no LVS (docs/method.md section 1).
+    assert table["lvs"].dropna().between(0, 1).all() and table["lvs"].notna().any()
     # All answers of the pairs are alike, as are all refusals: the first token says everything that the probe could.
     assert table["probe_rulers"].str.startswith("withheld: ").all()
     assert table[["probe_auroc", "probe_gap"]].isna().all(axis=None) and not np.isnan(table.loc["unknown", "asr"])
