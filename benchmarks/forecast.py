@@ -1,8 +1,8 @@
 """Whether what a run says of its time is true: the range of --dry-run, and the time left a quarter, half and three
 quarters of the way.
 
-    python -m benchmarks.forecast                         five runs on the embedded organism, some 20 minutes
-    python -m benchmarks.forecast --checkpoint=FILE.gguf  with a quick look at a checkpoint in place of one of them
+    python -m benchmarks.forecast                         five runs on the embedded organism, half an hour
+    python -m benchmarks.forecast --checkpoint=FILE.gguf  and a quick look at a checkpoint
     python -m benchmarks.forecast --only=lvs,audit
 
 Each run is main.py twice in processes of their own and an empty workdir: --dry-run, then the run. The time left is read
@@ -26,7 +26,7 @@ RUNS = {
     "audit": ["audit", "--quick"],
     "finetune": ["finetune"],
     "abliterate": ["abliterate"],
-    "ablation": ["sweep"],
+    "ras": ["ras"],
 }
 CHECKPOINT = ["lvs", "--quick", "--config.judge.kind=refusal", "--config.reward.kind=refusal"]
 LEFT = re.compile(r"(\d+) s left in all(?: \((\d+) s of \d+ were compilation\))?")
@@ -38,16 +38,16 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="", help="a checkpoint that a quick look is taken at")
     parser.add_argument("--only", default="", help="some of the runs, separated by commas")
+    parser.add_argument("--work", default="", help="where workdirs go and stay; default: nowhere")
     parser.add_argument("--out", default="docs", help="directory for forecast.json")
     options = parser.parse_args(argv)
     runs = dict(RUNS)
     if options.checkpoint:
-        del runs["ablation"]
         runs["checkpoint"] = [*CHECKPOINT, f"--config.model.path={options.checkpoint}"]
     chosen = [name for name in options.only.split(",") if name] or list(runs)
     found = []
     for name in chosen:
-        found.append({"run": name, **measure(runs[name])})
+        found.append({"run": name, **measure(runs[name], options.work and f"{options.work}/{name}")})
         print(json.dumps(found[-1]), flush=True)
     path = pathlib.Path(options.out) / "forecast.json"
     path.write_text(json.dumps({"allowed": ALLOWED, "runs": found}, indent=2) + "\n", encoding="utf-8")
@@ -55,11 +55,12 @@ def main(argv=None) -> int:
     return 0 if all(map(is_true, found)) else 1
 
 
-def measure(words: list[str]) -> dict:
-    """One run: what it said before and while it ran, and what was so."""
+def measure(words: list[str], workdir: str = "") -> dict:
+    """One run: what it said before and while it ran, and what was so; workdir: "" for one that is removed."""
     task, *flags = words
     with tempfile.TemporaryDirectory() as directory:
-        command = [sys.executable, "main.py", f"--config=configs/{task}.py", f"--workdir={directory}/run", *flags]
+        where = workdir or f"{directory}/run"
+        command = [sys.executable, "main.py", f"--config=configs/{task}.py", f"--workdir={where}", *flags]
         said = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=True)
         least, most = (seconds_of(words) for words in SPAN.search(said.stdout).groups())
         began, lines = time.monotonic(), []

@@ -263,6 +263,7 @@ def test_the_report_says_everything_and_links_nowhere(family):
     assert set(record) == {
         "schema",
         "about",
+        "headline",
         "task",
         "inputs",
         "protocols",
