@@ -119,10 +119,9 @@ def test_works_of_one_key_are_one_part_within_their_shares():
 def test_rates_are_measured_at_the_shapes_of_a_model(monkeypatch, tmp_path):
     monkeypatch.setattr(rates, "SECONDS", 0.01)
     cfg = models.check(tiny_checkpoint("llama3", tmp_path / "model")).cfg
-    found = rates.measure(cfg, "float32", rows=2, budgets=2, columns=8, answered=4)
+    found = rates.measure(cfg, "float32", rows=2, budgets=2, columns=8, answered=4, trains=True)
     assert all(np.isfinite(found)) and all(rate > 0 for rate in found)
-    # Twice as many blocks cost a decoded token more; a pass of one block is what it is.
-    assert found.passes == found.backward == found.weights
+    assert found.passes == found.backward <= found.weights
 
 
 def test_a_mixture_is_measured_as_a_plain_block_of_its_active_weights(tmp_path):

@@ -74,12 +74,15 @@ def without_training(outlook: Outlook) -> Outlook:
 
 def measured(outlook: Outlook) -> Rates:
     """Rates of this machine at the outlook's shapes; once for each in a process."""
-    return _measured(*(getattr(outlook, name) for name in ("cfg", "dtype", "rows", "budgets", "columns", "answered")))
+    shape = (getattr(outlook, name) for name in ("cfg", "dtype", "rows", "budgets", "columns", "answered"))
+    return _measured(*shape, any(work.amount.weights for work in outlook.works))
 
 
 @functools.lru_cache(maxsize=8)
-def _measured(cfg: ModelConfig, dtype: str, rows: int, budgets: int, columns: int, answered: int) -> Rates:
-    return rates.measure(cfg, dtype, rows=rows, budgets=budgets, columns=columns, answered=answered)
+def _measured(
+    cfg: ModelConfig, dtype: str, rows: int, budgets: int, columns: int, answered: int, trains: bool
+) -> Rates:
+    return rates.measure(cfg, dtype, rows=rows, budgets=budgets, columns=columns, answered=answered, trains=trains)
 
 
 def assumed(cfg: ModelConfig, columns: int) -> Rates:

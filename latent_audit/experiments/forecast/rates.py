@@ -11,8 +11,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from latent_audit.experiments.forecast.amounts import Rates
+from latent_audit.interventions import finetune as ft
 from latent_audit.interventions import latent
 from latent_audit.models import generate, sizes
 from latent_audit.models.config import FULL_ATTENTION, ModelConfig, Rope, parameter_shapes
@@ -20,16 +22,18 @@ from latent_audit.models.config import FULL_ATTENTION, ModelConfig, Rope, parame
 # Operations of one call of a measured program, about: a fraction of a second on each kind of device.
 CALL_OPERATIONS = {"cpu": 2e10, "gpu": 5e12, "tpu": 5e12}
 SECONDS = 1.5  # of each of the three
-DEPTH, VOCABULARY, STEPS, NEW_TOKENS = 4, 512, 4, 16
+DEPTH, VOCABULARY, STEPS, NEW_TOKENS, TRAINED = 4, 512, 4, 16, 32
 # Bytes of weights of the measured blocks, where the model has that many: more than the caches of most processors hold.
 BLOCK_BYTES = 64e6
 
 
-def measure(cfg: ModelConfig, dtype: str, *, rows: int, budgets: int, columns: int, answered: int) -> Rates:
+def measure(
+    cfg: ModelConfig, dtype: str, *, rows: int, budgets: int, columns: int, answered: int, trains: bool = False
+) -> Rates:
     """Rates of a model of this shape on this machine; takes some seconds.
 
     rows: prompts searched together, each under `budgets` budgets; columns: of a prompt; answered: rows decoded
-    together.
+    together; trains: whether training is measured too, or taken for as dear as a backward pass.
     """
     blocks = _blocks(cfg, dtype)
     most = CALL_OPERATIONS.get(jax.default_backend(), CALL_OPERATIONS["cpu"])
@@ -53,8 +57,13 @@ def measure(cfg: ModelConfig, dtype: str, *, rows: int, budgets: int, columns: i
     passes = found[0] / (searched * columns * L * (2 * STEPS - 1))
     decoding = max(found[1] - rows_answered * columns * L * passes, 0.2 * found[1]) / (NEW_TOKENS - 1)
     decoded = (decoding * cfg.num_layers / L + found[2]) / rows_answered
+    weights = passes
+    if trains:
+        step, tokens = _training(params, blocks, _fitting(TRAINED, most / (3 * one_row)), columns)
+        step()
+        weights = max(_fastest(step) / (tokens * L) - 2 * passes, passes)
     operations = sizes.block_operations(cfg, columns)
-    return Rates(passes, passes, passes, decoded, 2e9 * passes / operations, sum(compiling[:2]) / 2)
+    return Rates(passes, passes, weights, decoded, 2e9 * passes / operations, sum(compiling[:2]) / 2)
 
 
 def _blocks(cfg: ModelConfig, dtype: str) -> ModelConfig:
@@ -121,6 +130,15 @@ def _answers(params: dict, cfg: ModelConfig, rows: int, columns: int) -> Callabl
         return jax.block_until_ready(new.tokens)
 
     return call
+
+
+def _training(params: dict, cfg: ModelConfig, rows: int, columns: int) -> tuple[Callable[[], object], int]:
+    """(one training step with its optimiser, the tokens that it reads)."""
+    tokens, mask = (np.asarray(array) for array in _tokens(rows, columns))
+    order = np.tile(np.arange(rows), (1000, 1))
+    optimizer = ft.make_optimizer(learning_rate=1e-9, steps=len(order))
+    steps = ft.finetune(params, ft.Examples(tokens, mask, mask), order, cfg=cfg, optimizer=optimizer)
+    return lambda: jax.block_until_ready(next(steps).loss), rows * columns
 
 
 def _head(cfg: ModelConfig, dtype: str, rows: int) -> Callable[[], object]:
