@@ -70,7 +70,9 @@ def measure(words: list[str], workdir: str = "") -> dict:
         if process.wait():
             raise SystemExit("".join(line for _, line in lines[-20:]))
         whole = time.monotonic() - began
-    return {"command": " ".join(words), "least": least, "most": most, "seconds": whole, **moments(lines, whole)}
+    # Of a path the last part: where it lies is of this machine alone.
+    named = [re.sub(r"=.*/", "=", word) for word in words]
+    return {"command": " ".join(named), "least": least, "most": most, "seconds": whole, **moments(lines, whole)}
 
 
 def seconds_of(words: str) -> float:

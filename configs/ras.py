@@ -1,6 +1,6 @@
 """RAS (SafeVec): score models 0 to 100 by how far they drop along their family's refusal direction, calibrated.
 
-    python main.py --config=configs/ras.py                                   a zoo of organisms, 22 minutes on 2 cores
+    python main.py --config=configs/ras.py                                   a zoo of organisms, 13 minutes on 2 cores
     python main.py --config=configs/ras.py --config.reference=DIR_OR_HUB_ID \
         --config.calibration=ID:0.13,ID:0.63,ID:0.93 --config.targets=ID,ID
     python main.py --config=configs/ras.py --config.calibration_file=runs/ras/calibration/llama.json \
