@@ -44,7 +44,17 @@ def render(record: dict) -> str:
 def _forecast() -> str:
     """The table of benchmarks.forecast, where it was run."""
     path = pathlib.Path(__file__).parents[1] / "docs" / "forecast.json"
-    return forecast.table(json.loads(path.read_text(encoding="utf-8"))["runs"]) if path.exists() else ""
+    if not path.exists():
+        return ""
+    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    held = sum(run["least"] <= run["seconds"] <= run["most"] for run in runs)
+    errors = [abs(forecast.error(moment)) for run in runs for moment in run["left"]]
+    near = sum(error <= forecast.ALLOWED for error in errors)
+    return (
+        f"{forecast.table(runs)}\n\nThe range held the time of {held} of {len(runs)} runs; {near} of {len(errors)} times "
+        f"left are within {forecast.ALLOWED:.0%} of the truth, which all should be. What small batches cost beyond their "
+        "rows is not counted, and the suite's rounds are a guess."
+    )
 
 
 def aims(record: dict) -> list[dict]:
