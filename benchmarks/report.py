@@ -50,11 +50,12 @@ def _forecast() -> str:
     held = sum(run["least"] <= run["seconds"] <= run["most"] for run in runs)
     errors = [abs(forecast.error(moment)) for run in runs for moment in run["left"]]
     near = sum(error <= forecast.ALLOWED for error in errors)
-    return (
-        f"{forecast.table(runs)}\n\nThe range held the time of {held} of {len(runs)} runs; {near} of {len(errors)} times "
-        f"left are within {forecast.ALLOWED:.0%} of the truth, which all should be. What small batches cost beyond their "
-        "rows is not counted, and the suite's rounds are a guess."
+    said = (
+        f"The range held the time of {held} of {len(runs)} runs; {near} of {len(errors)} times left are within "
+        f"{forecast.ALLOWED:.0%} of the truth, which all should be. What small batches cost beyond their rows is not "
+        "counted, and the suite's rounds are a guess."
     )
+    return f"{forecast.table(runs)}\n\n{said}"
 
 
 def aims(record: dict) -> list[dict]:

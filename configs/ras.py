@@ -6,7 +6,7 @@
     python main.py --config=configs/ras.py --config.calibration_file=runs/ras/calibration/llama.json \
         --config.targets=DIR_OR_HUB_ID                                       forward passes only
 
-The zoo: per family 13 organisms of graded safety, trained on the spot (kept in WORKDIR/zoo, 5.5 minutes once it is
+The zoo: per family 13 organisms of graded safety, trained on the spot (kept in WORKDIR/zoo, 4.3 minutes once it is
 there). ASRs of checkpoints are shares behind a colon, or measured with the judge where none is given. Expected on the
 zoo: aligned models above unsafe ones, RAS falling with attack success, and dissociated models scored as aligned, though
 the L2 attack breaks them. Writes ras.csv, calibration/, report.json, report.html and figures/ to --workdir.
