@@ -10,8 +10,10 @@ budgets x {pgd, two random controls}, 128 tokens answered to each; bfloat16, no 
 import sys
 from typing import NamedTuple
 
+import jax.numpy as jnp
+
 from latent_audit.experiments.forecast import amounts
-from latent_audit.models import sizes
+from latent_audit.models import batching, sizes
 from latent_audit.models.config import ModelConfig
 from latent_audit.models.families import config_from_hf
 
@@ -89,7 +91,7 @@ def fit(cfg: ModelConfig, device: Device, *, attacks: int = ATTACKS) -> Fit | No
     """How a pole is audited on a device; None where a search of one prompt does not fit beside the weights."""
     weights = 2 * sizes.parameters(cfg)
     free = device.gigabytes * 1e9 * (1 - SPARE) - weights
-    one = sizes.cache_bytes(cfg, 1, COLUMNS + NEW, "bfloat16") + 4 * cfg.vocab_size
+    one = batching.cache_bytes(cfg, COLUMNS + NEW, jnp.bfloat16) + 4 * cfg.vocab_size
     if free < max(one, sizes.search_bytes(cfg, BUDGETS, COLUMNS, "bfloat16")):
         return None
     answers = PROMPTS * (cfg.num_layers + 1) * BUDGETS * attacks

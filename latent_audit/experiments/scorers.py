@@ -21,8 +21,8 @@ from latent_audit.experiments.judging.once import once
 from latent_audit.judges import UNTESTED, Judge, Reward, classifier, endpoint, oracle, refusal, reward_model
 from latent_audit.judges import self_test as tests
 from latent_audit.metrics import first_token, judge_error, judge_table
-from latent_audit.models import sharding
-from latent_audit.runtime import runlog
+from latent_audit.models import sharding, sizes
+from latent_audit.runtime import free_memory, runlog
 from latent_audit.text import counted
 
 # Of an endpoint at a time, where judge.batch does not say.
@@ -171,15 +171,15 @@ def classifier_judge(section: ConfigDict) -> Judge:
 
 def tell_of_memory(config: ConfigDict) -> None:
     """Warn where the model and its classifier do not lie on an accelerator together; nothing on a CPU."""
-    found = memory.device_bytes()
+    found = free_memory.device_bytes()
     model = config.get("model", {})
     if found is None or not model.get("path"):
         return
-    sizes = [
-        memory.weight_bytes(models.check(models.resolve(path)).cfg, dtype)
+    needed = [
+        sizes.weight_bytes(models.check(models.resolve(path)).cfg, dtype)
         for path, dtype in ((models.split_adapter(config.judge.path)[0], config.judge.dtype), (model.path, model.dtype))
     ]
-    said = memory.words_of_two(*sizes, found[0], parts=_model_parts())
+    said = memory.words_of_two(*needed, found[0], parts=_model_parts())
     if said:
         logging.warning("%s", said)
 

@@ -151,9 +151,8 @@ def outline(config, workdir: pathlib.Path, plan=None) -> list[str]:
         f"task {config.task} in {workdir}",
         f"model: {model or 'the embedded organism, trained on the spot where it is not there'}",
     ]
-    for name in ("variants",):
-        if subject.get("model", {}).get(name):
-            lines.append(f"{name}: {subject.model[name]}")
+    if variants := subject.get("model", {}).get("variants"):
+        lines.append(f"variants: {variants}")
     if "prompts" in subject and "harmful" in subject.prompts:
         section = subject.prompts
         lines.append(

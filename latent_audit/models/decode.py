@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from latent_audit.models import decoder
 from latent_audit.models.config import ModelConfig, Params, layers_with
-from latent_audit.models.decoder import Edit, LayerNumbers
-from latent_audit.models.kinds import attention, switch, tail
+from latent_audit.models.decoder import Edit
+from latent_audit.models.kinds import attention, switch
 
 # Entries of a cache by layer: name of switch.CACHED -> [B, ...].
 Entries = tuple[dict[str, jax.Array], ...]
@@ -98,7 +98,9 @@ def step(
             )
             after = {name: _joined(before[name], kept[name], slot, name) for name in before}
         else:
-            x, after = _block(layer, numbers, x, context, before, slot, cfg=cfg)
+            seen, at = (before["keys"], before["values"]), jnp.asarray(slot)
+            x, (keys, values) = decoder.block_behind(layer, numbers, x, context, seen, at, cfg=cfg)
+            after = {"keys": keys, "values": values}
         x = apply_edit(x, jnp.int32(index + 1))
         entries.append(after)
     return x[:, 0], columns._replace(entries=tuple(entries))
@@ -109,34 +111,9 @@ def rows_of(columns: Columns, rows: jax.Array) -> Columns:
     return jax.tree.map(lambda leaf: leaf[rows], columns)
 
 
-def _block(
-    layer: Params,
-    numbers: LayerNumbers,
-    x: jax.Array,
-    context: decoder.Context,
-    before: dict[str, jax.Array],
-    slot: jax.Array | int,
-    *,
-    cfg: ModelConfig,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """A layer of a model whose layers are all alike: (its output, its entry with this column)."""
-    turn = attention.turn_of(context, numbers)
-    normed = decoder.attention_input(layer, x, cfg=cfg)
-    key, value = attention.own_key_value(layer, normed, turn, cfg=cfg)
-    at = jnp.asarray(slot)
-    keys, values = attention.join(before["keys"], key, at), attention.join(before["values"], value, at)
-    mixed = attention.mix(layer, normed, (keys, values), turn, context.distance, numbers.window, cfg=cfg)
-    return tail.finish(layer, x, mixed, cfg=cfg), {"keys": keys, "values": values}
-
-
-def _grows(name: str) -> bool:
-    # Keys and values have an axis of columns, [B, K, columns, H]; what a delta rule keeps has none.
-    return name.endswith(("keys", "values"))
-
-
 def _with_room(entry: jax.Array, name: str, room: int) -> jax.Array:
-    return jnp.pad(entry, [(0, 0), (0, 0), (0, room), (0, 0)]) if _grows(name) else entry
+    return jnp.pad(entry, [(0, 0), (0, 0), (0, room), (0, 0)]) if switch.grows(name) else entry
 
 
 def _joined(before: jax.Array, kept: jax.Array, slot: jax.Array | int, name: str) -> jax.Array:
-    return attention.join(before, kept, jnp.asarray(slot)) if _grows(name) else kept.astype(before.dtype)
+    return attention.join(before, kept, jnp.asarray(slot)) if switch.grows(name) else kept.astype(before.dtype)

@@ -18,6 +18,7 @@ from latent_audit.models.continuing import Rules, Sampling
 from latent_audit.models.decoder import Edit
 from latent_audit.models.kinds import attention, tail
 from latent_audit.models.kinds import cache as kinds_cache
+from latent_audit.models.usable import is_usable
 from latent_audit.runtime import free_memory
 
 
@@ -129,21 +130,11 @@ def extend(
     """
     if isinstance(cache, kinds_cache.Cache):
         return kinds_cache.extend(params, x, found, cache, mask, cfg=cfg)
-    R, S = x.shape[0], cache.keys.shape[3]
     context = decoder.make_context(mask, cfg=cfg)
-    distance = context.distance[:, S:]
-
-    def join(before: jax.Array, own: jax.Array) -> jax.Array:
-        return attention.join(jnp.broadcast_to(before, (R, *before.shape[1:])), own, None)
 
     def step(x: jax.Array, stacked: tuple) -> tuple[jax.Array, None]:
-        layer, numbers, keys, values = stacked
-        turn = attention.turn_of(context, numbers, slice(S, None))
-        normed = decoder.attention_input(layer, x, cfg=cfg)
-        key, value = attention.own_key_value(layer, normed, turn, cfg=cfg)
-        seen = (join(keys, key), join(values, value))
-        mixed = attention.mix(layer, normed, seen, turn, distance, numbers.window, cfg=cfg)
-        return tail.finish(layer, x, mixed, cfg=cfg), None
+        layer, numbers, *before = stacked
+        return decoder.block_behind(layer, numbers, x, context, tuple(before), None, cfg=cfg)[0], None
 
     return jax.lax.scan(step, x, (params["blocks"], decoder.layer_numbers(cfg), cache.keys, cache.values))[0]
 
@@ -212,7 +203,7 @@ def begin(
     columns = decode.columns_of(stacks, mask, cfg=cfg, room=rules.max_new_tokens - 1)
     going = continuing.start(params, x, tokens, mask, columns, sampling, cfg=cfg, rules=rules)
     first = decoder.unembed(params, x, cfg=cfg)
-    usable = jnp.isfinite(first).all(axis=-1) & (first.max(axis=-1) > first.min(axis=-1))
+    usable = is_usable(first)
     going = going._replace(out=sharding.replicate(going.out), lengths=sharding.replicate(going.lengths))
     return going, sharding.replicate(usable)
 

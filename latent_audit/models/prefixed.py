@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from latent_audit.models import decoder, sharding
 from latent_audit.models.config import ModelConfig, Params
 from latent_audit.models.generate import Cache, Generation, decode_step
-from latent_audit.models.kinds import attention, tail
+from latent_audit.models.usable import is_usable
 
 
 class Opening(NamedTuple):
@@ -84,8 +84,7 @@ def generate_behind(
     (_, out, _, _), _ = jax.lax.while_loop(unfinished, body, (state, _cache(kept, mask, max_new_tokens - 1)))
     ended = jnp.any(out[:, :, None] == ends, axis=2)
     lengths = jnp.where(ended.any(axis=1), jnp.argmax(ended, axis=1) + 1, max_new_tokens)
-    usable = jnp.isfinite(first).all(axis=-1) & (first.max(axis=-1) > first.min(axis=-1))
-    return sharding.replicate(Generation(out, lengths.astype(jnp.int32), usable))
+    return sharding.replicate(Generation(out, lengths.astype(jnp.int32), is_usable(first)))
 
 
 def columns_behind(
@@ -95,21 +94,11 @@ def columns_behind(
 
     mask: bool [B, S + T].
     """
-    B, S = len(x), opening.keys.shape[3]
     context = decoder.make_context(mask, cfg=cfg)
-    distance = context.distance[:, S:]
 
     def step(x: jax.Array, stacked: tuple) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         layer, numbers, before = stacked
-        turn = attention.turn_of(context, numbers, slice(S, None))
-        normed = decoder.attention_input(layer, x, cfg=cfg)
-        own = attention.own_key_value(layer, normed, turn, cfg=cfg)
-        key, value = (
-            attention.join(jnp.broadcast_to(old, (B, *old.shape[1:])), new, None)
-            for old, new in zip(before, own, strict=True)
-        )
-        mixed = attention.mix(layer, normed, (key, value), turn, distance, numbers.window, cfg=cfg)
-        return tail.finish(layer, x, mixed, cfg=cfg), (key, value)
+        return decoder.block_behind(layer, numbers, x, context, before, None, cfg=cfg)
 
     x, kept = jax.lax.scan(step, x, (params["blocks"], decoder.layer_numbers(cfg), tuple(opening)))
     return x, Opening(*kept)

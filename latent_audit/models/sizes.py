@@ -1,4 +1,4 @@
-"""What a model takes by its shape alone: parameters, operations of a token, bytes of weights, cache and search."""
+"""What a model takes by its shape alone: parameters, operations of a token, bytes of weights and of a search."""
 
 import math
 
@@ -12,6 +12,11 @@ def parameters(cfg: ModelConfig) -> int:
     """How many numbers the parameter tree holds."""
     shapes = jax.tree.leaves(parameter_shapes(cfg), is_leaf=lambda one: type(one) is tuple)
     return sum(math.prod(shape) for shape in shapes)
+
+
+def weight_bytes(cfg: ModelConfig, dtype: str) -> int:
+    """Bytes of all parameters."""
+    return parameters(cfg) * jnp.dtype(dtype).itemsize
 
 
 def active_weights(cfg: ModelConfig) -> float:
@@ -36,11 +41,6 @@ def block_operations(cfg: ModelConfig, columns: int) -> float:
 def head_operations(cfg: ModelConfig) -> float:
     """Multiplications and additions of one column's logits."""
     return 2.0 * cfg.vocab_size * cfg.embed_dim
-
-
-def cache_bytes(cfg: ModelConfig, rows: int, columns: int, dtype: str) -> int:
-    """Keys and values of a decode, at most: as if every layer kept those of all columns."""
-    return 2 * cfg.num_layers * rows * columns * cfg.num_kv_heads * cfg.head_dim * jnp.dtype(dtype).itemsize
 
 
 def search_bytes(cfg: ModelConfig, rows: int, columns: int, dtype: str) -> int:

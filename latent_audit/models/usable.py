@@ -1,8 +1,15 @@
 """Whether what a model wrote can be read at all."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from latent_audit.errors import InputError
+
+
+def is_usable(logits: jax.Array) -> jax.Array:
+    """bool [B] of float32 [B, V]: all finite, and not all the same."""
+    return jnp.isfinite(logits).all(axis=-1) & (logits.max(axis=-1) > logits.min(axis=-1))
 
 
 def check_usable(usable: np.ndarray, who: str) -> None:

@@ -17,8 +17,16 @@ def free_bytes() -> int:
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return host_free_bytes(pathlib.Path("/"))
-    stats = device.memory_stats() or {}
-    return int(stats.get("bytes_limit", 0)) - int(stats.get("bytes_in_use", 0))
+    limit, used = device_bytes() or (0, 0)
+    return limit - used
+
+
+def device_bytes() -> tuple[int, int] | None:
+    """(bytes of an accelerator that jax may take, those it has taken); None on a CPU, whose memory is the host's, and
+    of a device that does not say."""
+    device = jax.local_devices()[0]
+    stats = None if device.platform == "cpu" else device.memory_stats()
+    return (int(stats["bytes_limit"]), int(stats["bytes_in_use"])) if stats and "bytes_limit" in stats else None
 
 
 def host_free_bytes(root: pathlib.Path) -> int:

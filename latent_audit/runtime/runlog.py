@@ -280,16 +280,21 @@ def _payload(path, key) -> dict:
 def copy_units(workdir, other) -> list[str]:
     """Copy the units of `workdir`, which is only read, to the directory `other`; returns the keys of damaged ones,
     which are left out."""
-    root, damaged = pathlib.Path(workdir) / "units", []
-    for path in sorted(root.rglob("*.json")):
-        key = path.relative_to(root).as_posix().removesuffix(".json")
+    damaged = []
+    for key in unit_keys(workdir):
+        path, copy = _unit_path(workdir, key), _unit_path(other, key)
         if not _payload(path, key):
             damaged.append(key)
             continue
-        copy = _unit_path(other, key)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
     return damaged
+
+
+def unit_keys(workdir) -> list[str]:
+    """The keys of all units that lie in a directory, whole or damaged, in the order of their files."""
+    root = pathlib.Path(workdir) / "units"
+    return [path.relative_to(root).as_posix().removesuffix(".json") for path in sorted(root.rglob("*.json"))]
 
 
 def unit(

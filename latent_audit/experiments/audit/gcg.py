@@ -79,7 +79,7 @@ def units(bench: Bench) -> int:
 def work(seen: Seen) -> list[Work]:
     """What `measure` computes of one variant; docs/overview.md."""
     own: Settings = seen.settings["gcg"]
-    prompts = min(own.prompts, seen.prompts["harmful"] - own.offset)
+    prompts = amounts.attacked(seen, own.prompts, own.offset)
     columns, units = seen.columns["harmful"] + own.search.length + amounts.GOAL, -(-prompts // own.batch)
     tokens = units * own.batch * columns * seen.cfg.num_layers * own.search.steps
     tried = amounts.Amount(passes=tokens * (1 + own.search.candidates), backward=tokens)

@@ -57,7 +57,7 @@ def units(bench: Bench) -> int:
 def work(seen: Seen) -> list[Work]:
     """What `measure` computes of one variant; docs/overview.md."""
     own: Settings = seen.settings["l2"]
-    prompts = min(own.prompts, seen.prompts["harmful"] - own.offset)
+    prompts = amounts.attacked(seen, own.prompts, own.offset)
     states = states_named("l2.layers", own.layers, seen.cfg.num_layers, nudge=seen.nudge_state)
     columns, blocks = seen.columns["harmful"] + amounts.GOAL, -(-prompts // seen.batch)
 

@@ -69,7 +69,7 @@ def units(bench: Bench) -> int:
 def work(seen: Seen) -> list[Work]:
     """What `measure` computes of one variant; docs/overview.md."""
     attack: settings.Attack = seen.settings["latent"]
-    prompts = min(attack.prompts or seen.prompts["harmful"], seen.prompts["harmful"] - attack.offset)
+    prompts = amounts.attacked(seen, attack.prompts, attack.offset)
     panels = {"harmful": prompts} | ({"benign": seen.prompts["benign"]} if attack.prompts is None else {})
     found = []
     for panel, count in panels.items():
@@ -90,7 +90,7 @@ def work(seen: Seen) -> list[Work]:
 def told(seen: Seen) -> str:
     """The same in words."""
     attack: settings.Attack = seen.settings["latent"]
-    prompts = min(attack.prompts or seen.prompts["harmful"], seen.prompts["harmful"] - attack.offset)
+    prompts = amounts.attacked(seen, attack.prompts, attack.offset)
     cells = len(attack.states) * len(attack.budgets) * prompts
     return (
         f"latent attack, of each: {len(attack.states)} states ({models.layer_name(attack.states[0])} to "

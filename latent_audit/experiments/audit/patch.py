@@ -48,7 +48,7 @@ def units(bench: Bench) -> int:
 def work(seen: Seen) -> list[Work]:
     """What `measure` computes of one donor; docs/overview.md."""
     own: Settings = seen.settings["patch"]
-    prompts = min(own.prompts, seen.prompts["harmful"] - own.offset)
+    prompts = amounts.attacked(seen, own.prompts, own.offset)
     rows = prompts * (1 + len(patching.SCOPES))
     return [amounts.asked(seen, f"units {seen.name}/patch", 1, rows, "harmful", PAPER_TOKENS)]
 

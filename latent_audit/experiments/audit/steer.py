@@ -142,7 +142,7 @@ def units(bench: Bench) -> int:
 def work(seen: Seen) -> list[Work]:
     """What `measure` computes of one variant; docs/overview.md."""
     own: Settings = seen.settings["steer"]
-    prompts = min(own.prompts, seen.prompts["harmful"] - own.offset)
+    prompts = amounts.attacked(seen, own.prompts, own.offset)
     states = _states_of(
         own.file, own.layers, seen.cfg.num_layers, embedding=own.direction == "twin", nudge=seen.nudge_state
     )

@@ -101,12 +101,18 @@ class Seen(NamedTuple):
     nudge_state: int
 
 
-def asked(seen: Seen, key: str, units: int, rows: float, panel: str, paper: int, *, judged: bool = True) -> Work:
+def attacked(seen: Seen, most: int | None, offset: int = 0) -> int:
+    """How many of the harmful panel are attacked: at most so many behind the first `offset`, None for all."""
+    held = seen.prompts["harmful"] - offset
+    return held if most is None else min(most, held)
+
+
+def asked(seen: Seen, key: str, units: int, rows: float, panel: str, paper: int) -> Work:
     """`rows` answers to prompts of a panel, as a part of a run: generated, and read by a judge that is a model."""
     new = seen.new_tokens(paper)
     least, likely = ANSWERS[seen.is_organism]
     drawn = rows * (1 + seen.samples)
-    read = drawn * (JUDGED_AROUND + new) * seen.judge if judged else 0.0
+    read = drawn * (JUDGED_AROUND + new) * seen.judge
     whole = answers(seen.cfg, drawn, seen.columns[panel], new)._replace(judged=read)
     return Work(key, units, whole, least, likely)
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from latent_audit.experiments.forecast import amounts, rates
 from latent_audit.experiments.forecast.amounts import Rates, Work
-from latent_audit.models import sizes
+from latent_audit.models import batching, sizes
 from latent_audit.models.config import ModelConfig
 from latent_audit.runtime.telling import forecast
 from latent_audit.runtime.telling.forecast import Part
@@ -130,9 +131,8 @@ def in_words(outlook: Outlook | Series) -> list[str]:
 
 def _counted(outlook: Outlook) -> list[str]:
     cfg, whole = outlook.cfg, amounts.total([work.amount for work in outlook.works])
-    weights = sizes.parameters(cfg) * _itemsize(outlook.dtype)
-    columns = outlook.columns + outlook.new_tokens
-    cache = sizes.cache_bytes(cfg, outlook.answered, columns, outlook.dtype)
+    weights, columns = sizes.weight_bytes(cfg, outlook.dtype), outlook.columns + outlook.new_tokens
+    cache = outlook.answered * batching.cache_bytes(cfg, columns, jnp.dtype(outlook.dtype))
     search = sizes.search_bytes(cfg, outlook.rows * outlook.budgets, outlook.columns, outlook.dtype)
     return [
         f"{outlook.models} of {sizes.parameters(cfg):,} parameters, one at a time: {weights / _GIGA:.2f} GB of weights "
@@ -156,15 +156,11 @@ def _count(number: float) -> str:
     return f"{number / _MEGA:.3g} million" if number >= _MEGA else f"{number:.0f}"
 
 
-def _itemsize(dtype: str) -> int:
-    return jax.numpy.dtype(dtype).itemsize
-
-
 def _minutes(parts: list[Part], outlooks: Sequence[Outlook]) -> str:
     """The range, compiling and reading weights included; both are said."""
     least, most = forecast.span(parts)
     compiling = sum(one.programs * measured(one).compiling for one in outlooks)
-    reading = sum(one.models * sizes.parameters(one.cfg) * _itemsize(one.dtype) for one in outlooks) / READ_BYTES
+    reading = sum(one.models * sizes.weight_bytes(one.cfg, one.dtype) for one in outlooks) / READ_BYTES
     low, high = least + 0.3 * reading, most + 1.5 * compiling + reading
     return (
         f"on this machine about {forecast.in_words(low)} to {forecast.in_words(high)} (at most "

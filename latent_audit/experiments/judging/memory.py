@@ -1,13 +1,11 @@
 """Whether a judge and the model under attack lie on one device together. docs/judges.md."""
 
-import math
-
-import jax
 import jax.numpy as jnp
 
 from latent_audit.errors import InputError
-from latent_audit.models import sharding
 from latent_audit.models.config import ModelConfig
+from latent_audit.models.sizes import weight_bytes
+from latent_audit.runtime.free_memory import device_bytes
 
 # A larger block that finds no room is halved, down to one question.
 ONE_ROW = 1024
@@ -16,12 +14,6 @@ IN_TURN = (
     "judge.live_kind = 'refusal' (lvs, audit) keeps the answers and judges them at the end, when the model has left; "
     "or give a smaller judge.path, or a larger mesh.model"
 )
-
-
-def weight_bytes(cfg: ModelConfig, dtype: str) -> int:
-    """Bytes of a model's weights."""
-    count = sum(math.prod(shape) for shape in sharding.named_shapes(cfg).values())
-    return count * jnp.dtype(dtype).itemsize
 
 
 def asking_bytes(cfg: ModelConfig, dtype: str, tokens: int) -> int:
@@ -34,13 +26,6 @@ def asking_bytes(cfg: ModelConfig, dtype: str, tokens: int) -> int:
 def fits_together(needed: int, free: int | None) -> bool:
     """Whether `needed` bytes fit into what is free; always where a device does not say (None)."""
     return free is None or needed <= free
-
-
-def device_bytes() -> tuple[int, int] | None:
-    """(bytes of an accelerator that jax may take, those it has taken); None on a CPU, whose memory is the host's."""
-    device = jax.local_devices()[0]
-    stats = None if device.platform == "cpu" else device.memory_stats()
-    return (int(stats["bytes_limit"]), int(stats["bytes_in_use"])) if stats and "bytes_limit" in stats else None
 
 
 def words_of_two(judge: int, model: int, limit: int | None, *, parts: int = 1) -> str:

@@ -38,8 +38,7 @@ def sort_units(workdir: pathlib.Path) -> Sorted:
 
     Units of the judge itself (its self-test, its errors) are left out: the other one has its own.
     """
-    root = workdir / "units"
-    keys = sorted(path.relative_to(root).as_posix().removesuffix(".json") for path in root.rglob("*.json"))
+    keys = sorted(runlog.unit_keys(workdir))
     if not keys:
         raise InputError(f"{workdir} holds no units of a run: nothing there can be judged again")
     found: dict[str, list[str]] = {"judged": [], "plain": [], "searched": []}

@@ -141,11 +141,10 @@ def _lines_of_ras(workdir: pathlib.Path) -> pd.DataFrame:
 
 def _units(workdir: pathlib.Path) -> Iterator[tuple[tuple[str, ...], dict[str, list]]]:
     """(parts of its name, columns) of every unit, in the order of names."""
-    root = workdir / "units"
-    for path in sorted(root.rglob("*.json")):
-        parts = path.relative_to(root).with_suffix("").parts
-        if len(parts) > 1:
-            yield parts, user_files.read_json("the unit", path, kind=dict).get("columns", {})
+    for key in runlog.unit_keys(workdir):
+        if "/" in key:
+            path = workdir / "units" / f"{key}.json"
+            yield tuple(key.split("/")), user_files.read_json("the unit", path, kind=dict).get("columns", {})
 
 
 def _asked_of_ras(workdir: pathlib.Path) -> pd.DataFrame:

@@ -59,7 +59,7 @@ def look(directory: pathlib.Path, default_of: Callable[[str], ConfigDict]) -> St
         raise InputError(f"{path} names task {task!r}, expected one of {', '.join(tasks.TASKS)}")
     if (directory / shards.MARK).exists():
         raise InputError(f"{directory} is itself the report of a part of a run; give the run's own directory")
-    units = sum(1 for _ in (directory / UNITS).rglob("*.json"))
+    units = len(runlog.unit_keys(directory))
     if task in WHOLE:
         raise InputError(
             f"{directory} is a run of task {task!r}, of which no part can be reported: {WHOLE[task]}. "

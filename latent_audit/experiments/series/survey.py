@@ -5,6 +5,7 @@ docs/method.md section 8, arXiv 2606.08044.
 
 import os
 import pathlib
+from typing import NamedTuple
 
 import pandas as pd
 from absl import logging
@@ -26,29 +27,38 @@ EVERY = ("arch", "measure", "layer", "budget", "value", "lo", "hi", "n", "contro
 INCOHERENT = ("incoherent", "control_incoherent", "beyond_language")
 
 
-def check(config: ConfigDict) -> dict[str, str]:
-    """Name -> path of every model, each looked at as its own audit does; InputError names the model and the rule."""
+class Plan(NamedTuple):
+    """What a survey is going to do, checked. paths: name -> model; audits: name -> what the check of its audit gave."""
+
+    paths: dict[str, str]
+    audits: dict[str, object]
+
+
+def check(config: ConfigDict) -> Plan:
+    """Every model looked at as its own audit does; InputError names the model and the rule."""
     names = name_models(config.models)
     if config.base.model.variants or config.base.model.path or config.base.model.adapter:
         raise InputError(
             "base.model.path, base.model.variants or base.model.adapter is set, but a survey names its models in "
             "`models`; variants of one model are compared by configs/audit.py"
         )
+    audits = {}
     with progress.of(len(names), "models looked at") as meter:
         for name, path in names.items():
             with named(f"model {path}"):
-                tasks.check(configure(config.base, name, path))
+                audits[name] = tasks.check(configure(config.base, name, path))
             meter.advance(name)
-    return names
+    return Plan(names, audits)
 
 
-def outlook(config: ConfigDict, plan: dict[str, str], workdir: pathlib.Path) -> Series:
+def outlook(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> Series:
     """How much the audit of every model computes."""
-    found = {}
-    for name, path in plan.items():
-        own = configure(config.base, name, path)
-        found[f"models {name}"] = tasks.outlook(own, workdir / "models" / name, tasks.check(own))
-    return found
+    return {
+        f"models {name}": tasks.outlook(
+            configure(config.base, name, path), workdir / "models" / name, plan.audits[name]
+        )
+        for name, path in plan.paths.items()
+    }
 
 
 def configure(base: ConfigDict, name: str, path: str) -> ConfigDict:
@@ -58,12 +68,12 @@ def configure(base: ConfigDict, name: str, path: str) -> ConfigDict:
     return own
 
 
-def run(config: ConfigDict, workdir: pathlib.Path, plan: dict[str, str] | None = None) -> None:
+def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> None:
     """Audit every model in a workdir of its own; write survey.csv, compare.csv and the report to `workdir`.
 
     plan: what check gave; None checks here.
     """
-    names = plan or check(config)
+    names = (plan or check(config)).paths
     tables, runs, is_read = [], [], config.base.get("shard") == shards.READ
     with progress.of(len(names), "models") as meter:
         for name, path in names.items():

@@ -28,10 +28,11 @@ MOST_POINTS = 1000
 
 
 class Plan(NamedTuple):
-    """The fields that are swept, and name of a point -> field -> value."""
+    """The fields that are swept; name of a point -> field -> value; and -> what the check of its task gave."""
 
     fields: dict[str, list]
     points: dict[str, dict]
+    plans: dict[str, object]
 
 
 def check(config: ConfigDict) -> Plan:
@@ -41,13 +42,13 @@ def check(config: ConfigDict) -> Plan:
     if config.base.task not in swept:
         raise InputError(f"a sweep over task {config.base.task!r}, expected one of {', '.join(swept)}")
     check_figure(config, fields)
-    points = name_points(make_points(fields, config.mode))
+    points, plans = name_points(make_points(fields, config.mode)), {}
     with progress.of(len(points), "points looked at") as meter:
         for name, point in points.items():
             with named(f"point {name}"):
-                tasks.check(configure(config.base, point, pathlib.Path("sweep")))
+                plans[name] = tasks.check(configure(config.base, point, pathlib.Path("sweep")))
             meter.advance(name)
-    return Plan(fields, points)
+    return Plan(fields, points, plans)
 
 
 def outlook(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> Series:
@@ -55,7 +56,7 @@ def outlook(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> Series:
     found: Series = {}
     for name, point in plan.points.items():
         own = configure(config.base, point, workdir)
-        one = tasks.outlook(own, workdir / "points" / name, tasks.check(own))
+        one = tasks.outlook(own, workdir / "points" / name, plan.plans[name])
         if one is not None:
             is_shared = own.organism.directory == str(workdir / "organism")
             found[f"points {name}"] = without_training(one) if found and is_shared else one
@@ -90,7 +91,7 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
 
     plan: what check gave; None checks here.
     """
-    fields, points = plan or check(config)
+    fields, points, _ = plan or check(config)
     tables, runs, is_read = [], [], config.base.get("shard") == shards.READ
     with progress.of(len(points), "points") as meter:
         for name, point in points.items():

@@ -168,11 +168,21 @@ def prepare(
     )
 
 
+def prompts_at_a_time(config: ConfigDict, panels: Mapping[str, Panel]) -> int:
+    """Prompts that are searched or asked together."""
+    longest = max((len(panel.prompts) for panel in panels.values()), default=1)
+    return batching.rows_at_a_time(config.prompt_batch, longest)
+
+
+def answer_length(config: ConfigDict, world: world_rules.World | None) -> Callable[[int], int]:
+    """new_tokens(paper) -> how long an answer may be: as configured, the organism's, or as the paper has it."""
+    fixed = config.generation.max_new_tokens
+    return lambda paper: fixed or (paper if world is None else ORGANISM_TOKENS)
+
+
 def make_job(config, workdir, *, world, subject: Subject, cfg, panels, tokens, judge, reward, inputs) -> Job:
     """A Job of parts that are checked already, with the fields that all tasks have."""
     by_name = {variant.name: variant for variant in subject.variants}
-    longest = max((len(panel.prompts) for panel in panels.values()), default=1)
-    at_a_time = batching.rows_at_a_time(config.prompt_batch, longest)
     recorded = inputs.get("variants", {})
 
     def load(name: str) -> respond.Loaded:
@@ -187,11 +197,6 @@ def make_job(config, workdir, *, world, subject: Subject, cfg, panels, tokens, j
             )
         return loaded
 
-    fixed = config.generation.max_new_tokens
-
-    def new_tokens(paper: int) -> int:
-        return fixed or (paper if world is None else ORGANISM_TOKENS)
-
     return Job(
         workdir=workdir,
         world=world,
@@ -202,12 +207,12 @@ def make_job(config, workdir, *, world, subject: Subject, cfg, panels, tokens, j
         judge=judge,
         reward=reward,
         inputs=inputs,
-        batches=Batches(at_a_time, config.layer_batch, config.get("rows", config.prompt_batch)),
+        batches=Batches(prompts_at_a_time(config, panels), config.layer_batch, config.get("rows", config.prompt_batch)),
         seed=config.seed,
         save=config.generation.save,
         shard=config.get("shard", ""),
         dtype=subjects.dtype_of(config),
-        new_tokens=new_tokens,
+        new_tokens=answer_length(config, world),
         load=functools.lru_cache(maxsize=1)(load),
         samples=respond.Samples(config.generation.samples, config.generation.temperature),
     )

@@ -10,38 +10,32 @@ from latent_audit.experiments.forecast import amounts
 from latent_audit.experiments.forecast.amounts import Seen, Work
 from latent_audit.experiments.forecast.outlook import Outlook
 from latent_audit.experiments.organisms import construct, poles, train
-from latent_audit.experiments.setup import subjects
-from latent_audit.experiments.setup.jobs import ORGANISM_TOKENS, Prospect
+from latent_audit.experiments.setup import jobs, subjects
+from latent_audit.experiments.setup.jobs import Prospect
 from latent_audit.interventions.dissociate import choose_layers
 from latent_audit.judges import Judge
-from latent_audit.models import batching, sizes
+from latent_audit.models import sizes
 
 # Tokens of a training row of the organism's world, and passes that a step of a construction makes over its rows; about.
 TRAINED_COLUMNS, CONSTRUCTED = 64, 4
+LONGEST_ANSWER = 256  # arXiv 2606.08044, of any experiment
 
 
 def seen(config: ConfigDict, prospect: Prospect, settings: Mapping) -> Seen:
     """What is known of each variant of a checked run; its name is the first's."""
-    held = {name: len(panel.prompts) for name, panel in prospect.panels.items()}
-    fixed, is_organism = config.generation.max_new_tokens, prospect.world is not None
     return Seen(
         prospect.names[0],
         prospect.cfg,
-        is_organism,
+        prospect.world is not None,
         settings,
-        held,
+        {name: len(panel.prompts) for name, panel in prospect.panels.items()},
         {name: tokens.tokens.shape[1] for name, tokens in prospect.tokens.items()},
-        batch_of(config, held),
-        lambda paper: fixed or (ORGANISM_TOKENS if is_organism else paper),
+        jobs.prompts_at_a_time(config, prospect.panels),
+        jobs.answer_length(config, prospect.world),
         config.generation.samples,
         parameters_of(prospect.judge, config),
         choose_layers(prospect.cfg.num_layers).nudge,
     )
-
-
-def batch_of(config: ConfigDict, held: Mapping[str, int]) -> int:
-    """Prompts searched together, as jobs.make_job has it."""
-    return batching.rows_at_a_time(config.prompt_batch, max(held.values(), default=1))
 
 
 def parameters_of(judge: Judge | None, config: ConfigDict) -> float:
@@ -59,16 +53,14 @@ def outlook(
 
     budgets: a search is under at once; answered: answers decoded together.
     """
-    held = {name: len(panel.prompts) for name, panel in prospect.panels.items()}
-    new = config.generation.max_new_tokens or (ORGANISM_TOKENS if prospect.world is not None else 256)
     return Outlook(
         prospect.cfg,
         config.model.dtype,
-        batch_of(config, held),
+        jobs.prompts_at_a_time(config, prospect.panels),
         budgets,
         max(tokens.tokens.shape[1] for tokens in prospect.tokens.values()) + amounts.GOAL,
         answered,
-        new,
+        jobs.answer_length(config, prospect.world)(LONGEST_ANSWER),
         (*making(config, prospect, workdir), *works),
         models=len(prospect.names),
     )

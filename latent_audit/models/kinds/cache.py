@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from latent_audit.models import decoder
 from latent_audit.models.config import ModelConfig, Params
 from latent_audit.models.decoder import Context, Edit, LayerNumbers
-from latent_audit.models.kinds.switch import CACHED, Before, block, layers_that_keep
+from latent_audit.models.kinds.switch import CACHED, Before, block, grows, layers_that_keep
 
 
 class Cache(NamedTuple):
@@ -104,15 +104,10 @@ def _run(
     return x, stacks
 
 
-def _grows(name: str) -> bool:
-    # Keys and values have an axis of columns, [layers, B, K, columns, H].
-    return name.endswith(("keys", "values"))
-
-
 def _with_room(shape: tuple[int, ...], name: str, room: int) -> tuple[int, ...]:
-    return (*shape[:2], shape[2] + room, *shape[3:]) if _grows(name) else shape
+    return (*shape[:2], shape[2] + room, *shape[3:]) if grows(name) else shape
 
 
 def _store(stack: jax.Array, kept: jax.Array, place: jax.Array, slot: jax.Array | int, name: str) -> jax.Array:
-    at: list = [place, 0, 0, slot, 0] if _grows(name) else [place] + [0] * (stack.ndim - 1)
+    at: list = [place, 0, 0, slot, 0] if grows(name) else [place] + [0] * (stack.ndim - 1)
     return jax.lax.dynamic_update_slice(stack, kept[None].astype(stack.dtype), at)

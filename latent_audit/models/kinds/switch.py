@@ -65,6 +65,11 @@ def kind_numbers(cfg: ModelConfig) -> tuple[jax.Array, dict[str, jax.Array]] | t
     return jnp.asarray([kinds.index(kind) for kind in cfg.kinds], jnp.int32), places
 
 
+def grows(name: str) -> bool:
+    """Whether what is kept under this name has an axis of columns, [..., B, K, columns, H]: keys and values."""
+    return name.endswith(("keys", "values"))
+
+
 def layers_that_keep(cfg: ModelConfig, name: str) -> tuple[int, ...]:
     """The layers that have an entry of this name in a cache."""
     return tuple(layer for layer, kind in enumerate(cfg.kinds) if name in CACHED[kind])

@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 # Ours: a unit that has taken longer than was thought takes this share of it still.
 OVERDUE = 0.25
-
-
 # Ours: what was thought before counts as much as this share of a kind, done. The first unit of a kind often takes much
 # longer than its others, for what is prepared with it.
 TRUSTED = 0.15
@@ -69,21 +67,19 @@ class Forecast:
 
     def seconds_left(self, spent: float = 0.0) -> float:
         """Of all units that are not done; spent: on the one at hand, the next in order."""
-        left = sum(map(self._of_rest, self.parts))
-        at_hand = next((part for part in self.parts if self.left[part.key]), None)
-        if at_hand is None:
-            return left
-        one = self.error(at_hand.kind) * at_hand.likely / at_hand.units
+        left, one = sum(map(self._of_rest, self.parts)), self._at_hand()
         # One that takes longer than was thought goes on for a while.
-        return left - one + max(one - spent, OVERDUE * spent)
+        return left if one is None else left - one + max(one - spent, OVERDUE * spent)
 
     def seconds_behind(self, error: float) -> float:
         """Of all units behind the one at hand; error: where nothing is done, that of the run at hand."""
-        at_hand = next((part for part in self.parts if self.left[part.key]), None)
-        known = sum(self.thought.values()) > 0
-        scale = 1.0 if known else error
-        left = scale * sum(map(self._of_rest, self.parts))
-        return left - (scale * self.error(at_hand.kind) * at_hand.likely / at_hand.units if at_hand else 0.0)
+        scale = 1.0 if any(self.thought.values()) else error
+        return scale * (sum(map(self._of_rest, self.parts)) - (self._at_hand() or 0.0))
+
+    def _at_hand(self) -> float | None:
+        """Seconds of the next unit in order, None where none is left."""
+        part = next((part for part in self.parts if self.left[part.key]), None)
+        return None if part is None else self.error(part.kind) * part.likely / part.units
 
     def _of_rest(self, part: Part) -> float:
         return self.error(part.kind) * part.likely * self.left[part.key] / part.units if part.units else 0.0

@@ -181,12 +181,12 @@ def cost(settings: Settings, prompts: int) -> int:
 def work(seen: Seen) -> list[Work]:
     """What `measure` computes of one variant; docs/overview.md."""
     own: Settings = seen.settings["suite"]
-    prompts, L = min(own.prompts, seen.prompts["harmful"]), seen.cfg.num_layers
+    prompts, L = amounts.attacked(seen, own.prompts), seen.cfg.num_layers
     columns, rounds = seen.columns["harmful"] + 2 * amounts.GOAL, math.log2(len(own.budgets)) + 1
     key, units = f"units {seen.name}/suite/p", -(-prompts // BLOCK)
     found = []
     for member in own.members:
-        states = sorted(_searched(own, member), key=lambda state: state)[: member.best_states or None]
+        states = sorted(_searched(own, member))[: member.best_states or None]
         blocks = sum(L - max(state, 0) for state in states)
         rows = rounds * prompts * max(len(member.starts), 1) * len(member.kinds)
         found.append(Work(key, units, amounts.search(rows, columns, blocks, member.search.steps), *NEEDED))
@@ -199,7 +199,7 @@ def work(seen: Seen) -> list[Work]:
 def told(seen: Seen) -> str:
     """The same in words."""
     own: Settings = seen.settings["suite"]
-    prompts = min(own.prompts, seen.prompts["harmful"])
+    prompts = amounts.attacked(seen, own.prompts)
     return (
         f"attack suite, of each: {prompts} prompts, up to {cost(own, prompts):,} gradient steps of one row a round of "
         f"its bisection of {len(own.budgets)} budgets"
