@@ -1,7 +1,7 @@
 """The paper's whole sweep on one accelerator: models of 2 to 3 billion parameters with random weights in bfloat16.
 
     python -m benchmarks.gpu                     one H100 or H200, 20 minutes; writes docs/benchmark_gpu.json
-    python -m benchmarks.gpu --decode            a decode step by every way to write it (benchmarks/steps.py), 5 minutes
+    python -m benchmarks.gpu --decode            decode steps alone (benchmarks/steps.py), 3 minutes
     python -m benchmarks.gpu --startup           start-up by XLA flags, benchmarks/startup.py, with its options
     python -m benchmarks.gpu --quick             a tiny model on whatever there is: that everything runs
 
@@ -29,9 +29,9 @@ from latent_audit import models
 from latent_audit.interventions import edits
 from latent_audit.models.families import config_from_hf
 from latent_audit.models.generate import generate
+from latent_audit.runtime import xla_flags
 
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 24, 40, 128
-DECODE_BATCHES = (1, 8, 64, 512)
 # config.json of the models, the fields that decide what is computed.
 SHAPES = {
     "Gemma 2 2B": {
@@ -168,40 +168,6 @@ def sweep(problem: work.Problem, *, new: int, peak: float) -> dict:
     }
 
 
-def decode(problem: work.Problem, batch: int, *, new: int, bandwidth: float, peak: float) -> dict:
-    """Seconds per decode step against streaming every weight once, and against the matrix products of the batch."""
-    rows = np.arange(batch) % len(problem.tokens)
-
-    def seconds(count):
-        def call():
-            return jax.block_until_ready(
-                generate(
-                    problem.params,
-                    problem.tokens[rows],
-                    problem.mask[rows],
-                    cfg=problem.cfg,
-                    max_new_tokens=count,
-                    eos_ids=(),
-                ).tokens
-            )
-
-        call()
-        return work.timed(call)[0]
-
-    # The difference of two lengths leaves the prefill out.
-    step = (seconds(new) - seconds(new // 2)) / (new - new // 2)
-    count = sum(leaf.size for leaf in jax.tree.leaves(problem.params))
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(problem.params))
-    return {
-        "model": problem.size.name,
-        "batch": batch,
-        "step_seconds": step,
-        "streaming_bound": weights / bandwidth,
-        "compute_bound": 2 * count * batch / peak,
-        "tokens_per_second": batch / step,
-    }
-
-
 def bandwidth(gigabytes: float) -> float:
     """Bytes per second of reading and writing a large array, the best of ten."""
     array = jnp.zeros(int(gigabytes * 1e9 / 2), jnp.bfloat16)
@@ -249,15 +215,14 @@ def papers_loop(name: str, hf: dict, problem: work.Problem, *, new: int) -> dict
 
 
 def decode_alone(options, chosen, shapes, record: dict, *, bandwidth: float, peak: float) -> int:
-    """The section --decode: lines of benchmarks/steps.py for every model and batch."""
+    """The section --decode: a line of benchmarks/steps.py for every model and batch."""
     prompts, tokens, new, batches = (2, 8, 16, (1, 4)) if options.quick else (PROMPTS, PROMPT_TOKENS, NEW_TOKENS, None)
     lines = []
     for name in chosen:
         problem = problem_of(name, shapes[name], prompts=prompts, tokens=tokens)
         for batch in batches or steps.BATCHES:
-            for line in steps.measure(problem, batch, new=new, bandwidth=bandwidth, peak=peak):
-                lines.append(line)
-                print(json.dumps(line), flush=True)
+            lines.append(steps.measure(problem, batch, new=new, bandwidth=bandwidth, peak=peak))
+            print(json.dumps(lines[-1]), flush=True)
         del problem
         jax.clear_caches()
     return _written(options.out, "benchmark_decode.json", record | {"sweeps": [], "rivals": [], "decode": lines})
@@ -281,6 +246,7 @@ def main(argv=None) -> int:
     parser.add_argument("--models", default="", help="some of the models, separated by commas")
     parser.add_argument("--out", default="docs", help="directory for benchmark_gpu.json")
     options = parser.parse_args(argv)
+    xla_flags.use()
     shapes = TINY if options.quick else SHAPES
     chosen = [name.strip() for name in options.models.split(",") if name.strip()] or list(shapes)
     if unknown := [name for name in chosen if name not in shapes]:
@@ -304,8 +270,8 @@ def main(argv=None) -> int:
         problem = problem_of(name, shapes[name], prompts=prompts, tokens=tokens)
         record["sweeps"].append(sweep(problem, new=new, peak=peak))
         print(json.dumps(record["sweeps"][-1]), flush=True)
-        for batch in (1, 2) if options.quick else DECODE_BATCHES:
-            record["decode"].append(decode(problem, batch, new=new, bandwidth=streamed, peak=peak))
+        for batch in (1, 2) if options.quick else steps.BATCHES:
+            record["decode"].append(steps.measure(problem, batch, new=new, bandwidth=streamed, peak=peak))
             print(json.dumps(record["decode"][-1]), flush=True)
         if not options.no_rival:
             # Two frameworks share the memory: ours goes first and leaves.

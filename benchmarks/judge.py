@@ -34,6 +34,7 @@ from latent_audit.judges import classifier, reward_model
 from latent_audit.models import gpt2
 from latent_audit.models.families import config_from_hf
 from latent_audit.models.generate import generate
+from latent_audit.runtime import xla_flags
 
 POLES, PROMPTS, BUDGETS, KINDS, ANSWER_TOKENS = 3, 24, 3, 2, 128
 AIM_SECONDS = 600
@@ -206,6 +207,7 @@ def main(argv=None) -> int:
     parser.add_argument("--tokenizer", default="", help="directory of a tokenizer for judge and reward")
     parser.add_argument("--out", default="", help="directory for benchmark_judge.json; empty: printed alone")
     options = parser.parse_args(argv)
+    xla_flags.use()
     is_small = options.quick or options.cpu
     dtype = jnp.float32 if is_small else jnp.bfloat16
     name, shape = next(iter(gpu.TINY.items())) if is_small else (MODEL, gpu.SHAPES[MODEL])

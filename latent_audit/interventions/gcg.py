@@ -19,7 +19,7 @@ import numpy as np
 
 from latent_audit.interventions import latent
 from latent_audit.interventions.goals import target_nll
-from latent_audit.models import decoder, generate, sharding
+from latent_audit.models import decode, decoder, sharding
 from latent_audit.models.config import ModelConfig
 from latent_audit.models.kinds import beside
 from latent_audit.models.kinds import cache as kinds_cache
@@ -56,7 +56,7 @@ class Surroundings(NamedTuple):
     the n of the suffix; target: int32 [B, m], NO_TOKEN behind one that is shorter.
     """
 
-    before: generate.Cache | kinds_cache.Cache
+    before: decode.Cache | kinds_cache.Cache
     mask: jax.Array
     behind: jax.Array
     target: jax.Array
@@ -112,7 +112,7 @@ def prepare(params, tokens, mask, target, *, cfg: ModelConfig, first: int, lengt
       first, length: static; the suffix fills columns first .. first + length - 1 of every row, 1 <= first.
     """
     before = slice(None, first)
-    _, cache = generate.prefill(params, tokens[:, before], mask[:, before], cfg=cfg, room=0)
+    _, cache = decode.prefill(params, tokens[:, before], mask[:, before], cfg=cfg, room=0)
     target = jnp.broadcast_to(target, (tokens.shape[0], target.shape[-1]))
     tokens, mask = latent.with_target(tokens, mask, jnp.maximum(target, 0))
     return Surroundings(cache, mask, tokens[:, first + length :], target)
@@ -191,7 +191,7 @@ def candidate_losses(params, around: Surroundings, candidates, wanted, *, cfg: M
     def evaluate(row, chunk):
         take = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=row, slice_size=1)
         around_row = Surroundings(
-            generate.row_of(around.before, row), take(around.mask), take(around.behind), take(around.target)
+            decode.row_of(around.before, row), take(around.mask), take(around.behind), take(around.target)
         )
         return _read(params, around_row, _embed(params, chunk, cfg=cfg), cfg=cfg)[0]
 
@@ -323,7 +323,7 @@ def _read(params, around: Surroundings, embedded, *, cfg):
         return jnp.concatenate([suffix, jnp.broadcast_to(behind, (R, *behind.shape[1:]))], axis=1)
 
     x, found = jax.tree.map(join, embedded, _embed(params, around.behind, cfg=cfg))
-    x = generate.extend(params, x, found, around.before, around.mask, cfg=cfg)[:, -target.shape[1] :]
+    x = decode.extend(params, x, found, around.before, around.mask, cfg=cfg)[:, -target.shape[1] :]
     target = jnp.broadcast_to(target, x.shape[:2])
     real = target != NO_TOKEN
     nll = target_nll(params, x, jnp.maximum(target, 0), cfg=cfg).mean(axis=-1, where=real)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from latent_audit.models import generate
+from latent_audit.models import decode
 from latent_audit.models.config import ModelConfig, parameter_shapes
 
 # What is left of the free memory for fragments, and for what a compiler keeps beside what is counted here.
@@ -49,7 +49,7 @@ def cache_bytes(cfg: ModelConfig, columns: int, dtype: jnp.dtype) -> int:
     tokens, mask = jax.ShapeDtypeStruct((1, columns), jnp.int32), jax.ShapeDtypeStruct((1, columns), bool)
 
     def read(params: dict, tokens: jax.Array, mask: jax.Array) -> tuple:
-        return generate.prefill(params, tokens, mask, cfg=cfg, room=0)
+        return decode.prefill(params, tokens, mask, cfg=cfg, room=0)
 
     _, cache = jax.eval_shape(read, params, tokens, mask)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache[:-1]))

@@ -16,6 +16,7 @@ import numpy as np
 from latent_audit.models import decode, decoder, sharding
 from latent_audit.models.config import ModelConfig, Params
 from latent_audit.models.decoder import Edit
+from latent_audit.models.kinds import cache as kinds_cache
 
 # The narrowest batch by platform, each wider one four times as wide. On a CPU a step takes as long as its rows ask for;
 # an accelerator streams the weights whatever the rows, and below this width has nothing to gain.
@@ -52,46 +53,49 @@ class Rules(NamedTuple):
 class Going(NamedTuple):
     """Rows and how far they are.
 
-    step: int scalar, tokens so far; rows: int32 [R], the place of each in the batch it began in; out: int32 [R, new],
-    pad_id where nothing is yet; lengths: int32 [R], the end token counted; done: bool [R]; seen: bool [R, V], tokens of
-    the row so far, or [R, 0] without a penalty; columns: see decode.
+    step: int scalar, tokens so far; prompt: int scalar, the columns before them; rows: int32 [R], the place of each in
+    the batch it began in; out: int32 [R, new], pad_id where nothing is yet; lengths: int32 [R], the end token counted;
+    done: bool [R]; seen: bool [R, V], tokens of the row so far, or [R, 0] without a penalty; cache: see decode.
     """
 
     step: jax.Array
+    prompt: jax.Array
     rows: jax.Array
     out: jax.Array
     lengths: jax.Array
     done: jax.Array
     seen: jax.Array
-    columns: decode.Columns
+    cache: decode.Cache | kinds_cache.Cache
 
 
 def start(
     params: Params,
     x: jax.Array,
-    tokens: jax.Array,
-    mask: jax.Array,
-    columns: decode.Columns,
+    seen: jax.Array,
+    cache: decode.Cache | kinds_cache.Cache,
     sampling: Sampling | None,
     *,
+    prompt: int,
     cfg: ModelConfig,
     rules: Rules,
 ) -> Going:
-    """The first token of every row, whose prompt tokens int32 [B, P] led to state L x [B, D] and `columns`."""
-    B, penalised = len(tokens), rules.repetition_penalty != 1.0
-    seen = jnp.zeros((B, cfg.vocab_size if penalised else 0), bool)
-    if penalised:
-        seen = seen.at[jnp.arange(B)[:, None], tokens].max(mask)
-    out = jnp.full((B, rules.max_new_tokens), rules.pad_id, jnp.int32)
-    nothing = jnp.zeros(B, jnp.int32)
-    going = Going(jnp.int32(0), jnp.arange(B), out, nothing, jnp.zeros(B, bool), seen, columns)
+    """The first token of every row, whose `prompt` columns led to state L x [B, D] and `cache`; seen: tokens_seen."""
+    B = len(x)
+    out, nothing = jnp.full((B, rules.max_new_tokens), rules.pad_id, jnp.int32), jnp.zeros(B, jnp.int32)
+    going = Going(jnp.int32(0), jnp.int32(prompt), jnp.arange(B), out, nothing, jnp.zeros(B, bool), seen, cache)
     return _said(params, x, going, sampling, cfg=cfg, rules=rules)
+
+
+def tokens_seen(tokens: jax.Array, mask: jax.Array, *, cfg: ModelConfig, rules: Rules) -> jax.Array:
+    """Going.seen of prompts int32 [B, P], mask bool [B, P]."""
+    penalised = rules.repetition_penalty != 1.0
+    seen = jnp.zeros((len(tokens), cfg.vocab_size if penalised else 0), bool)
+    return seen.at[jnp.arange(len(tokens))[:, None], tokens].max(mask) if penalised else seen
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "rules"), donate_argnames="going")
 def go_on(
     params: Params,
-    layers: tuple[Params, ...] | None,
     going: Going,
     edit: Edit | None,
     sampling: Sampling | None,
@@ -104,9 +108,8 @@ def go_on(
 ) -> Going:
     """Steps until there are `until` tokens, every row has ended, or `few` rows are left and `least` steps or more.
 
-    edit: on every step's column, h: [R, 1, D]; layers: see decode.step. What `going` held is given up.
+    edit: on every step's column, h: [R, 1, D]. What `going` held is given up.
     """
-    first = going.columns.mask.shape[1] - rules.max_new_tokens
 
     def unfinished(going: Going) -> jax.Array:
         left = jnp.sum(~going.done)
@@ -115,8 +118,9 @@ def go_on(
 
     def body(going: Going) -> Going:
         token = jax.lax.dynamic_index_in_dim(going.out, going.step - 1, axis=1, keepdims=False)
-        x, columns = decode.step(params, layers, token, first + going.step, going.columns, cfg=cfg, edit=edit)
-        return _said(params, x, going._replace(columns=columns), sampling, cfg=cfg, rules=rules)
+        slot = going.prompt + going.step - 1
+        x, cache = decode.step(params, token, slot, going.cache, cfg=cfg, edit=edit)
+        return _said(params, x, going._replace(cache=cache), sampling, cfg=cfg, rules=rules)
 
     going = jax.lax.while_loop(unfinished, body, going)
     return going._replace(out=sharding.replicate(going.out), lengths=sharding.replicate(going.lengths))
@@ -124,7 +128,6 @@ def go_on(
 
 def to_the_end(
     params: Params,
-    layers: tuple[Params, ...] | None,
     going: Going,
     edit: Edit | None,
     sampling: Sampling | None,
@@ -139,8 +142,10 @@ def to_the_end(
     a batch keeps its split over them, and no process waits for what another's host decides.
     """
     new, B = rules.max_new_tokens, len(going.rows)
+    if new == 1:
+        return going.out, going.lengths
     if not jax.sharding.get_abstract_mesh().empty:
-        going = go_on(params, layers, going, edit, sampling, new, 0, 0, cfg=cfg, rules=rules)
+        going = go_on(params, going, edit, sampling, new, 0, 0, cfg=cfg, rules=rules)
         return going.out, going.lengths
     out, lengths, step, left = None, None, 1, B
     at_rows, drawing = edit, sampling
@@ -148,7 +153,7 @@ def to_the_end(
         few = narrower(len(going.rows))
         least = steps_that_pay(params, len(going.rows) - few, cfg=cfg)
         until = new if told is None else min(new, step + TOLD_EVERY)
-        going = go_on(params, layers, going, at_rows, drawing, until, few, least, cfg=cfg, rules=rules)
+        going = go_on(params, going, at_rows, drawing, until, few, least, cfg=cfg, rules=rules)
         step, left = int(going.step), int((~np.asarray(going.done)).sum())
         if told is not None:
             told(step if left else new)
@@ -187,7 +192,8 @@ def steps_that_pay(params: Params, rows: int, *, cfg: ModelConfig) -> int:
 def _narrowed(going: Going, width: int) -> Going:
     """`width` of the rows: all that have not ended, filled up with such as have."""
     kept = jnp.argsort(going.done, stable=True)[:width]
-    return jax.tree.map(lambda leaf: leaf[kept] if leaf.ndim else leaf, going)
+    narrow = {name: leaf[kept] if leaf.ndim else leaf for name, leaf in going._asdict().items() if name != "cache"}
+    return Going(**narrow, cache=decode.rows_of(going.cache, kept))
 
 
 def _collected(
@@ -211,7 +217,7 @@ def _said(
     params: Params, x: jax.Array, going: Going, sampling: Sampling | None, *, cfg: ModelConfig, rules: Rules
 ) -> Going:
     """One token more of every row, chosen from state L x [R, D]."""
-    logits, seen = decoder.unembed(params, x, cfg=cfg), going.seen
+    logits, seen = _logits(params, x, cfg=cfg), going.seen
     penalised = rules.repetition_penalty != 1.0
     if penalised:
         damped = jnp.where(logits < 0, logits * rules.repetition_penalty, logits / rules.repetition_penalty)
@@ -231,6 +237,13 @@ def _said(
         done=going.done | jnp.any(token[:, None] == ends, axis=1),
         seen=seen,
     )
+
+
+def _logits(params: Params, x: jax.Array, *, cfg: ModelConfig) -> jax.Array:
+    """decoder.unembed of x [R, D]; never of one row of a short float alone."""
+    # An accelerator would copy the whole head into float32 for that product, in every step (dev/LOG.md).
+    alone = len(x) == 1 and x.dtype != jnp.float32
+    return decoder.unembed(params, jnp.pad(x, ((0, 7), (0, 0))) if alone else x, cfg=cfg)[: len(x)]
 
 
 def _sample(logits: jax.Array, sampling: Sampling, step: jax.Array, rows: jax.Array) -> jax.Array:

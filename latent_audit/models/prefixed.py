@@ -9,9 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from latent_audit.models import decoder, sharding
+from latent_audit.models import continuing, decode, decoder, sharding
 from latent_audit.models.config import ModelConfig, Params
-from latent_audit.models.generate import Cache, Generation, decode_step
+from latent_audit.models.continuing import Rules
+from latent_audit.models.generate import Generation
 from latent_audit.models.usable import is_usable
 
 
@@ -41,7 +42,6 @@ def open_with(params: Params, tokens: jax.Array, *, cfg: ModelConfig) -> Opening
     return columns_behind(params, x, nothing, jnp.ones((1, len(tokens)), bool), cfg=cfg)[1]
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "max_new_tokens", "eos_ids", "pad_id"))
 def generate_behind(
     params: Params,
     opening: Opening,
@@ -59,32 +59,27 @@ def generate_behind(
       tokens: int32 [B, T], what follows the opening; mask: bool [B, T], left-padded, at least one True in a row.
       max_new_tokens, eos_ids, pad_id: static, as in generate; is_possible must hold for S + T + max_new_tokens columns.
     """
+    rules = Rules(max_new_tokens, tuple(eos_ids), pad_id)
+    going, usable = _begin_behind(params, opening, tokens, mask, cfg=cfg, rules=rules)
+    out, lengths = continuing.to_the_end(params, going, None, None, cfg=cfg, rules=rules)
+    return Generation(out, lengths, usable)
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "rules"))
+def _begin_behind(
+    params: Params, opening: Opening, tokens: jax.Array, mask: jax.Array, *, cfg: ModelConfig, rules: Rules
+) -> tuple[continuing.Going, jax.Array]:
+    """generate.begin behind an opening."""
     B, S = len(tokens), opening.keys.shape[3]
-    ends = jnp.asarray(eos_ids, jnp.int32)
-    mask = jnp.concatenate([jnp.ones((B, S), bool), mask], axis=1)
-    x, kept = columns_behind(params, decoder.embed(params, tokens, cfg=cfg), opening, mask, cfg=cfg)
-    first = decoder.unembed(params, x[:, -1], cfg=cfg)
-
-    def emit(step: jax.Array, out: jax.Array, done: jax.Array, logits: jax.Array) -> tuple:
-        token = jnp.where(done, pad_id, jnp.argmax(logits, axis=-1).astype(jnp.int32))
-        out = jax.lax.dynamic_update_slice(out, token[:, None], (0, step))
-        return step + 1, out, done | jnp.any(token[:, None] == ends, axis=1), token
-
-    def unfinished(carry: tuple) -> jax.Array:
-        (step, _, done, _), _ = carry
-        return (step < max_new_tokens) & ~jnp.all(done)
-
-    def body(carry: tuple) -> tuple:
-        (step, out, done, token), cache = carry
-        x, cache = decode_step(params, token, mask.shape[1] + step - 1, cache, cfg=cfg)
-        return emit(step, out, done, decoder.unembed(params, x, cfg=cfg)), cache
-
-    out = jnp.full((B, max_new_tokens), pad_id, jnp.int32)
-    state = emit(jnp.int32(0), out, jnp.zeros(B, bool), first)
-    (_, out, _, _), _ = jax.lax.while_loop(unfinished, body, (state, _cache(kept, mask, max_new_tokens - 1)))
-    ended = jnp.any(out[:, :, None] == ends, axis=2)
-    lengths = jnp.where(ended.any(axis=1), jnp.argmax(ended, axis=1) + 1, max_new_tokens)
-    return sharding.replicate(Generation(out, lengths.astype(jnp.int32), is_usable(first)))
+    whole = jnp.concatenate([jnp.ones((B, S), bool), mask], axis=1)
+    x, kept = columns_behind(params, decoder.embed(params, tokens, cfg=cfg), opening, whole, cfg=cfg)
+    prompt, seen = whole.shape[1], continuing.tokens_seen(tokens, mask, cfg=cfg, rules=rules)
+    room = decode.room_behind(prompt, rules.max_new_tokens, cfg=cfg)
+    cache = decode.with_room(decode.Cache(kept.keys, kept.values, whole), room)
+    going = continuing.start(params, x[:, -1], seen, cache, None, prompt=prompt, cfg=cfg, rules=rules)
+    usable = is_usable(decoder.unembed(params, x[:, -1], cfg=cfg))
+    going = going._replace(out=sharding.replicate(going.out), lengths=sharding.replicate(going.lengths))
+    return going, sharding.replicate(usable)
 
 
 def columns_behind(
@@ -102,13 +97,3 @@ def columns_behind(
 
     x, kept = jax.lax.scan(step, x, (params["blocks"], decoder.layer_numbers(cfg), tuple(opening)))
     return x, Opening(*kept)
-
-
-def _cache(kept: Opening, mask: jax.Array, room: int) -> Cache:
-    """What generate.decode_step goes on from."""
-    behind = [(0, 0), (0, 0), (0, 0), (0, room), (0, 0)]
-    return Cache(
-        jnp.pad(kept.keys, behind),
-        jnp.pad(kept.values, behind),
-        jnp.pad(mask, [(0, 0), (0, room)], constant_values=True),
-    )

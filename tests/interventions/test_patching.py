@@ -11,7 +11,7 @@ import torch
 from latent_audit import models
 from latent_audit.errors import InputError
 from latent_audit.interventions import patching
-from latent_audit.models import decoder
+from latent_audit.models import decode, decoder
 from latent_audit.models import generate as generation
 from tests.support import tiny, torch_oracle
 
@@ -32,7 +32,7 @@ def prompts():
 
 @functools.partial(jax.jit, static_argnames="cfg")
 def first_logits(params, tokens, mask, edit, *, cfg):
-    return decoder.unembed(params, generation.prefill(params, tokens, mask, cfg=cfg, room=0, edit=edit)[0], cfg=cfg)
+    return decoder.unembed(params, decode.prefill(params, tokens, mask, cfg=cfg, room=0, edit=edit)[0], cfg=cfg)
 
 
 def answer(case, tokens, mask, edit, *, dtype="float32"):

@@ -5,7 +5,7 @@ import pytest
 
 from latent_audit import models
 from latent_audit.experiments import respond
-from latent_audit.models import batching
+from latent_audit.models import batching, decode
 from latent_audit.models import generate as generation
 from latent_audit.models.batching import rows_at_a_time, rows_that_fit
 from tests.support import tiny
@@ -38,7 +38,7 @@ def test_answers_to_few_prompts_are_not_computed_for_many(monkeypatch):
 def test_a_cache_is_counted_as_large_as_it_is(case):
     cfg, params = models.load(tiny.checkpoint(case))
     tokens, mask = tiny.rows(1, (9, 7))
-    _, cache = generation.prefill(params, tokens, mask, cfg=cfg, room=4)
+    _, cache = decode.prefill(params, tokens, mask, cfg=cfg, room=4)
     real = sum(leaf.nbytes for leaf in cache[:-1] if not isinstance(leaf, dict))
     real += sum(leaf.nbytes for leaf in getattr(cache, "stacks", {}).values())
     assert batching.cache_bytes(cfg, 13, np.float32) * 2 == real

@@ -10,7 +10,7 @@ import torch
 
 from latent_audit import models
 from latent_audit.interventions import edits
-from latent_audit.models import continuing
+from latent_audit.models import continuing, decode
 from latent_audit.models import generate as generation
 from latent_audit.models.generate import Sampling, generate
 from tests.support import tiny
@@ -101,8 +101,8 @@ def test_prefill_and_decode_equal_one_forward(case):
     cfg, params = loaded(case)
     tokens, mask = tiny.rows(2, (14, 9))
     P = 8
-    x, cache = jax.jit(functools.partial(generation.prefill, cfg=cfg, room=6))(params, tokens[:, :P], mask[:, :P])
-    step = jax.jit(functools.partial(generation.decode_step, cfg=cfg))
+    x, cache = jax.jit(functools.partial(decode.prefill, cfg=cfg, room=6))(params, tokens[:, :P], mask[:, :P])
+    step = jax.jit(functools.partial(decode.step, cfg=cfg))
     resid = forward(params, tokens, mask, cfg=cfg).resid[-1]
     np.testing.assert_allclose(x, resid[:, P - 1], atol=2e-5)
     for slot in range(P, 14):

@@ -10,16 +10,17 @@ import pytest
 
 from latent_audit.runtime import xla_flags
 
-TRITON = "--xla_gpu_enable_triton_gemm"
+TRITON, MERGER = "--xla_gpu_enable_triton_gemm", "--xla_gpu_dot_merger_threshold_mb"
 
 
 @pytest.mark.parametrize(
     "own, version, expected",
     [
-        ("", "0.11.2", f"{TRITON}=false"),
+        ("", "0.11.2", f"{TRITON}=false {MERGER}=0"),
         ("", "0.12.0", ""),
-        ("--xla_a=1  --xla_b", "0.10.0", f"--xla_a=1 --xla_b {TRITON}=false"),
-        (f"{TRITON}=true", "0.10.2", f"{TRITON}=true"),
+        ("--xla_a=1  --xla_b", "0.10.0", f"--xla_a=1 --xla_b {TRITON}=false {MERGER}=0"),
+        (f"{TRITON}=true {MERGER}=32", "0.10.2", f"{TRITON}=true {MERGER}=32"),
+        (f"{TRITON}=true", "0.10.2", f"{TRITON}=true {MERGER}=0"),
         ("--xla_a=1", "0.13.0", "--xla_a=1"),
     ],
 )

@@ -25,7 +25,7 @@ class Cache(NamedTuple):
 def prefill(
     params: Params, tokens: jax.Array, mask: jax.Array, *, cfg: ModelConfig, room: int, edit: Edit | None = None
 ) -> tuple[jax.Array, Cache]:
-    """generate.prefill of these models."""
+    """decode.prefill of these models."""
     x, context = decoder.enter(params, tokens, decoder.make_context(mask, cfg=cfg), cfg=cfg)
     x, stacks = _run(params, x, context, None, cfg=cfg, edit=edit, room=room)
     return x[:, -1], Cache(stacks, jnp.pad(mask, [(0, 0), (0, room)], constant_values=True))
@@ -34,7 +34,7 @@ def prefill(
 def decode_step(
     params: Params, token: jax.Array, slot: jax.Array | int, cache: Cache, *, cfg: ModelConfig, edit: Edit | None = None
 ) -> tuple[jax.Array, Cache]:
-    """generate.decode_step of these models."""
+    """decode.step of these models."""
     x, context = decoder.enter(params, token[:, None], decoder.decode_context(cache.mask, slot, cfg=cfg), cfg=cfg)
     x, stacks = _run(params, x, context, Before(cache.stacks, jnp.asarray(slot)), cfg=cfg, edit=edit, room=0)
     return x[:, 0], cache._replace(stacks=stacks)
@@ -43,7 +43,7 @@ def decode_step(
 def extend(
     params: Params, x: jax.Array, found: jax.Array | None, cache: Cache, mask: jax.Array, *, cfg: ModelConfig
 ) -> jax.Array:
-    """generate.extend of these models."""
+    """decode.extend of these models."""
     T = x.shape[1]
     whole = decoder.make_context(mask, cfg=cfg)
     assert whole.starts is not None

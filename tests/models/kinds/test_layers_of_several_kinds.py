@@ -12,7 +12,7 @@ import torch
 from latent_audit import models
 from latent_audit.errors import InputError
 from latent_audit.interventions import edits, finetune, latent, lora, packing
-from latent_audit.models import generate
+from latent_audit.models import decode
 from latent_audit.models.config import block_shapes, layers_with
 from latent_audit.models.kinds import beside, delta_rule
 from tests.support import float64, tiny, torch_oracle
@@ -56,9 +56,9 @@ def test_columns_behind_a_cache_equal_one_forward(case):
     whole = jax.jit(models.forward, static_argnames="cfg")(params, tokens, mask, cfg=cfg).resid
     for P in (6, 8):
         # The second row begins within the cache's three columns of convolution, or before them.
-        _, cache = generate.prefill(params, tokens[:, :P], mask[:, :P], cfg=cfg, room=0)
+        _, cache = decode.prefill(params, tokens[:, :P], mask[:, :P], cfg=cfg, room=0)
         found = beside.look_up(params, tokens[:, P:], cfg=cfg)
-        out = generate.extend(params, whole[0][:, P:], found, cache, jnp.asarray(mask), cfg=cfg)
+        out = decode.extend(params, whole[0][:, P:], found, cache, jnp.asarray(mask), cfg=cfg)
         close(out, whole[-1][:, P:])
 
 
@@ -66,8 +66,8 @@ def test_steps_read_the_shared_keys_of_their_own_step():
     cfg, params = loaded("gemma4_e2b")
     tokens, mask = tiny.rows(2, (14, 9))
     whole = jax.jit(models.forward, static_argnames="cfg")(params, tokens, mask, cfg=cfg).resid[-1]
-    _, cache = generate.prefill(params, tokens[:, :8], mask[:, :8], cfg=cfg, room=6)
-    step = jax.jit(functools.partial(generate.decode_step, cfg=cfg))
+    _, cache = decode.prefill(params, tokens[:, :8], mask[:, :8], cfg=cfg, room=6)
+    step = jax.jit(functools.partial(decode.step, cfg=cfg))
     for slot in range(8, 14):
         x, cache = step(params, tokens[:, slot], slot, cache)
         close(x, whole[:, slot])
