@@ -70,6 +70,9 @@ def measure(words: list[str], workdir: str = "") -> dict:
         if process.wait():
             raise SystemExit("".join(line for _, line in lines[-20:]))
         whole = time.monotonic() - began
+        if workdir:
+            text = "".join(f"{at:7.1f} {line}" for at, line in lines)
+            pathlib.Path(workdir, "said.log").write_text(text, encoding="utf-8")
     # Of a path the last part: where it lies is of this machine alone.
     named = [re.sub(r"=.*/", "=", word) for word in words]
     return {"command": " ".join(named), "least": least, "most": most, "seconds": whole, **moments(lines, whole)}

@@ -27,14 +27,14 @@ class Program(NamedTuple):
 
 
 class Watch(logging.Handler):
-    """Sums the seconds in which anything was compiled; `program` is what is compiled now, or None.
+    """Sums the seconds in which anything was compiled since `began`; `program` is what is compiled now, or None.
 
     passes: logger -> the level from which on its records go on to where they went before.
     """
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
-        self.seconds = 0.0
+        self.began, self.seconds = time.monotonic(), 0.0
         # (begin, end) of what was compiled, apart from each other and in order.
         self.spans: list[tuple[float, float]] = []
         self.program: Program | None = None

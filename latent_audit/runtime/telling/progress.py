@@ -62,16 +62,15 @@ class Progress:
 
     def pace(self, now: float) -> str:
         """The rate and the time left by it; both leave out what was compiled, which comes once."""
-        fresh, whole = self.done - self.skipped, whole_left(now)
-        if not fresh and whole is None:
+        if whole := left_in_all(now):
+            return whole
+        fresh = self.done - self.skipped
+        if not fresh:
             return "time left unknown"
         compiled = _COMPILED.spent() - self.compiled
         worked = max(now - self.began - compiled, 1e-9)
-        if whole is not None:
-            left = f"{whole:.0f} s left in all"
-        else:
-            left = f"{fresh / worked:.2g} per second, {(self.total - self.done) * worked / fresh:.0f} s left"
-        return left + (f" ({compiled:.0f} s of {now - self.began:.0f} were compilation)" if compiled >= 1 else "")
+        left = f"{fresh / worked:.2g} per second, {(self.total - self.done) * worked / fresh:.0f} s left"
+        return left + _compiled(compiled, now - self.began)
 
     def worked(self, now: float) -> float:
         """Seconds since the meter was opened, without compilation."""
@@ -80,11 +79,11 @@ class Progress:
     def at(self, now: float) -> str:
         """What is going on since the last unit, for a line in a long silence."""
         behind = f" after {self.label}" if self.label else ""
-        left = whole_left(now)
+        left = left_in_all(now)
         return (
             f"{self.done}/{self.total} {self.unit}, at the next{behind}"
             + (f": {self.at_work}" if self.at_work else "")
-            + (f", {left:.0f} s left in all" if left is not None else "")
+            + (f", {left}" if left else "")
         )
 
     def shown(self, now: float) -> str:
@@ -126,6 +125,16 @@ def within(what: str, done: int = 0, of_all: int = 0) -> None:
     """Say what the unit at hand is at, such as within("answers", 96, 288); nothing where no meter is open."""
     if _OPEN:
         _OPEN[-1].at_work = f"{what} {done}/{of_all}" if of_all else what
+
+
+def left_in_all(now: float) -> str:
+    """The time left of the whole run, and how much of what is behind was compilation, in words; "" where nobody knows."""
+    left = whole_left(now)
+    return "" if left is None else f"{left:.0f} s left in all" + _compiled(_COMPILED.spent(), now - _COMPILED.began)
+
+
+def _compiled(seconds: float, of_all: float) -> str:
+    return f" ({seconds:.0f} s of {of_all:.0f} were compilation)" if seconds >= 1 else ""
 
 
 def whole_left(now: float) -> float | None:

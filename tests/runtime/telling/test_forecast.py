@@ -18,6 +18,7 @@ def clock(monkeypatch):
     """A clock and a compiler that move as a test says, and the lines that are logged."""
     told = types.SimpleNamespace(now=0.0, watch=compiling.Watch(), lines=[])
     monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: told.now))
+    monkeypatch.setattr(told.watch, "began", 0.0)
     monkeypatch.setattr(progress, "_COMPILED", told.watch)
     monkeypatch.setattr(progress.logging, "info", lambda text, *values: told.lines.append(text % values))
     monkeypatch.setattr(progress, "LOG_EVERY", 0.0)
