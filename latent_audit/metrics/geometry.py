@@ -4,15 +4,17 @@ docs/method.md section 7, arXiv 2606.08044.
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.pipeline import Pipeline
 
 from latent_audit.errors import InputError
 from latent_audit.metrics import stats
 from latent_audit.metrics.probe import raw_weights
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 # arXiv 2606.08044: the shift's squared norm in its 20 largest dimensions.
 LARGEST = 20
@@ -87,7 +89,7 @@ def projection_interval(
 
 
 def shift_diagnostics(
-    probe: Pipeline,
+    probe: "Pipeline",
     base_safe: ArrayLike,
     base_unsafe: ArrayLike,
     model_safe: ArrayLike,

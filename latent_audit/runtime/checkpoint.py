@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import logging
 
 from latent_audit import user_files
@@ -99,6 +98,9 @@ def _read(directory: pathlib.Path, step: int, expected: Any) -> tuple[Any, str]:
 
 def _checkpointer() -> Any:
     """Of all processes, or of this one alone where the others only wait for it."""
+    # Importing it takes a second, and most tasks train nothing.
+    import orbax.checkpoint as ocp
+
     if not processes.is_solo():
         return ocp.StandardCheckpointer()
     alone = ocp.options.MultiprocessingOptions(

@@ -128,7 +128,7 @@ def within(what: str, done: int = 0, of_all: int = 0) -> None:
 
 
 def left_in_all(now: float) -> str:
-    """The time left of the whole run, and how much of what is behind was compilation, in words; "" where nobody knows."""
+    """The time left of the whole run, and what of the time behind was compilation; "" where nobody knows."""
     left = whole_left(now)
     return "" if left is None else f"{left:.0f} s left in all" + _compiled(_COMPILED.spent(), now - _COMPILED.began)
 
