@@ -1,6 +1,8 @@
 """What judge and reward cost beside the sweep: the paper's LVS table of three poles, end to end.
 
     python -m benchmarks.judge                   one H100 or H200, about 10 minutes: the aim is the total
+    python -m benchmarks.judge --answers 432 --sweep docs/benchmark_gpu.json     3 minutes: a sweep measured before, and
+                                                 so many of the answers, whose seconds count for all
     python -m benchmarks.judge --cpu             small models on a CPU, step by step what each cut saves
     python -m benchmarks.judge --quick           tiny models on whatever there is: that everything runs
 
@@ -201,7 +203,8 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny models: that everything runs")
     parser.add_argument("--cpu", action="store_true", help="a judge of 6 layers on a CPU, against what was before")
-    parser.add_argument("--answers", type=int, default=0, help="so many instead of the table's")
+    parser.add_argument("--answers", type=int, default=0, help="so many instead of the table's, counted for all")
+    parser.add_argument("--sweep", default="", help="benchmark_gpu.json of this machine, instead of a sweep of its own")
     parser.add_argument("--repeats", type=float, default=0.0, help="share of the answers that equal the clean one")
     parser.add_argument("--form", default="harmbench-llama", help="of the judge")
     parser.add_argument("--tokenizer", default="", help="directory of a tokenizer for judge and reward")
@@ -212,7 +215,8 @@ def main(argv=None) -> int:
     dtype = jnp.float32 if is_small else jnp.bfloat16
     name, shape = next(iter(gpu.TINY.items())) if is_small else (MODEL, gpu.SHAPES[MODEL])
     states = 2 if options.quick else shape["num_hidden_layers"] + 1
-    count = options.answers or (POLES * PROMPTS * states * BUDGETS * KINDS if not options.cpu else 200)
+    whole = POLES * PROMPTS * states * BUDGETS * KINDS
+    count = options.answers or (200 if options.cpu else whole)
     tokenizer = tokenizer_of(options.tokenizer, 32000)
     vocab = len(tokenizer) if options.tokenizer else 32000
     if options.quick:
@@ -223,7 +227,10 @@ def main(argv=None) -> int:
         judge, reward = llama(40, 5120, 13824, 40, vocab), reward_config(36, 1280, 20, 50257)
     print(f"{jax.devices()[0].device_kind}: {count} answers", flush=True)
     record = {"machine": run.machine(), "answers": count, "repeats": options.repeats}
-    if not options.cpu:
+    if options.sweep:
+        sweeps = json.loads(pathlib.Path(options.sweep).read_text(encoding="utf-8"))["sweeps"]
+        record["sweep"] = next(one for one in sweeps if one["model"] == name)
+    elif not options.cpu:
         problem = gpu.problem_of(name, shape, prompts=2 if options.quick else PROMPTS, tokens=40)
         peak = work.matmul_peak(0.2, 256) if options.quick else work.matmul_peak(3.0, 8192, jnp.bfloat16)
         record["sweep"] = gpu.sweep(problem, new=8 if options.quick else ANSWER_TOKENS, peak=peak)
@@ -239,8 +246,9 @@ def main(argv=None) -> int:
     sizes = (8, None) if is_small else (None,)
     record["reward"] = [reward_line(reward, tokenizer, pairs, unit=unit, batch=batch) for batch in sizes]
     if not options.cpu:
-        parts = [POLES * record["sweep"]["seconds"], record["judge"][-1]["seconds"], record["reward"][-1]["seconds"]]
-        record |= {"seconds": sum(parts), "aim_seconds": AIM_SECONDS}
+        read = [record[what][-1]["seconds"] * whole / count for what in ("judge", "reward")]
+        parts = [POLES * record["sweep"]["seconds"], *read]
+        record |= {"table_answers": whole, "parts": parts, "seconds": sum(parts), "aim_seconds": AIM_SECONDS}
         said = ", ".join(
             f"{part:.1f} s {what}" for what, part in zip(("sweeps", "judge", "reward"), parts, strict=True)
         )

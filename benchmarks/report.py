@@ -37,16 +37,24 @@ def render(record: dict) -> str:
         hardware=hardware.table(),
         costs=hardware.costs(),
         forecast=_forecast(),
+        accelerator=_stored("benchmark_gpu.json"),
+        judged=_stored("benchmark_judge.json"),
     )
     return text.rstrip() + "\n"
 
 
+def _stored(name: str) -> dict | None:
+    """A file of docs/ that another benchmark wrote, None where it was not run."""
+    path = pathlib.Path(__file__).parents[1] / "docs" / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
 def _forecast() -> str:
     """The table of benchmarks.forecast, where it was run."""
-    path = pathlib.Path(__file__).parents[1] / "docs" / "forecast.json"
-    if not path.exists():
+    stored = _stored("forecast.json")
+    if stored is None:
         return ""
-    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    runs = stored["runs"]
     held = sum(run["least"] <= run["seconds"] <= run["most"] for run in runs)
     errors = [abs(forecast.error(moment)) for run in runs for moment in run["left"]]
     near = sum(error <= forecast.ALLOWED for error in errors)
