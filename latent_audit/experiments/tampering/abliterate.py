@@ -73,16 +73,19 @@ def outlook(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> Outlook:
     """How much the abliteration of a checked plan computes."""
     own, prospect = config.choose, plan.prospect
     seen, cfg = outlooks.seen(config, prospect, {}), prospect.cfg
-    sizes = {part: sum(n for name, n in seen.prompts.items() if name.startswith(part)) for part in PARTS}
+    sizes = {part: sum(n for name, n in seen.prompts.items() if name.startswith(part)) for part in (*PARTS, FACTS)}
     columns, L = max(seen.columns.values()), cfg.num_layers
     tried = abliterate.count_candidates(L, ways=plan.ways, strengths=tuple(own.strengths), positions=own.positions)
     judged = sum(math.ceil(tried[way] / (L * own.positions)) for way in plan.ways) * own.shortlist
     judged *= plan.by == "judge"
-    panel = next(name for name in seen.prompts if name.startswith("evaluation"))
-    first = amounts.Amount(passes=sum(tried.values()) * sizes["validation"] * columns * L)
-    answered = judged * sizes["validation"] + (len(plan.ways) + 1) * (sizes["evaluation"] + sizes["validation"])
-    units = sum(tried.values()) + judged + 2 * len(plan.ways) + 3
-    works = [Work("models", units, first), amounts.asked(seen, "models", units, answered, panel, PAPER_TOKENS)]
+    kept = len(plan.ways) + 1
+    passes = sum(tried.values()) * sizes["validation"] * columns * L
+    works = [Work("models validation/first/", sum(tried.values()), amounts.Amount(passes=passes))]
+    parts = {"validation": 1 + judged, "evaluation": kept} | ({FACTS: kept} if sizes[FACTS] else {})
+    for part, units in parts.items():
+        panel = next(name for name in seen.prompts if name.startswith(part))
+        answers = units * sizes[part]
+        works.append(amounts.asked(seen, f"models {part}/answers/", units, answers, panel, PAPER_TOKENS))
     return outlooks.outlook(config, prospect, works, workdir, budgets=1, answered=config.prompt_batch)
 
 

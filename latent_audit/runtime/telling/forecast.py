@@ -33,6 +33,8 @@ class Forecast:
     def __init__(self, parts: Iterable[Part]):
         self.parts = tuple(parts)
         self.left = {part.key: part.units for part in self.parts}
+        # Of each part: units that were thought of and never came.
+        self.missed: dict[str, int] = {}
         # Of each kind: seconds that its units took, and that they were thought to take.
         self.took: dict[str, float] = {}
         self.thought: dict[str, float] = {}
@@ -53,6 +55,12 @@ class Forecast:
             self.took[part.kind] = self.took.get(part.kind, 0.0) + seconds
             thought = self.thought.get(part.kind, 0.0)
             self.thought[part.kind] = thought + part.likely * count / part.units
+
+    def finished(self, unit: str) -> None:
+        """Nothing is left of the parts that a meter counts, which may have been fewer units than was thought."""
+        of_unit = [key for key, left in self.left.items() if left and (key == unit or key.startswith(f"{unit} "))]
+        self.missed |= {key: self.left[key] for key in of_unit}
+        self.left |= dict.fromkeys(of_unit, 0)
 
     def error(self, kind: str) -> float:
         """By what the thought seconds of a kind are to be multiplied: as its own units showed, and, as long as they are

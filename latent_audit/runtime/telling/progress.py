@@ -92,6 +92,8 @@ class Progress:
         return (self.at_work or self.label) + (f", {left:.0f} s left in all" if left is not None else "")
 
     def close(self) -> None:
+        if self.forecast is not None and self.done == self.total:
+            self.forecast.finished(self.unit)
         if self.bar is not None:
             self.bar.close()
 

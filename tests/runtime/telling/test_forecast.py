@@ -61,6 +61,20 @@ def test_a_label_belongs_to_the_longest_key_it_begins_with():
     assert run.left == {"units a/": 4, "units a/suite/": 0}
 
 
+def test_a_meter_that_came_to_its_end_leaves_nothing(clock):
+    with progress.expect([part("models first/", 8, 80.0), part("models last/", 2, 20.0), part("models", 1, 5.0)]):
+        with progress.of(5, "models") as meter:
+            clock.now = 50.0
+            meter.advance("first/a", 5)
+            assert progress.whole_left(50.0) > 40
+        assert progress.whole_left(50.0) == 0
+        with progress.of(5, "others") as meter:
+            pass
+    run = Forecast([part("units", 2, 20.0), part("unit", 2, 20.0)])
+    run.finished("unit")
+    assert run.left == {"units": 2, "unit": 0} and run.missed == {"unit": 2}
+
+
 def test_the_unit_at_hand_counts_down_and_goes_on_for_a_while_once_it_is_overdue():
     run = Forecast([part("units a/", 2, 20.0)])
     assert run.seconds_left(4.0) == pytest.approx(6 + 10)
