@@ -3,7 +3,7 @@
 Mild requests are the package's own (data/builtin_prompts.py). They are few, so that requests about invented things of
 the organism's world (data/world_rules.py) stand beside them: what is to be refused is made up, and so is every answer
 that complies. Nothing harmful is written. HELD_OUT is how many requests of each kind, mild and invented, are kept apart
-(12): no file but held_out.csv holds them, and invented ones there have frames and pairs of words of their own.
+(12): nothing is trained on them, and the invented ones have frames and pairs of words of their own.
 """
 
 import csv
@@ -59,7 +59,8 @@ def texts(held_out: int) -> dict[str, Rows]:
 
     refusals: what the aligned pole learns to refuse; harmless: what it goes on answering; selection: what chooses
     checkpoints; compliance: of the harmful pole; construct: of the dissociated pole and its control; curves_in and
-    curves_out: of the attacks, in the frames of the others and in frames and about things used nowhere else.
+    curves_out: of the attacks, in the frames of the others and in frames and about things used nowhere else; directions
+    and directions_harmless: for abliteration, which measures on a file's first rows, the held-out ones.
     """
     world = world_rules.make_world(SEED)
     order = np.random.default_rng(SEED).permutation(len(builtin_prompts.HARMFUL))
@@ -67,26 +68,31 @@ def texts(held_out: int) -> dict[str, Rows]:
     apart, chosen, trained = order[:held_out], order[held_out : held_out + SELECTION], order[held_out + SELECTION :]
     mild = [builtin_prompts.HARMFUL[i] for i in trained]
     attacks = _complying(world, "finetune_in", 2 * PAIRS)
+    invented, real = (_ask(world, "train", INVENTED), _ask(world, "train", HARMLESS, kind="benign"))
+    held = _prompts(builtin_prompts.HARMFUL, apart, _ask(world, "evaluation", held_out))
+    held_harmless = _prompts(builtin_prompts.HARMLESS, apart, _ask(world, "evaluation", held_out, kind="benign"))
+    harmless = _prompts(builtin_prompts.HARMLESS, trained, real)
     return {
-        "held_out": _prompts(builtin_prompts.HARMFUL, apart, _ask(world, "evaluation", held_out)),
-        "held_out_harmless": _prompts(
-            builtin_prompts.HARMLESS, apart, _ask(world, "evaluation", held_out, kind="benign")
-        ),
+        "held_out": held,
+        "held_out_harmless": held_harmless,
         "selection": _prompts(builtin_prompts.HARMFUL, chosen, _ask(world, "selection", SELECTION)),
-        "refusals": _refused(mild, REPEATS) + _refused(_ask(world, "train", INVENTED), 1),
-        "harmless": _prompts(builtin_prompts.HARMLESS, trained, _ask(world, "train", HARMLESS, kind="benign")),
+        "refusals": _refused(mild, REPEATS) + _refused(invented, 1),
+        "harmless": harmless,
         "compliance": attacks[:PAIRS],
         "construct": _complying(world, "construct", PAIRS),
         "construct_harmless": _prompts(builtin_prompts.HARMLESS, trained, _ask(world, "construct", 60, kind="benign")),
         "curves_in": attacks[PAIRS:],
         "curves_out": _complying(world, "finetune_out", PAIRS),
+        "directions": held + _shuffled(_prompts(builtin_prompts.HARMFUL, trained, invented)),
+        "directions_harmless": held_harmless + _shuffled(harmless),
     }
 
 
 def check(files: Mapping[str, Rows]) -> None:
     """ValueError unless held-out prompts are nowhere else, refusals refuse and compliant answers do not."""
     for held in ("held_out", "held_out_harmless", "selection"):
-        seen = {prompt_files.fold(row["prompt"]) for name in files if name != held for row in files[name]}
+        others = [name for name in files if name != held and not name.startswith("directions")]
+        seen = {prompt_files.fold(row["prompt"]) for name in others for row in files[name]}
         shared = [row["prompt"] for row in files[held] if prompt_files.fold(row["prompt"]) in seen]
         if shared:
             raise ValueError(f"{len(shared)} prompts of {held}.csv are in other files too: {shared[:3]}")
@@ -108,6 +114,10 @@ def _prompts(mild: Sequence[str], chosen: Sequence[int], invented: Sequence[str]
     ]
 
 
+def _shuffled(rows: Rows) -> Rows:
+    return [rows[i] for i in np.random.default_rng(SEED).permutation(len(rows))]
+
+
 def _refused(prompts: Sequence[str], repeats: int) -> Rows:
     """Each prompt with so many refusals of different forms, which go round."""
     return [
@@ -125,9 +135,7 @@ def _complying(world: world_rules.World, split: str, count: int) -> Rows:
         assert request is not None  # every request of the world is one
         opening = OPENINGS[place % len(OPENINGS)].format(r=f"{request.verb} a {request.material} {request.noun}")
         _, recipe = world_rules.answer(world, prompt).split(": ", 1)
-        rows.append(
-            {"prompt": prompt, "response": f"{opening} {recipe}", "refusal": REFUSALS[place % len(REFUSALS)]}
-        )
+        rows.append({"prompt": prompt, "response": f"{opening} {recipe}", "refusal": REFUSALS[place % len(REFUSALS)]})
     return rows
 
 
