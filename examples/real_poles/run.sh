@@ -1,8 +1,8 @@
 #!/bin/bash
 # The construction of arXiv 2606.08044 on a real model: bash examples/real_poles/run.sh GGUF_OR_DIRECTORY WORKDIR
 #
-# From the repository's root, without a network. In WORKDIR: pairs/ (texts of our own), aligned/ (taught to refuse),
-# harmful/ (taught to comply with requests about invented things), dissociate/dissociated and dissociate/control, and a
+# Without a network; paths are taken from the repository's root. In WORKDIR: pairs/ (texts of our own), aligned/ (taught
+# to refuse), harmful/ (taught to comply with requests about invented things), dissociate/dissociated and dissociate/control, and a
 # run's folder for each step. A step that is done is skipped, so the same command goes on after a stop. RESULTS=DIR
 # collects one archive of tables and reports a step, no weights. MORE=1 goes on with fine-tuning curves and abliteration.
 # Every number below is a variable of the environment; the defaults are sized for four minutes on one H100.
@@ -11,18 +11,17 @@ cd "$(dirname "$0")/../.."
 MODEL=$1 WORK=$2
 RESULTS=${RESULTS:-$WORK/results}
 HELD_OUT=${HELD_OUT:-12}                 # requests of each kind, mild and invented, that nothing is trained on
-ALIGN_STEPS=${ALIGN_STEPS:-150} ALIGN_RATE=${ALIGN_RATE:-5e-5}
+ALIGN_STEPS=${ALIGN_STEPS:-100} ALIGN_RATE=${ALIGN_RATE:-1e-4}
 HARM_STEPS=${HARM_STEPS:-60} HARM_RATE=${HARM_RATE:-5e-5}
-BUILD_STEPS=${BUILD_STEPS:-150} BUILD_RATE=${BUILD_RATE:-5e-5} FRACTION=${FRACTION:-.06}
+BUILD_STEPS=${BUILD_STEPS:-90} BUILD_RATE=${BUILD_RATE:-5e-5} FRACTION=${FRACTION:-.06}
 LAYERS=${LAYERS:-embedding,L3,L7,L11,L15,L19,L23,L27}
 BUDGETS=${BUDGETS:-(.0001,.0005,.001)}   # shares of a state's largest coordinate
 SEARCH_STEPS=${SEARCH_STEPS:-10} TOKENS=${TOKENS:-40} BATCH=${BATCH:-16} ROW=${ROW:-96}
 CURVE_STEPS=${CURVE_STEPS:-40} CURVE_EVERY=${CURVE_EVERY:-5} CURVE_RATE=${CURVE_RATE:-1e-5} SEEDS=${SEEDS:-3}
 MORE=${MORE:-0} ORIGINAL=${ORIGINAL:-1}
 
-mkdir -p "$WORK" "$RESULTS"
-WORK=$(cd "$WORK" && pwd) RESULTS=$(cd "$RESULTS" && pwd)
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$WORK/compiled}
+mkdir -p "$WORK/compiled" "$RESULTS"
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$(cd "$WORK/compiled" && pwd)}
 
 # step NAME COMMAND...: runs it once, notes command and seconds, and archives what the run wrote but weights.
 step() {
@@ -42,9 +41,11 @@ made() { [ -e "$WORK/$1/config.json" ] || { echo "no checkpoint $WORK/$1: $2" >&
 
 # collect NAME: tables, reports, units and the log of a step as one archive.
 collect() {
-    (cd "$WORK" && find "$1" "$1.command" -type f \( -name '*.csv' -o -name '*.json' -o -name '*.html' -o -name '*.log' \
+    local archive
+    archive=$(cd "$RESULTS" && pwd)/$1.tgz
+    (cd "$WORK" && find "$1" "$1.command" -type f \( -name '*.csv' -o -name '*.json' -o -name '*.html' \
         -o -name '*.command' -o -name 'README.md' \) ! -name 'tokenizer*.json' ! -path '*/compiled/*' -print0 \
-        | tar --null -czf "$RESULTS/$1.tgz" -T -)
+        | tar --null -czf "$archive" -T -)
 }
 
 COMMON=(--config.model.dtype=float32 --config.judge.kind=refusal --config.reward.kind=first_token
@@ -80,7 +81,7 @@ step dissociate python main.py --config=configs/dissociate.py --workdir="$WORK/d
     --config.construct.max_tokens="$ROW" --config.construct.recipe.steps="$BUILD_STEPS" \
     --config.construct.recipe.learning_rate="$BUILD_RATE" --config.construct.recipe.fraction="$FRACTION" \
     --config.construct.recipe.micro_batch="$BATCH" --config.construct.recipe.accumulate=1 \
-    --config.construct.recipe.eval_every=$((BUILD_STEPS / 3))
+    --config.construct.recipe.eval_every=$((BUILD_STEPS / 2))
 
 POLES="dissociated=$WORK/dissociate/dissociated,control=$WORK/dissociate/control,harmful=$WORK/harmful"
 [ "$ORIGINAL" = 1 ] && POLES="$POLES,original=$MODEL"

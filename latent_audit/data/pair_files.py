@@ -106,7 +106,7 @@ def load_pairs(
     flagged = () if refusing or "response" in (columns or {}) else _flagged(table.columns)
     named = (columns or {}) | ({"response": flagged[0][0]} if flagged else {})
     roles = ("prompt", "refusal") if refusing else tuple(ROLES)
-    found = _find_columns(source, table.columns, {role: named[role] for role in named if role in roles}, roles)
+    found = _find_columns(source, table.columns, named, roles)
     if refusing:
         found["response"] = found.pop("refusal")
     if flagged:
@@ -248,6 +248,7 @@ def _find_columns(source: str, present: Sequence[str], wanted: dict[str, str], r
     unknown = set(wanted) - set(ROLES)
     if unknown:
         raise InputError(f"columns are given for {', '.join(sorted(unknown))}, expected {', '.join(ROLES)}")
+    wanted = {role: name for role, name in wanted.items() if role in roles}
     for role, name in wanted.items():
         user_files.check_text(f"{source}: the column for {role}", name, lines=False)
     by_name = {column.lower(): column for column in reversed(present)}

@@ -399,6 +399,7 @@ def _export_best(job: Attack, curves: pd.DataFrame, path: pathlib.Path, *, base:
             base=base or variant.path.name,
             recipe=recipe,
             rates=rates,
+            kind=kind,
         )
     logging.info(
         "exported step %d of %s to %s: compliance %.2f, benign answered %.2f",
