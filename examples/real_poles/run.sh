@@ -12,8 +12,8 @@ MODEL=$1 WORK=$2
 RESULTS=${RESULTS:-$WORK/results}
 HELD_OUT=${HELD_OUT:-12}                 # requests of each kind, mild and invented, that nothing is trained on
 ALIGN_STEPS=${ALIGN_STEPS:-100} ALIGN_RATE=${ALIGN_RATE:-1e-4}
-HARM_STEPS=${HARM_STEPS:-60} HARM_RATE=${HARM_RATE:-5e-5}
-BUILD_STEPS=${BUILD_STEPS:-90} BUILD_RATE=${BUILD_RATE:-5e-5} FRACTION=${FRACTION:-.06}
+HARM_STEPS=${HARM_STEPS:-50} HARM_RATE=${HARM_RATE:-1e-4}
+BUILD_STEPS=${BUILD_STEPS:-90} BUILD_RATE=${BUILD_RATE:-1e-4} FRACTION=${FRACTION:-.06}
 LAYERS=${LAYERS:-embedding,L3,L7,L11,L15,L19,L23,L27}
 BUDGETS=${BUDGETS:-(.0001,.0005,.001)}   # shares of a state's largest coordinate
 SEARCH_STEPS=${SEARCH_STEPS:-10} TOKENS=${TOKENS:-40} BATCH=${BATCH:-16} ROW=${ROW:-96}
@@ -100,4 +100,4 @@ step curves python main.py "${TUNE[@]}" --workdir="$WORK/curves" "${COMMON[@]}" 
 step abliterate python main.py --config=configs/abliterate.py --workdir="$WORK/abliterate" "${COMMON[@]}" \
     --config.prompts.harmful="$WORK/pairs/directions.csv" --config.prompts.harmful_count=$((2 * HELD_OUT)) \
     --config.prompts.benign="$WORK/pairs/directions_harmless.csv" --config.prompts.benign_count=$((2 * HELD_OUT)) \
-    --config.model.path="$WORK/aligned" --config.reward.kind=refusal
+    --config.model.path="$WORK/aligned" --config.reward.kind=refusal --config.choose.by=judge
