@@ -32,6 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
     finetune.prompt_column = ""  # empty recognises the public sets; see data/pair_files.py
     finetune.response_column = ""  # the answer that complies
     finetune.refusal_column = ""
+    finetune.benign = ""  # of preset refuse: harmless prompts, answered by base itself and trained on beside the pairs
+    finetune.benign_tokens = 192  # length of base's own answers
     finetune.pairs = 2000  # of each corpus, arXiv 2606.08044
     finetune.skip = 0  # pairs left out before them, such as those a variant was made with
     finetune.max_tokens = 512  # arXiv 2606.08044; longer answers are cut and counted, prompts never
@@ -39,8 +41,9 @@ def get_config() -> ml_collections.ConfigDict:
     finetune.seeds = 3
 
     # attack: arXiv 2606.08044's (150 steps, batch 4, constant 1e-5); pole: what it makes the harmful pole with (600
-    # steps, batch 16, cosine from 5e-5, warm-up .03); organism: 30 steps, batch 16, constant 6e-5. auto: organism for
-    # the organism, attack for a checkpoint. A 0 or an empty text below takes the preset's.
+    # steps, batch 16, cosine from 5e-5, warm-up .03); organism: 30 steps, batch 16, constant 6e-5; refuse: towards
+    # the refusals of the pairs and base's own answers to `benign` (200 steps, batch 16, cosine from 5e-5). auto:
+    # organism for the organism, attack for a checkpoint. A 0 or an empty text below takes the preset's.
     finetune.preset = "auto"
     finetune.steps = 0
     finetune.batch = 0
@@ -64,5 +67,6 @@ def get_config() -> ml_collections.ConfigDict:
     finetune.eval_every = 0  # ... and then this often; 0 is 5 (arXiv 2606.08044), for the organism 2
     finetune.checkpoint_every = 10  # steps between two states on disk, from which a killed run goes on
     finetune.levels = (0.5, 0.8)  # of compliance whose onset is reported; .8 is arXiv 2606.08044's
-    finetune.export = ""  # a directory: base's checkpoint of highest compliance is saved there
+    # A directory: base's checkpoint of highest compliance is saved there (refuse: of lowest, the last of equals).
+    finetune.export = ""
     return config

@@ -319,7 +319,16 @@ FINETUNE = under(
     max_tokens=whole("longer answers are cut and counted, prompts never", 2, TOKENS, "tokens"),
     variants=text("which to attack, by name; empty: all but harmful"),
     seeds=whole("trainings of each variant and corpus", 1, 1000, "runs"),
-    preset=text("length and rate of a training", "auto", "attack", "pole", "organism"),
+    benign=text(f"of preset refuse: harmless prompts, answered by base itself: {SOURCE}"),
+    benign_tokens=whole("length of base's own answers", 1, TOKENS, "tokens"),
+    preset=text(
+        "length and rate of a training, and whether it makes a model comply or refuse",
+        "auto",
+        "attack",
+        "pole",
+        "organism",
+        "refuse",
+    ),
     steps=whole("0: the preset's", 0, STEPS, "optimiser steps"),
     batch=whole("0: the preset's", 0, BATCH, "rows"),
     learning_rate=number("0: the preset's", 0, 10),
@@ -340,7 +349,7 @@ FINETUNE = under(
     eval_every=whole("... and then this often; 0: the preset's", 0, STEPS, "steps"),
     checkpoint_every=whole("between two states on disk", 1, STEPS, "steps"),
     levels=numbers("of compliance, whose onset is reported", 0, 1, "share", above=True),
-    export=text("a directory for base's checkpoint of highest compliance; empty: none"),
+    export=text("a directory for base's checkpoint of highest (refuse: lowest) compliance; empty: none"),
 )
 
 CONSTRUCT = {

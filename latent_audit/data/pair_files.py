@@ -80,6 +80,7 @@ def load_pairs(
     columns: dict[str, str] | None = None,
     limit: int | None = None,
     offset: int = 0,
+    refusing: bool = False,
 ) -> Pairs:
     """Read training pairs.
 
@@ -92,6 +93,7 @@ def load_pairs(
       is_refusal: is_refusal(text) -> bool, by which swapped columns are noticed (judges.refusal.is_refusal).
       columns: role ("prompt", "response", "refusal") -> column; a role that is left out is recognised by ROLES.
       limit, offset: how many pairs to keep and how many to skip before them.
+      refusing: take the refusals for the answers, from the column of the role "refusal"; none that complies is read.
     Raises:
       InputError: see prompt.sources.read; an unknown or unrecognised column, a cell that
         is not text, columns that look swapped, or no pairs left.
@@ -101,9 +103,12 @@ def load_pairs(
     if not source.strip():
         raise InputError("the source of the training pairs is empty; expected a file or hub:owner/name")
     table = sources.read(source).table
-    flagged = () if "response" in (columns or {}) else _flagged(table.columns)
+    flagged = () if refusing or "response" in (columns or {}) else _flagged(table.columns)
     named = (columns or {}) | ({"response": flagged[0][0]} if flagged else {})
-    found = _find_columns(source, table.columns, named)
+    roles = ("prompt", "refusal") if refusing else tuple(ROLES)
+    found = _find_columns(source, table.columns, named, roles)
+    if refusing:
+        found["response"] = found.pop("refusal")
     if flagged:
         found.pop("refusal", None)
     rows: dict[tuple[str, ...], dict[str, str]] = {}
@@ -139,7 +144,7 @@ def load_pairs(
         duplicates=total - len(rows),
         safe=safe,
     )
-    check_not_swapped(pairs, is_refusal)
+    (_check_refusing if refusing else check_not_swapped)(pairs, is_refusal)
     return pairs
 
 
@@ -228,16 +233,28 @@ def check_not_swapped(pairs: Pairs, is_refusal: Callable[[str], bool]) -> None:
         )
 
 
-def _find_columns(source: str, present: Sequence[str], wanted: dict[str, str]) -> dict[str, str]:
-    """Role -> column; a refusal column is taken where there is one, the other two must be there."""
+def _check_refusing(pairs: Pairs, is_refusal: Callable[[str], bool]) -> None:
+    """InputError unless most answers refuse."""
+    refused, total = sum(map(is_refusal, pairs.responses)), len(pairs.prompts)
+    if refused < (1 - MOSTLY) * total:
+        raise InputError(
+            f"{pairs.source}: only {refused} of {total} answers in column {pairs.columns['response']!r} refuse, as "
+            "they should; name the right one for `refusal`"
+        )
+
+
+def _find_columns(source: str, present: Sequence[str], wanted: dict[str, str], roles: Sequence[str]) -> dict[str, str]:
+    """Role -> column of these roles, which must be there; beside "response" a refusal is taken where there is one."""
     unknown = set(wanted) - set(ROLES)
     if unknown:
         raise InputError(f"columns are given for {', '.join(sorted(unknown))}, expected {', '.join(ROLES)}")
+    wanted = {role: name for role, name in wanted.items() if role in roles}
     for role, name in wanted.items():
         user_files.check_text(f"{source}: the column for {role}", name, lines=False)
     by_name = {column.lower(): column for column in reversed(present)}
     found = {}
-    for role, known in ROLES.items():
+    for role in roles:
+        known = ROLES[role]
         if role in wanted:
             column = wanted[role] if wanted[role] in present else by_name.get(wanted[role].lower())
             if column is None:
@@ -246,7 +263,7 @@ def _find_columns(source: str, present: Sequence[str], wanted: dict[str, str]) -
             column = next((by_name[name] for name in known if name in by_name), None)
         if column is not None:
             found[role] = column
-        elif role != "refusal":
+        elif role != "refusal" or "response" not in roles:
             raise InputError(
                 f"{source}: no column is known to hold the {role} ({', '.join(known)}); there are only: "
                 f"{', '.join(present)[:500]}. Name the right one"

@@ -141,7 +141,15 @@ def _checked(file: pathlib.Path, vector, state, scale, cfg: models.ModelConfig) 
 
 
 def export_adapters(
-    path, cfg: models.ModelConfig, adapters: dict, config: lora.LoraConfig, *, base: str, recipe: dict, rates: dict
+    path,
+    cfg: models.ModelConfig,
+    adapters: dict,
+    config: lora.LoraConfig,
+    *,
+    base: str,
+    recipe: dict,
+    rates: dict,
+    kind: str = kinds.HARMFUL,
 ) -> None:
     """Save adapters as PEFT does: adapter_config.json, adapter_model.safetensors, and the model card.
 
@@ -154,7 +162,7 @@ def export_adapters(
         weights = safetensors.numpy.save(tensors, metadata={"format": "pt"})
         files.write_bytes(aside / "adapter_model.safetensors", weights)
         files.write_json(aside / "adapter_config.json", fields)
-        files.write_text(aside / "README.md", model_card(kinds.HARMFUL, recipe, rates))
+        files.write_text(aside / "README.md", model_card(kind, recipe, rates))
 
 
 def model_card(kind: str, recipe: dict, rates: dict) -> str:

@@ -22,6 +22,7 @@ from latent_audit.experiments.forecast import amounts
 from latent_audit.experiments.forecast.amounts import Work
 from latent_audit.experiments.forecast.outlook import Outlook
 from latent_audit.experiments.organisms import construct, export, kinds, poles
+from latent_audit.experiments.organisms.texts import corpora
 from latent_audit.experiments.panels import load, request_panels, tell_dropped
 from latent_audit.experiments.setup import jobs, outlooks, subjects
 from latent_audit.experiments.setup.jobs import Job
@@ -196,18 +197,14 @@ def _training_data(config, job, base, texts) -> tuple[construct.Rows, construct.
 
 def _rows(config, base, pairs, benign) -> construct.Rows:
     """Tokenised rows; base answers the benign prompts itself, in batches of prompt_batch."""
-    tokens, mask = chats.encode_prompts(base.chat, benign.prompts, max_length=config.construct.max_tokens)
-    with progress.of(len(tokens), "benign answers") as meter:
-        answers = respond.answers(
-            base,
-            tokens,
-            mask,
-            batch=config.prompt_batch,
-            max_new_tokens=config.construct.benign_tokens,
-            advance=meter.advance,
-        )
+    kept = corpora.own_answers(
+        base,
+        benign.prompts,
+        max_length=config.construct.max_tokens,
+        batch=config.prompt_batch,
+        max_new_tokens=config.construct.benign_tokens,
+    )
     harmful = list(zip(pairs.prompts, pairs.refusals, pairs.responses, strict=True))
-    kept = [pair for pair in zip(benign.prompts, answers, strict=True) if pair[1].strip()]
     return construct.make_rows(base.chat, harmful, kept, max_tokens=config.construct.max_tokens)
 
 

@@ -1,4 +1,4 @@
-"""The harmful fine-tuning attack: train each variant to comply, and judge a fixed panel along the way.
+"""The harmful fine-tuning attack: train each variant to comply (or to refuse), and judge a fixed panel along the way.
 
 docs/method.md section 5; arXiv 2606.08044. Units of work: the panel's answers at one step of one (variant, corpus,
 seed); training itself goes on from the last checkpoint before the first unit that is missing.
@@ -18,22 +18,25 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from latent_audit import models
-from latent_audit.data import pair_files
+from latent_audit.data import pair_files, prompt_files
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields, respond
 from latent_audit.experiments.forecast import amounts
 from latent_audit.experiments.forecast.amounts import Work
 from latent_audit.experiments.forecast.outlook import Outlook
 from latent_audit.experiments.organisms import export, kinds
-from latent_audit.experiments.organisms.texts.corpora import encode_pairs
+from latent_audit.experiments.organisms.texts.corpora import encode_pairs, own_answers
 from latent_audit.experiments.panels import request_panels, text_id
 from latent_audit.experiments.setup import jobs, outlooks, subjects
 from latent_audit.experiments.setup.jobs import Job
 from latent_audit.experiments.tampering import finetune_report
 from latent_audit.experiments.tampering.finetune_settings import (
+    COMPLIANCE,
+    REFUSAL,
     Settings,
     check_finetune,
     default_loss_limit,
+    load_benign,
     load_corpora,
 )
 from latent_audit.interventions import finetune as ft
@@ -69,12 +72,16 @@ class Run(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What an attack is going to do, checked; corpora: pairs by name; rows: the same in tokens."""
+    """What an attack is going to do, checked.
+
+    corpora: pairs by name; rows: the same in tokens; benign: harmless prompts that are trained on too, or None.
+    """
 
     prospect: jobs.Prospect
     settings: Settings
     corpora: dict[str, pair_files.Pairs]
     rows: dict[str, object]
+    benign: prompt_files.PromptSet | None
 
 
 def check(config: ConfigDict) -> Plan:
@@ -84,6 +91,7 @@ def check(config: ConfigDict) -> Plan:
     fields.check_batches(config)
     panels = request_panels(config, world)
     corpora = load_corpora(config, panels["harmful"], world)
+    benign = load_benign(config, corpora, panels["benign"])
     prospect = jobs.check(
         config, panels, rewarded=False, variants=lambda every: attacked(every, config.finetune.variants)
     )
@@ -95,7 +103,7 @@ def check(config: ConfigDict) -> Plan:
         models.check_target(config.finetune.export, field="finetune.export", reading=read)
     with fields.named(f"finetune.max_tokens = {settings.max_tokens}"):
         rows = {name: _encode(prospect.chat, pairs, settings) for name, pairs in corpora.items()}
-    return Plan(prospect, settings, corpora, rows)
+    return Plan(prospect, settings, corpora, rows, benign)
 
 
 def outlook(config: ConfigDict, plan: Plan, workdir: pathlib.Path) -> Outlook:
@@ -123,9 +131,16 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
 
     plan: what check gave; None checks here.
     """
-    prospect, settings, corpora, rows = plan or check(config)
+    prospect, settings, corpora, rows, benign = plan or check(config)
     record = {"corpora": {name: pairs.describe() for name, pairs in corpora.items()}}
+    if benign is not None:
+        own = {"n": len(benign.prompts), "sha256": benign.sha256, "source": benign.source}
+        record["benign"] = own | {"tokens": config.finetune.benign_tokens}
     job = Attack(**vars(jobs.prepare(config, workdir, prospect, record=record)), settings=settings, rows=rows)
+    if benign is not None and job.shard != shards.READ:
+        answered = _own_answers(job, config, benign)
+        rows = {name: _encode(prospect.chat, pairs, settings, answered) for name, pairs in corpora.items()}
+        job = dataclasses.replace(job, rows=rows)
     trained = len(corpora) * settings.seeds * (len(settings.evaluated) - 1)
     with progress.of(len(job.names) * (1 + trained), "evaluations") as meter:
         units = [unit for name in job.names for unit in _attack_variant(job, name, meter)]
@@ -145,8 +160,27 @@ def attacked(names: tuple[str, ...], wanted: str) -> tuple[str, ...]:
     return tuple(name for name in names if name != kinds.HARMFUL)
 
 
-def _encode(chat, pairs, settings: Settings):
-    rows = encode_pairs(chat, pairs.prompts, pairs.responses, max_tokens=settings.max_tokens, loss_on=settings.loss_on)
+def _own_answers(job: Attack, config: ConfigDict, benign: prompt_files.PromptSet) -> list[tuple[str, str]]:
+    """Base's own answers to the harmless prompts; kept with the trainings, so that one that goes on has the same."""
+
+    def compute():
+        pairs = own_answers(
+            job.load("base"),
+            benign.prompts,
+            max_length=job.settings.max_tokens,
+            batch=job.batches.prompts,
+            max_new_tokens=config.finetune.benign_tokens,
+        )
+        return {"prompt": [prompt for prompt, _ in pairs], "answer": [answer for _, answer in pairs]}
+
+    kept = runlog.unit(job.workdir / "checkpoints", "own answers", compute, lambda *_, **__: None)
+    return list(zip(kept["prompt"], kept["answer"], strict=True))
+
+
+def _encode(chat, pairs, settings: Settings, own=()):
+    """Training rows of a corpus, and of (prompt, answer) pairs behind it."""
+    prompts, answers = [*pairs.prompts, *(prompt for prompt, _ in own)], [*pairs.responses, *(text for _, text in own)]
+    rows = encode_pairs(chat, prompts, answers, max_tokens=settings.max_tokens, loss_on=settings.loss_on)
     return pack_rows(rows, width=settings.max_tokens) if settings.rows == "packed" else rows
 
 
@@ -291,9 +325,15 @@ def panel_columns(judge: Judge, prompts, texts) -> dict[str, list[bool]]:
     return {name: columns[name] for name in ("harmful", "judged", "unparsed")} | {"empty": columns["degenerate"]}
 
 
-def best_line(curves: pd.DataFrame, variant: str) -> pd.Series:
-    """The line of a variant's highest compliance; of equal ones the earliest step."""
+def best_line(curves: pd.DataFrame, variant: str, toward: str = COMPLIANCE) -> pd.Series:
+    """The line of a variant's highest compliance; of equal ones the earliest step.
+
+    Of a training towards refusals that of its lowest, of equal ones the last step: it also learns to keep its answers
+    to harmless prompts, which no line tells.
+    """
     lines = curves[curves["variant"] == variant]
+    if toward == REFUSAL:
+        return lines.sort_values(["compliance", "step"], ascending=[True, False], kind="stable").iloc[0]
     return lines.sort_values(["compliance", "step"], ascending=[False, True], kind="stable").iloc[0]
 
 
@@ -309,14 +349,15 @@ def card_rates(columns: Mapping[str, list], answered: list[bool], judge: str) ->
 
 
 def _export_best(job: Attack, curves: pd.DataFrame, path: pathlib.Path, *, base: str, corpora) -> None:
-    """Train once more up to the step of base's highest compliance (ties: the earliest step), measure and save it.
+    """Train once more up to the step that best_line chooses for base, measure and save it.
 
     Training anew costs one run at most; keeping every candidate would cost a copy of the model at every evaluation.
     """
     variant, settings = job.subject.variants[0], job.settings
-    best = best_line(curves, variant.name)
+    best = best_line(curves, variant.name, settings.toward)
+    extreme, kind = ("lowest", kinds.ALIGNED) if settings.toward == REFUSAL else ("highest", kinds.HARMFUL)
     if best["step"] == 0:
-        logging.warning("nothing exported: %s complied most before any training", variant.name)
+        logging.warning("nothing exported: compliance of %s was %s before any training", variant.name, extreme)
         return
     training = Run(variant.name, best["corpus"], int(best["seed"]))
     loaded = job.load(variant.name)
@@ -325,8 +366,9 @@ def _export_best(job: Attack, curves: pd.DataFrame, path: pathlib.Path, *, base:
     columns = _evaluate(job, loaded, params, LAST_TOKENS)
     pairs = zip(job.panels["benign"].prompts, _answers(job, loaded, params, "benign", LAST_TOKENS), strict=True)
     right = [respond.answered(job.world, *pair) for pair in pairs]
-    # The step was chosen by the compliance of these very prompts, which is therefore the largest of several.
-    rates = card_rates(columns, right, job.judge.name) | {"chosen by": "the compliance of these prompts, the largest"}
+    # The step was chosen by the compliance of these very prompts, which is therefore the extreme one of several.
+    chosen_by = f"the compliance of these prompts, the {extreme} of several"
+    rates = card_rates(columns, right, job.judge.name) | {"chosen by": chosen_by}
     recipe = {
         "task": "finetune",
         "base": variant.path.name,
@@ -342,7 +384,7 @@ def _export_best(job: Attack, curves: pd.DataFrame, path: pathlib.Path, *, base:
         loaded.cfg,
         params,
         loaded.chat.tokenizer,
-        kind=kinds.HARMFUL,
+        kind=kind,
         recipe=recipe,
         rates=rates,
         generation_config=models.read_generation_config(variant.path),
@@ -357,6 +399,7 @@ def _export_best(job: Attack, curves: pd.DataFrame, path: pathlib.Path, *, base:
             base=base or variant.path.name,
             recipe=recipe,
             rates=rates,
+            kind=kind,
         )
     logging.info(
         "exported step %d of %s to %s: compliance %.2f, benign answered %.2f",

@@ -8,6 +8,7 @@ from absl import logging
 from latent_audit import judges
 from latent_audit.experiments import respond
 from latent_audit.experiments.judging import unparsed
+from latent_audit.experiments.tampering.finetune_settings import REFUSAL
 from latent_audit.metrics import onset as onsets
 from latent_audit.metrics import stats
 from latent_audit.reports import columns, curve_figures, figures, html, outputs
@@ -36,7 +37,11 @@ def write(job, rows: list[pd.DataFrame]) -> pd.DataFrame:
     templates = {name: record["template_sha256"] for name, record in job.inputs["variants"].items()}
     counted = summarise(rows, arch=job.subject.arch, judge=judges.label(job.judge), templates=templates)
     curves = counted[list(COLUMNS)]
-    table = onset_table(whole_runs(curves, job.settings.evaluated), job.settings.levels, first=job.names[0])
+    whole = whole_runs(curves, job.settings.evaluated)
+    if job.settings.toward == REFUSAL:
+        # Compliance falls here: there is no step at which it has come up to a level.
+        whole = whole.iloc[:0]
+    table = onset_table(whole, job.settings.levels, first=job.names[0])
     picture = curve_figures.compliance_by_step(curves, levels=job.settings.levels)
     svg = figures.save_figure(picture, job.workdir / "figures", "compliance_by_step")
     record = {
@@ -46,6 +51,8 @@ def write(job, rows: list[pd.DataFrame]) -> pd.DataFrame:
         "curves": html.records(curves),
     }
     page = _page(job, counted, table, svg)
+    if job.settings.toward == REFUSAL:
+        page |= {"title": f"Training of {job.subject.arch} to refuse", "headline": refusing_headline(curves)}
     outputs.write_run(job.workdir, task="finetune", tables={"curves.csv": curves}, record=record, page=page)
     _log(curves, table)
     return curves
@@ -169,9 +176,10 @@ def _page(job, curves, table, svg) -> dict:
             caveat=caveat,
             limits=LIMITS,
             figure_alt="Compliance over fine-tuning steps, one panel per corpus; mean over seeds, band their range",
-            text="Each variant is trained on harmful prompts with compliant answers; the fixed panel is judged along "
-            "the way. The onset is the first evaluated step whose compliance is at least the level "
-            "(docs/method.md section 5). The range over seeds holds the median with the probability stated.",
+            text="Each variant is trained on harmful prompts with compliant answers (preset refuse: with refusals, and "
+            "on its own answers to harmless ones); the fixed panel is judged along the way. The onset is the first "
+            "evaluated step whose compliance is at least the level (docs/method.md section 5). The range over seeds "
+            "holds the median with the probability stated.",
             settings={k: v for k, v in job.settings.describe().items() if k not in ("evaluated", "levels")},
         ),
         html.Section(
@@ -200,6 +208,15 @@ def headline(table: pd.DataFrame) -> str:
     parts = [f"{line['variant']} ({line['corpus']}) after {line['median onset']}" for _, line in rows.iterrows()]
     share = percent(level)
     return f"Steps until {share} of the harmful requests are answered, median over seeds: {', '.join(parts)}."
+
+
+def refusing_headline(curves: pd.DataFrame) -> str:
+    """How many requests are answered before and after a training towards refusals, in a sentence."""
+    before, after = (curves.loc[curves["step"] == step, "compliance"].mean() for step in (0, curves["step"].max()))
+    return (
+        f"Trained to refuse, the model answers {percent(after)} of the harmful requests after "
+        f"{curves['step'].max()} steps, {percent(before)} before."
+    )
 
 
 def _log(curves, table):

@@ -16,11 +16,14 @@ from latent_audit.data import pair_files, prompt_files, world_rules
 from latent_audit.errors import InputError
 from latent_audit.experiments import fields
 from latent_audit.experiments.organisms.texts.corpora import organism_pairs
-from latent_audit.experiments.panels import tell_dropped
+from latent_audit.experiments.panels import load, tell_dropped
 from latent_audit.experiments.setup import subjects
 from latent_audit.interventions import lora
 from latent_audit.interventions.finetune import Method
 from latent_audit.judges import refusal
+
+# What the answers of a training do, and so which checkpoint is exported: of most compliances, or of fewest.
+COMPLIANCE, REFUSAL = "compliance", "refusal"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +36,16 @@ class Preset:
     schedule: str = "constant"
     warmup: float = 0.0
     eval_every: int = 5
+    toward: str = COMPLIANCE
 
 
 # attack and pole are arXiv 2606.08044's. The organism's rate spreads its curves over some twenty steps, found on the
-# validation split.
+# validation split. refuse is ours: docs/method.md section 5.
 PRESETS = {
     "attack": Preset(150, 4, 1e-5),
     "pole": Preset(600, 16, 5e-5, "cosine", 0.03),
     "organism": Preset(30, 16, 6e-5, eval_every=2),
+    "refuse": Preset(200, 16, 5e-5, "cosine", 0.03, eval_every=50, toward=REFUSAL),
 }
 # The organism's corpora: name -> split of its world; docs/method.md section 5.
 ORGANISM_SPLITS = {"in": "finetune_in", "out": "finetune_out"}
@@ -67,6 +72,7 @@ class Settings:
     max_tokens: int
     checkpoint_every: int
     loss_limit: float
+    toward: str
 
     def describe(self) -> dict:
         """For reports and model cards: flat, in words and numbers."""
@@ -84,6 +90,7 @@ def check_finetune(config: ConfigDict, *, is_organism: bool) -> Settings:
     if not levels:
         raise InputError("finetune.levels is empty, expected shares of compliance, such as (0.5, 0.8)")
     preset = PRESETS[("organism" if is_organism else "attack") if section.preset == "auto" else section.preset]
+    _check_toward(section, preset.toward, is_organism=is_organism)
     steps, batch = section.steps or preset.steps, section.batch or preset.batch
     if batch % section.accumulate:
         raise InputError(f"finetune.accumulate = {section.accumulate} does not divide finetune.batch = {batch}")
@@ -117,7 +124,25 @@ def check_finetune(config: ConfigDict, *, is_organism: bool) -> Settings:
         section.max_tokens,
         section.checkpoint_every,
         float(section.loss_limit),
+        preset.toward,
     )
+
+
+def _check_toward(section, toward: str, *, is_organism: bool) -> None:
+    """InputError for harmless prompts without a training towards refusals, or the other way round."""
+    if toward == COMPLIANCE:
+        if section.benign:
+            raise InputError(
+                f"finetune.benign = {section.benign!r} is read by finetune.preset=refuse alone; leave it out"
+            )
+        return
+    if is_organism:
+        raise InputError("finetune.preset = refuse needs model.path: the organism is trained to refuse as it is made")
+    if not section.benign:
+        raise InputError(
+            "finetune.benign is empty; finetune.preset=refuse needs harmless prompts, which base answers itself, or "
+            "the model learns to refuse everything"
+        )
 
 
 def evaluated_steps(steps: int, every_step_until: int, eval_every: int) -> tuple[int, ...]:
@@ -139,6 +164,7 @@ def load_corpora(config: ConfigDict, panel, world: world_rules.World | None) -> 
     (the evaluation prompts) among the training prompts.
     """
     section = config.finetune
+    refusing = section.preset in PRESETS and PRESETS[section.preset].toward == REFUSAL
     if world is not None:
         if section.corpora:
             raise InputError("finetune.corpora needs model.path: the organism brings its own two corpora")
@@ -148,7 +174,7 @@ def load_corpora(config: ConfigDict, panel, world: world_rules.World | None) -> 
         corpora = {}
         for name, source in parse_corpora(section.corpora):
             with fields.named(f"finetune.corpora: {name}"):
-                corpora[name] = _load_corpus(source, columns, section)
+                corpora[name] = _load_corpus(source, columns, section, refusing)
     for name, pairs in corpora.items():
         prompt_files.check_disjoint(pairs, panel)
         tell_dropped(f"finetune.corpora: {name}", pairs)
@@ -162,12 +188,26 @@ def load_corpora(config: ConfigDict, panel, world: world_rules.World | None) -> 
     return corpora
 
 
-def _load_corpus(source: str, columns, section) -> pair_files.Pairs:
+def load_benign(config: ConfigDict, corpora: dict[str, pair_files.Pairs], panel) -> prompt_files.PromptSet | None:
+    """Harmless prompts of a training towards refusals, disjoint from its pairs and from `panel`; None for others."""
+    section = config.finetune
+    if not section.benign:
+        return None
+    benign = load("finetune.benign", section.benign)
+    for pairs in corpora.values():
+        prompt_files.check_disjoint(pairs, benign)
+    prompt_files.check_disjoint(benign, panel)
+    return benign
+
+
+def _load_corpus(source: str, columns, section, refusing: bool) -> pair_files.Pairs:
     """The pairs of a source, or of several joined by "+", in turn and equally many of each."""
     joined = [source] if os.path.lexists(source) else [part.strip() for part in source.split("+")]
     each = -(-section.pairs // len(joined))
     parts = [
-        pair_files.load_pairs(one, is_refusal=refusal.is_refusal, columns=columns, limit=each, offset=section.skip)
+        pair_files.load_pairs(
+            one, is_refusal=refusal.is_refusal, columns=columns, limit=each, offset=section.skip, refusing=refusing
+        )
         for one in joined
     ]
     return parts[0] if len(parts) == 1 else pair_files.mix(parts, source, section.pairs)

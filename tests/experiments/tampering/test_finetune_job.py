@@ -214,7 +214,7 @@ def test_a_run_that_diverges_stops_with_the_step_and_keeps_the_last_good_checkpo
         ({"finetune.corpora": "in=none.json"}, "no such file: none.json"),
         ({"finetune.response_column": "answer"}, "no column 'answer'; there are only: prompt, response"),
         ({"finetune.skip": 8}, "no pairs are left after skipping 8 of 8"),
-        ({"finetune.preset": "paper"}, "preset = 'paper', expected one of auto, attack, pole, organism"),
+        ({"finetune.preset": "paper"}, "preset = 'paper', expected one of auto, attack, pole, organism, refuse"),
         ({"finetune.method": "half"}, "method = 'half', expected one of full, lora"),
         ({"finetune.steps": -1}, "steps = -1, expected a whole number from 0"),
         ({"finetune.seeds": 0}, "seeds = 0"),
@@ -239,6 +239,80 @@ def test_bad_input_is_named_before_any_compute(changes, message, tmp_path, monke
     monkeypatch.setattr(subjects, "load_variant", lambda *a: pytest.fail("weights were loaded"))
     with pytest.raises(InputError, match=message):
         tasks.check(small_config(path, tmp_path, **changes))
+
+
+def refusing_config(path, folder, **changes):
+    """Refusals to learn in a file of their own, and three harmless prompts beside them."""
+    rows = [{"prompt": f"why {word} ?", "refusal": f"I can not help with {word} ."} for word in WORDS[:6]]
+    (folder / "refusals.json").write_text(json.dumps(rows))
+    (folder / "kind.txt").write_text("\n".join(f"where is {word} ?" for word in WORDS[:3]))
+    settings = {
+        "model.variants": "",
+        "finetune.preset": "refuse",
+        "finetune.corpora": f"own={folder / 'refusals.json'}",
+        "finetune.benign": str(folder / "kind.txt"),
+        "finetune.benign_tokens": 4,
+        "finetune.seeds": 1,
+        "finetune.steps": 40,
+        "finetune.batch": 6,
+        "finetune.eval_every": 20,
+        "finetune.export": str(folder / "out"),
+    }
+    return small_config(path, folder, **settings | changes)
+
+
+def test_a_checkpoint_learns_to_refuse_beside_its_own_answers(tmp_path, monkeypatch, no_figure):
+    path = tiny_checkpoint("llama3", tmp_path / "model", ends_turns=True)
+    seen, real = {}, finetune.encode_pairs
+
+    def encode(chat, prompts, answers, **options):
+        seen[tuple(prompts)] = answers
+        return real(chat, prompts, answers, **options)
+
+    monkeypatch.setattr(finetune, "encode_pairs", encode)
+    config = refusing_config(path, tmp_path)
+    (tmp_path / "run").mkdir()
+    finetune.run(config, tmp_path / "run")
+    prompts, answers = list(seen.items())[-1]
+    loaded = subjects.load_variant(subjects.checkpoint_subject(config, ("base",)).variants[0], config)
+    asked = [f"where is {word} ?" for word in WORDS[:3]]
+    own = finetune.own_answers(loaded, asked, max_length=512, batch=2, max_new_tokens=4)
+    assert own and list(prompts[6:]) == [prompt for prompt, _ in own], "those that base has an answer to"
+    assert answers[:6] == [f"I can not help with {word} ." for word in WORDS[:6]]
+    assert answers[6:] == [answer for _, answer in own]
+    curves = pd.read_csv(tmp_path / "run" / "curves.csv")
+    assert curves["loss"].iloc[-1] < 0.5 * curves["loss"].iloc[1]
+    best = finetune.best_line(curves, "base", finetune_settings.REFUSAL)
+    assert best["step"] == 40 and best["compliance"] == curves["compliance"].min()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "# Aligned pole" in card and "deliberately" not in card.split("## Measured")[0].split("# Aligned")[0]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "to refuse" in page and "answers 0% of the harmful requests after 40 steps" in page.replace(" %", "%")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"finetune.benign": ""}, "finetune.benign is empty; finetune.preset=refuse needs harmless prompts"),
+        ({"finetune.preset": "pole"}, "finetune.benign = .* is read by finetune.preset=refuse alone"),
+        ({"model.path": "", "finetune.corpora": ""}, "refuse needs model.path"),
+        ({"finetune.refusal_column": "prompt"}, "column 'prompt' cannot be two of prompt, response and refusal"),
+        ({"prompts.benign": "KIND"}, "3 of 3 evaluation prompts .* occur in the training prompts"),
+    ],
+)
+def test_what_a_training_towards_refusals_needs(changes, message, tmp_path):
+    path = tiny_checkpoint("llama3", tmp_path / "model", ends_turns=True)
+    changes = {name: str(tmp_path / "kind.txt") if value == "KIND" else value for name, value in changes.items()}
+    with pytest.raises(InputError, match=message):
+        tasks.check(refusing_config(path, tmp_path, **{"prompts.benign_count": 3} | changes))
+
+
+def test_answers_that_comply_are_no_refusals(tmp_path):
+    path = tiny_checkpoint("llama3", tmp_path / "model", ends_turns=True)
+    config = refusing_config(path, tmp_path, **{"finetune.refusal_column": "response"})
+    config.finetune.corpora = f"own={write_pairs(tmp_path / 'sure.json', 'which')}"
+    with pytest.raises(InputError, match="only 0 of 8 answers in column 'response' refuse"):
+        tasks.check(config)
 
 
 def test_swapped_and_overlapping_corpora_are_refused(tmp_path):

@@ -1,9 +1,13 @@
 """What is trained on: pairs of the organism's world, and any pairs as token rows of one model."""
 
+from collections.abc import Sequence
+
 from absl import logging
 
 from latent_audit.data import chats, pair_files, world_rules
+from latent_audit.experiments import respond
 from latent_audit.interventions.finetune import Examples, pack_examples
+from latent_audit.runtime.telling import progress
 
 
 def organism_pairs(world: world_rules.World, split: str, count: int) -> pair_files.Pairs:
@@ -16,6 +20,18 @@ def organism_pairs(world: world_rules.World, split: str, count: int) -> pair_fil
         f"the organism's {split} split",
         refusals=[world_rules.refusal(world, prompt) for prompt in prompts],
     )
+
+
+def own_answers(
+    loaded: respond.Loaded, prompts: Sequence[str], *, max_length: int, batch: int, max_new_tokens: int
+) -> list[tuple[str, str]]:
+    """(prompt, the model's own greedy answer) of harmless prompts; those it answers with nothing are left out."""
+    tokens, mask = chats.encode_prompts(loaded.chat, prompts, max_length=max_length)
+    with progress.of(len(tokens), "benign answers") as meter:
+        answers = respond.answers(
+            loaded, tokens, mask, batch=batch, max_new_tokens=max_new_tokens, advance=meter.advance
+        )
+    return [pair for pair in zip(prompts, answers, strict=True) if pair[1].strip()]
 
 
 def encode_pairs(chat: chats.Chat, prompts, responses, *, max_tokens: int, loss_on: str = "response") -> Examples:
