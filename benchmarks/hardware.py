@@ -2,7 +2,7 @@
 
     python -m benchmarks.hardware            prints the table that docs/performance.md holds
 
-Nothing here is measured but what MEASURED holds: memory follows from shapes, minutes from published peaks times the
+Nothing here is measured but the shares below: memory follows from shapes, minutes from published peaks times the
 shares of them that were reached on one H100. The default main job: 24 prompts of 40 tokens x every residual state x 3
 budgets x {pgd, two random controls}, 128 tokens answered to each; bfloat16, no judge.
 """
@@ -18,13 +18,10 @@ from latent_audit.models.config import ModelConfig
 from latent_audit.models.families import config_from_hf
 
 PROMPTS, COLUMNS, BUDGETS, ATTACKS, STEPS, NEW = 24, 40, 3, 3, 10, 128
-# python -m benchmarks.gpu --models "Llama 3.2 3B" --no-rival, one H100 (80 GB), jax 0.11.2, bfloat16, November 2026:
-# {pgd, random} alone, 144 answers at a time. STEPS_AT: rows -> seconds of a decode step.
-MEASURED = {"device": "H100", "model": "Llama 3.2 3B", "seconds": 61.6, "search": 15.2, "generation": 46.4}
-STEPS_AT = {1: 6.7e-3, 8: 7.7e-3, 64: 9.8e-3, 512: 26.8e-3}
-# What follows from it. Search: the share of the peak of products that it reached. A step of 512 rows: over what memory
-# or products allow, keys, values and logits included (6.1 ms). A step of one row: seconds of a block beyond weights.
-REACHED, OVER_BOUND, BLOCK_SECONDS = 0.45, 4.4, 1.5e-4
+# docs/benchmark_gpu.json: python -m benchmarks.gpu --models "Llama 3.2 3B" --no-rival, one H100 (80 GB), jax 0.11.2,
+# bfloat16, 2026-11-27. Search: the share of the peak of products that it reached. A step of 512 rows: over what memory
+# or products allow, keys and values included. A step of one row (3.8 ms, 2.5 of it weights): seconds of a block beyond.
+REACHED, OVER_BOUND, BLOCK_SECONDS = 0.5, 1.8, 4.5e-5
 # Of the device's memory: what is left free.
 SPARE = 0.08
 MOST_ROWS = 512
@@ -41,9 +38,9 @@ class Device(NamedTuple):
 DEVICES = {
     "RTX 4090": Device(24, 165e12, 1008e9),
     "A100 40 GB": Device(40, 312e12, 1555e9),
-    "H100 80 GB": Device(80, 705e12, 2649e9),
+    "H100 80 GB": Device(80, 694e12, 2560e9),
     "TPU v5e, 8 chips": Device(8 * 16, 8 * 197e12, 8 * 819e9),
-    "H100, 8 of them": Device(8 * 80, 8 * 705e12, 8 * 2649e9),
+    "H100, 8 of them": Device(8 * 80, 8 * 694e12, 8 * 2560e9),
 }
 
 

@@ -32,8 +32,6 @@ def render(record: dict) -> str:
         slopes=growth.exponents(record["growth"]),
         aims=aims(record),
         first_search=[one["seconds"] for one in record["tried"] if one["what"].startswith("first search")],
-        h100=hardware.MEASURED,
-        h100_steps=hardware.STEPS_AT,
         hardware=hardware.table(),
         costs=hardware.costs(),
         forecast=_forecast(),
@@ -60,8 +58,7 @@ def _forecast() -> str:
     near = sum(error <= forecast.ALLOWED for error in errors)
     said = (
         f"The range held the time of {held} of {len(runs)} runs; {near} of {len(errors)} times left are within "
-        f"{forecast.ALLOWED:.0%} of the truth, which all should be. What small batches cost beyond their rows is not "
-        "counted, and the suite's rounds are a guess."
+        f"{forecast.ALLOWED:.0%} of the truth, which all should be. The suite's rounds are a guess before they are run."
     )
     return f"{forecast.table(runs)}\n\n{said}"
 
