@@ -110,8 +110,11 @@ def _parts(outlook: Outlook, own: Rates) -> list[Part]:
 
 def _kind_of(key: str) -> str:
     """Parts that err alike: of all variants and layers the same experiment; "units base/lvs/L3/" -> "lvs"."""
-    pieces = key.split(" ", 1)[-1].split("/")
-    return pieces[1] if key.startswith("units ") and len(pieces) > 1 else key
+    if not key.startswith("units ") or "/" not in key:
+        return key
+    pieces = key.split("/")[1:]
+    # What the suite's gates read is counted well, how many rounds it takes is not.
+    return "/".join(pieces[: 2 if pieces[0] == "suite" else 1])
 
 
 def _together(label: str, parts: Sequence[Part]) -> Part:
