@@ -44,8 +44,8 @@ BLOCK = 24  # prompts whose bisection is one unit
 SMALL = 12  # states of a model that has all of them searched
 VECTORS = "vectors"  # where pushes are kept while variants are left
 MOST_TWINS = 3  # whose pushes are tried: each costs an answer a prompt and round
-# Shares of the largest cost of all rounds that are needed at least and most often. Prompts that fall leave, but the rows
-# of a call are filled up; two variants of the organism, of which one falls at once, took .8 and .9 of it.
+# Shares of the largest cost of all rounds that are needed at least and most often. Prompts that fall leave, but the
+# rows of a call are filled up; two variants of the organism, of which one falls at once, took .8 and .9 of it.
 NEEDED = (0.1, 0.7)
 
 
