@@ -1,6 +1,7 @@
 """The benchmark: our search against what a researcher would otherwise use, on the same weights and prompts, in one run.
 
     python -m benchmarks.run                     2 CPU cores, 40 minutes; writes benchmark.json and docs/performance.md
+    python -m benchmarks.run --comparisons       those alone, 15 minutes; growth, loading and attempts stay as stored
     python -m benchmarks.run --quick             a tiny model, seconds: that everything runs, no numbers to keep
 
 torch and transformers are needed here (requirements-test.txt). Every comparison checks that both computed the same.
@@ -173,9 +174,33 @@ def machine() -> dict:
     }
 
 
+def beside(problems: list[work.Problem], organism: str, *, quick: bool) -> dict:
+    """How cost grows, what loading takes and what the attempts of benchmarks.tried came to."""
+    grown = (
+        [growth.measure(axis, value) for axis, values in growth.AXES.items() for value in values] if not quick else []
+    )
+    loaded = memory.measure(gigabytes=0.01 if quick else 4.0)
+    print(
+        f"loading {loaded['gigabytes']:.2f} GB: peak {loaded['peak_gigabytes']:.2f} GB, allowed "
+        f"{loaded['allowed_gigabytes']:.2f} GB",
+        flush=True,
+    )
+    attempts = [one for problem in problems[:2] for one in tried.batching(problem)]
+    attempts += tried.residuals(problems[0]) + tried.static_starts(problems[0]) + tried.cache(tiny=quick)
+    if organism:
+        attempts += tried.early_stop(work.organism_requests(organism))
+        attempts += tried.restarts(work.organism_requests(organism, target="Sure, here is how to", turn=True))
+    for one in attempts:
+        print(f"{one['what']}: {one['seconds']:.2f} s, {one['programs']} programs; {one['note']}", flush=True)
+    return {"growth": grown, "loading": loaded, "tried": attempts}
+
+
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tiny model: that everything runs")
+    parser.add_argument(
+        "--comparisons", action="store_true", help="against rivals alone; the rest stays as it is stored"
+    )
     parser.add_argument(
         "--organism", default="", help="a trained checkpoint to measure too, such as runs/lvs/organism/base"
     )
@@ -190,40 +215,19 @@ def main(argv=None) -> int:
     if options.organism:
         problems.append(work.from_checkpoint(options.organism))
     lines = comparisons(problems, quick=options.quick, peak=peak)
-    grown = (
-        []
-        if options.quick
-        else [growth.measure(axis, value) for axis, values in growth.AXES.items() for value in values]
-    )
-    loaded = memory.measure(gigabytes=0.01 if options.quick else 4.0)
-    print(
-        f"loading {loaded['gigabytes']:.2f} GB: peak {loaded['peak_gigabytes']:.2f} GB, allowed "
-        f"{loaded['allowed_gigabytes']:.2f} GB",
-        flush=True,
-    )
-    attempts = [one for problem in problems[:2] for one in tried.batching(problem)]
-    attempts += tried.residuals(problems[0]) + tried.static_starts(problems[0]) + tried.cache(tiny=options.quick)
-    if options.organism:
-        attempts += tried.early_stop(work.organism_requests(options.organism))
-        attempts += tried.restarts(work.organism_requests(options.organism, target="Sure, here is how to", turn=True))
-    for one in attempts:
-        print(f"{one['what']}: {one['seconds']:.2f} s, {one['programs']} programs; {one['note']}", flush=True)
+    stored = out / "benchmark_rest.json"
+    if options.comparisons:
+        rest = json.loads(stored.read_text(encoding="utf-8")) | {"is_of_another_run": True}
+    else:
+        rest = beside(problems, options.organism, quick=options.quick) | {"is_of_another_run": False}
     where = machine()
     for line in lines:
         line["machine"] = f"{where['cpu_count']} cores, {where['device']}, jax {where['jax']}, torch {where['torch']}"
-    record = {
-        "lines": lines,
-        "growth": grown,
-        "loading": loaded,
-        "tried": attempts,
-        "peak_gflops": peak / 1e9,
-        "machine": where,
-    }
+    rest |= {"peak_gflops": peak / 1e9, "machine": where}
     (out / "benchmark.json").write_text(json.dumps(lines, indent=2) + "\n", encoding="utf-8")
-    rest = {name: value for name, value in record.items() if name != "lines"}
-    (out / "benchmark_rest.json").write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
+    stored.write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
     if not options.quick:
-        report.write(out, record)
+        report.write(out, rest | {"lines": lines})
     failed = [line["name"] for line in lines if line["equal"] is False]
     if failed:
         print(f"not equal: {failed}", file=sys.stderr)
