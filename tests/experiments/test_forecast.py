@@ -115,7 +115,8 @@ def test_works_of_one_key_are_one_part_within_their_shares():
     seen = outlook.Outlook(cfg, "float32", 1, 1, 4, 1, 1, works)
     (part,) = outlook._parts(seen, RATES)
     assert (part.kind, part.units) == ("lvs", 3)
-    assert (part.least, part.likely, part.most) == pytest.approx((1.2, 1.5, 2.0))
+    own = 3 * outlook.UNIT_SECONDS
+    assert (part.least, part.likely, part.most) == pytest.approx((1.2 + own, 1.5 + own, 2.0 + own))
 
 
 def test_rates_are_measured_at_the_shapes_of_a_model(monkeypatch, tmp_path):

@@ -25,6 +25,9 @@ WORTH_MEASURING = 60.0
 # Bytes per second at which weights come from a disk; programs that a run compiles, each about as long as a measured
 # one; ours.
 READ_BYTES, PROGRAMS = 3e8, 12
+# Seconds of a unit beside what it computes: handing arrays over, judging by rules, writing it down. Of units of an
+# abliteration on two cores, which compute little; ours.
+UNIT_SECONDS = 0.1
 _MEGA, _GIGA = 1e6, 1e9
 
 
@@ -105,7 +108,13 @@ def _parts(outlook: Outlook, own: Rates) -> list[Part]:
             likely=before.likely + work.likely * seconds,
             most=before.most + seconds,
         )
-    return list(found.values())
+    return [_with_units(part) for part in found.values()]
+
+
+def _with_units(part: Part) -> Part:
+    """With what its units take beside what they compute."""
+    more = UNIT_SECONDS * part.units if part.key.split(" ")[0] in UNITS else 0.0
+    return part._replace(least=part.least + more, likely=part.likely + more, most=part.most + more)
 
 
 def _kind_of(key: str) -> str:

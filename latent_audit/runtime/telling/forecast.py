@@ -8,8 +8,9 @@ others; kinds of which nothing is done yet are put right, by half, by everything
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# Ours: a unit that has taken longer than was thought takes this share of it still.
-OVERDUE = 0.25
+# Ours: a unit that has taken longer than was thought takes this share of it still. What it has taken too long is work
+# of those behind it as well, up to half of theirs: states are searched together and told apart.
+OVERDUE, TOGETHER = 0.25, 0.5
 # Ours: what was thought before counts as much as this share of a kind, done. The first unit of a kind often takes much
 # longer than its others, for what is prepared with it.
 TRUSTED = 0.15
@@ -78,19 +79,27 @@ class Forecast:
 
     def seconds_left(self, spent: float = 0.0) -> float:
         """Of all units that are not done; spent: on the one at hand, the next in order."""
-        left, one = sum(map(self._of_rest, self.parts)), self._at_hand()
-        # One that takes longer than was thought goes on for a while.
-        return left if one is None else left - one + max(one - spent, OVERDUE * spent)
+        left, part = sum(map(self._of_rest, self.parts)), self._next()
+        if part is None:
+            return left
+        one = self._of_one(part)
+        if spent <= one:
+            return left - spent
+        behind = sum(self._of_rest(other) for other in self.parts if other.kind == part.kind) - one
+        return left - one - min(spent - one, TOGETHER * behind) + OVERDUE * spent
 
     def seconds_behind(self, error: float) -> float:
         """Of all units behind the one at hand; error: where nothing is done, that of the run at hand."""
         scale = 1.0 if any(self.thought.values()) else error
-        return scale * (sum(map(self._of_rest, self.parts)) - (self._at_hand() or 0.0))
+        part = self._next()
+        return scale * (sum(map(self._of_rest, self.parts)) - (self._of_one(part) if part else 0.0))
 
-    def _at_hand(self) -> float | None:
-        """Seconds of the next unit in order, None where none is left."""
-        part = next((part for part in self.parts if self.left[part.key]), None)
-        return None if part is None else self.error(part.kind) * part.likely / part.units
+    def _next(self) -> Part | None:
+        """The part of the next unit in order, None where none is left."""
+        return next((part for part in self.parts if self.left[part.key]), None)
+
+    def _of_one(self, part: Part) -> float:
+        return self.error(part.kind) * part.likely / part.units
 
     def _of_rest(self, part: Part) -> float:
         return self.error(part.kind) * part.likely * self.left[part.key] / part.units if part.units else 0.0

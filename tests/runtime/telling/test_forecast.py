@@ -76,9 +76,13 @@ def test_a_meter_that_came_to_its_end_leaves_nothing(clock):
 
 
 def test_the_unit_at_hand_counts_down_and_goes_on_for_a_while_once_it_is_overdue():
-    run = Forecast([part("units a/", 2, 20.0)])
-    assert run.seconds_left(4.0) == pytest.approx(6 + 10)
-    assert run.seconds_left(40.0) == pytest.approx(forecast.OVERDUE * 40 + 10)
+    alone = Forecast([part("units a/", 1, 10.0), part("units b/", 1, 30.0)])
+    assert alone.seconds_left(4.0) == pytest.approx(6 + 30)
+    assert alone.seconds_left(40.0) == pytest.approx(forecast.OVERDUE * 40 + 30)
+    # What one of several has taken too long may be the others' work, and is no more than half of it.
+    among = Forecast([part("units a/", 5, 50.0, "a"), part("units b/", 5, 50.0, "a")])
+    assert among.seconds_left(30.0) == pytest.approx(90 - 20 + forecast.OVERDUE * 30)
+    assert among.seconds_left(300.0) == pytest.approx(90 - 45 + forecast.OVERDUE * 300)
 
 
 def test_a_meter_tells_the_time_left_of_the_whole_run_without_compilation(clock):
