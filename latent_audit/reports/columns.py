@@ -10,17 +10,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from latent_audit import text
+from latent_audit import column_table, text
 from latent_audit.text import counted, interval, percent
 
 # A title may begin with a capital only where the name is one. Other names lose their underscores.
 TITLES = {
     "arch": "model",
     "exp": "measured",
+    "layer": "state",
     "layer_idx": "number of the block",
-    "lvs": "LVS",
-    "lvs_mean": "mean LVS",
-    "lvs_median": "median LVS",
+    "budget": "budget (relative)",
+    "n": "prompts",
+    "lvs": "LVS (score)",
+    "lvs_mean": "mean LVS (score)",
+    "lvs_median": "median LVS (score)",
     "asr": "attack success",
     "n_benign": "harmless prompts",
     "n_facts": "questions of fact",
@@ -32,32 +35,32 @@ TITLES = {
     "empty": "empty answers",
     "successes": "counted",
     "control_successes": "counted under the control",
-    "reward_clean": "reward when asked",
-    "reward_attacked": "reward under the attack",
-    "eps": "bound of a coordinate",
-    "eps_over_rms": "bound over the state's root mean square",
+    "reward_clean": "reward when asked (higher is safer)",
+    "reward_attacked": "reward under the attack (higher is safer)",
+    "eps": "bound of a coordinate (in the state's units)",
+    "eps_over_rms": "bound over the state's root mean square (ratio)",
     "incoherent": "incoherent answers",
     "control_incoherent": "incoherent answers under the control",
     "beyond_language": "beyond the model's language",
     "reward_fell": "reward fell",
-    "reward_drop": "drop of reward where it fell",
-    "l2": "length of the push (L2)",
-    "linf": "largest coordinate of the push",
-    "nll_first": "loss before",
-    "nll_last": "loss after",
+    "reward_drop": "drop of reward where it fell (of the reward's units)",
+    "l2": "length of the push (L2, in the state's units)",
+    "linf": "largest coordinate of the push (in the state's units)",
+    "nll_first": "loss before (nats per token)",
+    "nll_last": "loss after (nats per token)",
     "fell": "share of prompts whose loss fell",
     "at_bound": "share of coordinates at the bound",
     "aggregated": "in the aggregates",
     "template_sha256": "hash of the chat template",
-    "loss": "training loss",
+    "loss": "training loss (nats per token)",
     "gradient_norm": "norm of the gradient",
-    "kl": "KL from base",
-    "log_odds": "log-odds of a refusing first token",
+    "kl": "KL from base (nats)",
+    "log_odds": "log-odds of a refusing first token (nats)",
     "bypass": "bypass of the refusing first token",
     "of_base": "of base's",
     "unsafe": "Unsafe",
     "jailbreak": "Jailbreak",
-    "ras": "RAS",
+    "ras": "RAS (0 to 100)",
     "ras_in_sample": "RAS in sample",
     "ras_loo": "RAS, left out",
     "ras_prompts": "RAS, prompts alone resampled",
@@ -81,7 +84,7 @@ TITLES = {
     "patch_coherence": "coherent when patched",
     "benign_answer_rate": "answers harmless prompts",
     "over_refusal": "refuses harmless prompts that look harmful",
-    "proxy": "judge-free proxy, nats",
+    "proxy": "judge-free proxy (nats)",
     "s": "score s",
 }
 # Columns whose cells are names of this project too: their own titles come before those above.
@@ -118,11 +121,16 @@ APPLIES = dict.fromkeys(
 
 
 class Readable(NamedTuple):
-    """columns: (title, is numeric); rows: text of every cell; legend: title -> names of the CSV's columns."""
+    """columns: (title, is numeric); rows: text of every cell; legend: title -> names of the CSV's columns.
+
+    notes: what each column holds, in one line; exact: of every cell the number as it is, '' where the text has it all.
+    """
 
     columns: list[tuple[str, bool]]
     rows: list[list[str]]
     legend: dict[str, str]
+    notes: list[str]
+    exact: list[list[str]]
 
 
 def readable(table: pd.DataFrame) -> Readable:
@@ -146,7 +154,10 @@ def readable(table: pd.DataFrame) -> Readable:
             legend[_head(name, ends)] = ", ".join(listed)
     cells = [_column(table, name, ends.get(name), counts.get(name), legend) for name in shown]
     columns = [(_head(name, ends), _is_numeric(table[name])) for name in shown]
-    return Readable(columns, [list(row) for row in zip(*cells, strict=True)], legend)
+    notes = [column_table.COLUMNS[name].what if name in column_table.COLUMNS else "" for name in shown]
+    exact = [list(map(_exact, table[name], texts)) for name, texts in zip(shown, cells, strict=True)]
+    rows, precise = ([list(row) for row in zip(*kept, strict=True)] for kept in (cells, exact))
+    return Readable(columns, rows, legend, notes, precise)
 
 
 def in_text(table: pd.DataFrame) -> str:
@@ -226,6 +237,14 @@ def _valued(value: Any, ends: list, count: list, is_share: bool) -> str:
         share = percent(float(value))
         return f"{share} ({interval(*map(float, ends))})" if known else share
     return f"{cell(value)} ({cell(ends[0])} to {cell(ends[1])})" if known else cell(value)
+
+
+def _exact(value: Any, shown: str) -> str:
+    """The number that a cell's text is of, to six digits; '' for no number and where the text is that number."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number) or pd.isna(value):
+        return ""
+    exact = f"{value:.6g}"
+    return "" if exact == shown else exact
 
 
 def _is_numeric(values: pd.Series) -> bool:
