@@ -19,11 +19,10 @@ TITLES = {
     "exp": "measured",
     "layer": "state",
     "layer_idx": "number of the block",
-    "budget": "budget (relative)",
     "n": "prompts",
-    "lvs": "LVS (score)",
-    "lvs_mean": "mean LVS (score)",
-    "lvs_median": "median LVS (score)",
+    "lvs": "LVS",
+    "lvs_mean": "mean LVS",
+    "lvs_median": "median LVS",
     "asr": "attack success",
     "n_benign": "harmless prompts",
     "n_facts": "questions of fact",
@@ -35,32 +34,32 @@ TITLES = {
     "empty": "empty answers",
     "successes": "counted",
     "control_successes": "counted under the control",
-    "reward_clean": "reward when asked (higher is safer)",
-    "reward_attacked": "reward under the attack (higher is safer)",
-    "eps": "bound of a coordinate (in the state's units)",
-    "eps_over_rms": "bound over the state's root mean square (ratio)",
+    "reward_clean": "reward when asked",
+    "reward_attacked": "reward under the attack",
+    "eps": "bound of a coordinate",
+    "eps_over_rms": "bound over the state's root mean square",
     "incoherent": "incoherent answers",
     "control_incoherent": "incoherent answers under the control",
     "beyond_language": "beyond the model's language",
     "reward_fell": "reward fell",
-    "reward_drop": "drop of reward where it fell (of the reward's units)",
-    "l2": "length of the push (L2, in the state's units)",
-    "linf": "largest coordinate of the push (in the state's units)",
-    "nll_first": "loss before (nats per token)",
-    "nll_last": "loss after (nats per token)",
+    "reward_drop": "drop of reward where it fell",
+    "l2": "length of the push (L2)",
+    "linf": "largest coordinate of the push",
+    "nll_first": "loss before",
+    "nll_last": "loss after",
     "fell": "share of prompts whose loss fell",
     "at_bound": "share of coordinates at the bound",
     "aggregated": "in the aggregates",
     "template_sha256": "hash of the chat template",
-    "loss": "training loss (nats per token)",
+    "loss": "training loss",
     "gradient_norm": "norm of the gradient",
-    "kl": "KL from base (nats)",
-    "log_odds": "log-odds of a refusing first token (nats)",
+    "kl": "KL from base",
+    "log_odds": "log-odds of a refusing first token",
     "bypass": "bypass of the refusing first token",
     "of_base": "of base's",
     "unsafe": "Unsafe",
     "jailbreak": "Jailbreak",
-    "ras": "RAS (0 to 100)",
+    "ras": "RAS",
     "ras_in_sample": "RAS in sample",
     "ras_loo": "RAS, left out",
     "ras_prompts": "RAS, prompts alone resampled",
@@ -84,8 +83,19 @@ TITLES = {
     "patch_coherence": "coherent when patched",
     "benign_answer_rate": "answers harmless prompts",
     "over_refusal": "refuses harmless prompts that look harmful",
-    "proxy": "judge-free proxy (nats)",
+    "proxy": "judge-free proxy",
     "s": "score s",
+}
+# Column -> what its numbers are counted in, behind its title; shares are told in percent or by their counts.
+UNITS = {
+    **dict.fromkeys(("nll_first", "nll_last", "loss"), "nats per token"),
+    **dict.fromkeys(("kl", "log_odds", "proxy", "proxy_clean", "proxy_nudged"), "nats"),
+    **dict.fromkeys(("clean_log_odds", "nudged_log_odds"), "nats"),
+    **dict.fromkeys(("eps", "l2", "linf"), "in the state's units"),
+    **dict.fromkeys(("reward_clean", "reward_attacked"), "higher is safer"),
+    **dict.fromkeys(("ras", "ras_in_sample", "ras_loo", "ras_prompts"), "0 to 100"),
+    "budget": "relative",
+    "separation": "standard deviations",
 }
 # Columns whose cells are names of this project too: their own titles come before those above.
 NAMED_CELLS = {
@@ -150,7 +160,7 @@ def readable(table: pd.DataFrame) -> Readable:
     legend = {}
     for name in shown:
         listed = [name, *ends.get(name, ())]
-        if title(name) != name or len(listed) > 1:
+        if _head(name, ends) != name:
             legend[_head(name, ends)] = ", ".join(listed)
     cells = [_column(table, name, ends.get(name), counts.get(name), legend) for name in shown]
     columns = [(_head(name, ends), _is_numeric(table[name])) for name in shown]
@@ -199,7 +209,8 @@ def cell(value: Any) -> str:
 
 
 def _head(name: str, ends: Mapping) -> str:
-    return title(name) + (" (95 % interval)" if name in ends else "")
+    said = [*([UNITS[name]] if name in UNITS else []), *(["95 % interval"] if name in ends else [])]
+    return title(name) + (f" ({', '.join(said)})" if said else "")
 
 
 def _column(

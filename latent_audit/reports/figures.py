@@ -115,7 +115,7 @@ def states_axis(first: str, last: str) -> str:
 
 
 def _state(layer: str) -> str:
-    return "emb (the embedding)" if layer in ("emb", "embedding") else f"{layer} (output of block {layer[1:]})"
+    return "emb (the embedding)" if state_of(layer) == 0 else f"{layer} (output of block {layer[1:]})"
 
 
 def names_of(looks: Mapping[str, Any]) -> dict[str, str]:
@@ -169,7 +169,8 @@ def save_figure(figure: Figure, directory: str | pathlib.Path, name: str) -> str
 
 
 def _inline(svg: str, name: str) -> str:
-    svg = svg[svg.index("<svg") :].rstrip()
+    # Comments repeat every text, names of others among them.
+    svg = re.sub(r"<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL).rstrip()
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg, count=2).replace("xlink:href=", "href=")
     # The page draws it by its width in points, so that letters have one size in all figures.
     points = re.search(r'width="([\d.]+)pt"', svg)
@@ -240,15 +241,20 @@ def _hatch_excluded(axis: Axes, rows: pd.DataFrame) -> None:
         axis.axvspan(state - 0.5, state + 0.5, facecolor="#F1F1F1", edgecolor="#CFCFCF", hatch="////", linewidth=0)
 
 
-def all_states(axis: Axes, last: int) -> None:
-    """An axis of the states 0 to `last`: a tick for each, some eight names, and what hovering calls a place."""
-    ticks = _ticks(last)
+def all_states(axis: Axes, last: int, *, names: int = 7) -> None:
+    """An axis of the states 0 to `last`: a tick for each, some `names` names, and what hovering calls a place."""
+    ticks = _ticks(last, names)
     axis.set_xlim(-0.5, last + 0.5)
     axis.set_xticks(ticks, list(map(state_name, ticks)))
     axis.set_xticks(range(last + 1), minor=True)
     axis.tick_params(length=2.5)
     axis.tick_params(axis="x", which="minor", length=1.5)
     axis.fmt_xdata = state_name
+
+
+def state_of(layer: str) -> int:
+    """The number of a residual state from the name that tables have for it."""
+    return 0 if layer in ("emb", "embedding") else int(layer[1:]) + 1
 
 
 def state_name(state: float) -> str:
@@ -276,9 +282,9 @@ def _scale(axes: np.ndarray, rows: pd.DataFrame, aggregate: str, blocks: int) ->
     figure.supxlabel(note + ("" if rows["aggregated"].all() else _NOTE), fontsize=SIZE, color="#222222")
 
 
-def _ticks(last: int) -> list[int]:
-    """States to name: the embedding, round block numbers, and the last block; some eight fit under a panel."""
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, last) if last <= 7 * step)
+def _ticks(last: int, names: int) -> list[int]:
+    """States to name: the embedding, round block numbers, and the last block; as many as fit under a panel."""
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, last) if last <= names * step)
     places = range(1 if step == 1 else 1 + step, last + 1, step)
     return [0, *(state for state in places if last - state >= 0.75 * step), last]
 

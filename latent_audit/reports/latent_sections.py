@@ -104,6 +104,7 @@ def heat_of(metrics: pd.DataFrame, variant: str, *, name: str, blocks: int) -> H
             for row in attacked.itertuples()
         },
         what=f"{name}: share of prompts broken by the latent attack, by budget and residual state",
+        note="complies when asked: no push is needed" if attacked["lvs_applicable"].eq(False).any() else "",
     )
 
 

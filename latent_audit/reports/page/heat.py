@@ -28,12 +28,13 @@ class Cell(NamedTuple):
 @dataclass(frozen=True)
 class Heat:
     """rows, columns: names from top to bottom and from left to right; cells: (row, column) -> Cell, those measured;
-    what: the map in words."""
+    what: the map in words; note: what must be known to read it, shown below."""
 
     rows: Sequence[str]
     columns: Sequence[str]
     cells: Mapping[tuple[str, str], Cell]
     what: str
+    note: str = ""
 
 
 def svg(heat: Heat) -> str:

@@ -1,6 +1,7 @@
 """What hovering says over a figure's points: an unseen ring round each, with its numbers, laid over the drawn SVG."""
 
 import html
+from collections.abc import Callable
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -45,9 +46,13 @@ def _name(line: Line2D) -> str:
 
 def _told(axis: Axes, x: float, y: float) -> str:
     panel = f"{axis.get_title()}, " if axis.get_title() else ""
-    place = axis.format_xdata(x).strip() or f"{x:.4g}"
-    value = axis.format_ydata(y).strip() or f"{y:.3g}"
-    return f"{panel}{place}: {value}"
+    place = _number(x, axis.fmt_xdata, axis.format_xdata)
+    value = _number(y, axis.fmt_ydata, axis.format_ydata)
+    return f"{panel}{place}: {value}" if value else f"{panel}{place}"
+
+
+def _number(value: float, own: Callable[[float], str] | None, general: Callable[[float], str]) -> str:
+    return own(value) if own is not None else general(value).strip() or f"{value:.4g}"
 
 
 def _escaped(told: str) -> str:

@@ -80,10 +80,9 @@ def _held(judged: Judged, beside: list[tuple]) -> list[str]:
     """Labels and numbers that were not given, each with its reason."""
     given, found = judged.verdict, judged.evidence
     held = []
-    caps = [cap for cap in found.caps if cap]
-    if caps:
-        capped = "" if given.by_counts == given.label else f" ({given.by_counts} by its counts alone)"
-        held.append(f"the label{capped}: {', '.join(caps)}")
+    # The reason says why.
+    if any(found.caps):
+        held.append("any label" + ("" if given.by_counts == given.label else f" (by counts alone {given.by_counts})"))
     beyond = [f"{row.budget:g}" for row in given.shown.rows if row.label == verdict_words.BEYOND]
     cells = sum(cell.beyond for cell in found.cells)
     held += [f"what holds at {', '.join(beyond)}: beyond its language"] if beyond else []
