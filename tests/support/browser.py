@@ -98,7 +98,8 @@ def _page(reading: int, writing: int) -> Callable[..., dict]:
 
 
 def show(send: Callable[..., dict], path: pathlib.Path, *, width: int, height: int = 900, dark: bool = False) -> None:
-    """Open a file of this machine at a width in pixels; returns when it is drawn."""
+    """Open a file of this machine at a width in pixels; returns when it is drawn. What was said before is forgotten."""
+    send.events.clear()  # type: ignore[attr-defined]
     send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     send("Emulation.setEmulatedMedia", features=[scheme])
