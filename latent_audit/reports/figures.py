@@ -175,6 +175,9 @@ def _inline(svg: str, name: str) -> str:
     # The page draws it by its width in points, so that letters have one size in all figures.
     points = re.search(r'width="([\d.]+)pt"', svg)
     svg = re.sub(r'\s(?:width|height)="[\d.]+pt"', "", svg, count=2)
+    # A hundredth of a point is finer than any screen; scales, which end on a bracket, keep all their digits.
+    svg = re.sub(r"(\d\.\d\d)\d+(?=[\s\"])", r"\1", svg)
+    svg = re.sub(r"\s*\n\s*", "\n", svg)
     svg = svg.replace("<svg", f'<svg style="--points: {float(points[1]) if points else 500:.0f}"', 1)
     prefix = re.sub(r"[^A-Za-z0-9_-]", "-", name)
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)

@@ -449,7 +449,7 @@ def test_long_tables_are_folded_and_cells_keep_their_exact_number(tmp_path):
     assert '<details class="fold rows">' not in short
     assert f'<details class="fold rows"><summary>Table: {html.FOLDED_FROM + 1} rows</summary>' in long
     for text in (short, long):
-        assert Balanced(text) and '<td class="number" title="0.123457">0.123</td><td>L0</td>' in text
+        assert Balanced(text) and '<td title="0.123457">0.123</td><td class="text">L0</td>' in text
         # A head in words with its unit, what it holds on hovering, its name in the files folded beside.
         what = "loss of the target before the search, nats per token"
         assert f'<th scope="col" class="number" title="{what}">loss before (nats per token)</th>' in text
