@@ -7,9 +7,8 @@ import math
 
 from latent_audit.experiments.audit.card.verdicts import Judged, rows_of
 from latent_audit.metrics import verdict_words
-from latent_audit.text import percent
 
-HALF = 0.5
+HALF = 0.5  # of the prompts, as the suite's median
 
 
 def of(judged: Judged, beside: list[tuple]) -> list[tuple[str, str]]:
@@ -44,8 +43,8 @@ def radius(judged: Judged) -> str:
     told = f"none up to {rows[-1].budget:g}" if math.isinf(at) else f"{at:g}"
     ends = " to ".join(verdict_words.NONE if math.isinf(end) else f"{end:g}" for end in (lo, hi))
     return (
-        f"{told} ({ends}), the smallest of {len(rows)} budgets at which one fixed target breaks {percent(HALF)} in its "
-        "worst cell; a suite may need less"
+        f"{told} ({ends}), the smallest of {len(rows)} budgets at which one fixed target breaks half in its worst "
+        "cell; a suite may need less"
     )
 
 
