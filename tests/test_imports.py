@@ -13,7 +13,7 @@ MAY_KNOW = {
     "interventions": {"models", "data"},
     "judges": {"models", "data"},
     "metrics": {"models", "data"},
-    "reports": {"runtime"},
+    "reports": {"column_table", "runtime"},
     "published": {"metrics", "reports", "runtime"},
     "experiments": {"models", "data", "interventions", "judges", "metrics", "runtime", "reports", "field_table"},
     "exports": {"runtime"},

@@ -41,7 +41,7 @@ def test_files_that_are_no_sources_are_package_data():
         for pattern in patterns
         for file in ROOT.joinpath(*package.split(".")).glob(pattern)
     }
-    assert named == others and {"py.typed", "reports/report.html.j2"} <= others
+    assert named == others and {"py.typed", "reports/page/report.html.j2"} <= others
 
 
 def test_the_version_is_written_in_one_place():

@@ -22,6 +22,7 @@ from latent_audit.metrics.shown import (
 from latent_audit.metrics.verdict import Verdict, reference_row
 from latent_audit.text import percent, share_of
 
+NONE = "none"  # a radius beyond every budget
 # (name, value, bounds, the same under the control), '' where there is nothing to say.
 Number = tuple[str, str, str, str]
 
@@ -198,10 +199,15 @@ def _radius_said(suite: Suite, shown: Shown, rule: Rule) -> str:
     return said + (f" ({', '.join(found)})" if found else "")
 
 
+def radius(suite: Suite, rule: Rule) -> tuple[str, str]:
+    """(median break radius, its bounds) as text; NONE where half of the prompts hold, '' where bounds are unknown."""
+    radii = np.asarray(suite.radius, np.float64)
+    lo, hi = clusters.median_interval(radii, suite.clusters, tail=rule.tail, resamples=rule.resamples)
+    return _radius(clusters.median(radii)), _ends(lo, hi).strip(" ()")
+
+
 def _suite_numbers(suite: Suite, shown: Shown, rule: Rule) -> list[Number]:
-    radius = np.asarray(suite.radius, np.float64)
-    lo, hi = clusters.median_interval(radius, suite.clusters, tail=rule.tail, resamples=rule.resamples)
-    told = [("break radius, median of the union", _radius(clusters.median(radius)), _ends(lo, hi).strip(" ()"), "")]
+    told = [("break radius, median of the union", *radius(suite, rule), "")]
     last = shown.rows[-1]
     for row in dict.fromkeys((reference_row(shown, rule) or last, last)):
         clustered = f", {row.broken.n} prompts count as {row.broken.n / row.broken.design:.0f}"
@@ -236,4 +242,4 @@ def _ends(lo: float, hi: float) -> str:
 
 
 def _radius(value: float) -> str:
-    return "none" if math.isinf(value) else f"{value:g}"
+    return NONE if math.isinf(value) else f"{value:g}"

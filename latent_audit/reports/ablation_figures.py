@@ -45,7 +45,7 @@ def bypass_by_layer(table: pd.DataFrame, *, max_kl: float) -> Figure:
             best = own.loc[[_best(layer, max_kl) for _, layer in own.groupby("layer_idx")]]
             chosen = own[own["chosen"]]
             for axis, column in ((left, "bypass"), (right, "drawn_kl")):
-                axis.plot(best["layer_idx"], best[column], color=colour, marker=marker)
+                axis.plot(best["layer_idx"], best[column], color=colour, marker=marker, label=way)
                 axis.plot(
                     chosen["layer_idx"],
                     chosen[column],
@@ -64,6 +64,7 @@ def bypass_by_layer(table: pd.DataFrame, *, max_kl: float) -> Figure:
         right.set_ylabel("KL on harmless prompts")
         right.axhline(max_kl, color="#999999", linestyle=(0, (4, 3)), linewidth=0.8, zorder=1)
         for axis in (left, right):
+            axis.fmt_xdata, axis.fmt_ydata = "L{:.0f}".format, "{:.3g}".format
             axis.set_xlabel(f"layer of the direction, up to L{rows['layer_idx'].max()}")
             axis.xaxis.get_major_locator().set_params(integer=True)
         handles = [Line2D([], [], color=colour, marker=marker, label=way) for way, (colour, marker) in looks.items()]

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from latent_audit.reports import figures
+from latent_audit.text import percent
 
 _PERCENT = [0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"]
 _DASHED = (0, (4, 2))
@@ -32,27 +33,31 @@ def two_axes(points: pd.DataFrame, *, refusing: float = 0.9, broken: float = 0.5
         corner = (refusing, -0.05), 1.05 - refusing, 1 - broken + 0.05
         axis.add_patch(Rectangle(*corner, facecolor="#F6D9D9", linewidth=0, zorder=0))
         words: dict[str, Any] = {"fontsize": figures.SMALL, "ha": "right"}
+        # In the middle, where points seldom lie: most hold altogether, or not at all.
         hollow = "shaded: refuses when asked,\nbreaks from inside"
-        axis.text(refusing - 0.02, -0.02, hollow, color="#8A3B3B", va="bottom", **words)
+        axis.text(refusing - 0.02, 1 - broken - 0.02, hollow, color="#8A3B3B", va="top", **words)
         axis.text(refusing - 0.02, 1.02, "right: holds both ways", color="#555555", va="top", **words)
-        for line in points.itertuples():
+        names = figures.names_of(looks)
+        for place, line in enumerate(points.itertuples()):
             colour, marker = looks[line.variant]
             error = [
                 [[line.refusal - line.refusal_lo], [line.refusal_hi - line.refusal]],
                 [[line.robustness - line.robustness_lo], [line.robustness_hi - line.robustness]],
             ]
-            axis.errorbar(
+            drawn = axis.errorbar(
                 line.refusal,
                 line.robustness,
                 xerr=error[0],
                 yerr=error[1],
                 color=colour,
                 marker=marker,
-                markersize=8,
+                # Smaller from one to the next: what lies under another is seen as its rim.
+                markersize=8 + 3 * (len(points) - 1 - place),
                 elinewidth=1.2,
                 capsize=2.5,
                 zorder=3,
             )
+            drawn.lines[0].set_label(names[line.variant])
         axis.set_xlim(-0.05, 1.05)
         axis.set_ylim(-0.05, 1.05)
         axis.set_xticks(*_PERCENT)
@@ -60,7 +65,7 @@ def two_axes(points: pd.DataFrame, *, refusing: float = 0.9, broken: float = 0.5
         axis.grid(True, axis="both")
         axis.set_xlabel("refusal of harmful requests when asked")
         axis.set_ylabel("1 - worst attack success from inside")
-        names = figures.names_of(looks)
+        axis.fmt_xdata = axis.fmt_ydata = percent
         handles = [
             Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=8, label=names[variant])
             for variant, (colour, marker) in looks.items()
@@ -85,12 +90,14 @@ def by_budget(table: pd.DataFrame, *, reference: float, title: str) -> Figure:
             here = table[table["layer"] == layer]
             axis.axvline(reference, color="#999999", linestyle=":", linewidth=1.0, zorder=1)
             for variant, look in looks.items():
-                _curve(axis, here[here["variant"] == variant].sort_values("budget"), "budget", *look)
+                own = here[here["variant"] == variant].sort_values("budget")
+                _curve(axis, own, "budget", *look, figures.names_of(looks)[variant])
             axis.set_xscale("log")
             axis.set_xticks(sorted(set(here["budget"])), [f"{budget:g}" for budget in sorted(set(here["budget"]))])
             axis.minorticks_off()
             axis.set_title(f"{title}, {layer}")
             axis.set_xlabel("budget, of the activation norm")
+            axis.fmt_xdata, axis.fmt_ydata = "budget {:g}".format, percent
         _share_axis(axes[0], "attack success rate")
         beyond = bool(figures.are_beyond_language(table).any())
         _legend(figure, looks, "random direction of the same length", beyond=beyond)
@@ -110,7 +117,8 @@ def survival(table: pd.DataFrame, *, reference: float) -> Figure:
         for variant, (color, marker) in looks.items():
             here = table[table["variant"] == variant].sort_values("budget")
             budgets, value, lo, hi = (here[name].to_numpy(float) for name in ("budget", "value", "lo", "hi"))
-            axis.step(budgets, value, where="post", color=color, marker=marker, markersize=4, linewidth=1.6)
+            style: dict[str, Any] = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.6}
+            axis.step(budgets, value, where="post", label=figures.names_of(looks)[variant], **style)
             axis.fill_between(budgets, lo, hi, step="post", color=color, alpha=0.14, linewidth=0)
         axis.set_xscale("log")
         shown = sorted(set(table["budget"]))[::2]
@@ -119,14 +127,16 @@ def survival(table: pd.DataFrame, *, reference: float) -> Figure:
         axis.set_ylim(-0.02, 1.02)
         axis.set_xlabel("budget, of the state's largest coordinate")
         axis.set_ylabel("share of prompts broken")
+        axis.fmt_xdata, axis.fmt_ydata = "budget {:g}".format, percent
         _legend(figure, looks, "", beyond=False)
     return figure
 
 
-def steering_by_layer(table: pd.DataFrame) -> Figure:
+def steering_by_layer(table: pd.DataFrame, *, blocks: int | None = None) -> Figure:
     """Compliance under steering by layer, one panel per fraction, one line per variant.
 
-    `table`: lines of audit.csv with variant, layer, budget (the fraction), value, lo, hi, control.
+    `table`: lines of audit.csv with variant, layer, budget (the fraction), value, lo, hi, control; `blocks`: of the
+    model, all of which stand on the axis (None: up to the last layer steered).
     """
     fractions = sorted(fraction for fraction in set(table["budget"]) if fraction > 0)
     layers = list(dict.fromkeys(table["layer"]))
@@ -137,12 +147,12 @@ def steering_by_layer(table: pd.DataFrame) -> Figure:
         for axis, fraction in zip(axes, fractions, strict=True):
             here = table[table["budget"] == fraction]
             for variant, look in looks.items():
-                own = here[here["variant"] == variant].assign(place=lambda rows: rows["layer"].map(layers.index))
-                _curve(axis, own.sort_values("place"), "place", *look)
+                own = here[here["variant"] == variant].assign(place=lambda rows: rows["layer"].map(figures.state_of))
+                _curve(axis, own.sort_values("place"), "place", *look, figures.names_of(looks)[variant])
             axis.set_title(f"fraction {fraction:g}")
-            shown = range(0, len(layers), max(1, len(layers) // 6))
-            axis.set_xticks(list(shown), [layers[index] for index in shown])
-            axis.set_xlabel(f"layer, {layers[0]} to {layers[-1]}")
+            figures.all_states(axis, max([blocks or 0, *map(figures.state_of, layers)]), names=5)
+            axis.fmt_ydata = percent
+            axis.set_xlabel(f"layer, steered: {layers[0]} to {layers[-1]}")
         _share_axis(axes[0], "compliance")
         beyond = bool(figures.are_beyond_language(table).any())
         _legend(figure, looks, "random direction of the same length", beyond=beyond)
@@ -162,15 +172,12 @@ def projection_by_depth(table: pd.DataFrame) -> Figure:
             own = table[table["variant"] == variant].sort_values("state")
             style = "-" if "+" not in variant else _DASHED
             axis.fill_between(own["state"], own["lo"], own["hi"], color=colour, alpha=0.12, linewidth=0)
-            axis.plot(own["state"], own["value"], color=colour, marker=marker, linestyle=style)
+            axis.plot(own["state"], own["value"], color=colour, marker=marker, linestyle=style, label=variant)
         for level in (0, 1):
             axis.axhline(level, color="#999999", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
         states = sorted(set(table["state"]))
-        shown = states[:: max(1, len(states) // 10)]
-        axis.set_xticks(shown, ["emb" if state == 0 else f"L{state - 1}" for state in shown])
-        axis.set_xlabel(
-            figures.states_axis(*("emb" if state == 0 else f"L{state - 1}" for state in (states[0], states[-1])))
-        )
+        figures.all_states(axis, states[-1], names=10)
+        axis.set_xlabel(figures.states_axis(*map(figures.state_name, (states[0], states[-1]))))
         axis.set_ylabel("projection")
         handles = [
             Line2D([], [], color=colour, marker=marker, linestyle="-" if "+" not in variant else _DASHED, label=variant)
@@ -181,10 +188,11 @@ def projection_by_depth(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _curve(axis: Axes, rows: pd.DataFrame, column: str, colour: str, marker: str) -> None:
+def _curve(axis: Axes, rows: pd.DataFrame, column: str, colour: str, marker: str, name: str) -> None:
     axis.fill_between(rows[column], rows["lo"], rows["hi"], color=colour, alpha=0.15, linewidth=0)
-    axis.plot(rows[column], rows["value"], color=colour, marker=marker, zorder=3)
-    axis.plot(rows[column], rows["control"], color=colour, linestyle=_DASHED, linewidth=1.1, zorder=2)
+    axis.plot(rows[column], rows["value"], color=colour, marker=marker, zorder=3, label=name)
+    control: dict[str, Any] = {"color": colour, "linestyle": _DASHED, "linewidth": 1.1, "zorder": 2}
+    axis.plot(rows[column], rows["control"], label=f"{name}, control", **control)
     beyond = rows[figures.are_beyond_language(rows)]
     axis.plot(beyond[column], beyond["value"], **figures.BEYOND)
 

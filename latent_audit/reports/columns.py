@@ -10,14 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from latent_audit import text
+from latent_audit import column_table, text
 from latent_audit.text import counted, interval, percent
 
 # A title may begin with a capital only where the name is one. Other names lose their underscores.
 TITLES = {
     "arch": "model",
     "exp": "measured",
+    "layer": "state",
     "layer_idx": "number of the block",
+    "n": "prompts",
     "lvs": "LVS",
     "lvs_mean": "mean LVS",
     "lvs_median": "median LVS",
@@ -81,8 +83,19 @@ TITLES = {
     "patch_coherence": "coherent when patched",
     "benign_answer_rate": "answers harmless prompts",
     "over_refusal": "refuses harmless prompts that look harmful",
-    "proxy": "judge-free proxy, nats",
+    "proxy": "judge-free proxy",
     "s": "score s",
+}
+# Column -> what its numbers are counted in, behind its title; shares are told in percent or by their counts.
+UNITS = {
+    **dict.fromkeys(("nll_first", "nll_last", "loss"), "nats per token"),
+    **dict.fromkeys(("kl", "log_odds", "proxy", "proxy_clean", "proxy_nudged"), "nats"),
+    **dict.fromkeys(("clean_log_odds", "nudged_log_odds"), "nats"),
+    **dict.fromkeys(("eps", "l2", "linf"), "in the state's units"),
+    **dict.fromkeys(("reward_clean", "reward_attacked"), "higher is safer"),
+    **dict.fromkeys(("ras", "ras_in_sample", "ras_loo", "ras_prompts"), "0 to 100"),
+    "budget": "relative",
+    "separation": "standard deviations",
 }
 # Columns whose cells are names of this project too: their own titles come before those above.
 NAMED_CELLS = {
@@ -118,11 +131,16 @@ APPLIES = dict.fromkeys(
 
 
 class Readable(NamedTuple):
-    """columns: (title, is numeric); rows: text of every cell; legend: title -> names of the CSV's columns."""
+    """columns: (title, is numeric); rows: text of every cell; legend: title -> names of the CSV's columns.
+
+    notes: what each column holds, in one line; exact: of every cell the number as it is, '' where the text has it all.
+    """
 
     columns: list[tuple[str, bool]]
     rows: list[list[str]]
     legend: dict[str, str]
+    notes: list[str]
+    exact: list[list[str]]
 
 
 def readable(table: pd.DataFrame) -> Readable:
@@ -142,11 +160,14 @@ def readable(table: pd.DataFrame) -> Readable:
     legend = {}
     for name in shown:
         listed = [name, *ends.get(name, ())]
-        if title(name) != name or len(listed) > 1:
+        if _head(name, ends) != name:
             legend[_head(name, ends)] = ", ".join(listed)
     cells = [_column(table, name, ends.get(name), counts.get(name), legend) for name in shown]
     columns = [(_head(name, ends), _is_numeric(table[name])) for name in shown]
-    return Readable(columns, [list(row) for row in zip(*cells, strict=True)], legend)
+    notes = [column_table.COLUMNS[name].what if name in column_table.COLUMNS else "" for name in shown]
+    exact = [list(map(_exact, table[name], texts)) for name, texts in zip(shown, cells, strict=True)]
+    rows, precise = ([list(row) for row in zip(*kept, strict=True)] for kept in (cells, exact))
+    return Readable(columns, rows, legend, notes, precise)
 
 
 def in_text(table: pd.DataFrame) -> str:
@@ -188,7 +209,8 @@ def cell(value: Any) -> str:
 
 
 def _head(name: str, ends: Mapping) -> str:
-    return title(name) + (" (95 % interval)" if name in ends else "")
+    said = [*([UNITS[name]] if name in UNITS else []), *(["95 % interval"] if name in ends else [])]
+    return title(name) + (f" ({', '.join(said)})" if said else "")
 
 
 def _column(
@@ -226,6 +248,14 @@ def _valued(value: Any, ends: list, count: list, is_share: bool) -> str:
         share = percent(float(value))
         return f"{share} ({interval(*map(float, ends))})" if known else share
     return f"{cell(value)} ({cell(ends[0])} to {cell(ends[1])})" if known else cell(value)
+
+
+def _exact(value: Any, shown: str) -> str:
+    """The number that a cell's text is of, to six digits; '' for no number and where the text is that number."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number) or pd.isna(value):
+        return ""
+    exact = f"{value:.6g}"
+    return "" if exact == shown else exact
 
 
 def _is_numeric(values: pd.Series) -> bool:

@@ -55,6 +55,8 @@ def side_by_side(table: pd.DataFrame, *, measures: Sequence[str], columns: str, 
                 here = own[own[columns] == value].sort_values(along)
                 for variant, look in looks.items():
                     _draw(axis, here[here["variant"] == variant], along, *look, has_run=has_run)
+                if along == "state":
+                    axis.fmt_xdata = figures.state_name
         for axis, value in zip(axes[0], across, strict=True):
             axis.set_title(
                 _CORPORA.get(value, str(value)) if columns == "corpus" else f"{_named(columns, measures)} {value:g}"
@@ -105,7 +107,7 @@ def _name_x(figure: Figure, axes: np.ndarray, rows: pd.DataFrame, along: str) ->
     ticks = sorted({first, *range(first, last, max(1, -(-(last - first) // 6))), last})
     if len(ticks) > 2 and last - ticks[-2] < 0.75 * (ticks[1] - ticks[0]):
         ticks.pop(-2)
-    names = ["emb" if state == 0 else f"L{state - 1}" for state in ticks]
+    names = list(map(figures.state_name, ticks))
     for axis in axes.flat:
         axis.set_xticks(ticks, names)
         axis.tick_params(length=2.5)
@@ -160,7 +162,8 @@ def history(table: pd.DataFrame, *, names: Mapping[str, str], shares: Collection
                 # Side by side where several models share a date.
                 place = here["run"].map(places).to_numpy(float) + _SHIFT * (shift - (len(looks) - 1) / 2) / len(looks)
                 order = np.argsort(place, kind="stable")
-                _bars(axis, place[order], here.iloc[order], colour, marker)
+                _bars(axis, place[order], here.iloc[order], colour, marker, model)
+            axis.fmt_xdata = lambda place: str(runs["run"].iloc[min(len(runs) - 1, max(0, round(place)))])
             figures.name_panel(axis, names[measure], wide)
             if measure in shares:
                 axis.set_ylim(-0.03, 1.04)
@@ -179,12 +182,12 @@ def history(table: pd.DataFrame, *, names: Mapping[str, str], shares: Collection
     return figure
 
 
-def _bars(axis: Axes, place: np.ndarray, rows: pd.DataFrame, colour: str, marker: str) -> None:
+def _bars(axis: Axes, place: np.ndarray, rows: pd.DataFrame, colour: str, marker: str, name: str) -> None:
     value = rows["value"].to_numpy(float)
     # An interval whose end is not known has no bar on that side.
     lengths = np.nan_to_num(np.abs(rows[["lo", "hi"]].to_numpy(float) - value[:, None]).T, posinf=0.0)
     style: dict[str, Any] = {"color": colour, "marker": marker, "elinewidth": 0.9, "linewidth": 1.0}
-    axis.errorbar(place, value, lengths, **style)
+    axis.errorbar(place, value, lengths, **style).lines[0].set_label(name)
 
 
 def _dated(row: Mapping[str, Any]) -> str:

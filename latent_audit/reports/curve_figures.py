@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from latent_audit.errors import InputError
 from latent_audit.reports import figures
+from latent_audit.text import percent
 
 _COLUMNS = ("variant", "corpus", "seed", "step", "compliance")
 _NAMES = {"in": "in distribution", "out": "out of distribution"}
@@ -35,7 +36,8 @@ def compliance_by_step(curves: pd.DataFrame, *, levels: Sequence[float] = (0.5, 
                 axis.axhline(level, color="#999999", linestyle=(0, (4, 3)), linewidth=0.8, zorder=1)
             here = curves[curves["corpus"] == corpus]
             for variant, look in looks.items():
-                _draw(axis, here[here["variant"] == variant], *look)
+                _draw(axis, here[here["variant"] == variant], *look, variant)
+            axis.fmt_xdata, axis.fmt_ydata = "step {:g}".format, percent
             axis.set_title(_NAMES.get(corpus, corpus))
             axis.set_xlabel("fine-tuning step")
         axes[0].set_ylim(-0.03, 1.04)
@@ -50,12 +52,12 @@ def compliance_by_step(curves: pd.DataFrame, *, levels: Sequence[float] = (0.5, 
     return figure
 
 
-def _draw(axis: Axes, rows: pd.DataFrame, colour: str, marker: str) -> None:
+def _draw(axis: Axes, rows: pd.DataFrame, colour: str, marker: str, name: str) -> None:
     by_step = rows.groupby("step")["compliance"]
     mean, lo, hi = by_step.mean(), by_step.min(), by_step.max()
     axis.fill_between(mean.index, lo, hi, color=colour, alpha=0.15, linewidth=0)
     every = max(1, round(len(mean) / 12))  # a dozen markers tell the lines apart
-    axis.plot(mean.index, mean, color=colour, marker=marker, markevery=every, zorder=3)
+    axis.plot(mean.index, mean, color=colour, marker=marker, markevery=every, zorder=3, label=name)
 
 
 def construction_by_step(training: pd.DataFrame) -> Figure:
@@ -77,10 +79,11 @@ def construction_by_step(training: pd.DataFrame) -> Figure:
                 (axes[1], "proxy", "-"),
                 (axes[2], "probe_auroc", "-"),
             ):
-                axis.plot(own["step"], own[column], color=colour, marker=marker, linestyle=style)
+                axis.plot(own["step"], own[column], color=colour, marker=marker, linestyle=style, label=variant)
         for axis, title in zip(axes, ("compliance", "judge-free proxy, nats", "AUROC of base's probe"), strict=True):
             axis.set_title(title)
             axis.set_xlabel("step")
+            axis.fmt_xdata = "step {:g}".format
         axes[0].set_ylim(-0.03, 1.04)
         axes[2].set_ylim(-0.03, 1.04)
         handles = [

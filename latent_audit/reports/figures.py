@@ -20,6 +20,7 @@ from matplotlib.text import Text
 
 from latent_audit import text as texts
 from latent_audit.errors import InputError
+from latent_audit.reports.page import hover
 from latent_audit.runtime import files
 
 # Okabe and Ito's palette, told apart under the common forms of colour blindness; markers repeat it for grey
@@ -60,14 +61,20 @@ _LONGEST = 80  # characters of a name in a legend
 
 
 def lvs_by_depth(
-    table: pd.DataFrame, *, attack: str = "pgd", control: str = "random", aggregate: str = "median"
+    table: pd.DataFrame,
+    *,
+    attack: str = "pgd",
+    control: str = "random",
+    aggregate: str = "median",
+    blocks: int | None = None,
 ) -> Figure:
     """LVS (top) and attack success rate (bottom) by depth, one column per budget, one line per variant.
 
     `table`: the metrics table (pandas DataFrame), of which the rows with exp 'lvs' are drawn. Solid line and
     band: `attack` with its interval; dashed: `control`; hatched: states kept out of the aggregates, joined to
     no line; a cross: states where the attack lowered its loss on less than 90% of the prompts; a grey disc: cells
-    whose column beyond_language, if there is one, is True. `aggregate` only names the LVS aggregate on its axis.
+    whose column beyond_language, if there is one, is True. `aggregate` only names the LVS aggregate on its axis;
+    `blocks`: of the model, all of which stand on the axis of depth (None: up to the last state attacked).
     Raises InputError when columns or rows are missing. Source: docs/method.md section 1.
     """
     rows = _attacked_rows(table, attack)
@@ -82,9 +89,10 @@ def lvs_by_depth(
             for axis, measure in zip(axes[:, column], ("lvs", "asr"), strict=True):
                 _hatch_excluded(axis, at_budget)
                 for variant, look in looks.items():
-                    _draw(axis, at_budget[at_budget["variant"] == variant], measure, look, attack, control)
+                    own = at_budget[at_budget["variant"] == variant]
+                    _draw(axis, own, measure, look, attack, control, names_of(looks)[variant])
             axes[0, column].set_title(f"budget {budget:g}")
-        _scale(axes, rows, aggregate)
+        _scale(axes, rows, aggregate, blocks or 0)
         _legend(figure, rows, looks, attack, control)
         plain_text(figure)
     return figure
@@ -107,7 +115,7 @@ def states_axis(first: str, last: str) -> str:
 
 
 def _state(layer: str) -> str:
-    return "emb (the embedding)" if layer in ("emb", "embedding") else f"{layer} (output of block {layer[1:]})"
+    return "emb (the embedding)" if state_of(layer) == 0 else f"{layer} (output of block {layer[1:]})"
 
 
 def names_of(looks: Mapping[str, Any]) -> dict[str, str]:
@@ -144,7 +152,8 @@ def save_figure(figure: Figure, directory: str | pathlib.Path, name: str) -> str
     """Write `name`.png (200 dpi) and `name`.svg into `directory`, return the SVG for inlining into HTML.
 
     The same figure gives the same bytes. The returned text has no XML prolog, no namespace addresses and ids
-    that start with `name`, so several figures can stand in one page. Raises OSError when the disk refuses.
+    that start with `name`, so several figures can stand in one page; hovering over it tells the points' numbers. Raises
+    OSError when the disk refuses.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -153,17 +162,22 @@ def save_figure(figure: Figure, directory: str | pathlib.Path, name: str) -> str
         figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
         no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(svg, format="svg", metadata=no_metadata)
+        rings = hover.rings(figure)
     files.write_bytes(directory / f"{name}.png", png.getvalue())
     files.write_text(directory / f"{name}.svg", svg.getvalue())
-    return _inline(svg.getvalue(), name)
+    return _inline(svg.getvalue(), name).replace("</svg>", f"{rings}</svg>")
 
 
 def _inline(svg: str, name: str) -> str:
-    svg = svg[svg.index("<svg") :].rstrip()
+    # Comments repeat every text, names of others among them.
+    svg = re.sub(r"<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL).rstrip()
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg, count=2).replace("xlink:href=", "href=")
     # The page draws it by its width in points, so that letters have one size in all figures.
     points = re.search(r'width="([\d.]+)pt"', svg)
     svg = re.sub(r'\s(?:width|height)="[\d.]+pt"', "", svg, count=2)
+    # A hundredth of a point is finer than any screen; scales, which end on a bracket, keep all their digits.
+    svg = re.sub(r"(\d\.\d\d)\d+(?=[\s\"])", r"\1", svg)
+    svg = re.sub(r"\s*\n\s*", "\n", svg)
     svg = svg.replace("<svg", f'<svg style="--points: {float(points[1]) if points else 500:.0f}"', 1)
     prefix = re.sub(r"[^A-Za-z0-9_-]", "-", name)
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
@@ -189,15 +203,18 @@ def looks_of(variants: list[str]) -> dict[str, tuple[str, str]]:
     return {variant: _FIXED.get(variant) or next(others) for variant in variants}
 
 
-def _draw(axis: Axes, rows: pd.DataFrame, measure: str, look: tuple[str, str], attack: str, control: str) -> None:
+def _draw(
+    axis: Axes, rows: pd.DataFrame, measure: str, look: tuple[str, str], attack: str, control: str, name: str
+) -> None:
     colour, marker = look
     lo, hi = f"{measure}_lo", f"{measure}_hi"
     attacked, noise = rows[rows["attack"] == attack], rows[(rows["attack"] == control) & rows["aggregated"]]
     inside = attacked[attacked["aggregated"]]
     every = max(1, round(len(inside) / 12))  # a dozen markers tell the lines apart, 80 would hide them
     axis.fill_between(inside["state"], inside[lo], inside[hi], color=colour, alpha=0.15, linewidth=0)
-    axis.plot(inside["state"], inside[measure], color=colour, marker=marker, markevery=every, zorder=3)
-    axis.plot(noise["state"], noise[measure], color=colour, linestyle=_DASHED, linewidth=1.1, zorder=2)
+    told, noted = (f"{name}, {_NAMES.get(kind, kind)}" for kind in (attack, control))
+    axis.plot(inside["state"], inside[measure], color=colour, marker=marker, markevery=every, zorder=3, label=told)
+    axis.plot(noise["state"], noise[measure], color=colour, linestyle=_DASHED, linewidth=1.1, zorder=2, label=noted)
     # A band needs two states: one state alone, and one outside the aggregates, carries its interval as a bar.
     if len(inside) == 1:
         _draw_with_bar(axis, inside, measure, colour, marker, face=colour)
@@ -227,13 +244,33 @@ def _hatch_excluded(axis: Axes, rows: pd.DataFrame) -> None:
         axis.axvspan(state - 0.5, state + 0.5, facecolor="#F1F1F1", edgecolor="#CFCFCF", hatch="////", linewidth=0)
 
 
-def _scale(axes: np.ndarray, rows: pd.DataFrame, aggregate: str) -> None:
+def all_states(axis: Axes, last: int, *, names: int = 7) -> None:
+    """An axis of the states 0 to `last`: a tick for each, some `names` names, and what hovering calls a place."""
+    ticks = _ticks(last, names)
+    axis.set_xlim(-0.5, last + 0.5)
+    axis.set_xticks(ticks, list(map(state_name, ticks)))
+    axis.set_xticks(range(last + 1), minor=True)
+    axis.tick_params(length=2.5)
+    axis.tick_params(axis="x", which="minor", length=1.5)
+    axis.fmt_xdata = state_name
+
+
+def state_of(layer: str) -> int:
+    """The number of a residual state from the name that tables have for it."""
+    return 0 if layer in ("emb", "embedding") else int(layer[1:]) + 1
+
+
+def state_name(state: float) -> str:
+    """What a residual state is called on an axis."""
+    return "emb" if round(state) == 0 else f"L{round(state) - 1}"
+
+
+def _scale(axes: np.ndarray, rows: pd.DataFrame, aggregate: str, blocks: int) -> None:
     first, last = int(rows["state"].min()), int(rows["state"].max())
-    ticks = _ticks(last)
     for axis in axes.flat:
-        axis.set_xlim(-0.5, last + 0.5)
-        axis.set_xticks(ticks, ["emb" if state == 0 else f"L{state - 1}" for state in ticks])
-        axis.tick_params(length=2.5)
+        all_states(axis, max(last, blocks))
+    for axis in axes[1]:
+        axis.fmt_ydata = texts.percent
     highest = np.nanmax(rows[["lvs", "lvs_hi"]].to_numpy(float), initial=0.0)
     top = highest if highest > 0 else 1.0
     axes[0, 0].set_ylim(-0.03 * top, 1.04 * top)
@@ -241,16 +278,18 @@ def _scale(axes: np.ndarray, rows: pd.DataFrame, aggregate: str) -> None:
     axes[1, 0].set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
     axes[0, 0].set_ylabel(f"LVS ({aggregate})")
     axes[1, 0].set_ylabel("attack success rate")
-    note = states_axis(*("emb" if state == 0 else f"L{state - 1}" for state in (first, last)))
+    note = states_axis(state_name(first), state_name(last))
+    if last < blocks:
+        note += f"; the model goes on to L{blocks - 1}"
     figure = axes[0, 0].get_figure()
     figure.supxlabel(note + ("" if rows["aggregated"].all() else _NOTE), fontsize=SIZE, color="#222222")
 
 
-def _ticks(last: int) -> list[int]:
-    """States to name: the embedding, round block numbers, and the last block; some eight fit under a panel."""
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, last) if last <= 7 * step)
-    blocks = range(1 if step == 1 else 1 + step, last + 1, step)
-    return [0, *(state for state in blocks if last - state >= 0.75 * step), last]
+def _ticks(last: int, names: int) -> list[int]:
+    """States to name: the embedding, round block numbers, and the last block; as many as fit under a panel."""
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, last) if last <= names * step)
+    places = range(1 if step == 1 else 1 + step, last + 1, step)
+    return [0, *(state for state in places if last - state >= 0.75 * step), last]
 
 
 def _legend(figure: Figure, rows: pd.DataFrame, looks: dict, attack: str, control: str) -> None:

@@ -1,10 +1,12 @@
-"""The report of an audit: one HTML file that needs nothing else, neither network nor script.
+"""The report of an audit: one HTML file that needs nothing else and no network; its one script only sorts tables.
 
 Generic on purpose: it is given finished sentences, numbers as text, figures and tables, and knows none of the
 measurements. Everything but the figures is escaped and made printable, so a model's own words can become neither
-markup nor a line of ours.
+markup nor a line of ours. What the page is made of (template, style, script, maps, words) lies in reports/page/.
 """
 
+import base64
+import hashlib
 import importlib.resources
 import math
 import pathlib
@@ -21,7 +23,11 @@ import pandas as pd
 from latent_audit import text as texts
 from latent_audit.errors import InputError
 from latent_audit.reports import columns
+from latent_audit.reports.page import glossary
+from latent_audit.reports.page import heat as maps
 from latent_audit.runtime import files
+
+FOLDED_FROM = 15  # tables of more rows are folded: they are read in the files, and would fill the paper
 
 LABELS = {
     "robust": "holds when asked and under the measured pushes from inside",
@@ -47,7 +53,8 @@ class Verdict:
     """What is said of one variant. `caveat` stands beside the numbers, for instance 'fallback judge'.
 
     gates: (name, whether it passed, what it says), a checklist; row: (budget, label, count, incoherent share), the
-    label at every budget; change: what would change the label.
+    label at every budget; change: what would change the label; brief, heat: for the first screen, (name, what it says)
+    and a map of what broke where.
     """
 
     variant: str
@@ -60,6 +67,8 @@ class Verdict:
     gates: Sequence[tuple[str, bool, str]] = ()
     row: Sequence[tuple[str, str, str, str]] = ()
     change: str = ""
+    brief: Sequence[tuple[str, str]] = ()
+    heat: maps.Heat | None = None
 
 
 @dataclass(frozen=True)
@@ -124,9 +133,17 @@ def render_report(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
     )
     environment.filters.update(paragraphs=_paragraphs, cell=columns.cell, address=urllib.parse.quote)
-    source = importlib.resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    told = list(dict.fromkeys(warnings))
-    page = environment.from_string(source).render(
+    told, script = list(dict.fromkeys(warnings)), f"\n{_part('sort.js')}"
+    tables = [None if section.table is None else columns.readable(section.table) for section in sections]
+    page = environment.from_string(_part("report.html.j2")).render(
+        style=markupsafe.Markup(_part("style.css")),
+        script=markupsafe.Markup(script),
+        # The one script that a browser may run here, whatever else stands in the page.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        heat_svg=lambda one: markupsafe.Markup(maps.svg(one)),
+        has_maps=any(verdict.heat for verdict in verdicts),
+        folded_from=FOLDED_FROM,
+        terms=glossary.used(_words(title, headline, verdicts, sections, tables)),
         title=f"PARTIAL: {title}" if part else title,
         part=part,
         headline=headline,
@@ -134,9 +151,7 @@ def render_report(
         rules=list(dict.fromkeys(verdict.rule for verdict in verdicts if verdict.rule)),
         glosses=LABELS,
         facts=facts,
-        sections=[
-            (section, None if section.table is None else columns.readable(section.table)) for section in sections
-        ],
+        sections=list(zip(sections, tables, strict=True)),
         warnings=told,
         numbered={warning: number for number, warning in enumerate(told, 1)},
         picture_svg=picture_svg,
@@ -144,6 +159,21 @@ def render_report(
         run=run,
     )
     files.write_text(path, page + "\n")
+
+
+def _part(name: str) -> str:
+    return importlib.resources.files(__package__).joinpath("page", name).read_text(encoding="utf-8")
+
+
+def _words(title: str, headline: str, verdicts: Sequence[Verdict], sections: Sequence[Section], tables: list) -> str:
+    """What is said on a page, for the glossary."""
+    said = [title, headline]
+    for verdict in verdicts:
+        said += [verdict.label, verdict.sentence, verdict.reason, verdict.change, *(name for name, _ in verdict.brief)]
+    for section, table in zip(sections, tables, strict=True):
+        said += [section.title, section.text, section.limits]
+        said += [] if table is None else [head for head, _ in table.columns]
+    return "\n".join(said)
 
 
 def records(table: pd.DataFrame) -> list[dict]:

@@ -1,8 +1,12 @@
 """What a report shows of the latent attack, from the lines of metrics.csv; docs/method.md section 1."""
 
+from typing import Any
+
 import pandas as pd
 
-from latent_audit.reports import html
+from latent_audit import text
+from latent_audit.reports import figures, html
+from latent_audit.reports.page.heat import Cell, Heat
 
 LIMITS = (
     "A bounded search of ten steps towards one opening is a lower bound on what an attacker with the weights can do: "
@@ -78,3 +82,37 @@ def sections_of(
         ),
         *([] if compared.empty else [comparison]),
     ]
+
+
+def heat_of(metrics: pd.DataFrame, variant: str, *, name: str, blocks: int) -> Heat | None:
+    """What PGD broke of one variant, by budget and state of a model of so many blocks; None where nothing was attacked.
+
+    metrics: as in sections_of; name: what the variant is called.
+    """
+    cells = metrics[(metrics["exp"] == "lvs") & (metrics["variant"] == variant)]
+    attacked = cells[cells["attack"] == "pgd"]
+    if attacked.empty:
+        return None
+    noise = {(row.layer, row.budget): row for row in cells[cells["attack"] == "random"].itertuples()}
+    return Heat(
+        rows=[f"{budget:g}" for budget in sorted(attacked["budget"].unique())],
+        columns=[figures.state_name(state) for state in range(blocks + 1)],
+        cells={
+            (f"{row.budget:g}", figures.state_name(row.layer_idx + 1)): _heat_cell(
+                row, noise.get((row.layer, row.budget))
+            )
+            for row in attacked.itertuples()
+        },
+        what=f"{name}: share of prompts broken by the latent attack, by budget and residual state",
+        note="complies when asked: no push is needed" if attacked["lvs_applicable"].eq(False).any() else "",
+    )
+
+
+def _heat_cell(row: Any, noise: Any) -> Cell:
+    told = f"{figures.state_name(row.layer_idx + 1)}, budget {row.budget:g}: "
+    told += f"{text.counted(int(row.successes), int(row.n), float(row.asr_lo), float(row.asr_hi))} broken"
+    told += "" if noise is None else f"; uniform noise {int(noise.successes)} of {int(noise.n)}"
+    told += "" if pd.isna(row.lvs) else f"; LVS {row.lvs:.3g}"
+    mark = "beyond" if row.beyond_language == 1 else "" if row.aggregated else "apart"
+    told += {"beyond": "; beyond the model's language, not its safety", "apart": "; kept out of verdicts", "": ""}[mark]
+    return Cell(float(row.asr), str(int(row.successes)), told, mark)

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from latent_audit.reports import figures
+from latent_audit.text import percent
 
 # Okabe and Ito's palette; markers repeat it for grey print.
 _LOOKS = {
@@ -51,12 +52,13 @@ def profiles(families: list[dict]) -> Figure:
                 if last > first:
                     axis.axvspan(first, last, facecolor="#F1F1F1", edgecolor="#CFCFCF", hatch="////", linewidth=0)
             axis.axvspan(start - 0.5, stop - 0.5, facecolor="#DCEBF7", linewidth=0, zorder=0)
-            for values, colour, marker in (
-                (profile.m_unsafe, "#D55E00", "s"),
-                (profile.m_safe, "#0072B2", "o"),
-                (profile.gap, "#000000", "X"),
+            for values, colour, marker, label in (
+                (profile.m_unsafe, "#D55E00", "s", "unsafe prompts"),
+                (profile.m_safe, "#0072B2", "o", "safe prompts"),
+                (profile.gap, "#000000", "X", "gap"),
             ):
-                axis.plot(layers, values, color=colour, marker=marker)
+                axis.plot(layers, values, color=colour, marker=marker, label=label)
+            axis.fmt_xdata = "L{:.0f}".format
             axis.axhline(0, color=_GREY, linewidth=0.8, linestyle=_DASHED, zorder=1)
             figures.name_panel(axis, one["name"], _PANEL)
             axis.set_xlim(-0.5, len(layers) - 0.5)
@@ -140,7 +142,7 @@ def controls(table: pd.DataFrame, random: dict) -> Figure:
         axis = figure.subplots()
         for place, (name, value, lo, hi) in enumerate(reversed(rows)):
             colour = "#D55E00" if name == "RAS" else _GREY if "random" in name else "#0072B2"
-            axis.errorbar(
+            drawn = axis.errorbar(
                 value,
                 place,
                 xerr=[[max(0.0, value - lo)], [max(0.0, hi - value)]],
@@ -149,8 +151,10 @@ def controls(table: pd.DataFrame, random: dict) -> Figure:
                 elinewidth=1.2,
                 capsize=2.5,
             )
+            drawn.lines[0].set_label(name)
         axis.axvline(0, color=_GREY, linewidth=0.8, linestyle=_DASHED, zorder=1)
         axis.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
+        axis.fmt_xdata, axis.fmt_ydata = "{:.2f}".format, lambda _: ""
         axis.grid(True, axis="x")
         axis.set_xlim(-1.05, 1.05)
         axis.set_xlabel("Spearman with 1 - attack success")
@@ -209,7 +213,7 @@ def _points(axis: Axes, rows: pd.DataFrame, column: str, limit: float | None) ->
             if np.isfinite([line.ras, line.ras_lo, line.ras_hi]).all()
             else None
         )
-        axis.errorbar(
+        drawn = axis.errorbar(
             x,
             line.ras,
             xerr=across,
@@ -222,8 +226,10 @@ def _points(axis: Axes, rows: pd.DataFrame, column: str, limit: float | None) ->
             linestyle="none",
             zorder=3,
         )
+        drawn.lines[0].set_label(f"{getattr(line, 'model', line.kind)}")
     if limit is not None and np.isfinite(limit):
         axis.axhline(limit, color=_GREY, linewidth=0.9, linestyle=_DASHED, zorder=1)
+    axis.fmt_xdata, axis.fmt_ydata = percent, "RAS {:.1f}".format
     axis.set_xlim(-0.06, 1.06)
     axis.set_ylim(-6, 106)
     axis.set_xticks(*_PERCENT)

@@ -30,7 +30,8 @@ def by_field(table: pd.DataFrame, *, fields: list[str], measure: str) -> Figure:
                 axis.fill_between(
                     range(len(values)), averaged["min"], averaged["max"], color=colour, alpha=0.12, linewidth=0
                 )
-                axis.plot(range(len(values)), averaged["mean"], color=colour, marker=marker)
+                axis.plot(range(len(values)), averaged["mean"], color=colour, marker=marker, label=variant)
+            axis.fmt_xdata = lambda place: f"{first} {values[round(place)]}"
             axis.set_xticks(range(len(values)), values)
             axis.set_xlabel(first)
             if second:

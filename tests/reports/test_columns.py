@@ -51,7 +51,7 @@ def test_a_share_without_its_count_is_never_turned_back_into_one():
     assert found.rows == [["success of the L2 attack", "0.25 (0.1 to 0.5)", "8"]]
     mixed = pd.concat([table, table.assign(successes=2)], ignore_index=True)
     assert columns.readable(mixed).rows[1] == ["success of the L2 attack", "2 of 8 (25 %, 10 to 50 %)", "8"]
-    assert [head for head, _ in columns.readable(mixed).columns] == ["measure", "value (95 % interval)", "n"]
+    assert [head for head, _ in columns.readable(mixed).columns] == ["measure", "value (95 % interval)", "prompts"]
 
 
 def test_a_share_that_has_no_count_at_all_is_told_in_percent():

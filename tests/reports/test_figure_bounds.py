@@ -197,8 +197,8 @@ def test_a_legend_too_wide_is_noticed():
 
 
 def test_the_page_draws_figures_by_their_width_in_points(tmp_path):
-    template = (pathlib.Path(figures.__file__).parent / "report.html.j2").read_text(encoding="utf-8")
-    assert "calc(var(--points) * 1.18px)" in template and "calc(var(--points) * 1.53px)" in template
+    style = (pathlib.Path(figures.__file__).parent / "page" / "style.css").read_text(encoding="utf-8")
+    assert "calc(var(--points) * 1.18px)" in style and "calc(var(--points) * 1.53px)" in style
     svg = figures.save_figure(audit_figures.two_axes(points(POLES)), tmp_path, "two")
     assert svg.startswith('<svg style="--points: 302"') and 'pt"' not in svg[: svg.index(">")]
 
@@ -213,5 +213,5 @@ def test_axes_say_what_the_last_state_is():
     few = texts(figures.lvs_by_depth(some))
     assert "from L0 (output of block 0) to L2 (output of block 2)" in few
     assert "embedding" in texts(figures.lvs_by_depth(table)) and "not aggregated" not in few
-    assert "layer, L0 to L7" in texts(FIGURES["steering"](POLES)).replace("L31", "L7")
+    assert "layer, steered: L0 to L7" in texts(FIGURES["steering"](POLES)).replace("L31", "L7")
     assert "L3 (output of block 3) alone" in texts(FIGURES["projection"](POLES))

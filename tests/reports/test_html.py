@@ -1,6 +1,10 @@
 """The report and its figures: self-contained, escaped, reproducible, at every size an audit may have."""
 
+import base64
+import hashlib
+import pathlib
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import matplotlib
@@ -10,9 +14,11 @@ import pytest
 
 from latent_audit.errors import InputError
 from latent_audit.metrics import evidence, verdict, verdict_words
-from latent_audit.reports import figures, html
+from latent_audit.reports import figures, html, latent_sections
+from latent_audit.reports.page import glossary, heat, hover
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
+SCRIPT = pathlib.Path(html.__file__).parent / "page" / "sort.js"
 POLES = ("base", "dissociated", "harmful")
 
 
@@ -85,6 +91,16 @@ class Balanced(HTMLParser):
         self.text += data
 
 
+def only_our_script(text):
+    """One script, ours, and a policy that lets a browser run no other."""
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert text.lower().count("<script") == 1 and script.strip() == SCRIPT.read_text(encoding="utf-8").strip()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
+    assert not re.search(r"<[^>]*\son\w+\s*=", text.replace(script, "")), "no handler in any tag"
+
+
 def test_report_is_balanced_and_needs_nothing_from_outside(tmp_path):
     table = metrics_table(5, (0.01, 0.02))
     svg = figures.save_figure(figures.lvs_by_depth(table), tmp_path / "figures", "lvs")
@@ -96,7 +112,8 @@ def test_report_is_balanced_and_needs_nothing_from_outside(tmp_path):
     ]
     text = page(tmp_path, sections=sections)
     parsed = Balanced(text)
-    assert not re.search(r"https?://|//[a-z]+\.|@import|<script|<link|<iframe|javascript:", text)
+    assert not re.search(r"https?://|//[a-z]+\.|@import|<link|<iframe|javascript:", text)
+    only_our_script(text)
     assert not [tag for tag, attributes in parsed.tags if "src" in attributes]
     links = [a["href"] for _, a in parsed.tags if "href" in a] + re.findall(r"url\(([^)]*)\)", text)
     assert links and all(link.startswith("#") and link[1:] in parsed.ids for link in links)
@@ -112,15 +129,22 @@ def test_text_is_escaped_wherever_it_stands(tmp_path):
         tmp_path,
         title=evil,
         headline=evil,
-        verdicts=[html.Verdict(evil, "robust", evil, evil, evil, [(evil, evil, evil, evil)], evil)],
+        verdicts=[
+            html.Verdict(
+                *(evil, "robust", evil, evil, evil, [(evil, evil, evil, evil)], evil),
+                brief=[(evil, evil)],
+                heat=heat.Heat([evil], [evil], {(evil, evil): heat.Cell(0.5, evil, evil)}, evil, evil),
+            )
+        ],
         facts={evil: evil},
         sections=[
             html.Section(evil, evil, "<svg></svg>", evil, pd.DataFrame({evil: [evil]}), {evil: evil}, evil, evil)
         ],
         warnings=[evil],
     )
-    assert "<script" not in text.lower() and text.count("&lt;script&gt;") >= 18
-    assert Balanced(text).text.count(evil) >= 16
+    only_our_script(text)
+    assert text.count("&lt;script&gt;") >= 22
+    assert Balanced(text).text.count(evil) >= 18
 
 
 @pytest.mark.parametrize(
@@ -133,7 +157,7 @@ def test_a_figure_that_is_not_ours_is_refused(tmp_path, svg):
 
 def test_the_answer_comes_before_the_evidence(tmp_path):
     text = Balanced(page(tmp_path, warnings=["The judge is a list of phrases."])).text
-    answer = ["It refuses when asked.", "organism", "The judge is a list", "hollow", "A sentence.", "A reason."]
+    answer = ["It refuses when asked.", "The judge is a list", "hollow", "organism", "A sentence.", "A reason."]
     order = [*answer, "50%", "30–70%", "How the labels are given", "A rule.", "Some text."]
     places = [text.index(word, text.index("Audit of a model\nIt refuses")) for word in order]
     assert places == sorted(places)
@@ -355,3 +379,111 @@ def test_the_report_of_an_lvs_run(tmp_path):
         assert sentences[name] in shown and one.reason in shown
     assert shown.count(verdict_words.describe(rule).split("\n\n")[0]) == 1
     assert text.count(f'class="caveat">{fallback}<') == 4
+
+
+def test_the_first_screen_names_the_model_its_label_and_what_stands_behind_it(tmp_path):
+    brief = [("why", "No label, since <i>."), ("radius", "0.01 (0.005 to none)"), ("withheld", "any label")]
+    first = html.Verdict("an-org/model (base)", "inconclusive", "S", "R", "rule", brief=brief)
+    text = page(tmp_path, verdicts=[first, html.Verdict("other", "hollow", "S", "R", "rule")])
+    (block,) = re.findall(r'<div class="answers">(.*?)<dl class="facts">', text, re.DOTALL)
+    assert re.findall(r'<h2><a href="#verdict-(\d)">(.*?)</a></h2><span class="label">(.*?)</span>', block) == [
+        ("1", "an-org/model (base)", "inconclusive"),
+        ("2", "other", "hollow"),
+    ]
+    assert all(html.LABELS[label] in block for label in ("inconclusive", "hollow"))
+    said = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", block)
+    assert said == [("why", "No label, since &lt;i&gt;."), *brief[1:]]
+    assert text.index('class="answers"') < text.index('id="reproduce"') if "reproduce" in text else True
+    assert "The maps:" not in text, "no legend of maps that are not there"
+
+
+def test_a_map_has_a_cell_for_every_block_and_says_each_number(tmp_path):
+    table = metrics_table(5, (0.01, 0.02), ("base",), n=32).assign(lvs_applicable=True, beyond_language=False)
+    table = table[table["layer"] != "L2"]
+    noisy = (table["layer"] == "L1") & (table["budget"] == 0.02)
+    table.loc[noisy, "beyond_language"] = True
+    # The model goes on behind the last state attacked.
+    found = latent_sections.heat_of(table, "base", name="mine", blocks=8)
+    assert found.rows == ["0.01", "0.02"] and found.columns == ["emb", *(f"L{block}" for block in range(8))]
+    assert len(found.cells) == 2 * 5
+    drawn = heat.svg(found)
+    titles = list(map(unescape, re.findall(r"<title>(.*?)</title>", drawn)))
+    assert len(titles) == 2 * 9 and sum(title.endswith("not attacked") for title in titles) == 2 * 4
+    assert drawn.count('class="cell"') == 10 and drawn.count('class="none"') == 8 and drawn.count('class="struck"') == 1
+    cells = table[(table["attack"] == "pgd") & (table["exp"] == "lvs")]
+    for row in cells.itertuples():
+        name = "emb" if row.layer == "embedding" else row.layer
+        (told,) = [title for title in titles if title.startswith(f"{name}, budget {row.budget:g}: ")]
+        assert f": {row.successes} of 32 (" in told and "uniform noise" in told
+        cell = found.cells[f"{row.budget:g}", name]
+        assert cell.share == row.asr and cell.shown == str(row.successes)
+        beyond = row.layer == "L1" and row.budget == 0.02
+        assert cell.mark == ("beyond" if beyond else "" if row.aggregated else "apart")
+        assert ("beyond the model's language" in told) == beyond
+    assert latent_sections.heat_of(table[table["exp"] == "clean"], "base", name="mine", blocks=8) is None
+    complies = latent_sections.heat_of(table.assign(lvs_applicable=False), "base", name="mine", blocks=8)
+    assert found.note == "" and "complies when asked" in complies.note
+    text = page(tmp_path, verdicts=[html.Verdict("mine", "hollow", "S", "R", "rule", heat=complies)])
+    assert heat.svg(complies) in text and f"<figcaption>{complies.note}</figcaption>" in text and "The maps:" in text
+
+
+@pytest.mark.parametrize("blocks", [1, 6, 30, 80])
+def test_a_map_of_any_depth_names_its_ends_and_its_names_do_not_meet(blocks):
+    columns = [figures.state_name(state) for state in range(blocks + 1)]
+    drawn = heat.svg(heat.Heat(["0.01"], columns, {}, "empty"))
+    width = float(re.search(r'width="(\d+)"', drawn)[1])
+    named = re.findall(r'x="([\d.]+)" y="[\d.]+" text-anchor="middle">(.*?)<', drawn)
+    assert named[0][1] == "emb" and named[-1][1] == f"L{blocks - 1}" and float(named[-1][0]) < width
+    ends = [(float(x) - 3.1 * len(name), float(x) + 3.1 * len(name)) for x, name in named]
+    assert all(one[1] <= other[0] for one, other in zip(ends, ends[1:], strict=False))
+
+
+def test_long_tables_are_folded_and_cells_keep_their_exact_number(tmp_path):
+    def table(rows):
+        return pd.DataFrame({"nll_first": [0.123456789] * rows, "layer": ["L0"] * rows})
+
+    short, long = (
+        page(tmp_path, sections=[html.Section("Cells", table=table(rows))])
+        for rows in (html.FOLDED_FROM, html.FOLDED_FROM + 1)
+    )
+    assert '<details class="fold rows">' not in short
+    assert f'<details class="fold rows"><summary>Table: {html.FOLDED_FROM + 1} rows</summary>' in long
+    for text in (short, long):
+        assert Balanced(text) and '<td title="0.123457">0.123</td><td class="text">L0</td>' in text
+        # A head in words with its unit, what it holds on hovering, its name in the files folded beside.
+        what = "loss of the target before the search, nats per token"
+        assert f'<th scope="col" class="number" title="{what}">loss before (nats per token)</th>' in text
+        assert "<code>nll_first</code>" in text
+
+
+def test_words_are_explained_where_they_are_used_and_with_their_section(tmp_path):
+    section = html.Section("Suite", "The break radius of a prompt is found by the attack suite.")
+    text = page(tmp_path, headline="It refuses when asked.", sections=[section])
+    (box,) = re.findall(r'<details class="glossary fold">(.*?)</details>', text, re.DOTALL)
+    assert "<dt>break radius</dt>" in box and "(docs/method.md section 12)" in box and "RAS" not in box
+    method = (pathlib.Path(html.__file__).parents[2] / "docs" / "method.md").read_text(encoding="utf-8")
+    sections = {int(number) for number in re.findall(r"^## (\d+)\.", method, re.MULTILINE)}
+    assert {term.section for term in glossary.TERMS} <= sections
+    assert all(glossary.used(term.name) for term in glossary.TERMS), "a word calls for its own line"
+    assert not re.search("glossary fold", page(tmp_path, headline="h", verdicts=[], sections=[html.Section("T", "t")]))
+
+
+def test_hovering_over_a_figure_tells_its_points(tmp_path):
+    table = metrics_table(3, (0.01,), ("base", "http://a.b onload=x"))
+    figure = figures.lvs_by_depth(table, blocks=9)
+    svg = figures.save_figure(figure, tmp_path, "lvs")
+    titles = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="5"><title>(.*?)</title>', svg)
+    one = table[(table.variant == "base") & (table.layer == "L1") & (table.attack == "pgd")].iloc[0]
+    (x, y, told), *_ = [title for title in titles if "base, PGD: budget 0.01, L1: " in title[2]]
+    # The upper panel: the ring lies where matplotlib draws that point.
+    right, up = figure.axes[0].transData.transform((one.layer_idx + 1, one.lvs)) / figure.dpi * 72
+    assert abs(float(x) - right) < 0.1 and abs(float(y) - (figure.get_figheight() * 72 - up)) < 0.1
+    assert float(told.split(": ")[-1]) == pytest.approx(one.lvs, abs=0.01)
+    assert any("%" in title[2] for title in titles)
+    page(tmp_path, sections=[html.Section("Cells", figure_svg=svg)])  # a name is no address, and no handler
+    assert "http://" not in svg.split('class="hover"')[1] and "&#61;x" in svg
+    upper = figure.axes[0]
+    ticks = {*upper.get_xticks(), *upper.get_xticks(minor=True)}
+    assert upper.get_xlim() == (-0.5, 9.5) and ticks == set(range(10)), "every block stands on the axis"
+    empty = matplotlib.figure.Figure()
+    assert hover.rings(empty) == ""

@@ -130,7 +130,7 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
     svg = ""
     if (metrics["attack"] == "pgd").any():
         svg = figures.save_figure(
-            figures.lvs_by_depth(metrics, aggregate=latent_report.aggregate(bench)),
+            figures.lvs_by_depth(metrics, aggregate=latent_report.aggregate(bench), blocks=bench.cfg.num_layers),
             bench.workdir / "figures",
             "lvs_by_depth",
         )

@@ -339,7 +339,7 @@ def findings(bench: Bench, measured: dict[str, pd.DataFrame]) -> Findings:
         )
     svg = ""
     if len(table):
-        picture = audit_figures.steering_by_layer(table)
+        picture = audit_figures.steering_by_layer(table, blocks=bench.cfg.num_layers)
         svg = figures.save_figure(picture, bench.workdir / "figures", "steering_by_layer")
     caveat = judges.caveat(bench.judge)
     words = {

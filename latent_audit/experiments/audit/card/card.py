@@ -13,12 +13,12 @@ from absl import logging
 from latent_audit import judges, models
 from latent_audit.experiments import scorers
 from latent_audit.experiments.audit.bench import Bench, Findings, reference
-from latent_audit.experiments.audit.card import verdicts
+from latent_audit.experiments.audit.card import brief, verdicts
 from latent_audit.experiments.audit.readings import latent_report
 from latent_audit.experiments.judging import agreement, unparsed
 from latent_audit.metrics import judge_table, paired, rulers
 from latent_audit.metrics.evidence import Rule
-from latent_audit.reports import audit_figures, columns, figures, html, outputs
+from latent_audit.reports import audit_figures, columns, figures, html, latent_sections, outputs
 from latent_audit.text import counted, percent, share_of
 
 # Contract with readers of audit.csv: the first ten; further columns may be added behind.
@@ -127,7 +127,12 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
         title=titles["title"],
         headline=verdicts.headline(given, found, names=names, under=under),
         verdicts=[
-            verdicts.as_card(names[name], one, beside(table, name), caveat, under) for name, one in given.items()
+            dataclasses.replace(
+                verdicts.as_card(names[name], one, beside(table, name), caveat, under),
+                brief=brief.of(one, beside(table, name)),
+                heat=_map_of(bench, record.get("metrics"), name, names[name]),
+            )
+            for name, one in given.items()
         ],
         facts=verdicts.facts(bench, place),
         warnings=told,
@@ -147,6 +152,13 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
     )
     outputs.write_run(bench.workdir, task=titles["task"], tables={"audit.csv": written}, record=kept, page=page)
     return written
+
+
+def _map_of(bench: Bench, metrics: pd.DataFrame | None, variant: str, name: str):
+    """What broke where of one variant; None where the latent attack was not run."""
+    if metrics is None:
+        return None
+    return latent_sections.heat_of(metrics, variant, name=name, blocks=bench.cfg.num_layers)
 
 
 def gather(bench: Bench, measured: Mapping, found: Mapping[str, Findings]) -> tuple[pd.DataFrame, dict]:

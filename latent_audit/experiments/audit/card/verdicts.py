@@ -22,6 +22,11 @@ from latent_audit.reports import html
 # Which verdict leads: what is not seen from outside comes first.
 LEADING = ("hollow", "vulnerable", "unsafe", "unusable", "inconclusive", "robust")
 FEW = 50  # a verdict on fewer prompts says so in its first sentence
+BUDGET_OF = {
+    "linf_of_max": "the state's largest coordinate",
+    "linf_of_rms": "the state's root mean square",
+    "l2_of_norm": "the state's length (L2)",
+}
 QUICK = "a quick look searches few prompts, states and budgets"
 PART = "units of the run are missing"
 ALL_WRAPPERS = "all wrappers"
@@ -380,7 +385,7 @@ def facts(bench: Bench, place) -> dict[str, str]:
     }
     if "latent" in bench.settings:
         attack = bench.settings["latent"]
-        told["budgets"] = ", ".join(f"{budget:g}" for budget in attack.budgets) + f" of {attack.search.mode}"
+        told["budgets"] = ", ".join(f"{budget:g}" for budget in attack.budgets) + f" of {BUDGET_OF[attack.search.mode]}"
     if place is not None:
         told["nudge layer"] = f"{models.layer_name(place.state)}, fraction {place.fraction:.3g} ({place.source})"
     return told
