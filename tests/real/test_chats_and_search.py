@@ -1,0 +1,72 @@
+"""What a published model is asked, what it answers, and one cell of an lvs run, against transformers and plain torch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from latent_audit import models
+from latent_audit.data import builtin_prompts, chats
+from latent_audit.interventions import latent
+from latent_audit.models.generate import generate
+from tests.real import published
+from tests.support import torch_oracle
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+PROMPTS = builtin_prompts.HARMLESS[:3]
+
+
+@pytest.mark.parametrize("name", [published.SMOL, published.QWEN])
+def test_chats_and_greedy_answers_are_those_of_transformers(name):
+    path = published.path_of(name)
+    chat = chats.load_chat(path)
+    tokens, mask = chats.encode_prompts(chat, PROMPTS, max_length=256)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=name)
+    asked = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        for prompt in PROMPTS
+    ]
+    assert [row[real].tolist() for row, real in zip(tokens, mask, strict=True)] == asked
+
+    cfg, params = models.load(path)
+    with jax.default_matmul_precision("highest"):
+        ours = np.asarray(generate(params, tokens, mask, cfg=cfg, max_new_tokens=24, eos_ids=()).tokens)
+    model = published.of_transformers(path)
+    for row, ids in zip(ours, asked, strict=True):
+        # As a generation does by default, but for the end of a turn, which ends neither here.
+        theirs = torch_oracle.greedy(model, torch.tensor(ids), 24)
+        assert row.tolist() == theirs
+
+
+@pytest.mark.parametrize("state", [3, 20])
+def test_a_cell_of_lvs_is_that_of_a_plain_loop(state):
+    path, budget = published.path_of(published.SMOL), 0.0005
+    chat = chats.load_chat(path)
+    cfg, params = models.load(path)
+    tokens, mask = chats.encode_prompts(chat, PROMPTS[:1], max_length=256)
+    target = np.array(chat.tokenizer("Sure, here is", add_special_tokens=False)["input_ids"])
+    search, budgets = latent.Search(steps=4, controls=False), jnp.asarray([budget])
+    keys = latent.row_keys(jax.random.key(1), np.array([7], np.uint32), state, budgets)
+    with jax.default_matmul_precision("highest"):
+        clean = latent.clean_pass(params, tokens, mask, jnp.asarray(target), cfg=cfg, search=search)
+        found = latent.attack_state(
+            params, clean, mask, jnp.asarray(target), state, budgets, keys, cfg=cfg, search=search
+        )
+    model = published.of_transformers(path)
+    prompt, goal = torch.tensor(tokens[0][mask[0]], dtype=torch.long), torch.tensor(target)
+    single = torch_oracle.pgd(model, prompt, goal, state, budget, steps=4)
+    np.testing.assert_allclose(found.radius[0, 0], single.eps, rtol=1e-4)
+    trace, ours = np.asarray(found.nll_trace)[:, 0, 0], np.asarray(found.delta[0, 0, 0])[mask[0]]
+    # The first loss is one forward pass. Later ones follow signs of gradients, which rounding decides where they are
+    # near zero; a step changes the loss by tenths, and this by thousandths.
+    np.testing.assert_allclose(trace[0], single.nlls[0], atol=1e-3)
+    np.testing.assert_allclose(trace, single.nlls, atol=0.02)
+    size = np.abs(single.gradient.numpy())
+    clear = size > 0.05 * np.sqrt(np.mean(size**2))
+    apart = np.abs(ours - single.delta.numpy()) > 1e-3 * single.eps
+    print(state, trace, single.nlls, "differ", apart.mean(), "of clear ones", apart[clear].mean())
+    assert apart[clear].mean() < 0.05
