@@ -28,7 +28,7 @@ step() {
     local name=$1 started=$SECONDS
     shift
     [ -e "$WORK/$name.done" ] && { echo "== $name: done before"; return; }
-    printf '%q ' "$@" > "$WORK/$name.command"
+    { printf '%q ' "$@"; echo; } > "$WORK/$name.command"
     echo "== $name"
     "$@"
     echo "$((SECONDS - started)) seconds" | tee -a "$WORK/$name.command"
