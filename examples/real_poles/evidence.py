@@ -1,9 +1,9 @@
 """A folder of evidence from a finished construction: `python -m examples.real_poles.evidence WORKDIR MODEL FOLDER`.
 
-WORKDIR, MODEL: as given to run.sh; or a folder in which its archives were unpacked beside pairs/. FOLDER gets a folder for each step that is done with its report, tables, command,
-environment and inputs (hashes of prompts, templates, weights), never weights, prompts or answers; by_kind.csv, the
-shares of mild and of invented held-out requests apart; and hashes.txt, SHA-256 of the model's file and of all of these.
-Paths of the machine are written as WORKDIR and MODEL.
+WORKDIR, MODEL: as given to run.sh; or a folder in which its archives were unpacked beside pairs/. FOLDER gets a folder
+for each step that is done with its report, tables, command, environment and inputs (hashes of prompts, templates,
+weights), never weights, prompts or answers; by_kind.csv, the shares of mild and of invented held-out requests apart;
+and hashes.txt, SHA-256 of the model's file and of all of these. Paths of the machine are written as WORKDIR and MODEL.
 """
 
 import csv
