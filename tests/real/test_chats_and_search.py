@@ -48,9 +48,11 @@ def test_chats_and_greedy_answers_are_those_of_transformers(name):
         assert len(theirs) > 8 and row[: len(theirs)].tolist() == theirs
 
 
-@pytest.mark.parametrize("state", [3, 20])
-def test_a_cell_of_lvs_is_that_of_a_plain_loop(state):
-    path, budget = published.path_of(published.SMOL), 0.0005
+# At state 20 the largest coordinate is a massive activation: .0005 of it overshoots, the loss jumps by two nats from step
+# to step, and a hundredth of that is rounding's.
+@pytest.mark.parametrize("state, budget", [(3, 0.0005), (20, 0.0001)])
+def test_a_cell_of_lvs_is_that_of_a_plain_loop(state, budget):
+    path = published.path_of(published.SMOL)
     chat, (cfg, params) = chat_of(path), models.load(path)
     tokens, mask = chats.encode_prompts(chat, PROMPTS[:1], max_length=256)
     target = np.array(chats.target_ids(chat, "Sure, here is"))
