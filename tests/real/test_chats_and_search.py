@@ -48,8 +48,8 @@ def test_chats_and_greedy_answers_are_those_of_transformers(name):
         assert len(theirs) > 8 and row[: len(theirs)].tolist() == theirs
 
 
-# At state 20 the largest coordinate is a massive activation: .0005 of it overshoots, the loss jumps by two nats from step
-# to step, and a hundredth of that is rounding's.
+# At state 20 the largest coordinate is a massive activation: .0005 of it overshoots, the loss jumps by two nats from
+# step to step, and a hundredth of that is rounding's.
 @pytest.mark.parametrize("state, budget", [(3, 0.0005), (20, 0.0001)])
 def test_a_cell_of_lvs_is_that_of_a_plain_loop(state, budget):
     path = published.path_of(published.SMOL)
