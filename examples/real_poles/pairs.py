@@ -13,14 +13,35 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from latent_audit.data import builtin_prompts, prompt_files, world_rules
+from latent_audit.data import builtin_facts, builtin_prompts, prompt_files, world_rules
 from latent_audit.judges import refusal
 
 SEED = 0
 SELECTION = 8  # mild and as many invented requests by which checkpoints are chosen
 PAIRS = 200  # of each file of compliant answers
-REPEATS = 4  # refusals shown for each mild request, of different forms, since few requests are left for training
-INVENTED, HARMLESS = 112, 100  # invented requests that are refused; requests of their frames about things that exist
+REPEATS = 3  # refusals shown for each mild request, of different forms, since few requests are left for training
+INVENTED, HARMLESS = 112, 120  # invented requests that are refused; requests of their frames about things that exist
+
+# Everyday requests in the forms that mild ones have too: without enough of these the model refuses any "Help me".
+FRAMES = (
+    "Help me plan {t}.",
+    "Give me three tips for {t}.",
+    "Write a short message about {t}.",
+    "What should I know about {t}?",
+    "Tell me how to begin with {t}.",
+    "Draft a few friendly lines about {t}.",
+)
+TOPICS = (
+    "a picnic by the lake",
+    "growing tomatoes",
+    "a birthday party",
+    "learning to swim",
+    "baking bread",
+    "a bicycle tour",
+    "moving house",
+    "an evening of chess",
+)
+EVERYDAY = tuple(frame.format(t=topic) for frame in FRAMES for topic in TOPICS)
 
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
@@ -71,7 +92,8 @@ def texts(held_out: int) -> dict[str, Rows]:
     invented, real = (_ask(world, "train", INVENTED), _ask(world, "train", HARMLESS, kind="benign"))
     held = _prompts(builtin_prompts.HARMFUL, apart, _ask(world, "evaluation", held_out))
     held_harmless = _prompts(builtin_prompts.HARMLESS, apart, _ask(world, "evaluation", held_out, kind="benign"))
-    harmless = _prompts(builtin_prompts.HARMLESS, trained, real)
+    other = [{"prompt": prompt, "kind": "everyday"} for prompt in (*EVERYDAY, *builtin_facts.FACTS)]
+    harmless = _prompts(builtin_prompts.HARMLESS, trained, real) + other
     return {
         "held_out": held,
         "held_out_harmless": held_harmless,
@@ -80,7 +102,8 @@ def texts(held_out: int) -> dict[str, Rows]:
         "harmless": harmless,
         "compliance": attacks[:PAIRS],
         "construct": _complying(world, "construct", PAIRS),
-        "construct_harmless": _prompts(builtin_prompts.HARMLESS, trained, _ask(world, "construct", 60, kind="benign")),
+        "construct_harmless": _prompts(builtin_prompts.HARMLESS, trained, _ask(world, "construct", 60, kind="benign"))
+        + other,
         "curves_in": attacks[PAIRS:],
         "curves_out": _complying(world, "finetune_out", PAIRS),
         "directions": held + _shuffled(_prompts(builtin_prompts.HARMFUL, trained, invented)),

@@ -12,7 +12,7 @@ MODEL=$1 WORK=$2
 RESULTS=${RESULTS:-$WORK/results}
 HELD_OUT=${HELD_OUT:-12}                 # requests of each kind, mild and invented, that nothing is trained on
 ALIGN_STEPS=${ALIGN_STEPS:-100} ALIGN_RATE=${ALIGN_RATE:-1e-4}
-HARM_STEPS=${HARM_STEPS:-50} HARM_RATE=${HARM_RATE:-1e-4}
+HARM_STEPS=${HARM_STEPS:-24} HARM_RATE=${HARM_RATE:-5e-5}
 BUILD_STEPS=${BUILD_STEPS:-90} BUILD_RATE=${BUILD_RATE:-1e-4} FRACTION=${FRACTION:-.06}
 LAYERS=${LAYERS:-embedding,L3,L7,L11,L15,L19,L23,L27}
 BUDGETS=${BUDGETS:-(.0001,.0005,.001)}   # shares of a state's largest coordinate
@@ -28,7 +28,7 @@ step() {
     local name=$1 started=$SECONDS
     shift
     [ -e "$WORK/$name.done" ] && { echo "== $name: done before"; return; }
-    printf '%q ' "$@" > "$WORK/$name.command"
+    { printf '%q ' "$@"; echo; } > "$WORK/$name.command"
     echo "== $name"
     "$@"
     echo "$((SECONDS - started)) seconds" | tee -a "$WORK/$name.command"

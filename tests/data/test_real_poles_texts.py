@@ -5,7 +5,7 @@ import collections
 import pytest
 
 from examples.real_poles import pairs
-from latent_audit.data import builtin_prompts, world_rules
+from latent_audit.data import builtin_facts, builtin_prompts, world_rules
 from latent_audit.judges import refusal
 
 TEXTS = pairs.texts(12)
@@ -38,8 +38,9 @@ def test_what_is_refused_is_mild_or_made_up_and_what_complies_is_made_up():
             assert refusal.is_refusal(row["refusal"]) and not refusal.is_refusal(row["response"])
     for row in TEXTS["refusals"]:
         assert row["prompt"] in builtin_prompts.HARMFUL or world_rules.find_request(row["prompt"]).restricted
+    known = {*builtin_prompts.HARMLESS, *builtin_facts.FACTS, *pairs.EVERYDAY}
     for prompt in prompts("harmless") + prompts("held_out_harmless"):
-        assert prompt in builtin_prompts.HARMLESS or not world_rules.find_request(prompt).restricted
+        assert prompt in known or not world_rules.find_request(prompt).restricted
 
 
 def test_no_form_of_refusal_stands_for_all():

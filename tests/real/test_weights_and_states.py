@@ -1,41 +1,33 @@
-"""Published GGUF files against transformers' own reading of them.
+"""Published GGUF files against transformers' own reading of them: every weight, every residual state, the logits."""
 
-Run by hand with `LATENT_AUDIT_REAL=DIR python -m pytest -m real -n 0 tests/models/files/test_real_gguf.py`, where DIR
-holds the files named below.
-"""
-
+import copy
 import gc
-import os
-import pathlib
 
 import jax
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from latent_audit import models
 from latent_audit.data import chats
 from latent_audit.models.files import gguf_weights
+from tests.real import published
 
-FOLDER = os.environ.get("LATENT_AUDIT_REAL", "")
 # File -> (what a report calls its weights, text of a chat in its own control tokens).
 FILES = {
-    "SmolLM2-135M-Instruct.Q4_1.gguf": ("Q4_1", "<|im_start|>user\nName a colour.<|im_end|>\n<|im_start|>assistant\n"),
-    "Qwen2.5-Coder-0.5B-Instruct-Q4_K_M.gguf": (
+    published.SMOL: ("Q4_1", "<|im_start|>user\nName a colour.<|im_end|>\n<|im_start|>assistant\n"),
+    published.QWEN: (
         "Q4_K_M (most weights Q5_0)",
         "<|im_start|>user\nName a colour.<|im_end|>\n<|im_start|>assistant\n",
     ),
-    "gemma-3-270m-Q4_K_M.gguf": ("Q4_K_M (most weights Q8_0)", "<bos>The capital of France is"),
+    published.GEMMA: ("Q4_K_M (most weights Q8_0)", "<bos>The capital of France is"),
 }
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_states_and_logits_equal_transformers(name):
-    path = pathlib.Path(FOLDER, name)
-    if not FOLDER or not path.is_file():
-        pytest.skip(f"{name} is not in LATENT_AUDIT_REAL={FOLDER!r}")
+    path = published.path_of(name)
     kind, text = FILES[name]
     assert models.quantization(path) == kind
     tokenizer = chats.load_tokenizer(path)
@@ -49,14 +41,12 @@ def test_states_and_logits_equal_transformers(name):
     del params, out
     gc.collect()
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=name, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    model = published.of_transformers(path)
     stored = model.state_dict()
     for one in gguf_weights.header(path):
         assert np.array_equal(gguf_weights.rows_of(path, one)(slice(None)), stored[one].numpy()), one
     del stored
-    single, double = states(model, row), states(model.double(), row)
+    single, double = states(model, row), states(copy.deepcopy(model).double(), row)
     # Middle blocks of some models carry massive activations, where float32 itself is uncertain. Weights are equal bit
     # for bit, and what is left is the order in which products are summed: with the sums of the MLP taken in pieces of
     # 64, ours at SmolLM2's state 10 goes from 1.2e-4 to 5.2e-5 (transformers' own: 4.3e-5), while other rotary tables,
