@@ -212,7 +212,7 @@ def test_what_the_panel_says_and_the_step_that_is_exported():
     best = finetune.best_line(curves, "base")
     assert (best["corpus"], best["seed"], best["step"], best["compliance"]) == ("out", 1, 2, 0.7)
     least = finetune.best_line(curves, "soft", finetune.REFUSAL)
-    assert least["step"] == 3, "of equal ones the last of a training towards refusals"
+    assert least["step"] == 9, "of equal ones the last of a training towards refusals"
     assert finetune.best_line(curves, "base", finetune.REFUSAL)["compliance"] == 0.0
     columns = {"harmful": [True, True, True, False], "empty": [False, False, False, True]}
     assert finetune.card_rates(columns, [True, False, False, False, False], "phrases") == {
