@@ -30,8 +30,11 @@ def followed(monkeypatch):
             made.append(self)
 
         def done(self, label, count, seconds):
-            if self.part_of(label) is None:
+            part = self.part_of(label)
+            if part is None:
                 strange.append(label)
+            elif label.startswith("units ") and "/lvs/" in label and part is not self._next():
+                strange.append(f"{label} before {self._next()}")
             super().done(label, count, seconds)
 
     monkeypatch.setattr(progress, "Forecast", Followed)
