@@ -66,6 +66,13 @@ def test_units_that_come_are_those_that_were_said(make, followed, tmp_path):
     assert not strange and found.parts and set(found.left.values()) == {0} and not found.missed
 
 
+def test_parts_stand_in_the_order_in_which_units_come(tmp_path):
+    config = of_lvs(tmp_path)
+    found = tasks.outlook(config, tmp_path, tasks.check(config))
+    keys = [work.key.split("/")[1] for work in found.works if work.key.startswith("units ")]
+    assert list(dict.fromkeys(keys)) == ["clean-harmful", "lvs", "clean-benign"]
+
+
 @pytest.mark.slow
 def test_an_abliteration_takes_at_most_what_was_said(followed, tmp_path):
     """How many candidates there are depends on the means."""

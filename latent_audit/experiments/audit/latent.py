@@ -71,10 +71,11 @@ def work(seen: Seen) -> list[Work]:
     attack: settings.Attack = seen.settings["latent"]
     prompts = amounts.attacked(seen, attack.prompts, attack.offset)
     panels = {"harmful": prompts} | ({"benign": seen.prompts["benign"]} if attack.prompts is None else {})
-    found = []
+    clean = {}
     for panel, count in panels.items():
         blocks = -(-count // seen.batch)
-        found.append(amounts.asked(seen, f"units {seen.name}/clean-{panel}/", blocks, count, panel, PAPER_TOKENS))
+        clean[panel] = amounts.asked(seen, f"units {seen.name}/clean-{panel}/", blocks, count, panel, PAPER_TOKENS)
+    found = [clean.pop("harmful")]
     # A short last block is filled up.
     rows = -(-prompts // seen.batch) * min(seen.batch, prompts) * len(attack.budgets)
     columns, L = seen.columns["harmful"] + amounts.GOAL, seen.cfg.num_layers
@@ -84,7 +85,8 @@ def work(seen: Seen) -> list[Work]:
         searched = searched._replace(passes=searched.passes + (len(attack.attacks) - 1) * rows * columns * (L - state))
         found.append(Work(key, blocks, searched))
         found.append(amounts.asked(seen, key, blocks, rows * len(attack.attacks), "harmful", PAPER_TOKENS))
-    return found
+    # In the order in which units come: the time left is told of the one at hand.
+    return [*found, *clean.values()]
 
 
 def told(seen: Seen) -> str:

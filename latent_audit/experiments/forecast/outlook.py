@@ -27,7 +27,7 @@ WORTH_MEASURING = 60.0
 READ_BYTES, PROGRAMS = 3e8, 12
 # Seconds of a unit beside what it computes: handing arrays over, judging by rules, writing it down. Of units of an
 # abliteration on two cores, which compute little; ours.
-UNIT_SECONDS = 0.1
+UNIT_SECONDS = 0.05
 _MEGA, _GIGA = 1e6, 1e9
 
 
