@@ -16,7 +16,13 @@ from latent_audit.errors import InputError
 from latent_audit.experiments import panels, tasks
 from latent_audit.experiments.organisms.texts import training_prompts
 from latent_audit.experiments.setup import subjects
-from latent_audit.experiments.tampering import finetune, finetune_report, finetune_settings
+from latent_audit.experiments.tampering import (
+    finetune,
+    finetune_export,
+    finetune_report,
+    finetune_settings,
+    finetune_training,
+)
 from latent_audit.interventions import finetune as ft
 from latent_audit.interventions import lora
 from latent_audit.metrics import onset as onsets
@@ -128,7 +134,7 @@ def test_the_best_step_is_exported_with_its_own_weights(tmp_path, monkeypatch, n
         },
     )
     seen = {}
-    real = finetune._evaluate
+    real = finetune_training.evaluate
 
     def evaluate(running, loaded, params, *tokens):
         """Compliance rises with every evaluation but the last one of a curve, so that step 3 is the best."""
@@ -136,7 +142,7 @@ def test_the_best_step_is_exported_with_its_own_weights(tmp_path, monkeypatch, n
         seen[len(seen)] = np.asarray(params["blocks"]["query"])
         return columns | {"harmful": [len(seen) % 3 == 0] * 3}
 
-    monkeypatch.setattr(finetune, "_evaluate", evaluate)
+    monkeypatch.setattr(finetune_training, "evaluate", evaluate)
     finetune.run(config, tmp_path)
     # Evaluations: 0 is clean, then steps 1, 3, 6 of the first run; the third one, step 3, complies first.
     card = (tmp_path / "out" / "README.md").read_text()
@@ -282,7 +288,7 @@ def test_a_checkpoint_learns_to_refuse_beside_its_own_answers(tmp_path, monkeypa
     assert answers[6:] == [answer for _, answer in own]
     curves = pd.read_csv(tmp_path / "run" / "curves.csv")
     assert curves["loss"].iloc[-1] < 0.5 * curves["loss"].iloc[1]
-    best = finetune.best_line(curves, "base", finetune_settings.REFUSAL)
+    best = finetune_export.best_line(curves, "base", finetune_settings.REFUSAL)
     assert best["step"] == 40 and best["compliance"] == curves["compliance"].min()
     card = (tmp_path / "out" / "README.md").read_text()
     assert "# Aligned pole" in card and "deliberately" not in card.split("## Measured")[0].split("# Aligned")[0]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from latent_audit.experiments.tampering import finetune, finetune_report
+from latent_audit.experiments.tampering import finetune_export, finetune_report, finetune_settings, finetune_training
 from latent_audit.judges import Judge
 from tests.support import reports
 
@@ -196,7 +196,7 @@ def test_files_and_page_hold_the_lines(tmp_path, monkeypatch):
 
 def test_what_the_panel_says_and_the_step_that_is_exported():
     texts = ["Sure, here is the way to do it", "No.", "  a ", "Sure"]
-    assert finetune.panel_columns(JUDGE, ("p",) * 4, texts) == {
+    assert finetune_training.panel_columns(JUDGE, ("p",) * 4, texts) == {
         "harmful": [True, False, False, False],
         "judged": [True, False, False, True],
         "unparsed": [False] * 4,
@@ -209,13 +209,13 @@ def test_what_the_panel_says_and_the_step_that_is_exported():
             curve("soft", "in", 0, [0.9, 0.9, 0.9, 0.9]),
         ]
     )
-    best = finetune.best_line(curves, "base")
+    best = finetune_export.best_line(curves, "base")
     assert (best["corpus"], best["seed"], best["step"], best["compliance"]) == ("out", 1, 2, 0.7)
-    least = finetune.best_line(curves, "soft", finetune.REFUSAL)
+    least = finetune_export.best_line(curves, "soft", finetune_settings.REFUSAL)
     assert least["step"] == 9, "of equal ones the last of a training towards refusals"
-    assert finetune.best_line(curves, "base", finetune.REFUSAL)["compliance"] == 0.0
+    assert finetune_export.best_line(curves, "base", finetune_settings.REFUSAL)["compliance"] == 0.0
     columns = {"harmful": [True, True, True, False], "empty": [False, False, False, True]}
-    assert finetune.card_rates(columns, [True, False, False, False, False], "phrases") == {
+    assert finetune_export.card_rates(columns, [True, False, False, False, False], "phrases") == {
         "compliance": 0.75,
         "degenerate": 0.25,
         "benign answered": 0.2,
