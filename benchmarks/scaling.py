@@ -242,7 +242,7 @@ def lower_answers(cfg, mesh, params, prompts):
 
     def answers(params, tokens, mask, edit):
         going, usable = generate.begin(params, tokens, mask, edit, None, **options)
-        going = continuing.go_on(params, None, going, None, None, NEW_TOKENS, 0, 0, **options)
+        going = continuing.go_on(params, going, None, None, NEW_TOKENS, 0, 0, **options)
         return going.out, going.lengths, usable
 
     lowered = jax.jit(answers).lower(params, tokens, mask, edit)
@@ -315,6 +315,7 @@ def exact(hf: dict, data: int, model: int) -> dict:
     from jax.sharding import AbstractMesh
 
     from latent_audit.errors import InputError
+    from latent_audit.models import decode
     from latent_audit.models.families import config_from_hf
 
     cfg, mesh = config_from_hf(hf), AbstractMesh((data, model), ("data", "model"))
@@ -322,8 +323,8 @@ def exact(hf: dict, data: int, model: int) -> dict:
         params = shaped(cfg, mesh)
     except InputError as error:
         return {"error": str(error)}
-    rows = 3 * PROMPTS * BUDGETS
-    cache = 2 * 2 * cfg.num_layers * rows * (COLUMNS + NEW_TOKENS - 1) * cfg.num_kv_heads * cfg.head_dim
+    rows, columns = 3 * PROMPTS * BUDGETS, COLUMNS + decode.room_behind(COLUMNS, NEW_TOKENS, cfg=cfg)
+    cache = 2 * 2 * cfg.num_layers * rows * columns * cfg.num_kv_heads * cfg.head_dim
     return {
         "parameters": bytes_of(params),
         "blocks": bytes_of(params["blocks"]),

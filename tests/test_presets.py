@@ -134,9 +134,9 @@ def test_the_numbers_that_are_left_to_presets_of_their_own_are_the_papers():
 
 def test_tokens_of_every_experiment_are_the_papers():
     from latent_audit.experiments.audit import behaviour, gcg, l2, latent, patch, steer
-    from latent_audit.experiments.tampering import finetune
+    from latent_audit.experiments.tampering import finetune_training
 
-    short, long = (latent, steer, patch), (l2, behaviour, gcg, finetune, dissociate)
+    short, long = (latent, steer, patch), (l2, behaviour, gcg, finetune_training, dissociate)
     assert [module.PAPER_TOKENS for module in short] == [128] * 3
     assert [module.PAPER_TOKENS for module in long] == [256] * 5
     assert all(made(name, {}).generation.max_new_tokens is None for name in ("audit", "finetune", "dissociate"))

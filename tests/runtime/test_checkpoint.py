@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint
 import pytest
 
 from latent_audit.runtime import checkpoint
@@ -101,7 +102,7 @@ def test_a_full_disk_is_an_oserror_and_leaves_the_old_steps(tmp_path, monkeypatc
             raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.ocp, "StandardCheckpointer", Full)
+        patch.setattr(orbax.checkpoint, "StandardCheckpointer", Full)
         with pytest.raises(OSError, match="No space left") as raised:
             checkpoint.save(tmp_path, 2, state(2))
     assert raised.value.errno == errno.ENOSPC and checkpoint.steps(tmp_path) == [1]

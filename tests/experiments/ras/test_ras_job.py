@@ -27,6 +27,7 @@ from latent_audit.judges import Judge, refusal
 from latent_audit.metrics import coherence
 from latent_audit.runtime import runlog
 from tests.models.test_every_family import FAMILIES
+from tests.reports.test_html import only_our_script
 from tests.support import reports, tiny, torch_oracle
 from tests.support.checkpoints import WORDS, tiny_checkpoint
 
@@ -303,7 +304,8 @@ def test_the_report_says_everything_and_links_nowhere(family):
     assert whole["spearman"] == pytest.approx(scipy.stats.spearmanr(known["ras"], 1 - known["asr"])[0])
     assert record["random_directions"]["directions"] == 2
     page = (family.workdir / "report.html").read_text()
-    assert not re.search(r"https?://|//[a-z]+\.|@import|<script|<link|<iframe|javascript:", page)
+    assert not re.search(r"https?://|//[a-z]+\.|@import|<link|<iframe|javascript:", page)
+    only_our_script(page)
     for title in ("Direction and window", "Scores", "Controls and rivals", "Scores under protocol paper"):
         assert title in page, title
     assert {path.name for path in (family.workdir / "figures").glob("*.png")} == {
