@@ -121,7 +121,7 @@ def extend(
 
     def step(x: jax.Array, stacked: tuple) -> tuple[jax.Array, None]:
         layer, numbers, *before = stacked
-        return decoder.block_behind(layer, numbers, x, context, tuple(before), None, cfg=cfg)[0], None
+        return decoder.block_behind(layer, numbers, x, context, tuple(before), cfg=cfg)[0], None
 
     return jax.lax.scan(step, x, (params["blocks"], decoder.layer_numbers(cfg), cache.keys, cache.values))[0]
 

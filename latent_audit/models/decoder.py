@@ -208,22 +208,19 @@ def block_behind(
     x: jax.Array,
     context: Context,
     before: tuple[jax.Array, jax.Array],
-    slot: jax.Array | None,
     *,
     cfg: ModelConfig,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """One block over further columns x [R, T, D] behind a cache: (output, keys and values with theirs).
 
-    before: keys and values [R or 1, K, S, H] of a model whose layers are all alike; slot: as in attention.join; where
-    it is None, `context` is of all S + T columns, otherwise of the T.
+    before: keys and values [R or 1, K, S, H] of a model whose layers are all alike; context: of all S + T columns.
     """
-    T = x.shape[1]
-    first = 0 if slot is not None else context.distance.shape[1] - T
+    first = context.distance.shape[1] - x.shape[1]
     turn = attention.turn_of(context, numbers, slice(first, None))
     normed = attention_input(layer, x, cfg=cfg)
     own = attention.own_key_value(layer, normed, turn, cfg=cfg)
     key, value = (
-        attention.join(jnp.broadcast_to(old, (len(x), *old.shape[1:])), new, slot)
+        attention.join(jnp.broadcast_to(old, (len(x), *old.shape[1:])), new, None)
         for old, new in zip(before, own, strict=True)
     )
     mixed = attention.mix(layer, normed, (key, value), turn, context.distance[:, first:], numbers.window, cfg=cfg)

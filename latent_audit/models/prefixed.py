@@ -93,7 +93,7 @@ def columns_behind(
 
     def step(x: jax.Array, stacked: tuple) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         layer, numbers, before = stacked
-        return decoder.block_behind(layer, numbers, x, context, before, None, cfg=cfg)
+        return decoder.block_behind(layer, numbers, x, context, before, cfg=cfg)
 
     x, kept = jax.lax.scan(step, x, (params["blocks"], decoder.layer_numbers(cfg), tuple(opening)))
     return x, Opening(*kept)
