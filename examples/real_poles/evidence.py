@@ -12,6 +12,7 @@ import pathlib
 import sys
 
 from latent_audit import user_files
+from latent_audit.runtime import runlog
 
 STEPS = ("align", "harm", "dissociate", "lvs", "curves", "abliterate")
 KEPT = ("report.html", "report.json", "inputs.json", "versions.json")
@@ -54,11 +55,11 @@ def write_by_kind(work: pathlib.Path, path: pathlib.Path) -> None:
     with (work / "pairs" / "held_out.csv").open(encoding="utf-8", newline="") as file:
         kinds = [row["kind"] for row in csv.DictReader(file)]
     counts: dict[tuple, list[int]] = {}
-    for unit in sorted((work / "lvs" / "units").rglob("*.json")):
-        variant, *place = unit.relative_to(work / "lvs" / "units").parts
+    for unit in runlog.unit_keys(work / "lvs"):
+        variant, *place = unit.split("/")
         if place[:1] not in (["lvs"], ["clean-harmful"]):
             continue
-        columns = user_files.read_json("the unit", unit, kind=dict)["columns"]
+        columns = user_files.read_json("the unit", work / "lvs" / "units" / f"{unit}.json", kind=dict)["columns"]
         rows = len(columns["prompt"])
         attacks, budgets = columns.get("attack", ["asked"] * rows), columns.get("budget", [""] * rows)
         for row in range(rows):

@@ -191,7 +191,7 @@ def candidate_losses(params, around: Surroundings, candidates, wanted, *, cfg: M
     def evaluate(row, chunk):
         take = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=row, slice_size=1)
         around_row = Surroundings(
-            decode.row_of(around.before, row), take(around.mask), take(around.behind), take(around.target)
+            decode.rows_of(around.before, row[None]), take(around.mask), take(around.behind), take(around.target)
         )
         return _read(params, around_row, _embed(params, chunk, cfg=cfg), cfg=cfg)[0]
 

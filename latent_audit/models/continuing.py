@@ -83,7 +83,7 @@ def start(
     B = len(x)
     out, nothing = jnp.full((B, rules.max_new_tokens), rules.pad_id, jnp.int32), jnp.zeros(B, jnp.int32)
     going = Going(jnp.int32(0), jnp.int32(prompt), jnp.arange(B), out, nothing, jnp.zeros(B, bool), seen, cache)
-    return _said(params, x, going, sampling, cfg=cfg, rules=rules)
+    return _replicated(_said(params, x, going, sampling, cfg=cfg, rules=rules))
 
 
 def tokens_seen(tokens: jax.Array, mask: jax.Array, *, cfg: ModelConfig, rules: Rules) -> jax.Array:
@@ -122,7 +122,11 @@ def go_on(
         x, cache = decode.step(params, token, slot, going.cache, cfg=cfg, edit=edit)
         return _said(params, x, going._replace(cache=cache), sampling, cfg=cfg, rules=rules)
 
-    going = jax.lax.while_loop(unfinished, body, going)
+    return _replicated(jax.lax.while_loop(unfinished, body, going))
+
+
+def _replicated(going: Going) -> Going:
+    """What the host reads of it on every device of a mesh."""
     return going._replace(out=sharding.replicate(going.out), lengths=sharding.replicate(going.lengths))
 
 

@@ -126,14 +126,6 @@ def extend(
     return jax.lax.scan(step, x, (params["blocks"], decoder.layer_numbers(cfg), cache.keys, cache.values))[0]
 
 
-def row_of(cache: Cache | kinds_cache.Cache, row: jax.Array) -> Cache | kinds_cache.Cache:
-    """The cache of one row, which stays an axis of length one."""
-    mask = jax.lax.dynamic_slice_in_dim(cache.mask, row, 1)
-    # All else has its rows behind the layers.
-    cut = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, row, 1, axis=1), cache[:-1])
-    return cache._replace(**dict(zip(cache._fields[:-1], cut, strict=True)), mask=mask)
-
-
 def rows_of(cache: Cache | kinds_cache.Cache, rows: jax.Array) -> Cache | kinds_cache.Cache:
     """The cache of some rows, int [R]."""
     # All but the mask has its rows behind the layers.

@@ -82,5 +82,4 @@ def begin(
     seen = continuing.tokens_seen(tokens, mask, cfg=cfg, rules=rules)
     going = continuing.start(params, x, seen, cache, sampling, prompt=tokens.shape[1], cfg=cfg, rules=rules)
     usable = is_usable(decoder.unembed(params, x, cfg=cfg))
-    going = going._replace(out=sharding.replicate(going.out), lengths=sharding.replicate(going.lengths))
     return going, sharding.replicate(usable)

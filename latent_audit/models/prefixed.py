@@ -78,7 +78,6 @@ def _begin_behind(
     cache = decode.with_room(decode.Cache(kept.keys, kept.values, whole), room)
     going = continuing.start(params, x[:, -1], seen, cache, None, prompt=prompt, cfg=cfg, rules=rules)
     usable = is_usable(decoder.unembed(params, x[:, -1], cfg=cfg))
-    going = going._replace(out=sharding.replicate(going.out), lengths=sharding.replicate(going.lengths))
     return going, sharding.replicate(usable)
 
 

@@ -21,9 +21,8 @@ def best_line(curves: pd.DataFrame, variant: str, toward: str = COMPLIANCE) -> p
     to harmless prompts, which no line tells.
     """
     lines = curves[curves["variant"] == variant]
-    if toward == REFUSAL:
-        return lines.sort_values(["compliance", "step"], ascending=[True, False], kind="stable").iloc[0]
-    return lines.sort_values(["compliance", "step"], ascending=[False, True], kind="stable").iloc[0]
+    lowest = toward == REFUSAL
+    return lines.sort_values(["compliance", "step"], ascending=[lowest, not lowest], kind="stable").iloc[0]
 
 
 def card_rates(columns: Mapping[str, list], answered: list[bool], judge: str) -> dict:

@@ -128,11 +128,12 @@ def write(bench: Bench, titles: Mapping[str, str], measured: Mapping, found: Map
         headline=verdicts.headline(given, found, names=names, under=under),
         verdicts=[
             dataclasses.replace(
-                verdicts.as_card(names[name], one, beside(table, name), caveat, under),
-                brief=brief.of(one, beside(table, name)),
+                verdicts.as_card(names[name], one, numbers, caveat, under),
+                brief=brief.of(one, numbers),
                 heat=_map_of(bench, record.get("metrics"), name, names[name]),
             )
             for name, one in given.items()
+            for numbers in [beside(table, name)]
         ],
         facts=verdicts.facts(bench, place),
         warnings=told,
