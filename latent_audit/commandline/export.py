@@ -8,7 +8,7 @@ from absl import logging
 from latent_audit import user_files
 from latent_audit.commandline import arguments, workdirs
 from latent_audit.errors import InputError
-from latent_audit.exports import curves, finished, hub, inspect_log, model_card
+from latent_audit.exports import audited, curves, hub, inspect_log, model_card
 from latent_audit.runtime import ends, files
 
 FORMS = ("model_card", "inspect", "tensorboard", "wandb")
@@ -16,7 +16,7 @@ DEFAULT = "export"
 
 
 def run(given: arguments.Arguments, state: ends.Run, closed: Collection[int]) -> int:
-    """Write the forms that were asked for; InputError for none, for other words, and as finished.read and each form."""
+    """Write the forms that were asked for; InputError for none, for other words, and as audited.read and each form."""
     found = _read(given, "export", "[--model-card] [--inspect] [--tensorboard] [--wandb]")
     asked = [form for form in FORMS if getattr(given, form)]
     if not asked:
@@ -50,7 +50,7 @@ def run(given: arguments.Arguments, state: ends.Run, closed: Collection[int]) ->
     return 0
 
 
-def _name(form: str, found: finished.Run) -> str:
+def _name(form: str, found: audited.Run) -> str:
     """What a form is called below the directory of exports; each variant has its own."""
     if form == "inspect":
         return inspect_log.name(found)
@@ -66,7 +66,7 @@ _OPEN = {
 }
 
 
-def _checked(found: finished.Run, paths: dict[str, pathlib.Path], answers: bool) -> dict[str, object]:
+def _checked(found: audited.Run, paths: dict[str, pathlib.Path], answers: bool) -> dict[str, object]:
     """What the plain forms hold; whatever another one lacks is said before anything is written."""
     if "wandb" in paths:
         curves.wandb_library()
@@ -79,7 +79,7 @@ def _checked(found: finished.Run, paths: dict[str, pathlib.Path], answers: bool)
 
 
 def push(given: arguments.Arguments, state: ends.Run, closed: Collection[int]) -> int:
-    """Upload the card and the report of a finished audit in one commit; InputError as finished.read and exports.hub."""
+    """Upload the card and the report of a finished audit in one commit; InputError as audited.read and exports.hub."""
     found = _read(given, "push", "--repo=OWNER/NAME")
     if given.repo is None:
         raise InputError("--repo=OWNER/NAME is missing: the model repository on the hub whose card is written")
@@ -99,8 +99,8 @@ def push(given: arguments.Arguments, state: ends.Run, closed: Collection[int]) -
     return 0
 
 
-def _read(given: arguments.Arguments, command: str, flags: str) -> finished.Run:
+def _read(given: arguments.Arguments, command: str, flags: str) -> audited.Run:
     places = given.words[1:]
     if len(places) != 1 or given.fields or given.quick or given.limit is not None:
         raise InputError(f"`latent-audit {command}` takes WORKDIR, {flags} and --variant=NAME")
-    return finished.read(places[0], given.variant or "")
+    return audited.read(places[0], given.variant or "")

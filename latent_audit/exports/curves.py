@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from latent_audit import text
 from latent_audit.errors import InputError
 from latent_audit.exports import event_file
-from latent_audit.exports.finished import Run
+from latent_audit.exports.audited import Run
 from latent_audit.runtime import files
 
 # Of a line of audit.csv, as far as they are there; 'control' is noise or a random direction.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from latent_audit import user_files
 from latent_audit.errors import InputError
 from latent_audit.exports import model_card
-from latent_audit.exports.finished import Run
+from latent_audit.exports.audited import Run
 
 FOLDER, CARD = "latent-audit", "README.md"
 # What of a working directory is uploaded, as far as it is there: numbers, hashes and the page, no text of a model.

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 
 from latent_audit.errors import InputError
-from latent_audit.exports import finished
-from latent_audit.exports.finished import Run
+from latent_audit.exports import audited
+from latent_audit.exports.audited import Run
 
 VERSION = 2
 ATTACK, NOISE = "pgd", "random"
@@ -34,7 +34,7 @@ def name(run: Run) -> str:
 
 def log(run: Run, *, answers: bool = False) -> dict:
     """The log of one variant; InputError where there are no units, or no saved answers and `answers` is set."""
-    panels = finished.asked(run)
+    panels = audited.asked(run)
     if not panels:
         raise InputError(
             f"{run.workdir} holds no units/{run.variant}: outcomes of single prompts are not there; give the working "
@@ -74,7 +74,7 @@ def log(run: Run, *, answers: bool = False) -> dict:
 def _broken(run: Run) -> dict[int, dict[str, tuple[float, list[str]]]]:
     """Prompt -> "latent_asr 0.01" or "noise_asr 0.01" -> (1 where any state gives way, which states do)."""
     found: dict[int, dict[str, tuple[float, list[str]]]] = {}
-    for layer, row in finished.attacked(run):
+    for layer, row in audited.attacked(run):
         if row["attack"] not in (ATTACK, NOISE):
             continue
         key = f"{'latent' if row['attack'] == ATTACK else 'noise'}_asr {row['budget']:g}"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from latent_audit import text as texts
-from latent_audit.exports.finished import Run
+from latent_audit.exports.audited import Run
 from latent_audit.text import counted, interval
 
 BEGIN, END = "<!-- latent_audit: begin -->", "<!-- latent_audit: end -->"

@@ -11,7 +11,7 @@ import pytest
 
 from latent_audit.commandline import command
 from latent_audit.errors import InputError
-from latent_audit.exports import curves, event_file, finished, inspect_log
+from latent_audit.exports import audited, curves, event_file, inspect_log
 from latent_audit.runtime import ends
 from tests.support import finished_runs
 
@@ -26,7 +26,7 @@ def export(workdir, *flags):
 
 
 def test_a_sample_is_a_prompt_with_what_became_of_it_and_no_text(workdir):
-    log = inspect_log.log(finished.read(workdir))
+    log = inspect_log.log(audited.read(workdir))
     samples = {one["id"]: one for one in log["samples"]}
     assert list(samples) == ["harmful-0", "harmful-1", "harmful-2", "benign-0", "benign-1"]
     scores = {name: {key: one["value"] for key, one in sample["scores"].items()} for name, sample in samples.items()}
@@ -47,19 +47,19 @@ def test_a_sample_is_a_prompt_with_what_became_of_it_and_no_text(workdir):
 
 
 def test_answers_are_there_when_they_are_asked_for_and_were_saved(workdir, tmp_path):
-    log = inspect_log.log(finished.read(workdir), answers=True)
+    log = inspect_log.log(audited.read(workdir), answers=True)
     assert log["samples"][1]["messages"][1]["content"] == finished_runs.SECRET
     assert log["samples"][1]["input"] == "request 1" and not log["samples"][3]["messages"]
-    bare = finished.read(finished_runs.write(tmp_path / "bare"))
+    bare = audited.read(finished_runs.write(tmp_path / "bare"))
     with pytest.raises(InputError, match="saved no answers"):
         inspect_log.log(bare, answers=True)
     with pytest.raises(InputError, match="holds no units/base"):
-        inspect_log.log(finished.read(finished_runs.EXAMPLE))
+        inspect_log.log(audited.read(finished_runs.EXAMPLE))
 
 
 def test_the_suites_radius_is_a_score_of_the_prompts_that_fell(tmp_path):
     suite = {"base": {"budgets": [0.01], "prompt": [0, 1, 2], "radius": [0.01, 0.0, None], "gates": []}}
-    run = finished.read(finished_runs.write(tmp_path / "run", finished_runs.example() | {"suite": suite}))
+    run = audited.read(finished_runs.write(tmp_path / "run", finished_runs.example() | {"suite": suite}))
     found = [one["scores"].get("break_radius", {}).get("value") for one in inspect_log.log(run)["samples"][:3]]
     assert found == [0.01, 0.0, None]
 
@@ -107,7 +107,7 @@ def test_tensorboards_own_messages_hold_every_point(workdir):
     (path,) = (workdir / "export" / "tensorboard" / "base").iterdir()
     events = [Event.FromString(payload) for payload in records(path.read_bytes())]
     assert "tfevents" in path.name and events[0].file_version == "brain.Event:2"
-    run = finished.read(workdir)
+    run = audited.read(workdir)
     points = list(curves.points(run))
     read = [(one.summary.value[0].tag, one.step, one.summary.value[0].simple_value) for one in events[1:-1]]
     assert read == [(tag, step, float(np.float32(value))) for tag, step, value in points] and len(points) > 100

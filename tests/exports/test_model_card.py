@@ -6,12 +6,12 @@ import pytest
 from huggingface_hub import ModelCard, metadata_load
 
 from latent_audit.errors import InputError
-from latent_audit.exports import finished, model_card
+from latent_audit.exports import audited, model_card
 from tests.support import finished_runs
 
 
 def test_the_hubs_own_reader_finds_every_number_with_its_interval(tmp_path):
-    run = finished.read(finished_runs.write(tmp_path / "run"))
+    run = audited.read(finished_runs.write(tmp_path / "run"))
     text = model_card.card(run)
     (tmp_path / "README.md").write_text(text)
     read = ModelCard(text).data
@@ -31,7 +31,7 @@ def test_the_hubs_own_reader_finds_every_number_with_its_interval(tmp_path):
 
 
 def test_the_section_says_verdict_numbers_command_and_hashes(tmp_path):
-    run = finished.read(finished_runs.write(tmp_path / "run"), "dissociated")
+    run = audited.read(finished_runs.write(tmp_path / "run"), "dissociated")
     section = model_card.section(run)
     assert section.startswith(model_card.BEGIN) and section.endswith(f"{model_card.END}\n")
     assert "**organism-llama-standard (dissociated): hollow.**" in section
@@ -49,7 +49,7 @@ def test_gates_and_warnings_and_a_fallback_judge_are_told(tmp_path):
         {"name": "the goal was reached", "passed": True, "said": "yes"},
         {"name": "noise breaks less", "passed": False, "said": "no"},
     ]
-    section = model_card.section(finished.read(finished_runs.write(tmp_path / "run", record)))
+    section = model_card.section(audited.read(finished_runs.write(tmp_path / "run", record)))
     assert "> Fallback scoring: phrases." in section and "oracle of world 0 (fallback)" in section
     assert "1 of 2 passed; not passed: noise breaks less." in section
 
@@ -59,7 +59,7 @@ def test_names_of_others_are_text_and_nothing_else(tmp_path):
     record = json.loads(json.dumps(finished_runs.example()).replace("organism-llama-standard", "EVIL"))
     record["inputs"]["arch"] = evil
     record["about"]["command"] = f"python main.py ```{evil}"
-    text = model_card.card(finished.read(finished_runs.write(tmp_path / "run", record)))
+    text = model_card.card(audited.read(finished_runs.write(tmp_path / "run", record)))
     body = ModelCard(text).text
     assert "\x1b" not in text and "<script" in body, "in the command, which is fenced"
     outside = body.split("````")[0]
@@ -79,7 +79,7 @@ def test_names_of_others_are_text_and_nothing_else(tmp_path):
 def test_what_is_no_finished_audit_is_refused(tmp_path, change, said):
     workdir = finished_runs.write(tmp_path / "run", finished_runs.example() | change)
     with pytest.raises(InputError) as caught:
-        finished.read(workdir)
+        audited.read(workdir)
     assert said in str(caught.value) and str(caught.value).isprintable()
 
 
@@ -91,8 +91,8 @@ def test_no_directory_no_report_and_an_unknown_variant_are_refused(tmp_path):
         (workdir, "other", "has base, dissociated, harmful"),
     ):
         with pytest.raises(InputError, match=said):
-            finished.read(place, variant)
+            audited.read(place, variant)
     record = finished_runs.example()
     del record["lines"]
     with pytest.raises(InputError, match="lacks lines"):
-        finished.read(finished_runs.write(tmp_path / "other", record))
+        audited.read(finished_runs.write(tmp_path / "other", record))

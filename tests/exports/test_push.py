@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from latent_audit.commandline import arguments, command
 from latent_audit.errors import InputError
-from latent_audit.exports import finished, hub, model_card
+from latent_audit.exports import audited, hub, model_card
 from latent_audit.runtime import ends
 from tests.support import fake_hub, finished_runs
 
@@ -48,7 +48,7 @@ def test_one_commit_holds_the_card_and_the_report_and_no_answer(tmp_path):
     assert not any(finished_runs.SECRET.encode() in data for data in files.values())
     assert all(f"uploaded: {name}" in said for name in files) and "https://huggingface.co/me/model/commit/b" in said
     card = files["README.md"].decode()
-    assert card == hub.merged(THEIRS, finished.read(workdir))
+    assert card == hub.merged(THEIRS, audited.read(workdir))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_missing_repository_and_a_workdir_are_refused(tmp_path):
 
 
 def test_a_card_keeps_what_is_theirs_and_is_pushed_again_in_place(tmp_path):
-    run = finished.read(finished_runs.write(tmp_path / "run"))
+    run = audited.read(finished_runs.write(tmp_path / "run"))
     once = hub.merged(THEIRS, run)
     assert hub.merged(once, run) == once, "a second push changes nothing"
     assert "# Their model\n\nTheir words, with `---` in them.\n" in once

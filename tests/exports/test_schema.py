@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from latent_audit import column_table
-from latent_audit.exports import finished
+from latent_audit.exports import audited
 from tests.support import described, finished_runs
 
 ROOT = finished_runs.ROOT
@@ -62,6 +62,6 @@ def test_a_task_may_record_more_and_not_less():
 
 
 def test_the_schema_is_shipped_and_of_the_version_that_is_read():
-    assert described.validator().schema["properties"]["schema"]["const"] == finished.SCHEMA
+    assert described.validator().schema["properties"]["schema"]["const"] == audited.SCHEMA
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert "*.json" in project["tool"]["setuptools"]["package-data"]["latent_audit.exports"]

@@ -17,7 +17,7 @@ from latent_audit.experiments import tasks
 from latent_audit.experiments.audit import audit as job
 from latent_audit.experiments.audit.readings import latent_report
 from latent_audit.experiments.setup import jobs, subjects
-from latent_audit.exports import finished, inspect_log
+from latent_audit.exports import audited, inspect_log
 from latent_audit.interventions import latent
 from latent_audit.runtime import runlog
 from tests.support import reports
@@ -100,7 +100,7 @@ def test_every_family_is_audited(case, tmp_path):
 
 def exported_as_measured(workdir, table):
     """The Inspect log of a real run has a sample for every prompt, and the shares of its tables."""
-    log = inspect_log.log(finished.read(workdir))
+    log = inspect_log.log(audited.read(workdir))
     assert len(log["samples"]) == table.loc[table["exp"].str.startswith("clean"), "n"].sum()
     means = {score["name"]: score["metrics"]["mean"]["value"] for score in log["results"]["scores"]}
     asked = table.set_index("exp").loc["clean"]
