@@ -93,7 +93,9 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
     if benign is not None:
         own = {"n": len(benign.prompts), "sha256": benign.sha256, "source": benign.source}
         record["benign"] = own | {"tokens": config.finetune.benign_tokens}
-    job = training.Attack(**vars(jobs.prepare(config, workdir, prospect, record=record)), settings=settings, rows=rows)
+    prepared = jobs.prepare(config, workdir, prospect, record=record)
+    exported = prospect.names[0] if config.finetune.export else ""
+    job = training.Attack(**vars(prepared), settings=settings, rows=rows, exported=exported)
     if benign is not None and job.shard != shards.READ:
         answered = _own_answers(job, config, benign)
         rows = {name: _encode(prospect.chat, pairs, settings, answered) for name, pairs in corpora.items()}
@@ -103,11 +105,11 @@ def run(config: ConfigDict, workdir: pathlib.Path, plan: Plan | None = None) -> 
         units = [unit for name in job.names for unit in _attack_variant(job, name, meter)]
     if not shards.is_complete(job.shard, meter, workdir):
         return
-    files.remove_tree(workdir / "checkpoints")
     curves = finetune_report.write(job, units)
     if config.finetune.export and job.shard != shards.READ:
         path = pathlib.Path(config.finetune.export).expanduser()
         finetune_export.export_best(job, curves, path, base=config.model.path, corpora=corpora)
+    files.remove_tree(workdir / "checkpoints")
 
 
 def attacked(names: tuple[str, ...], wanted: str) -> tuple[str, ...]:
@@ -171,6 +173,7 @@ def _attack(job: training.Attack, one: training.Run, meter) -> dict[int, dict]:
         for step in training.train(job, one, loaded, first=missing[0], until=missing[-1], directory=directory):
             if step.number in missing:
                 columns = training.evaluate(job, loaded, training.deployed(loaded, step.params, job.settings))
+                finetune_export.keep_best(job, one, step, columns)
                 count = len(columns["harmful"])
                 columns |= {"loss": [float(step.loss)] * count, "gradient_norm": [float(step.gradient_norm)] * count}
                 yield step.number, columns

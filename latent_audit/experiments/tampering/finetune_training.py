@@ -21,6 +21,7 @@ from latent_audit.interventions import lora
 from latent_audit.judges import Judge
 from latent_audit.models import sharding
 from latent_audit.runtime import checkpoint
+from latent_audit.runtime.telling import progress
 
 # arXiv 2606.08044: of the panel along the way, and of the harmful pole that is exported.
 PAPER_TOKENS, LAST_TOKENS = 256, 512
@@ -32,6 +33,7 @@ class Attack(Job):
 
     settings: Settings
     rows: dict[str, object]
+    exported: str = ""  # the variant of which one checkpoint will be saved; "": none
 
 
 class Run(NamedTuple):
@@ -55,7 +57,7 @@ def train(
     gradient is no longer finite or the loss has exploded.
     """
     settings, cfg, rows = job.settings, loaded.cfg, job.rows[one.corpus]
-    key = jax.random.fold_in(jax.random.key(job.seed), text_id(f"{one.corpus}/{one.seed}"))
+    key, weights = begin(job, one, loaded)
     order = ft.batch_order(
         jax.random.fold_in(key, 0), np.arange(len(rows.tokens)), steps=settings.steps, batch_size=settings.batch
     )
@@ -65,9 +67,6 @@ def train(
         clip=settings.clip,
         schedule=settings.schedule,
         warmup_fraction=settings.warmup,
-    )
-    weights = (
-        loaded.params if settings.lora is None else lora.init_adapters(jax.random.fold_in(key, 1), cfg, settings.lora)
     )
     state = ft.start(weights, optimizer=optimizer, master=settings.method.dtype is not None)
     stored = {"state": state, "key": key, "loss": jnp.float32(0), "gradient_norm": jnp.float32(0)}
@@ -85,6 +84,7 @@ def train(
             ft.check_step(step, limit=limit)
         except InputError as error:
             raise InputError(_explain(error, one, step, directory, settings)) from error
+        progress.within(f"{one.key}, training step", step.number, until)
         yield step
         if directory is not None and step.number % settings.checkpoint_every == 0 and step.number < until:
             checkpoint.save(
@@ -92,6 +92,14 @@ def train(
                 step.number,
                 {"state": step.state, "key": key, "loss": step.loss, "gradient_norm": step.gradient_norm},
             )
+
+
+def begin(job: Attack, one: Run, loaded: respond.Loaded) -> tuple[jax.Array, dict]:
+    """The key of a run and the weights that it trains: the model's own, or adapters that change nothing yet."""
+    key = jax.random.fold_in(jax.random.key(job.seed), text_id(f"{one.corpus}/{one.seed}"))
+    if job.settings.lora is None:
+        return key, loaded.params
+    return key, lora.init_adapters(jax.random.fold_in(key, 1), loaded.cfg, job.settings.lora)
 
 
 def _explain(error, one, step, directory, settings) -> str:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import statistics
+import types
 
 import numpy as np
 import pandas as pd
@@ -156,6 +157,33 @@ def test_the_best_step_is_exported_with_its_own_weights(tmp_path, monkeypatch, n
     assert config["target_modules"] == ["q_proj"] and config["base_model_name_or_path"] == str(path)
 
 
+@pytest.mark.parametrize("toward", [finetune_settings.COMPLIANCE, finetune_settings.REFUSAL])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_weights_that_are_kept_are_those_the_table_chooses(toward, seed, tmp_path):
+    drawn = np.random.default_rng(seed).integers(0, 4, (2, 3))  # compliant answers of 3, by run and evaluated step
+    settings = types.SimpleNamespace(toward=toward)
+    job = types.SimpleNamespace(workdir=tmp_path, exported="base", shard="", settings=settings)
+    lines = []
+    for run, counts in enumerate(drawn):
+        one = finetune_training.Run("base", "in", run)
+        for number, count in zip((2, 4, 6), counts, strict=True):
+            step = types.SimpleNamespace(number=number, params={"w": np.float32([run, number])})
+            columns = {"harmful": [place < count for place in range(3)]}
+            finetune_export.keep_best(job, one, step, columns)
+            finetune_export.keep_best(job, one._replace(variant="twin"), step, columns)
+            lines.append({"variant": "base", "seed": run, "step": number, "compliance": count / 3})
+    best = finetune_export.best_line(pd.DataFrame(lines), "base", toward)
+    record = json.loads((tmp_path / finetune_export.KEPT / finetune_export.RECORD).read_text())
+    assert (record["run"], record["step"]) == (f"base/finetune/in/s{best['seed']}", best["step"])
+    folder = tmp_path / finetune_export.KEPT / record["run"]
+    assert checkpoint.steps(folder) == [best["step"]], "one copy"
+    assert [path.parent for path in (tmp_path / finetune_export.KEPT).rglob("*.json") if path.stem.isdecimal()] == [
+        folder
+    ]
+    found = checkpoint.restore(folder, {"weights": {"w": np.zeros(2, np.float32)}})
+    np.testing.assert_array_equal(found[1]["weights"]["w"], [best["seed"], best["step"]])
+
+
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, monkeypatch, no_figure):
     path = tiny_checkpoint("llama3", tmp_path / "model", ends_turns=True)
     config = small_config(path, tmp_path, **{"model.variants": ""})
@@ -276,9 +304,13 @@ def test_a_checkpoint_learns_to_refuse_beside_its_own_answers(tmp_path, monkeypa
         return real(chat, prompts, answers, **options)
 
     monkeypatch.setattr(finetune, "encode_pairs", encode)
+    trained, train = [], finetune_training.train
+    monkeypatch.setattr(finetune_training, "train", lambda *a, **b: trained.append(a[1].key) or train(*a, **b))
     config = refusing_config(path, tmp_path)
     (tmp_path / "run").mkdir()
     finetune.run(config, tmp_path / "run")
+    assert trained == ["base/finetune/own/s0"], "what is exported is not trained a second time"
+    assert not (tmp_path / "run" / "checkpoints").exists()
     prompts, answers = list(seen.items())[-1]
     loaded = subjects.load_variant(subjects.checkpoint_subject(config, ("base",)).variants[0], config)
     asked = [f"where is {word} ?" for word in WORDS[:3]]
