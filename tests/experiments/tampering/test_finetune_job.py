@@ -90,7 +90,10 @@ def small_config(path, folder, **changes):
         ),
     ],
 )
-def test_three_families_three_ways(case, changes, tmp_path):
+def test_three_families_three_ways(case, changes, tmp_path, monkeypatch):
+    drawn = case == "llama3"  # Drawing takes as long as training a tiny model.
+    if not drawn:
+        monkeypatch.setattr(finetune_report.figures, "save_figure", lambda *a: "<svg></svg>")
     path = tiny_checkpoint(case, tmp_path / case, ends_turns=True)
     finetune.run(small_config(path, tmp_path, **changes), tmp_path)
     text = (tmp_path / "curves.csv").read_text()
@@ -112,7 +115,7 @@ def test_three_families_three_ways(case, changes, tmp_path):
     assert record["inputs"]["corpora"]["in"]["n"] == 8 and len(record["onsets"]) == 8
     page = (tmp_path / "report.html").read_text()
     assert "fallback" in page.lower() and "<svg" in page
-    assert (tmp_path / "figures" / "compliance_by_step.png").stat().st_size > 10_000
+    assert not drawn or (tmp_path / "figures" / "compliance_by_step.png").stat().st_size > 10_000
 
 
 @pytest.fixture
