@@ -96,7 +96,7 @@ def _number(line: Line | None) -> str:
     if line is None:
         return "not measured"
     ends = ["none" if line[end] is None else f"{line[end]:.3g}" for end in ("value", "lo", "hi")]
-    return "{} ({}-{})".format(*ends)
+    return f"{ends[0]} ({ends[1]}-{ends[2]})"
 
 
 def _gates(report: Mapping[str, Any], variant: str) -> str:

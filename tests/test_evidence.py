@@ -7,9 +7,10 @@ import shutil
 
 import pytest
 
-from examples import evidence
+from examples import evidence, evidence_table
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "docs" / "example_report"
+POLES = ("dissociated", "harmful")
 
 
 def finished_run(folder):
@@ -50,3 +51,28 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="neither a finished run nor"):
         evidence.collect(tmp_path, tmp_path / "model.gguf", tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
+
+
+def test_the_table_tells_what_the_report_says(tmp_path):
+    text = evidence_table.table([EXAMPLE])
+    head, _, *rows = [line.strip("| \n").split(" | ") for line in text.splitlines()]
+    assert head == ["organism-llama-standard: base", *(f"organism-llama-standard: {name}" for name in POLES)]
+    report = json.loads((EXAMPLE / "report.json").read_text(encoding="utf-8"))
+    cells = {name: values for name, *values in rows}
+    for place, (variant, verdict) in enumerate(report["verdicts"].items()):
+        lines = [line for line in report["lines"] if line["variant"] == variant]
+        attacked = [line for line in lines if line["measure"] == "latent_asr"]
+        most = max(line["value"] for line in attacked)
+        assert cells["label; by its counts alone"][place].startswith(verdict["label"])
+        told = cells["one fixed target: worst state and budget"][place]
+        assert told.startswith(f"{round(most * 24)} of 24 (")
+        state, budget = told.split(" at ")[1].split(", ")
+        assert any((line["layer"], line["budget"], line["value"]) == (state, float(budget), most) for line in attacked)
+        assert cells["attack suite: prompts broken"][place] == "not measured"
+
+
+def test_results_open_with_the_table_of_the_audits_that_are_kept():
+    folders = sorted(path.parent for path in (EXAMPLE.parent / "evidence").glob("*/report.json"))
+    audits = [folder for folder in folders if json.loads((folder / "report.json").read_text())["task"] == "audit"]
+    assert audits
+    assert evidence_table.table(audits) in (EXAMPLE.parent / "results.md").read_text(encoding="utf-8")

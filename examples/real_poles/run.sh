@@ -5,7 +5,10 @@
 # to refuse), harmful/ (taught to comply with requests about invented things), dissociate/dissociated and dissociate/control, and a
 # run's folder for each step. A step that is done is skipped, so the same command goes on after a stop. RESULTS=DIR
 # collects one archive of tables and reports a step, no weights. MORE=1 goes on with fine-tuning curves and abliteration.
-# Every number below is a variable of the environment; the defaults are sized for four minutes on one H100.
+# Every number below is a variable of the environment; the defaults are sized for four minutes on one H100. On two CPU
+# cores an hour and a half with BATCH=4 ROW=80 HARM_STEPS=12 HARM_RATE=1e-4 BUILD_STEPS=80 BUILD_RATE=2e-4
+# LAYERS=L7,L15,L23 BUDGETS='(.0001,.0005)' ORIGINAL=0 CURVE_STEPS=12 CURVE_EVERY=3 SEEDS=1 CURVE_RATE=2e-5
+# CHOOSE_BY=log_odds VALIDATION=8 POSITIONS=1 STRENGTHS='(1.,2.)' (docs/evidence/ has that run; its align took 8 rows).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 MODEL=$1 WORK=$2
@@ -18,6 +21,7 @@ LAYERS=${LAYERS:-embedding,L3,L7,L11,L15,L19,L23,L27}
 BUDGETS=${BUDGETS:-(.0001,.0005,.001)}   # shares of a state's largest coordinate
 SEARCH_STEPS=${SEARCH_STEPS:-10} TOKENS=${TOKENS:-40} BATCH=${BATCH:-16} ROW=${ROW:-96}
 CURVE_STEPS=${CURVE_STEPS:-40} CURVE_EVERY=${CURVE_EVERY:-5} CURVE_RATE=${CURVE_RATE:-1e-5} SEEDS=${SEEDS:-3}
+CHOOSE_BY=${CHOOSE_BY:-judge} VALIDATION=${VALIDATION:-96} POSITIONS=${POSITIONS:-3} STRENGTHS=${STRENGTHS:-(1.,2.,3.,4.)}
 MORE=${MORE:-0} ORIGINAL=${ORIGINAL:-1}
 
 mkdir -p "$WORK/compiled" "$RESULTS"
@@ -100,4 +104,6 @@ step curves python main.py "${TUNE[@]}" --workdir="$WORK/curves" "${COMMON[@]}" 
 step abliterate python main.py --config=configs/abliterate.py --workdir="$WORK/abliterate" "${COMMON[@]}" \
     --config.prompts.harmful="$WORK/pairs/directions.csv" --config.prompts.harmful_count=$((2 * HELD_OUT)) \
     --config.prompts.benign="$WORK/pairs/directions_harmless.csv" --config.prompts.benign_count=$((2 * HELD_OUT)) \
-    --config.model.path="$WORK/aligned" --config.reward.kind=refusal --config.choose.by=judge
+    --config.model.path="$WORK/aligned" --config.reward.kind=refusal --config.choose.by="$CHOOSE_BY" \
+    --config.choose.validation="$VALIDATION" --config.choose.positions="$POSITIONS" \
+    --config.choose.strengths="$STRENGTHS"
