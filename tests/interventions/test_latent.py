@@ -197,10 +197,10 @@ def test_zero_budget_limit_is_the_clean_model():
 
 @pytest.mark.parametrize(
     "case",
-    ["llama_biases", "gemma3", "olmo3", "granite", "mixtral", "gpt_oss", "qwen3_5", "gemma4", "gemma4_e2b"]
+    ["llama_biases", "gemma3", "olmo3", "mixtral", "gpt_oss", "qwen3_5", "gemma4_e2b"]
     + [
         pytest.param(case, marks=pytest.mark.slow)
-        for case in ("smollm3", "phi3_partial", "ministral3", "qwen3_5_moe", "gemma4_moe")
+        for case in ("smollm3", "granite", "phi3_partial", "ministral3", "qwen3_5_moe", "gemma4", "gemma4_moe")
     ],
 )
 def test_suffix_gradient_is_the_gradient_of_the_whole_network(case):
