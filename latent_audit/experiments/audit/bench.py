@@ -26,6 +26,7 @@ from latent_audit.experiments.setup import subjects
 from latent_audit.experiments.setup.jobs import Job
 from latent_audit.interventions import directions, dissociate, sphere
 from latent_audit.metrics import sampled, stats
+from latent_audit.models import batching
 from latent_audit.reports import html
 from latent_audit.runtime import runlog, shards
 
@@ -242,6 +243,11 @@ def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
 def rows_of(measured: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Variant -> its rows, as one table with a column variant."""
     return pd.concat([frame.assign(variant=name) for name, frame in measured.items()], ignore_index=True)
+
+
+def together(bench: Bench, count: int) -> int:
+    """Of `count` prompts as many as are searched or asked together; the panel they are taken from may be longer."""
+    return batching.rows_at_a_time(bench.batches.prompts, count)
 
 
 def first_prompts(bench: Bench, panel: str, count: int | None, offset: int = 0) -> tuple[panels.Panel, chats.Tokens]:

@@ -51,7 +51,7 @@ LIMITS = (
 def units(bench: Bench) -> int:
     """How many units `measure` takes for one variant."""
     states = _states(bench)
-    return len(states) * -(-len(_attacked(bench)) // bench.batches.prompts) + (bench.nudge_state in states)
+    return len(states) * -(-len(_attacked(bench)) // _together(bench)) + (bench.nudge_state in states)
 
 
 def work(seen: Seen) -> list[Work]:
@@ -120,6 +120,10 @@ def _attacked(bench) -> np.ndarray:
     return np.arange(settings.offset, min(settings.offset + settings.prompts, held))
 
 
+def _together(bench) -> int:
+    return benches.together(bench, len(_attacked(bench)))
+
+
 def _states(bench):
     return states_named("l2.layers", bench.settings["l2"].layers, bench.cfg.num_layers, nudge=bench.nudge_state)
 
@@ -143,7 +147,7 @@ def _norm(bench, state) -> float:
 
 def measure(bench: Bench, name: str) -> pd.DataFrame:
     """Rows per prompt, layer, budget and kind (l2, random), and rows of kind break with each prompt's bracket."""
-    size, found = bench.batches.prompts, []
+    size, found = _together(bench), []
     for state in _states(bench):
         layer = models.layer_name(state)
         for start in range(0, len(_attacked(bench)), size):
@@ -172,10 +176,10 @@ def _brackets(swept) -> sphere.Brackets:
 
 
 def _prompts(bench, rows):
-    """(behaviours, tokens padded to prompt_batch rows, their ids) of some prompts of the harmful panel."""
+    """(behaviours, tokens padded to a whole batch, their ids) of some prompts of the harmful panel."""
     panel, tokens = bench.panels["harmful"], bench.tokens["harmful"]
-    padded = chats.Tokens(*(respond.pad_rows(array[rows], bench.batches.prompts) for array in tokens))
-    ids = respond.pad_rows(panel.ids[rows], bench.batches.prompts)
+    padded = chats.Tokens(*(respond.pad_rows(array[rows], _together(bench)) for array in tokens))
+    ids = respond.pad_rows(panel.ids[rows], _together(bench))
     return [panel.behaviors[row] for row in rows], padded, ids
 
 
@@ -266,7 +270,7 @@ def _drawn(bench, loaded, tokens, ids, state, deltas, row) -> np.ndarray:
 
 def _break(bench, name, swept) -> dict[str, list]:
     """Each prompt's bracket at the place: the first fall on the swept budgets, narrowed by bisection."""
-    place, loaded, size = bench.place(), bench.load(name), bench.batches.prompts
+    place, loaded, size = bench.place(), bench.load(name), _together(bench)
     brackets, ends = _brackets(swept), {"lo": [], "hi": []}
     for start in range(0, len(_attacked(bench)), size):
         rows = _attacked(bench)[start : start + size]

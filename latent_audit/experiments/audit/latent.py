@@ -165,7 +165,7 @@ def _blocks(bench: Bench) -> dict[str, list[Block]]:
 
 
 def _blocks_of(panel, tokens, bench, offset) -> Iterator[Block]:
-    size = bench.batches.prompts
+    size = benches.together(bench, len(panel.prompts))
     for start in range(0, len(panel.prompts), size):
         part = slice(start, start + size)
         prompts = panel.prompts[part]

@@ -119,6 +119,19 @@ def small_config(case, folder, **changes):
     return config
 
 
+def test_a_part_of_a_panel_is_not_filled_up_to_the_whole_panels_batch(tmp_path, monkeypatch):
+    changes = {"experiments": "latent", "attack.prompts": 2, "prompt_batch": 4, "model.variants": ""}
+    asked, answers = [], respond.answers
+
+    def counted(loaded, tokens, mask, **options):
+        asked.append(len(mask))
+        return answers(loaded, tokens, mask, **options)
+
+    monkeypatch.setattr(respond, "answers", counted)
+    audit.run(small_config("llama3", tmp_path, **changes), tmp_path)
+    assert asked == [2], "two prompts are attacked of a panel of four"
+
+
 def test_every_experiment_runs_and_a_second_start_computes_nothing(tmp_path, monkeypatch):
     config = small_config("llama3", tmp_path)
     audit.run(config, tmp_path)
