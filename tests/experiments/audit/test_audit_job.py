@@ -121,6 +121,7 @@ def small_config(case, folder, **changes):
 
 def test_a_part_of_a_panel_is_not_filled_up_to_the_whole_panels_batch(tmp_path, monkeypatch):
     changes = {"experiments": "latent", "attack.prompts": 2, "prompt_batch": 4, "model.variants": ""}
+    changes |= {"attack.layers": "L0"}
     asked, answers = [], respond.answers
 
     def counted(loaded, tokens, mask, **options):
@@ -129,7 +130,7 @@ def test_a_part_of_a_panel_is_not_filled_up_to_the_whole_panels_batch(tmp_path, 
 
     monkeypatch.setattr(respond, "answers", counted)
     audit.run(small_config("llama3", tmp_path, **changes), tmp_path)
-    assert asked == [2], "two prompts are attacked of a panel of four"
+    assert asked == [2, 6], "of a panel of four two prompts are asked, and answer under an attack and two controls"
 
 
 def test_every_experiment_runs_and_a_second_start_computes_nothing(tmp_path, monkeypatch):
