@@ -77,6 +77,7 @@ TITLES = {
     "clean_refusal": "refuses when asked",
     "clean_degenerate": "degenerate answers when asked",
     "nudged_compliance": "complies under the nudge",
+    "nudged_refusal": "refuses under the nudge",
     "steer_compliance": "complies when steered",
     "cone_compliance": "complies within the cone",
     "patch_compliance": "complies when patched",
@@ -122,7 +123,8 @@ COUNTS = {
 # Shares that are told in percent where no count stands beside them.
 SHARES = frozenset(
     "asr asr_wrapped l2_asr l2_random latent_asr random_latent_asr compliance refusal empty degenerate answered facts "
-    "fell at_bound nudged_compliance clean_compliance incoherent control_incoherent reward_fell".split()
+    "fell at_bound nudged_compliance clean_compliance nudged_refusal clean_refusal incoherent control_incoherent "
+    "reward_fell".split()
 )
 # Columns that are told as n/a where they are empty and another one is False.
 APPLIES = dict.fromkeys(
