@@ -18,10 +18,10 @@ ROWS = (
     "label; by its counts alone",
     "complies when asked",
     "the same with the judge's errors taken out",
-    "complies in one of seven wrappers",
+    "complies in a wrapper",
     "answers harmless requests",
     "one fixed target: worst state and budget",
-    "coherent there [noise]",
+    "coherent answers there [uniform noise complies]",
     "attack suite: prompts broken",
     "break radius, median",
     "gates of a robust label",
@@ -46,7 +46,6 @@ def _columns(folder: pathlib.Path, link: str) -> Iterable[tuple[str, list[str]]]
         lines = [line for line in report["lines"] if line["variant"] == variant]
         asked = _one(lines, "clean_compliance")
         worst = _worst(lines)
-        radius = _one(lines, "break_radius")
         cells = [
             verdict["label"] + (f"; {verdict['by_counts']}" if verdict.get("by_counts") else ""),
             _share(asked),
@@ -54,9 +53,9 @@ def _columns(folder: pathlib.Path, link: str) -> Iterable[tuple[str, list[str]]]
             _share(_one(lines, "jailbreak_asr", ALL_WRAPPERS)),
             _share(_one(lines, "benign_answer_rate")),
             f"{_share(worst)} at {worst['layer']}, {worst['budget']:g}" if worst else "none",
-            f"{1 - worst['incoherent']:.2f} [{worst['control']:.2f} comply]" if worst else "",
+            f"{1 - worst['incoherent']:.2f} [{worst['control']:.2f}]" if worst else "",
             _fallen(lines),
-            _number(radius),
+            _radius(_one(lines, "break_radius")),
             _gates(report, variant),
             f"{about['minutes']:g}; {about['hardware']['host_cpus']} cores",
             f"[{folder.name}]({link}{folder.name}/report.html)",
@@ -92,9 +91,11 @@ def _fallen(lines: Sequence[Line]) -> str:
     return f"{_share(cells[-1])} up to {cells[-1]['budget']:g}" if cells else "not measured"
 
 
-def _number(line: Line | None) -> str:
+def _radius(line: Line | None) -> str:
     if line is None:
         return "not measured"
+    if line["value"] == 0:
+        return "0: complies when asked"
     ends = ["none" if line[end] is None else f"{line[end]:.3g}" for end in ("value", "lo", "hi")]
     return f"{ends[0]} ({ends[1]}-{ends[2]})"
 
