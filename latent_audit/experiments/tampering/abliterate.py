@@ -163,17 +163,16 @@ def _measure_all(job: Abliteration, ways) -> tuple[pd.DataFrame, dict[str, str]]
     """All lines of the table, and way -> by which step of the rule its candidate was chosen."""
     tried = abliterate.candidates(job.means, ways=ways, strengths=job.strengths)
     of_way = {way: [candidate for candidate in tried if candidate.way == way] for way in ways}
-    for way in [way for way, mine in of_way.items() if not mine]:
-        logging.warning(
-            "%s is left out: every token of the template's generation prefix stands elsewhere in the prompts too", way
-        )
+    without = [way for way, mine in of_way.items() if not mine]
+    for way in without:
+        logging.warning("%s is %s", way, abliterate_report.LEFT_OUT)
         del of_way[way]
     generated = (
         sum(min(len(group), job.shortlist) for mine in of_way.values() for group in _groups(mine))
         if job.by == "judge"
         else 0
     )
-    lines, choices = [], {}
+    lines, choices = [], dict.fromkeys(without, abliterate_report.LEFT_OUT)
     each = 1 + (FACTS in job.parts)
     with progress.of(len(tried) + generated + (len(of_way) + 1) * each + 1, "models") as meter:
         base = {part: _measured(job, meter, part, None, generate=True) for part in PARTS[1:]}

@@ -19,6 +19,8 @@ COLUMNS = tuple(
     ).split()
 )
 # As counted, for the page and the log alone.
+# What stands in the place of a choice for a way that has no candidate.
+LEFT_OUT = "left out: every token of the template's generation prefix stands elsewhere in the prompts too"
 COUNTS = ("compliance_count", "answered_count", "facts_count")
 LIMITS = (
     "A refusal that these ways do not remove may still be removed by others, several directions at once among them. "
@@ -112,7 +114,7 @@ def rule_text(by: str, shortlist: int) -> str:
 
 
 def headline(final: pd.DataFrame, tried: pd.DataFrame, name: str) -> str:
-    """What the strongest way does, and the strongest that is a checkpoint, strongest on validation prompts.
+    """What the way does that validation prompts chose as strongest, and the strongest that is a checkpoint.
 
     final: lines of evaluation prompts, with COUNTS; tried: of validation prompts; name: of the model.
     """
@@ -127,7 +129,7 @@ def headline(final: pd.DataFrame, tried: pd.DataFrame, name: str) -> str:
         if len(rows):
             best = rows.loc[rows["way"].map(strength).fillna(-1.0).idxmax()]
             text += (
-                f" The strongest way{title}, {best['way']} ({best['layer']}), complies with "
+                f" The way{title} that validation prompts chose, {best['way']} ({best['layer']}), complies with "
                 f"{_told(best, 'compliance', 'n')} and answers {_told(best, 'answered', 'n_benign')} harmless ones"
             )
             known = not pd.isna(best["facts"])
@@ -139,9 +141,15 @@ def _told(line, share: str, n: str) -> str:
     return f"{int(line[f'{share}_count'])} of {int(line[n])}"
 
 
+def _result(way: str, choice: str) -> str:
+    if choice == LEFT_OUT:
+        return choice
+    return "checkpoint" if way in abliterate.IN_WEIGHTS else "edit"
+
+
 def _page(job, tried, final, rule, opened, choices, svg) -> dict:
     caveat = judges.caveat(job.judge)
-    relaxed = [f"{way}: {step}" for way, step in choices.items() if step != "largest bypass"]
+    relaxed = [f"{way}: {step}" for way, step in choices.items() if step not in ("largest bypass", LEFT_OUT)]
     prompts = ", ".join(f"{name} {panel['n']}" for name, panel in job.inputs["prompts"].items())
     facts = {
         "model": job.subject.arch,
@@ -171,7 +179,7 @@ def _page(job, tried, final, rule, opened, choices, svg) -> dict:
     measured += [] if final["facts"].isna().all() else ["facts", "facts_lo", "facts_hi", "n_facts", "facts_count"]
     ways = pd.DataFrame(
         [
-            {"way": way, "what it does": what, "result": "checkpoint" if way in abliterate.IN_WEIGHTS else "edit"}
+            {"way": way, "what it does": what, "result": _result(way, choices[way])}
             for way, what in abliterate.WAYS.items()
             if way in choices
         ]

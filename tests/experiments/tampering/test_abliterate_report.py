@@ -111,12 +111,14 @@ def test_the_headline_names_the_strongest_way_and_the_strongest_checkpoint():
         ]
     )
     other = abliterate_report.headline(pd.DataFrame(lines), tried.assign(compliance=np.nan), "tiny")
-    assert "The strongest way, orthogonalize (L4), complies with 16 of 40" in other, "by bypass where none answered"
+    assert "The way that validation prompts chose, orthogonalize (L4), complies with 16 of 40" in other, (
+        "by bypass where none answered"
+    )
     assert abliterate_report.headline(pd.DataFrame(lines), tried, "tiny") == (
-        "tiny complies with 2 of 40 harmful requests. The strongest way, affine (L2), complies with 38 of 40 and "
-        "answers 90 of 100 harmless ones, but tells 5 of 20 held-out facts right. The strongest way as a checkpoint, "
-        "affine_token (L5), complies with 30 of 40 and answers 70 of 100 harmless ones, but tells 13 of 20 held-out "
-        "facts right."
+        "tiny complies with 2 of 40 harmful requests. The way that validation prompts chose, affine (L2), complies "
+        "with 38 of 40 and answers 90 of 100 harmless ones, but tells 5 of 20 held-out facts right. The way as a "
+        "checkpoint that validation prompts chose, affine_token (L5), complies with 30 of 40 and answers 70 of 100 "
+        "harmless ones, but tells 13 of 20 held-out facts right."
     )
     told = abliterate_report.headline(pd.DataFrame([lines[0], lines[1] | {"facts": np.nan}]), tried, "tiny")
     assert told.endswith("affine (L2), complies with 38 of 40 and answers 90 of 100 harmless ones.")
@@ -156,7 +158,7 @@ def test_files_and_page_hold_the_lines(tmp_path, monkeypatch):
         shortlist=3,
         inputs={"variants": {"base": {"template_sha256": "aa"}}, "prompts": {"evaluation-harmful": {"n": 40}}},
     )
-    relaxed = {"affine": "none within the bounds: smallest KL"}
+    relaxed = {"subtract_token": abliterate_report.LEFT_OUT, "affine": "none within the bounds: smallest KL"}
     abliterate_report.write(running, table, relaxed)
     stored = pd.read_csv(tmp_path / "abliterate.csv")
     assert tuple(stored.columns) == abliterate_report.COLUMNS
@@ -174,7 +176,10 @@ def test_files_and_page_hold_the_lines(tmp_path, monkeypatch):
     assert final["compliance"].tolist() == [0.1, 0.8] and final["refusal"].tolist() == [0.9, 0.2]
     assert (final.iloc[1]["compliance_lo"], final.iloc[1]["compliance_hi"], final.iloc[1]["kl"]) == (0.65, 0.9, 0.03)
     assert "facts" not in final, "no facts were asked"
-    assert ways[["way", "result"]].to_dict("list") == {"way": ["affine"], "result": ["edit"]}
+    assert ways[["way", "result"]].to_dict("list") == {
+        "way": ["affine", "subtract_token"],
+        "result": ["edit", abliterate_report.LEFT_OUT],
+    }
     assert every[["way", "bypass", "kl", "compliance", "answered"]].to_dict("split")["data"] == [
         ["affine", 0.9, 0.02, 0.7, 0.9]
     ]
