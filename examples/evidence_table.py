@@ -1,11 +1,12 @@
 """One table of audits kept as evidence: `python -m examples.evidence_table FOLDER ...` prints it as Markdown.
 
-FOLDER: as examples/evidence.py writes it, of audits. A column for each variant of each, every number read from
+FOLDER: as examples/evidence.py writes it, of audits. A column for each variant of each, named by the folder, every number read from
 report.json; docs/results.md opens with it, and a test compares the two. Coverage of the intervals: docs/method.md
 section 8.
 """
 
 import pathlib
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -41,7 +42,7 @@ def table(folders: Sequence[pathlib.Path], *, link: str = "evidence/") -> str:
 
 def _columns(folder: pathlib.Path, link: str) -> Iterable[tuple[str, list[str]]]:
     report = user_files.read_json("the report", folder / "report.json", kind=dict)
-    about, arch = report["about"], report["inputs"]["arch"]
+    about, name = report["about"], re.sub(r"^\d{4}-\d\d-\d\d-", "", folder.name)
     for variant, verdict in report["verdicts"].items():
         lines = [line for line in report["lines"] if line["variant"] == variant]
         asked = _one(lines, "clean_compliance")
@@ -60,7 +61,7 @@ def _columns(folder: pathlib.Path, link: str) -> Iterable[tuple[str, list[str]]]
             f"{about['minutes']:g}; {about['hardware']['host_cpus']} cores",
             f"[{folder.name}]({link}{folder.name}/report.html)",
         ]
-        yield arch if len(report["verdicts"]) == 1 else f"{arch}: {variant}", cells
+        yield name if len(report["verdicts"]) == 1 else f"{name}: {variant}", cells
 
 
 def _one(lines: Sequence[Line], measure: str, detail: str | None = None) -> Line | None:

@@ -56,7 +56,7 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path):
 def test_the_table_tells_what_the_report_says(tmp_path):
     text = evidence_table.table([EXAMPLE])
     head, _, *rows = [line.strip("| \n").split(" | ") for line in text.splitlines()]
-    assert head == ["organism-llama-standard: base", *(f"organism-llama-standard: {name}" for name in POLES)]
+    assert head == ["example_report: base", *(f"example_report: {name}" for name in POLES)]
     report = json.loads((EXAMPLE / "report.json").read_text(encoding="utf-8"))
     cells = {name: values for name, *values in rows}
     for place, (variant, verdict) in enumerate(report["verdicts"].items()):
