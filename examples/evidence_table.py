@@ -1,7 +1,7 @@
 """One table of audits kept as evidence: `python -m examples.evidence_table FOLDER ...` prints it as Markdown.
 
-FOLDER: as examples/evidence.py writes it, of audits. A column for each variant of each, named by the folder, every number read from
-report.json; docs/results.md opens with it, and a test compares the two. Coverage of the intervals: docs/method.md
+FOLDER: as examples/evidence.py writes it, of audits. A column for each variant of each, named by the folder, every
+number read from report.json; docs/results.md opens with it, and a test compares the two. Intervals: docs/method.md
 section 8.
 """
 
