@@ -8,12 +8,12 @@ list's own name.
 """
 
 import csv
-import hashlib
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
 from latent_audit import user_files
+from latent_audit.models.fingerprint import sha256_of_files
 from latent_audit.runtime import runlog
 
 STEPS = ("align", "harm", "dissociate", "lvs", "curves", "abliterate")
@@ -33,27 +33,27 @@ def collect(
     if alone:
         keep(work, folder, names)
     for step in done:
-        keep(work / step, folder / step, names)
-        command = (work / f"{step}.command").read_text(encoding="utf-8")
-        (folder / step / "command.txt").write_text(without_paths(command, names), encoding="utf-8")
+        keep(work / step, folder / step, names, command=(work / f"{step}.command").read_text(encoding="utf-8"))
     if "lvs" in done:
         write_by_kind(work, folder / "by_kind.csv")
     written = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = [f"{_sha256(path)}  {path.name}" for path in (model, *prompts) if path.is_file()]
-    lines += [f"{_sha256(path)}  {path.relative_to(folder).as_posix()}" for path in written]
+    named = {path: path.name for path in (model, *prompts) if path.is_file()}
+    named |= {path: path.relative_to(folder).as_posix() for path in written}
+    lines = [f"{found}  {name}" for found, name in zip(sha256_of_files(named), named.values(), strict=True)]
     (folder / "hashes.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return [line.split("  ", 1)[1] for line in lines]
+    return list(named.values())
 
 
-def keep(run: pathlib.Path, folder: pathlib.Path, names: Mapping[pathlib.Path, str]) -> None:
-    """Write what one finished run reports into the folder, and the command and the minutes that its report tells."""
+def keep(run: pathlib.Path, folder: pathlib.Path, names: Mapping[pathlib.Path, str], *, command: str = "") -> None:
+    """Write what one finished run reports into the folder, and its command with its time; "": as the report tells."""
     folder.mkdir(exist_ok=True)
     for path in [run / name for name in KEPT] + sorted(run.glob("*.csv")):
         text = without_paths(path.read_text(encoding="utf-8"), names)
         (folder / path.name).write_text(text, encoding="utf-8")
-    about = user_files.read_json("the run's report", folder / "report.json", kind=dict)["about"]
-    text = f"{about['command']}\n{about['minutes']} minutes\n"
-    (folder / "command.txt").write_text(text, encoding="utf-8")
+    if not command:
+        about = user_files.read_json("the run's report", run / "report.json", kind=dict)["about"]
+        command = f"{about['command']}\n{about['minutes']} minutes\n"
+    (folder / "command.txt").write_text(without_paths(command, names), encoding="utf-8")
 
 
 def without_paths(text: str, names: Mapping[pathlib.Path, str]) -> str:
@@ -86,11 +86,6 @@ def write_by_kind(work: pathlib.Path, path: pathlib.Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["variant", "state", "attack", "budget", "kind", "complied", "incoherent", "n"])
         writer.writerows([*key, *hits] for key, hits in counts.items())
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":
